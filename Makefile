@@ -1,0 +1,37 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUTPUT ?= outputs/demo
+# One thread per process keeps two test workers from fighting over two cores, and keeps figures repeatable.
+export OMP_NUM_THREADS ?= 1
+# Some virtual machines advertise AMX without being able to use it; oneDNN then dies with SIGILL in bf16 Linear.
+export ONEDNN_MAX_CPU_ISA ?= AVX512_CORE_BF16
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup demo test test-slow lint format clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") $(if $(QUESTION),--question "$(QUESTION)")
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:
+	rm -rf outputs .pytest_cache .ruff_cache *.egg-info

