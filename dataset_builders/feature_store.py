@@ -1,0 +1,218 @@
+"""Cached tower outputs on disk: written shard by shard by `train/extract_features.py`, read by training and composing.
+
+A folder holds `part-<rank>-<number>.safetensors` (all rows of the part's media, one below the other) and, beside each,
+`part-<rank>-<number>.jsonl` that says which rows belong to which media id. A part counts once its index file exists, so a
+killed extraction loses at most the part it was working on. This file runs no tower and decodes no media.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+
+DTYPES = {"float16": np.float16, "float32": np.float32}
+SETTINGS_FILE = "store.json"
+SILENCE_FILE = "silence.safetensors"
+
+
+class FeatureStore:
+    """Read-only view of a folder of cached tower outputs.
+
+    Args:
+        folder (`str` or `Path`):
+            What a `FeatureWriter` wrote.
+
+    Raises:
+        ValueError: the folder holds no finished part.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._entries = read_index(self.folder)
+        if not self._entries:
+            raise ValueError(f"{self.folder} holds no cached features: no finished part-*.jsonl there")
+        self._parts = {}
+        settings = self.folder / SETTINGS_FILE
+        self.settings = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+
+    def __contains__(self, media_id: str) -> bool:
+        return media_id in self._entries
+
+    def __iter__(self):
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_parts": {}}  # open files do not travel to data-loading workers
+
+    def video(self, media_id: str) -> np.ndarray:
+        """Visual rows `(num_rows, vision_feature_size)`, float32, evenly spread over the media's duration."""
+        return self._rows(media_id, "video")
+
+    def audio(self, media_id: str) -> np.ndarray:
+        """Audio rows `(num_windows, audio_feature_size)`, float32; no rows at all for a silent media."""
+        return self._rows(media_id, "audio")
+
+    def duration(self, media_id: str) -> float | None:
+        """Seconds, or None for an image."""
+        return self._entry(media_id)["duration"]
+
+    def silence(self) -> np.ndarray | None:
+        """What the audio tower answers to silence, `(audio_feature_size,)`, or None where nobody stored it."""
+        path = self.folder / SILENCE_FILE
+        if not path.exists():
+            return None
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor("silence").astype(np.float32)
+
+    def _entry(self, media_id: str) -> dict:
+        if media_id not in self._entries:
+            raise ValueError(f"{self.folder} holds no features of media id {media_id!r}")
+        return self._entries[media_id]
+
+    def _rows(self, media_id: str, stream: str) -> np.ndarray:
+        entry = self._entry(media_id)
+        part = entry["part"]
+        if part not in self._parts:
+            self._parts[part] = safe_open(self.folder / f"{part}.safetensors", framework="numpy")
+        first, last = entry[stream]
+        return self._parts[part].get_slice(stream)[first:last].astype(np.float32)
+
+
+class FeatureWriter:
+    """Append tower outputs to a folder; opened again on the same folder it continues.
+
+    Args:
+        folder (`str` or `Path`):
+            Made if need be.
+        rank (`int`, *optional*, defaults to 0):
+            Number of the writing process; each process of a distributed extraction writes parts of its own.
+        media_per_part (`int`, *optional*, defaults to 512):
+            Media in one part (our choice: a part of 10-s clips is then about 16 MB).
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            `"float32"` or `"float16"` on disk.
+        settings (`dict`, *optional*):
+            What the rows depend on (tower names, frame rate, ...). A folder made with other settings is refused.
+
+    Raises:
+        ValueError: an unknown dtype, other settings than those of the folder, or an id that is already there.
+
+    ```python
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> with FeatureWriter(folder) as writer:
+    ...     writer.add("clip", video=np.ones((10, 768)), audio=np.ones((1, 512)), duration=10.0)
+    >>> FeatureStore(folder).video("clip").shape
+    (10, 768)
+
+    ```
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        rank: int = 0,
+        media_per_part: int = 512,
+        dtype: str = "float32",
+        settings: dict | None = None,
+    ):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rank, self.media_per_part, self.dtype = rank, media_per_part, dtype
+        self._check_settings({**(settings or {}), "dtype": dtype})
+        self._finished = set(read_index(self.folder))
+        self._pending = {}
+
+    def __contains__(self, media_id: str) -> bool:
+        return media_id in self._finished or media_id in self._pending
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exception_type, exception, traceback):
+        if exception_type is None:
+            self.flush()
+
+    def add(self, media_id: str, *, video: np.ndarray, audio: np.ndarray, duration: float | None) -> None:
+        """Add one media: `video` `(num_rows, size)`, `audio` `(num_windows, size)` (0 windows: silent), seconds."""
+        if media_id in self:
+            raise ValueError(f"media id {media_id!r} is already in {self.folder}")
+        for name, rows in (("video", video), ("audio", audio)):
+            if np.ndim(rows) != 2:
+                raise ValueError(f"{name} rows of {media_id!r} must be 2-dimensional, got shape {np.shape(rows)}")
+        streams = {"video": np.asarray(video, DTYPES[self.dtype]), "audio": np.asarray(audio, DTYPES[self.dtype])}
+        self._pending[media_id] = (streams, None if duration is None else float(duration))
+        if len(self._pending) >= self.media_per_part:
+            self.flush()
+
+    def write_silence(self, row: np.ndarray) -> None:
+        """Keep what the audio tower answers to silence, `(audio_feature_size,)`, for silent clips among sounding ones."""
+        replace_file(
+            self.folder / SILENCE_FILE, lambda path: save_file({"silence": np.asarray(row, np.float32)}, path)
+        )
+
+    def flush(self) -> None:
+        """Write what was added so far as one part: first its rows, then its index, each by an atomic rename."""
+        if not self._pending:
+            return
+        numbers = [int(path.stem.split("-")[2]) for path in self.folder.glob(f"part-{self.rank:04d}-*.jsonl")]
+        part = f"part-{self.rank:04d}-{max(numbers, default=-1) + 1:05d}"
+        tensors, lines, offsets = {}, [], {"video": 0, "audio": 0}
+        for media_id, (streams, duration) in self._pending.items():
+            line = {"media_id": media_id, "duration": duration}
+            for name, rows in streams.items():
+                line[name] = [offsets[name], offsets[name] + len(rows)]
+                offsets[name] += len(rows)
+            lines.append(json.dumps(line))
+        for name in offsets:
+            tensors[name] = stack_rows([streams[name] for streams, _ in self._pending.values()])
+        replace_file(self.folder / f"{part}.safetensors", lambda path: save_file(tensors, path))
+        text = "\n".join(lines) + "\n"
+        replace_file(self.folder / f"{part}.jsonl", lambda path: Path(path).write_text(text, encoding="utf-8"))
+        self._finished.update(self._pending)
+        self._pending = {}
+
+    def _check_settings(self, settings: dict) -> None:
+        path = self.folder / SETTINGS_FILE
+        if not path.exists():
+            text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+            replace_file(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known != settings:
+            raise ValueError(f"{self.folder} was written with settings {known}, not {settings}")
+
+
+def stack_rows(arrays: list[np.ndarray]) -> np.ndarray:
+    """Put rows of equal width below one another; arrays without rows may have any width."""
+    filled = [array for array in arrays if len(array)]
+    widths = {array.shape[1] for array in filled}
+    if len(widths) > 1:
+        raise ValueError(f"feature rows of one stream must have one width, got {sorted(widths)}")
+    return np.concatenate(filled) if filled else arrays[0]
+
+
+def read_index(folder: str | Path) -> dict[str, dict]:
+    """Media id -> {"part", "duration", "video": [first, last], "audio": [first, last]} of every finished part."""
+    entries = {}
+    for path in sorted(Path(folder).glob("part-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            entries[entry.pop("media_id")] = {"part": path.stem, **entry}
+    return entries
+
+
+def replace_file(path: str | Path, write) -> None:
+    """Call `write(temporary path)`, then rename: readers see the whole file or none."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write(temporary)
+    os.replace(temporary, path)
