@@ -1,0 +1,173 @@
+"""Average precision of timed, labelled, scored events: the arithmetic of the ActivityNet / UnAV-100 evaluator.
+
+Pure functions over plain lists and numpy arrays; the `evaluate` module beside this file is a thin shell over them.
+It does not parse text, map text to classes or invent scores: those protocols are stated by the caller.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .temporal_iou import pairwise_iou
+
+
+# UnAV-100 reports tIoU 0.1, 0.2, ... 0.9. linspace, not arange: the official floats decide IoUs on a threshold.
+THRESHOLDS = tuple(np.linspace(0.1, 0.9, 9).tolist())
+# Two references of one video and class closer than this at both ends are one annotation entered twice.
+DUPLICATE_TOLERANCE = 1e-3  # s, official evaluator
+
+
+def drop_duplicate_references(events: Sequence[Mapping]) -> list[Mapping]:
+    """Keeps the first of every group of references with the same label and (within 1e-3 s) the same span."""
+    kept: list[Mapping] = []
+    for event in events:
+        if not any(
+            event["label"] == other["label"]
+            and abs(event["start"] - other["start"]) <= DUPLICATE_TOLERANCE
+            and abs(event["end"] - other["end"]) <= DUPLICATE_TOLERANCE
+            for other in kept
+        ):
+            kept.append(event)
+    return kept
+
+
+def match_predictions(ious: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """Greedy assignment inside one video and class: each reference is found at most once per threshold.
+
+    Args:
+        ious (`np.ndarray` of shape `(num_predictions, num_references)`): predictions in decreasing order of score.
+        thresholds: lowest IoU that counts as found; each is matched independently of the others.
+
+    Returns:
+        Boolean `np.ndarray` of shape `(num_thresholds, num_predictions)`: which predictions are true positives.
+    """
+    limits = np.asarray(thresholds, float)[:, None]
+    num_predictions, num_references = ious.shape
+    # Equal IoUs go to the later reference, as in the official evaluator (reversed ascending sort).
+    ious = ious[:, ::-1]
+    free = np.ones((len(limits), num_references), bool)
+    found = np.zeros((len(limits), num_predictions), bool)
+    rows = np.arange(len(limits))
+    for index in np.flatnonzero(ious.max(axis=1) >= limits.min()):
+        candidates = np.where(free & (ious[index] >= limits), ious[index], -1.0)
+        best = candidates.argmax(axis=1)
+        found[:, index] = candidates[rows, best] >= 0
+        free[rows, best] &= ~found[:, index]
+    return found
+
+
+def interpolated_average_precision(true_positives: np.ndarray, num_references: int) -> float:
+    """Area under the precision-recall curve with VOC-2011 interpolation.
+
+    Args:
+        true_positives (boolean `np.ndarray` of shape `(num_predictions,)`): in decreasing order of score.
+        num_references: positives to be found, at least 1.
+
+    Returns:
+        Average precision in 0-1; 0 without predictions.
+    """
+    if len(true_positives) == 0:
+        return 0.0
+    hits = np.cumsum(true_positives).astype(float)
+    recall = np.concatenate([[0.0], hits / num_references, [1.0]])
+    precision = np.concatenate([[0.0], hits / np.arange(1, len(hits) + 1), [0.0]])
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    steps = np.flatnonzero(recall[1:] != recall[:-1]) + 1
+    return float(np.sum((recall[steps] - recall[steps - 1]) * precision[steps]))
+
+
+def average_precisions(
+    predictions: Sequence[Sequence[Mapping]],
+    references: Sequence[Sequence[Mapping]],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[str, np.ndarray]:
+    """Average precision of each class that occurs in the references, at each threshold.
+
+    Args:
+        predictions: for each video a list of events with `start`, `end` (s), `label` and `score` (higher is surer).
+            Equal scores rank in input order. Events of a class without any reference are ignored: the official mean
+            runs over the reference classes alone.
+        references: for each video, in the same order, a list of events with `start`, `end` and `label`.
+        thresholds: tIoU thresholds.
+
+    Returns:
+        Label -> `np.ndarray` of shape `(num_thresholds,)` in 0-1, labels sorted.
+
+    Raises:
+        ValueError: lists of unequal length, no reference at all, or an event whose numbers are missing or not finite.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"{len(predictions)} lists of predictions for {len(references)} lists of references: one per video"
+        )
+    kept = [drop_duplicate_references(_checked(events, video, "reference")) for video, events in enumerate(references)]
+    spans = defaultdict(list)  # (label, video) -> reference spans
+    for video, events in enumerate(kept):
+        for event in events:
+            spans[event["label"], video].append((event["start"], event["end"]))
+    counts = defaultdict(int)
+    for (label, _), listed in spans.items():
+        counts[label] += len(listed)
+    if not counts:
+        raise ValueError(f"the references of {len(references)} videos hold no event: average precision is undefined")
+
+    ranked = defaultdict(list)  # label -> (score, video, start, end) in input order
+    for video, events in enumerate(predictions):
+        for event in _checked(events, video, "prediction", with_score=True):
+            if event["label"] in counts:
+                ranked[event["label"]].append((event["score"], video, event["start"], event["end"]))
+    return {
+        label: _class_average_precisions(np.array(ranked[label], float).reshape(-1, 4), label, spans, num, thresholds)
+        for label, num in sorted(counts.items())
+    }
+
+
+def mean_average_precision(
+    predictions: Sequence[Sequence[Mapping]],
+    references: Sequence[Sequence[Mapping]],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[str, float]:
+    """`{"mAP@0.1": ..., "average_mAP": ...}` in 0-100; arguments and errors as in `average_precisions`.
+
+    Example:
+
+    >>> dog = {"start": 0.0, "end": 4.0, "label": "dog"}
+    >>> mean_average_precision([[dog | {"end": 2.5, "score": 1.0}]], [[dog]], thresholds=[0.5, 0.75])
+    {'mAP@0.5': 100.0, 'mAP@0.75': 0.0, 'average_mAP': 50.0}
+    """
+    per_class = average_precisions(predictions, references, thresholds=thresholds)
+    means = 100.0 * np.mean(list(per_class.values()), axis=0)  # [num_thresholds]
+    result = {f"mAP@{threshold:g}": float(value) for threshold, value in zip(thresholds, means, strict=True)}
+    return result | {"average_mAP": float(means.mean())}
+
+
+def _class_average_precisions(ranked, label, spans, num_references, thresholds) -> np.ndarray:
+    """Average precision of one class at each threshold; `ranked` is `(num_predictions, 4)`: score, video, start, end."""
+    ranked = ranked[np.argsort(-ranked[:, 0], kind="stable")]
+    found = np.zeros((len(thresholds), len(ranked)), bool)
+    videos = ranked[:, 1].astype(int)
+    by_video = np.argsort(videos, kind="stable")  # inside a video the order stays that of the scores
+    for members in np.split(by_video, np.flatnonzero(np.diff(videos[by_video])) + 1):
+        if len(members) and (label, videos[members[0]]) in spans:
+            ious = pairwise_iou(ranked[members, 2:], np.array(spans[label, videos[members[0]]]))
+            found[:, members] = match_predictions(ious, thresholds)
+    return np.array([interpolated_average_precision(row, num_references) for row in found])
+
+
+def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bool = False) -> Sequence[Mapping]:
+    """The events, after a check that every number that the arithmetic needs is there and finite."""
+    names = ("start", "end", "score") if with_score else ("start", "end")
+    for position, event in enumerate(events):
+        for name in names:
+            value = event.get(name)
+            if value is None or not np.isfinite(value):
+                raise ValueError(
+                    f"{kind} {position} of video {video} has {name} = {value!r}: {dict(event)}. Every event needs finite "
+                    f"numbers in {', '.join(names)}; a model without scores states the constant protocol (score 1.0)."
+                )
+        if event.get("label") is None:
+            raise ValueError(f"{kind} {position} of video {video} has no label: {dict(event)}")
+    return events

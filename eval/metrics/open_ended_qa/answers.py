@@ -1,0 +1,71 @@
+"""Comparing a free answer with the expected one: one normalisation, applied identically to both.
+
+Pure functions over strings. Asking a judge model is `eval/judge.py`'s part; nothing here needs a library.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+
+_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
+_OUTER = " \t\n\r.,;:!?\"'`()[]"
+_WORDS = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, NFKC, plain quotes, single blanks, no punctuation at either end.
+
+    Articles and number words stay: datasets hold answers that differ in nothing else, and the published ActivityNet-QA
+    figures compare whole strings.
+
+    Example:
+
+    >>> normalize_answer("  The  Living Room. ")
+    'the living room'
+    """
+    text = unicodedata.normalize("NFKC", text).translate(_QUOTES).lower()
+    return " ".join(text.split()).strip(_OUTER)
+
+
+def is_exact_match(prediction: str, reference: str) -> bool:
+    """Whether both are the same after `normalize_answer`."""
+    return normalize_answer(prediction) == normalize_answer(reference)
+
+
+def is_contained(prediction: str, reference: str) -> bool:
+    """Whether the reference's words occur, whole and in order, in the prediction.
+
+    Example:
+
+    >>> is_contained("I think it is a piano.", "piano"), is_contained("pianos", "piano"), is_contained("yes", "")
+    (True, False, False)
+    """
+    words, wanted = _WORDS.findall(normalize_answer(prediction)), _WORDS.findall(normalize_answer(reference))
+    if not wanted:
+        return is_exact_match(prediction, reference)
+    return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))
+
+
+def score_answers(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Percentages of answers that match.
+
+    Args:
+        predictions: one answer per question.
+        references: the expected answers, in the same order.
+
+    Returns:
+        `{"exact_match": ..., "contained": ...}` in 0-100.
+
+    Raises:
+        ValueError: no answers, or lists of unequal length.
+    """
+    if len(predictions) != len(references) or not references:
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} references: equal, positive counts needed"
+        )
+    pairs = list(zip(predictions, references))
+    return {
+        "exact_match": 100.0 * sum(is_exact_match(*pair) for pair in pairs) / len(pairs),
+        "contained": 100.0 * sum(is_contained(*pair) for pair in pairs) / len(pairs),
+    }

@@ -1,0 +1,52 @@
+"""Free answers against expected ones: the normalisation, exact match, containment, and the judge."""
+
+import gzip
+import json
+
+import evaluate
+import pytest
+
+from eval.metrics.open_ended_qa.answers import is_contained, normalize_answer, score_answers
+
+
+@pytest.fixture(scope="module")
+def metric(project_dir):
+    return evaluate.load(str(project_dir / "eval/metrics/open_ended_qa"))
+
+
+def test_case_blanks_quotes_and_outer_punctuation_do_not_count(metric):
+    result = metric.compute(predictions=["  The Man\u2019s  hat. ", "Yes!"], references=["the man's hat", "no"])
+    assert result["exact_match"] == 50.0
+
+
+def test_articles_count_because_the_published_figure_compares_strings():
+    assert score_answers(["the kitchen"], ["kitchen"]) == {"exact_match": 0.0, "contained": 100.0}
+
+
+def test_normalisation_keeps_real_answers_apart(data_dir):
+    """Otherwise exact match would drift from the published one: no two of the 6,314 distinct answers may meet."""
+    answers = set()
+    for split in ("train", "test"):
+        with gzip.open(data_dir / f"activitynet_qa/{split}_a.json.gz") as file:
+            answers |= {row["answer"] for row in json.load(file)}
+    assert len({normalize_answer(answer) for answer in answers}) == len(answers) == 6314
+
+
+def test_normalisation_is_idempotent(data_dir):
+    with gzip.open(data_dir / "avsd/lbl_test_set4DSTC7-AVSD.json.gz") as file:
+        turns = [turn["answer"] for dialog in json.load(file)["dialogs"] for turn in dialog["dialog"]]
+    assert all(normalize_answer(normalize_answer(text)) == normalize_answer(text) for text in turns)
+
+
+def test_containment_is_of_whole_words_in_order():
+    assert is_contained("There are two of them, I think.", "two")
+    assert not is_contained("twofold", "two")
+    assert not is_contained("red and big", "big red")
+    assert not is_contained("yes", "")
+
+
+def test_no_answers_and_unequal_lists_are_errors():
+    with pytest.raises(ValueError, match="1 predictions for 2 references"):
+        score_answers(["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="0 predictions"):
+        score_answers([], [])
