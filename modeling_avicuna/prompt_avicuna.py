@@ -1,0 +1,87 @@
+"""Every word that the model is told: chat templates, media slots and the questions of the pipeline.
+
+First stop of the "use" flow: messages -> text with one slot per medium; the processor then expands the slots.
+The templates carry the generation marks from which the assistant masks, and so the labels, are made; there is no
+second place that decides what is supervised. This file does not tokenize and knows nothing about times.
+"""
+
+import re
+
+
+# One slot per medium in the text. `<video>` and `<audio>` are also the two placeholder tokens of the model; `<image>` is
+# only a slot, an image becomes one `<video>` token.
+VIDEO_TOKEN = "<video>"
+AUDIO_TOKEN = "<audio>"
+IMAGE_TOKEN = "<image>"
+SLOT_PATTERN = re.compile("|".join(map(re.escape, (VIDEO_TOKEN, AUDIO_TOKEN, IMAGE_TOKEN))))
+
+# The system sentence of Vicuna v1 (golden/labels/templates.json).
+SYSTEM_PROMPT = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+# A slot and the text beside it stand on lines of their own, unless the text brings its own line break.
+_CONTENT_MACRO = """\
+{%- macro render(content) -%}
+{%- if content is string -%}{{- content -}}
+{%- else -%}
+{%- for block in content -%}
+{%- set text = block['text'] if block['type'] == 'text' else '<' ~ block['type'] ~ '>' -%}
+{%- if not loop.first and (block['type'] != 'text' or loop.previtem['type'] != 'text') -%}
+{%- set before = loop.previtem['text'] if loop.previtem['type'] == 'text' else '' -%}
+{%- if not before.endswith('\\n') and not text.startswith('\\n') -%}{{- '\\n' -}}{%- endif -%}
+{%- endif -%}
+{{- text -}}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+"""
+
+# Vicuna v1: loss on each answer and the end-of-sequence token that closes it. The space before an answer belongs to the
+# answer: sentencepiece and byte-level tokenizers alike make it part of the answer's first token. A conversation that
+# opens with the assistant loses that turn, as in the published code.
+VICUNA_CHAT_TEMPLATE = (
+    _CONTENT_MACRO
+    + """\
+{%- set system = messages[0]['content'] if messages[0]['role'] == 'system' else """
+    + repr(SYSTEM_PROMPT).replace("\\'", "'")
+    + """ -%}
+{{- render(system) ~ ' ' -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}{{- 'USER: ' ~ render(message['content']) ~ ' ' -}}
+{%- elif message['role'] == 'assistant' and not loop.first -%}
+{{- 'ASSISTANT:' -}}
+{%- generation -%}
+{%- set answer = render(message['content']) -%}
+{{- (' ' ~ answer if answer else '') ~ eos_token -}}
+{%- endgeneration -%}
+{%- elif message['role'] not in ['system', 'assistant'] -%}
+{{- raise_exception('unknown role ' ~ message['role'] ~ ': expected system, user or assistant') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"""
+)
+
+# Stages I and II: the slot, a line break, the caption, a line break. The user's words are thrown away (published rule).
+PLAIN_CHAT_TEMPLATE = """\
+{%- set turns = messages | rejectattr('role', 'equalto', 'system') | list -%}
+{%- set user = turns[0]['content'] -%}
+{%- set slots = [] if user is string else user | rejectattr('type', 'equalto', 'text') | list -%}
+{%- if turns | length != (1 if add_generation_prompt else 2) or slots | length != 1 -%}
+{{- raise_exception('the plain template takes one user turn with exactly one video, audio or image, and one answer; got '
+    ~ turns | length ~ ' turns and ' ~ slots | length ~ ' media') -}}
+{%- endif -%}
+{{- '<' ~ slots[0]['type'] ~ '>\\n' -}}
+{%- if not add_generation_prompt -%}
+{%- generation -%}
+{%- set answer = turns[1]['content'] -%}
+{{- (answer if answer is string else answer | map(attribute='text') | join) ~ '\\n' -}}
+{%- endgeneration -%}
+{%- endif -%}"""
+
+# The questions that the pipeline asks: our wording of the three conversation families of PU-VALOR (dense narration,
+# grounding, segment caption); the stem of the second is one of those seen in the published data.
+NARRATION_PROMPT = "Describe the events in the video one by one, each with the time when it happens."
+GROUNDING_PROMPT = "At which intervals in the video can we identify {query}?"
+SEGMENT_CAPTION_PROMPT = "What happens in the video from {start} to {end}?"
