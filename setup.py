@@ -30,6 +30,7 @@ setup(
         "dataset_builders",
         "dataset_builders.pseudo_untrimmed",
         "dataset_builders.sandbox",
+        "dataset_builders.sources",
     ],
     install_requires=MODEL + MEDIA + DATA,
     extras_require={

@@ -1,0 +1,92 @@
+"""The account of a curation: what was kept, what was dropped or repaired, and why.
+
+Readers and builders are handed one `CurationReport` and tell it every decision; `write` puts the account beside the
+built data as report.json (counts) and dropped.jsonl (each dropped or repaired record). It decides nothing itself.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class CurationReport:
+    """Counts per source of records read, kept, dropped and repaired, with the reason of each drop and repair.
+
+    >>> report = CurationReport()
+    >>> report.read("charades_sta", num=3)
+    >>> report.drop("charades_sta", "AKKWU", "end_before_start", detail=[38.0, 13.0])
+    >>> report.keep("charades_sta", num=2)
+    >>> report.counts()["charades_sta"]["dropped"]
+    {'end_before_start': 1}
+    """
+
+    num_read: Counter = field(default_factory=Counter)
+    num_kept: Counter = field(default_factory=Counter)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, source: str, *, num: int = 1) -> None:
+        """Count `num` records of the annotation file, whatever becomes of them."""
+        self.num_read[source] += num
+
+    def keep(self, source: str, *, num: int = 1) -> None:
+        """Count `num` records that reached the built data."""
+        self.num_kept[source] += num
+
+    def drop(self, source: str, record_id: str, reason: str, *, detail: Any = None) -> None:
+        """Record that one record did not reach the built data. `reason` is one snake_case word group."""
+        self._add("dropped", source, record_id, reason, detail)
+
+    def repair(self, source: str, record_id: str, reason: str, *, detail: Any = None) -> None:
+        """Record that one record was kept, but not as the annotation file has it (an end clamped, say)."""
+        self._add("repaired", source, record_id, reason, detail)
+
+    def _add(self, decision: str, source: str, record_id: str, reason: str, detail: Any) -> None:
+        entry = {"decision": decision, "source": source, "id": record_id, "reason": reason}
+        self.entries.append(entry if detail is None else {**entry, "detail": detail})
+
+    def num_dropped(self, source: str | None = None, reason: str | None = None) -> int:
+        """Number of drops, of all sources and reasons unless one is named."""
+        return self._count("dropped", source, reason)
+
+    def num_repaired(self, source: str | None = None, reason: str | None = None) -> int:
+        """Number of repairs, of all sources and reasons unless one is named."""
+        return self._count("repaired", source, reason)
+
+    def _count(self, decision: str, source: str | None, reason: str | None) -> int:
+        return sum(
+            entry["decision"] == decision and source in (None, entry["source"]) and reason in (None, entry["reason"])
+            for entry in self.entries
+        )
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """`{source: {"read", "kept", "dropped": {reason: count}, "repaired": {reason: count}}}`, sorted by name."""
+        reasons: Counter = Counter((entry["source"], entry["decision"], entry["reason"]) for entry in self.entries)
+        sources = sorted({*self.num_read, *self.num_kept, *(source for source, _, _ in reasons)})
+        table: dict[str, dict[str, Any]] = {
+            source: {"read": self.num_read[source], "kept": self.num_kept[source], "dropped": {}, "repaired": {}}
+            for source in sources
+        }
+        for (source, decision, reason), count in sorted(reasons.items()):
+            table[source][decision][reason] = count
+        return table
+
+    def summary(self) -> str:
+        """One line per source, for an error message or a log."""
+        return "\n".join(
+            f"{source}: read {row['read']}, kept {row['kept']}, dropped {row['dropped']}, repaired {row['repaired']}"
+            for source, row in self.counts().items()
+        )
+
+    def write(self, folder: str | Path) -> None:
+        """Write `folder`/report.json and `folder`/dropped.jsonl. The bytes depend on the decisions alone."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        report = {"settings": self.settings, "sources": self.counts()}
+        text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        lines = (json.dumps(entry, sort_keys=True, ensure_ascii=False, default=str) for entry in self.entries)
+        (folder / "dropped.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

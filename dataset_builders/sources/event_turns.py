@@ -1,0 +1,94 @@
+"""Timed events to rows of questions and answers: dense narration, grounding and segment captions.
+
+One row per video and family of questions. A family with many questions asks them as turns of one conversation, so that
+the video is shown once. Times stay seconds behind placeholders; the wordings live in `wordings.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ..wordings import (
+    GROUNDING_QUESTIONS,
+    NARRATION_QUESTIONS,
+    SEGMENT_QUESTIONS,
+    choose_wording,
+    grounding_answer,
+    narration_sentence,
+)
+from .rows import Row, make_row
+from .timed_events import TimedEvent, TimedVideo
+
+
+CONVERSATION_TYPES = ("narration", "grounding", "segment")
+
+
+def event_rows(
+    video: TimedVideo,
+    *,
+    source: str,
+    media: str,
+    conversation_types: Sequence[str] = CONVERSATION_TYPES,
+    max_turns: int = 10,
+    seed: int = 0,
+) -> Iterator[Row]:
+    """The rows of one video, `conversation_types` in order.
+
+    Args:
+        media: path of the video.
+        max_turns: more questions than these go on in a further row of the same video (our choice: 10).
+        seed: chooses the wordings; the same for any order of the videos.
+    """
+    unknown = sorted(set(conversation_types) - set(CONVERSATION_TYPES))
+    if unknown or max_turns < 1:
+        raise ValueError(f"conversation types {unknown} are not of {CONVERSATION_TYPES}, or max_turns={max_turns} < 1")
+    for kind in conversation_types:
+        groups = {"narration": _whole, "grounding": _by_text, "segment": _by_span}[kind](video.events)
+        for number in range(0, len(groups), max_turns):
+            row_id = f"{source}-{video.video_id}-{kind}" + (f"-{number // max_turns}" if number else "")
+            yield _row(row_id, kind, groups[number : number + max_turns], video, source=source, media=media, seed=seed)
+
+
+def _whole(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
+    return [list(events)]
+
+
+def _by_text(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
+    """Occurrences of one event together: an event that occurs three times is asked once, with three spans."""
+    groups: dict[str, list[TimedEvent]] = {}
+    for event in events:
+        groups.setdefault(event.text.casefold().rstrip(". "), []).append(event)
+    return list(groups.values())
+
+
+def _by_span(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
+    """Events of one span together: a question about that span has one answer, which names them all."""
+    groups: dict[tuple[float, float], list[TimedEvent]] = {}
+    for event in events:
+        groups.setdefault((event.start, event.end), []).append(event)
+    return list(groups.values())
+
+
+def _row(
+    row_id: str, kind: str, groups: list[list[TimedEvent]], video: TimedVideo, *, source: str, media: str, seed: int
+) -> Row:
+    turns, times = [], {}
+    for number, group in enumerate(groups):
+        key = f"{row_id}-{number}"
+        first = len(times) // 2
+        spans = group[:1] if kind == "segment" else group
+        indices = range(first, first + len(spans))
+        for index, event in zip(indices, spans):
+            times |= {f"s{index}": event.start, f"e{index}": event.end}
+        if kind == "narration":
+            answer = " ".join(narration_sentence(index, event.text) for index, event in zip(indices, group))
+            turns.append((choose_wording(NARRATION_QUESTIONS, key, seed=seed), answer))
+        elif kind == "grounding":
+            question = choose_wording(GROUNDING_QUESTIONS, key, seed=seed)
+            query = group[0].text.rstrip(". ")
+            turns.append((question.format(query=query), grounding_answer(indices)))
+        else:
+            question = choose_wording(SEGMENT_QUESTIONS, key, seed=seed)
+            answer = ", and ".join(event.text.rstrip(". ") for event in group)
+            turns.append(
+                (question.format(start=f"<s{first}>", end=f"<e{first}>"), f"{answer[:1].upper()}{answer[1:]}.")
+            )
+    return make_row(row_id, source=source, turns=turns, video=media, duration=video.duration, times=times)

@@ -1,0 +1,114 @@
+"""The wording of every question that a training row asks, and of the answers' time spans.
+
+All builders take their questions from here, several wordings per task, so that the model does not learn one phrase.
+The five stems of GROUNDING_QUESTIONS are those that the published data are known to use; every other sentence is our
+own. Times stand as "<s0>", "<e0>"; what they are in seconds, and as text, is not decided here.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+
+# T1: the whole video -> every event with its time span.
+NARRATION_QUESTIONS = (
+    "List the events of this video with their times.",
+    "What happens in this video, and when?",
+    "Go through the video from start to end and say when each event takes place.",
+    "Give every event that can be seen or heard, each with the time span that it fills.",
+    "Which events make up this video? Name the start and the end of each.",
+    "Tell me what can be seen and heard over the course of the video, with time stamps.",
+    "Write a timeline of this video.",
+    "Split the video into its events and describe each of them with its time span.",
+)
+
+# T2: an event -> the time spans in which it occurs.
+GROUNDING_QUESTIONS = (
+    'At which intervals in the video can we identify "{query}"?',
+    'In which segments of the video do we find "{query}"?',
+    'Which parts of the video showcase "{query}"?',
+    'Where in the video can we detect "{query}"?',
+    'At what point in the video does "{query}" occur?',
+    'When does "{query}" happen?',
+    'Give the time span of "{query}" in this video.',
+    'From when to when does this take place: "{query}"?',
+)
+
+# T3: a time span -> the event in it.
+SEGMENT_QUESTIONS = (
+    "What happens from {start} to {end}?",
+    "Describe what can be seen and heard from {start} to {end}.",
+    "Which event takes place between {start} and {end}?",
+    "What is going on in the video from {start} to {end}?",
+    "Say what the segment from {start} to {end} shows.",
+    "What do we see and hear between {start} and {end}?",
+)
+
+# Stage I and II: the plain template throws the question away; a chat template would ask it.
+IMAGE_QUESTIONS = (
+    "Say in one sentence what the picture shows.",
+    "What can be seen here?",
+    "Give a short caption of this image.",
+    "Describe the image briefly.",
+)
+AUDIO_QUESTIONS = (
+    "Say in one sentence what can be heard.",
+    "What does this recording sound like?",
+    "Give a short caption of this sound.",
+    "Describe the audio briefly.",
+)
+
+# Stage IV, questions of other data sets: the question as it is, or with a wish for the answer's form.
+SHORT_ANSWER_QUESTIONS = (
+    "{question}",
+    "{question} Answer with one word or a short phrase.",
+    "Watch and listen, then answer in a word or two: {question}",
+    "{question} Keep the answer short.",
+)
+
+
+def choose_wording(wordings: Sequence[str], key: str, *, seed: int = 0) -> str:
+    """One of `wordings`, chosen by a hash of `seed` and `key`: the same for any order or number of workers."""
+    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+    return wordings[int.from_bytes(digest[:8], "big") % len(wordings)]
+
+
+def span_text(index: int) -> str:
+    """The placeholder text of time span `index`.
+
+    >>> span_text(2)
+    'from <s2> to <e2>'
+    """
+    return f"from <s{index}> to <e{index}>"
+
+
+def grounding_answer(indices: Sequence[int]) -> str:
+    """The answer to a grounding question: one span for each time that the event occurs.
+
+    >>> grounding_answer([0])
+    'From <s0> to <e0>.'
+    >>> grounding_answer([0, 1, 2])
+    'From <s0> to <e0>, from <s1> to <e1> and from <s2> to <e2>.'
+    """
+    spans = [span_text(index) for index in indices]
+    joined = spans[0] if len(spans) == 1 else f"{', '.join(spans[:-1])} and {spans[-1]}"
+    return f"F{joined[1:]}."
+
+
+def narration_sentence(index: int, caption: str) -> str:
+    """One sentence of a dense narration; the caption's own final period is not doubled.
+
+    >>> narration_sentence(0, "A dog barks.")
+    'From <s0> to <e0>, a dog barks.'
+    """
+    return f"From <s{index}> to <e{index}>, {lower_first(caption).rstrip('. ')}."
+
+
+def lower_first(caption: str) -> str:
+    """A caption as it stands inside a sentence: its first letter small, unless the first word is "I" or an acronym.
+
+    >>> lower_first("A man speaks"), lower_first("TV noise"), lower_first("I see a dog")
+    ('a man speaks', 'TV noise', 'I see a dog')
+    """
+    first_word = caption.split(" ", 1)[0]
+    keep = first_word == "I" or sum(letter.isupper() for letter in first_word) > 1
+    return caption if keep else caption[:1].lower() + caption[1:]
