@@ -1,0 +1,211 @@
+"""Time <-> text: events in seconds to the words that the model reads and says, and back.
+
+The one home of this mapping. The model's texts hold times relative to the whole video ("From 03 to 17, a dog barks.");
+everything else in the project holds seconds. Finding the times in a text is `written_events_avicuna`'s work, the
+wording of questions `prompt_avicuna`'s.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+
+from transformers.utils import logging
+
+from .written_events_avicuna import Unread, read_written_events
+
+
+logger = logging.get_logger(__name__)
+
+NO_EVENTS = "No event."
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens from `start` to `end`, in seconds. `score` is a probability, or None where nobody gave one.
+
+    Example:
+        >>> Event(3.0, 17.0, "a dog barks")
+        Event(start=3.0, end=17.0, label='a dog barks', score=None)
+    """
+
+    start: float
+    end: float
+    label: str
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeCodec:
+    """How one time is written.
+
+    unit (`str`): "relative" writes the share of the duration in steps of `1 / num_bins`, zero-padded ("03"; published:
+        100 steps, two digits); "seconds" writes seconds with one decimal ("3.1"; our choice).
+    num_bins (`int`): the number of steps, a power of ten from 10 to 100,000. Only "relative" uses it.
+
+    Example:
+        >>> TimeCodec().encode(1.5, duration=50.0), TimeCodec(num_bins=1000).encode(1.5, duration=50.0)
+        ('03', '030')
+        >>> TimeCodec(unit="seconds").encode(1.5, duration=50.0)
+        '1.5'
+        >>> TimeCodec().decode("03", duration=50.0)
+        1.5
+    """
+
+    unit: str = "relative"
+    num_bins: int = 100
+
+    def __post_init__(self):
+        if self.unit not in ("relative", "seconds"):
+            raise ValueError(f"unit must be 'relative' or 'seconds', got {self.unit!r}")
+        if self.num_bins not in (10, 100, 1000, 10_000, 100_000):
+            raise ValueError(f"num_bins must be a power of ten from 10 to 100000, got {self.num_bins!r}")
+
+    @property
+    def num_digits(self) -> int:
+        """Digits of a relative time: 2 for 100 steps."""
+        return len(str(self.num_bins - 1))
+
+    def resolution(self, duration: float) -> float:
+        """Seconds between two neighbouring times that can be written."""
+        return _checked(duration) / self.num_bins if self.unit == "relative" else 0.1
+
+    def encode(self, seconds: float, duration: float) -> str:
+        """The text of a time; times outside [0, duration] are clamped. ValueError if a number is not finite.
+
+        "relative" is the published arithmetic (round half to even of `seconds / duration * num_bins`, at most
+        `num_bins - 1`) with a lower clamp at 0, which the published code lacks.
+        """
+        if not math.isfinite(seconds):
+            raise ValueError(f"a time must be a finite number of seconds, got {seconds!r}")
+        duration = _checked(duration)
+        if self.unit == "seconds":
+            # rounding must not step over the end of the video, so 9.96 of 9.97 s is "9.9"
+            tenths = min(round(10 * min(max(seconds, 0.0), duration)), math.floor(10 * duration + 1e-6))
+            return f"{tenths // 10}.{tenths % 10}"
+        step = min(max(seconds / duration * self.num_bins, 0.0), float(self.num_bins))
+        return str(min(round(step), self.num_bins - 1)).zfill(self.num_digits)
+
+    def decode(self, text: str, duration: float) -> float:
+        """Seconds of a written time, clamped to what `encode` can write. ValueError if it is not a number."""
+        if not re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?", text.strip()):
+            raise ValueError(f"not a written time: {text!r}")
+        return self._seconds(float(text), None, _checked(duration))
+
+    def _seconds(self, value: float, unit: str | None, duration: float) -> float:
+        """`value` in "seconds", "percent" or None (this codec's own unit) as seconds inside the video."""
+        if unit == "seconds" or (unit is None and self.unit == "seconds"):
+            return min(max(value, 0.0), duration)
+        steps = value if unit is None else value * self.num_bins / 100
+        steps = min(max(steps, 0.0), self.num_bins - 1.0)
+        return steps * duration / self.num_bins
+
+
+@dataclass(frozen=True)
+class EventReading:
+    """What a text says about time.
+
+    events (`list[Event]`): in the order of the text, `start <= end`, inside the video, `score` None.
+    places (`list[tuple[tuple[int, int], tuple[int, int]]]`): for each event the characters `[begin, stop)` of its
+        start and of its end in the text, which is how scores find the tokens of a time.
+    unread (`list[Unread]`): pieces of the text that gave no event, or an event in doubt, each with a reason.
+    """
+
+    events: list[Event]
+    places: list[tuple[tuple[int, int], tuple[int, int]]]
+    unread: list[Unread]
+
+
+DEFAULT_CODEC = TimeCodec()
+
+
+def format_events(events: list[Event], duration: float, *, codec: TimeCodec = DEFAULT_CODEC) -> str:
+    """Events as the narration of the published training data, in the given order: "From 03 to 17, a dog barks."
+
+    Neighbours with one label become one sentence with several spans; an empty label leaves the span alone, as in an
+    answer to a grounding question. A label that the plain sentence could not give back exactly (it holds a time
+    span, ends with a period, begins with a quote, ...) is written as a JSON string, so that
+    `parse_events(format_events(events, duration), duration)` returns the same labels, whatever they are, and the
+    times up to `codec.resolution(duration)`. Scores are not written.
+
+    Example:
+        >>> events = [Event(3, 17, "a dog barks"), Event(40, 52, "a dog barks"), Event(50, 60, "rain from 5 to 9")]
+        >>> format_events(events, duration=100)
+        'From 03 to 17 and from 40 to 52, a dog barks. From 50 to 60, "rain from 5 to 9".'
+        >>> format_events([Event(3, 17, "")], duration=100)
+        'From 03 to 17.'
+        >>> format_events([], duration=100)
+        'No event.'
+    """
+    runs = []
+    for event in events:
+        if not event.start <= event.end:
+            raise ValueError(f"an event must not end before it starts: {event}")
+        span = f"from {codec.encode(event.start, duration)} to {codec.encode(event.end, duration)}"
+        if runs and runs[-1][0] == event.label:
+            runs[-1][1].append(span)
+        else:
+            runs.append((event.label, [span]))
+    return " ".join(_sentence(label, spans) for label, spans in runs) or NO_EVENTS
+
+
+def read_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC) -> EventReading:
+    """Reads whatever a model said; see `EventReading`. Never raises on the text, only on a wrong `duration`.
+
+    Times without a unit are the codec's; "s", "seconds", "0:17" and "%" are taken at their word. Times beyond the
+    video are clamped. A span that ends before it starts is turned round and listed under `unread`.
+
+    Example:
+        >>> reading = read_events("Rain from 52 to 40, then thunder from 60.", duration=100)
+        >>> reading.events
+        [Event(start=40.0, end=52.0, label='Rain', score=None)]
+        >>> [piece.reason for piece in reading.unread]
+        ['end before start, turned round']
+    """
+    duration = _checked(duration)
+    if not text.strip() or text.strip() in (NO_EVENTS, "[]"):
+        return EventReading([], [], [])
+    written, unread = read_written_events(text)
+    events, places = [], []
+    for label, first, last in written:
+        start, end = (codec._seconds(time.value, time.unit, duration) for time in (first, last))
+        if start > end:
+            unread.append(Unread(text[first.begin : last.stop], "end before start, turned round"))
+        events.append(Event(min(start, end), max(start, end), label))
+        places.append(((first.begin, first.stop), (last.begin, last.stop)))
+    return EventReading(events, places, unread)
+
+
+def parse_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC) -> list[Event]:
+    """The events of `read_events`; what could not be read is logged at level INFO.
+
+    Example:
+        >>> parse_events("From 03 to 17, a dog barks. Rain, from 40 to 52.", duration=200)
+        [Event(start=6.0, end=34.0, label='a dog barks', score=None), Event(start=80.0, end=104.0, label='Rain', score=None)]
+        >>> parse_events("I hear nothing.", duration=200)
+        []
+    """
+    reading = read_events(text, duration, codec=codec)
+    for piece in reading.unread:
+        logger.info("%s: %r", piece.reason, piece.text)
+    return reading.events
+
+
+def _sentence(label: str, spans: list[str]) -> str:
+    """One sentence of the narration, its label plain where the reader gives it back exactly, else as a JSON string."""
+    opening = " and ".join(spans).capitalize()
+    if not label:
+        return f"{opening}."
+    # a bracket or a quote could pair with one in a later label, which no look at this sentence alone would show
+    if not re.search(r"[\[{\"\n]", label):
+        plain = f"{opening}, {label}."
+        read, _ = read_written_events(f"From 00 to 01, a. {plain} From 00 to 01, b.")
+        if [event.label for event in read] == ["a", *[label] * len(spans), "b"]:
+            return plain
+    return f"{opening}, {json.dumps(label, ensure_ascii=False)}."
+
+
+def _checked(duration: float) -> float:
+    if not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"a video's duration must be a positive number of seconds, got {duration!r}")
+    return duration

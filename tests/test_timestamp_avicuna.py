@@ -1,0 +1,279 @@
+"""Time <-> text: the published codec, the round trip of any events, and what models really say."""
+
+import doctest
+import json
+import math
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_avicuna import timestamp_avicuna, written_events_avicuna
+from modeling_avicuna.timestamp_avicuna import Event, TimeCodec, format_events, parse_events, read_events
+
+
+CODECS = [TimeCodec(), TimeCodec(num_bins=1000), TimeCodec(unit="seconds")]
+TRICKY_LABELS = [
+    "",
+    " ",
+    "a dog barks",
+    "A dog barks.",
+    "who is it?",
+    "Dr. Smith speaks. Then, he leaves",
+    "from 03 to 17",
+    "X, from 03 to 17. Y",
+    "From 03 to 17, X. From 40 to 52, Y.",
+    "between 10 and 15 people",
+    "10 to 15 people march",
+    "2-3 dogs",
+    "and from 40 to 52",
+    "x. from 20",
+    "dogs 5",
+    "X. 2",
+    '"quoted"',
+    'she says "hi',
+    '["',
+    '"]',
+    '[{"event": "x", "timestamps": "from 00 to 29"}]',
+    "[3, 17]",
+    "back\\slash",
+    "two\nlines",
+    "\u72d7\u5728\u53eb",
+    "caf\u00e9 \u2615 \u2014 \u201cparty\u201d",
+    "ends with and",
+    "and begins",
+    "No event.",
+    "\x85line\u2028breaks",
+    "seconds",
+    "% of it",
+]
+
+labels = st.one_of(
+    st.sampled_from(TRICKY_LABELS),
+    st.text(max_size=20),
+    st.lists(
+        st.sampled_from([*"\"'[]{},.;:!?-\n 5", "from 3 to 9", "From 40", "and", " to ", "a", "17"]), max_size=8
+    ).map("".join),
+)
+
+
+@st.composite
+def durations_and_events(draw):
+    duration = draw(st.floats(0.1, 1e5))
+    times = st.floats(0.0, duration)
+    pairs = draw(st.lists(st.tuples(times, times, labels), max_size=5))
+    return duration, [Event(min(a, b), max(a, b), label) for a, b, label in pairs]
+
+
+def test_time_tokens_equal_the_published_ones_but_for_the_lower_clamp(golden_dir):
+    """Intended differences: the published code writes times before 0 as they come ("-10"); ours clamps them to "00"."""
+    table = json.loads((golden_dir / "time_tokens" / "time_tokens.json").read_text())["table"]
+    differing = [row for row in table if TimeCodec().encode(row["seconds"], row["duration"]) != row["token"]]
+    assert len(table) == 307
+    assert all(row["seconds"] < 0 and row["token"].startswith("-") for row in differing)
+    assert len(differing) == sum(row["token"].startswith("-") for row in table)
+    assert {TimeCodec().encode(row["seconds"], row["duration"]) for row in differing} <= {"00"}
+
+
+def test_a_video_without_duration_is_an_error_that_names_it(golden_dir):
+    """Intended difference: the published code dies with a ZeroDivisionError, ours says what is wrong."""
+    golden = json.loads((golden_dir / "time_tokens" / "time_tokens.json").read_text())["zero_duration"]
+    assert golden["error"].startswith("ZeroDivisionError")
+    with pytest.raises(ValueError, match="duration must be a positive number of seconds, got 0"):
+        TimeCodec().encode(golden["seconds"], golden["duration"])
+
+
+@pytest.mark.parametrize("duration", [0, -1.0, math.nan, math.inf])
+def test_every_entry_refuses_an_impossible_duration(duration):
+    for call in (
+        lambda: TimeCodec().decode("03", duration),
+        lambda: format_events([Event(0, 1, "x")], duration),
+        lambda: parse_events("From 03 to 17.", duration),
+    ):
+        with pytest.raises(ValueError, match="duration"):
+            call()
+
+
+def test_wrong_settings_and_times_are_named():
+    with pytest.raises(ValueError, match="'percent'"):
+        TimeCodec(unit="percent")
+    with pytest.raises(ValueError, match="128"):
+        TimeCodec(num_bins=128)
+    with pytest.raises(ValueError, match="nan"):
+        TimeCodec().encode(math.nan, 10)
+    with pytest.raises(ValueError, match="'soon'"):
+        TimeCodec().decode("soon", 10)
+    with pytest.raises(ValueError, match="start=5, end=3"):
+        format_events([Event(5, 3, "x")], 10)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_time_survives_the_codec_within_its_resolution(codec, data):
+    duration = data.draw(st.floats(0.1, 1e5))
+    seconds = data.draw(st.floats(-10.0, 2e5))
+    decoded = codec.decode(codec.encode(seconds, duration), duration)
+    clamped = min(max(seconds, 0.0), duration)
+    assert 0.0 <= decoded <= duration
+    assert abs(decoded - clamped) <= codec.resolution(duration) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+@settings(max_examples=250, deadline=None)
+@given(durations_and_events())
+def test_any_events_survive_the_round_trip(codec, given_events):
+    duration, events = given_events
+    text = format_events(events, duration, codec=codec)
+    read = read_events(text, duration, codec=codec)
+    assert read.unread == []
+    assert [event.label for event in read.events] == [event.label for event in events]
+    tolerance = codec.resolution(duration) * (1 + 1e-6)
+    for before, after in zip(events, read.events):
+        assert abs(before.start - after.start) <= tolerance and abs(before.end - after.end) <= tolerance
+    # a second trip changes nothing any more
+    assert format_events(read.events, duration, codec=codec) == text
+
+
+def test_every_tricky_label_survives_beside_every_other():
+    for first in TRICKY_LABELS:
+        for second in TRICKY_LABELS:
+            events = [Event(3.0, 17.0, first), Event(40.0, 52.0, second), Event(60.0, 61.0, "rain")]
+            assert parse_events(format_events(events, 100), 100) == events
+
+
+def test_the_wording_is_the_published_one():
+    events = [Event(1.0, 5.55, "a dog barks"), Event(6, 10, "rain")]
+    assert format_events(events, 10) == "From 10 to 55, a dog barks. From 60 to 99, rain."
+    assert format_events([Event(0.3, 1.7, ""), Event(4.0, 5.2, "")], 10) == "From 03 to 17 and from 40 to 52."
+    assert format_events([Event(0.3, 2.7, "")], 10) == "From 03 to 27."
+
+
+def spans(text, duration=100.0):
+    return [(event.start, event.end, event.label) for event in parse_events(text, duration)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("From 03 to 17, X.", [(3, 17, "X")]),
+        ("X, from 03 to 17.", [(3, 17, "X")]),
+        ("The man claps from 03 to 17 and from 40 to 52.", [(3, 17, "The man claps"), (40, 52, "The man claps")]),
+        ("from 03 to 17, 20 to 30, and 40 to 52", [(3, 17, ""), (20, 30, ""), (40, 52, "")]),
+        ("dog barking from 03 to 27, rain from 46 to 99.", [(3, 27, "dog barking"), (46, 99, "rain")]),
+        ("From 03 to 17 a dog and from 20 to 30 a cat.", [(3, 17, "a dog"), (20, 30, "a cat")]),
+        ("Between 03 and 17, a dog barks", [(3, 17, "a dog barks")]),
+        ("It starts at 03 and ends at 17.", [(3, 17, "It")]),
+        ("00 to 29", [(0, 29, "")]),
+        ("03 - 17: dog\n20 - 30: cat", [(3, 17, "dog"), (20, 30, "cat")]),
+        ("1. From 03 to 17, X. 2. From 20 to 30, Y.", [(3, 17, "X"), (20, 30, "Y")]),
+        ("- X (03 to 17)\n- Y (20 to 30)", [(3, 17, "X"), (20, 30, "Y")]),
+        ("Sure! From 03 to 17, A. B from 20 to 30.", [(3, 17, "A"), (20, 30, "B")]),
+        ("From 40 to the end, rain.", [(40, 99, "rain")]),
+        ("From 90 to 117, X.", [(90, 99, "X")]),
+        ("From -5 to 17, X.", [(0, 17, "X")]),
+        ("From 17 to 03, X.", [(3, 17, "X")]),
+        ("From 17 to 17, X.", [(17, 17, "X")]),
+        ("From 40, rain. From 50 to 60, wind.", [(50, 60, "wind")]),
+        ("From 40 to, rain. From 50 to 60, wind.", [(50, 60, "wind")]),
+        ('[{"event": "A.", "timestamps": "from 00 to 29"}, {"event": "B"}]', [(0, 29, "A")]),
+        ('[{"label": "A", "start": 3, "end": 17.5}]', [(3, 17.5, "A")]),
+        ('{"dog": [[3, 17], [40, 52]], "cat": "20-30"}', [(3, 17, "dog"), (40, 52, "dog"), (20, 30, "cat")]),
+        ("[{'event': 'the man\\'s dog', 'timestamp': [3, 17]}]", [(3, 17, "the man's dog")]),
+        ('[{"event": "a", "timestamps": "from 00 to 29"}, {"event": "b", "timesta', [(0, 29, "a")]),
+        ("[[3, 17], [40, 52]]", [(3, 17, ""), (40, 52, "")]),
+        ("", []),
+        ("No event.", []),
+        ("[]", []),
+        ("There is no dog in 2024.", []),
+    ],
+)
+def test_reads_what_models_say(text, expected):
+    assert spans(text) == expected
+
+
+def test_written_units_are_taken_at_their_word():
+    assert spans("90.0 - 102.0 seconds, spread butter. 114 - 127 seconds, eat.", 200) == [
+        (90, 102, "spread butter"),
+        (114, 127, "eat"),
+    ]
+    assert spans("From 0:10 to 1:05, X.", 200) == [(10, 65, "X")]
+    assert spans("from 3% to 17%", 200) == [(6, 34, "")]
+    assert parse_events("From 3 to 17, X.", 200, codec=TimeCodec(unit="seconds")) == [Event(3, 17, "X")]
+
+
+def test_real_model_outputs_are_all_read(data_dir):
+    """The log holds a grounding answer with one span per line, and narrations as JSON behind a sentence."""
+    lines = [
+        json.loads(line)
+        for line in (data_dir / "vtimellm" / "example_log.txt").read_text().splitlines()
+        if line.strip()
+    ]
+    assert len(lines) == 8
+    for line in lines:
+        reading = read_events(line["answer"], 100)
+        assert reading.unread == []
+        assert len(reading.events) == (3 if line["task"] == "captioning" else 1)
+        assert all(event.label and not re.search("[0-9]", event.label) for event in reading.events)
+    first = parse_events(lines[0]["answer"], 100)
+    assert [(event.start, event.end) for event in first] == [(0, 29), (29, 71), (71, 99)]
+    assert (
+        first[0].label == "A man is seen talking to the camera while a group of men are seen standing in front of him"
+    )
+    assert spans(lines[1]["answer"]) == [(17, 34, "The three men are standing on a mat")]
+
+
+def test_reports_what_it_could_not_read():
+    reasons = {text: [piece.reason for piece in read_events(text, 100).unread] for text in (
+        "I hear nothing.", "From 40, rain.", "From 17 to 03, X.", '[{"event": "B"}, [3, 17]]', "From 03 to 17.", "No event.",
+    )}  # fmt: skip
+    assert list(reasons.values()) == [
+        ["no time span"],
+        ["no end of the span"],
+        ["end before start, turned round"],
+        ["no time span"],
+        [],
+        [],
+    ]
+
+
+def test_places_point_at_the_written_times():
+    for text in (
+        "From 03 to 17 and from 40 to 52, X. Y from 60 to the end.",
+        'So: [{"event": "3 dogs", "timestamps": "from 03 to 17"}, {"event": "b", "start": 40, "end": 52}]',
+    ):
+        reading = read_events(text, 100)
+        written = [tuple(text[begin:stop] for begin, stop in place) for place in reading.places]
+        assert written[:2] == [("03", "17"), ("40", "52")]
+        assert len(written) == len(reading.events)
+
+
+PIECES = ["From 03 to 17", "from 4", " to ", "and", "[", "]", "{", "}", '"', "'", ":", ",", ".", "\n", "1e9", "-", "9" * 400, '"event"', "timestamps", "[3, 17]", "NaN", "\\", "the end", "%", "\u0663", "\ud800"]  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(st.text(max_size=200), st.lists(st.sampled_from(PIECES), max_size=40).map("".join)))
+def test_never_raises_on_any_text(text):
+    reading = read_events(text, 12.5)
+    for event, place in zip(reading.events, reading.places, strict=True):
+        assert 0.0 <= event.start <= event.end <= 12.5
+        assert all(0 <= begin <= stop <= len(text) for begin, stop in place)
+    assert reading.events or reading.unread or text.strip() in ("", "[]", "No event.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, '{"a":' * 5000, "from 1 " * 5000, "- " * 20000, "9" * 20000, "'" * 20000, "from 1 to 2 " * 3000],
+)
+def test_long_garbage_is_read_in_no_time(text):
+    begin = time.perf_counter()
+    parse_events(text, 10)
+    assert time.perf_counter() - begin < 5.0
+
+
+@pytest.mark.parametrize("module", [timestamp_avicuna, written_events_avicuna])
+def test_docstring_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0
