@@ -1,0 +1,114 @@
+"""Configuration of AVicuna: two towers, a language model, and how time and token order are written.
+
+It stands at the root of every checkpoint; its `auto_map` lets `from_pretrained(..., trust_remote_code=True)` find the
+classes in a process that has never seen this project. It holds no media settings: those belong to the processor.
+"""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+_MODEL_CLASS = "modeling_avicuna.AVicunaForConditionalGeneration"
+_AUTO_MAP = {
+    "AutoConfig": "configuration_avicuna.AVicunaConfig",
+    "AutoModel": _MODEL_CLASS,
+    "AutoModelForCausalLM": _MODEL_CLASS,
+    "AutoModelForMultimodalLM": _MODEL_CLASS,
+    "AutoModelForImageTextToText": _MODEL_CLASS,
+    "AutoProcessor": "processing_avicuna.AVicunaProcessor",
+}
+_CUSTOM_PIPELINES = {
+    "audio-visual-event-localization": {
+        "impl": "pipeline_avicuna.AVicunaPipeline",
+        "pt": ["AutoModelForCausalLM"],
+        "type": "multimodal",
+    }
+}
+
+
+@strict
+class AVicunaConfig(PreTrainedConfig):
+    r"""
+    Args:
+        vision_config (`PreTrainedConfig` or `dict`, *optional*):
+            Vision tower; `clip_vision_model` (with projection) where a dict names no `model_type`, SigLIP and SigLIP 2
+            by their own. `None`: no tower, the model takes `video_features` alone.
+        audio_config (`PreTrainedConfig` or `dict`, *optional*):
+            Audio tower, `clap_audio_model` (with projection). `None`: no tower, `audio_features` alone.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Any causal language model; Llama by default.
+        num_av_tokens (`int`, defaults to 100):
+            Audio-visual tokens of one video (paper, section 4).
+        audio_interleaving_rate (`float`, defaults to 0.25):
+            Share of audio among them (the best of the paper's sweep).
+        interleaving (`str`, defaults to `"uniform"`):
+            Rule of `interleave_order`, "uniform" or "published".
+        projector_hidden_act (`str`, *optional*):
+            `None`: each adapter is one linear layer, as published. An activation ("gelu"): a two-layer perceptron,
+            as drawn on the poster.
+        time_unit (`str`, defaults to `"relative"`):
+            How times are written: "relative" to the duration in `num_time_bins` steps, or in "seconds".
+        num_time_bins (`int`, defaults to 100):
+            100 writes 00 to 99 (published), 1000 writes 000 to 999.
+        video_token_id, audio_token_id (`int`, default to 32000 and 32001):
+            The two placeholder tokens, added to the tokenizer of the language model. They are never generated.
+        vision_feature_size, audio_feature_size (`int`, *optional*):
+            Width of a feature row. Read from the tower where there is one; otherwise 768 (CLIP ViT-L/14) and
+            512 (CLAP) unless given.
+    """
+
+    model_type = "avicuna"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model", optional=True),
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="clap_audio_model", optional=True),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32002}),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    num_av_tokens: int = 100
+    audio_interleaving_rate: float | int = 0.25
+    interleaving: Literal["uniform", "published"] = "uniform"
+    projector_hidden_act: str | None = None
+    time_unit: Literal["relative", "seconds"] = "relative"
+    num_time_bins: int = 100
+    video_token_id: int = 32000
+    audio_token_id: int = 32001
+    vision_feature_size: int | None = None
+    audio_feature_size: int | None = None
+    tie_word_embeddings: bool = False
+    auto_map: dict | None = None
+    custom_pipelines: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.vision_feature_size = _feature_size(self.vision_config, self.vision_feature_size or 768)
+        self.audio_feature_size = _feature_size(self.audio_config, self.audio_feature_size or 512)
+        # small language models share their embeddings with the head and say so in their own config
+        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+        self.auto_map = {**_AUTO_MAP, **(self.auto_map or {})}
+        self.custom_pipelines = {**_CUSTOM_PIPELINES, **(self.custom_pipelines or {})}
+        if not 0 <= self.audio_interleaving_rate <= 1:
+            raise ValueError(f"audio_interleaving_rate must be in 0 ... 1, got {self.audio_interleaving_rate}")
+        if self.num_av_tokens < 1 or self.num_time_bins < 2:
+            raise ValueError(
+                f"got num_av_tokens={self.num_av_tokens} (< 1) or num_time_bins={self.num_time_bins} (< 2)"
+            )
+        if self.video_token_id == self.audio_token_id:
+            raise ValueError(f"video_token_id and audio_token_id must differ, both are {self.video_token_id}")
+
+
+def _feature_size(tower_config: PreTrainedConfig | None, without_tower: int) -> int:
+    if tower_config is None:
+        return without_tower
+    # CLIP and CLAP put a projection behind the pooled state; other towers are read at the pooled state itself
+    if tower_config.model_type in ("clip_vision_model", "clap_audio_model"):
+        return tower_config.projection_dim
+    return tower_config.hidden_size
+
+
+__all__ = ["AVicunaConfig"]

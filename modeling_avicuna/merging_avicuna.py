@@ -1,0 +1,106 @@
+"""Padded media batches: encode their real rows, and choose the rows that the placeholders of each sample show.
+
+Between towers and language model; pure tensor functions without parameters. No Python loop over tokens: masks, one
+gather, and the counts checked per sample, since rows scattered over the wrong placeholders would corrupt silently.
+"""
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+def encode_padded(
+    encode: Callable[..., BaseModelOutputWithPooling],
+    tower: PreTrainedModel,
+    padded: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+    **kwargs,
+) -> BaseModelOutputWithPooling:
+    """Encodes the real rows of a padded batch in one pass; the padding costs nothing.
+
+    Args:
+        encode: `encode_frames` or `encode_windows`.
+        tower: The tower it runs.
+        padded (`torch.Tensor` of shape `(batch_size, num_rows, ...)`): Media of each sample, padded at the end.
+        lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Real rows of each sample; `None`: all.
+
+    Returns:
+        The outputs of the tower with one row per real frame or window, but `pooler_output` of shape `(batch_size,
+        num_rows, feature_size)`, zero in the padding.
+    """
+    batch_size, num_rows = padded.shape[:2]
+    if lengths is None:
+        outputs = encode(tower, padded.flatten(0, 1), **kwargs)
+        outputs.pooler_output = outputs.pooler_output.unflatten(0, (batch_size, num_rows))  # [B, N, D]
+        return outputs
+    is_real = _real_rows(num_rows, lengths.to(padded.device))  # [B, N]
+    outputs = encode(tower, padded[is_real], **kwargs)
+    features = outputs.pooler_output.new_zeros(batch_size, num_rows, outputs.pooler_output.shape[-1])
+    outputs.pooler_output = features.masked_scatter(is_real.unsqueeze(-1), outputs.pooler_output)  # [B, N, D]
+    return outputs
+
+
+def select_rows(
+    features: torch.Tensor,
+    num_tokens: torch.Tensor,
+    *,
+    modality: str,
+    lengths: torch.Tensor | None = None,
+    row_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Lines up the feature rows of a batch with its placeholders, in reading order.
+
+    Args:
+        features (`torch.Tensor` of shape `(batch_size, num_rows, feature_size)`): Rows of each sample, padded.
+        num_tokens (`torch.LongTensor` of shape `(batch_size,)`): Number of placeholders of each sample.
+        modality: "video" or "audio", for the error.
+        lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Number of real rows of each sample.
+            `None`: all rows of the samples that have placeholders, none of the others.
+        row_ids (`torch.LongTensor` of shape `(batch_size, max_num_tokens)`, *optional*): The row that each placeholder
+            shows, padded with -1. `None`: rows and placeholders are one to one.
+
+    Returns:
+        `torch.Tensor` of shape `(num_tokens.sum(), feature_size)`.
+
+    Raises:
+        ValueError: A sample's rows and placeholders differ in number, or a row id points behind its last row.
+    """
+    num_rows = features.shape[1]
+    num_tokens = num_tokens.to(features.device)
+    lengths = num_rows * (num_tokens > 0) if lengths is None else lengths.to(features.device)
+    if row_ids is None:
+        is_real = _real_rows(num_rows, lengths)  # [B, N]
+    else:
+        row_ids = row_ids.to(features.device)
+        _check_row_ids(row_ids, lengths, modality)
+        is_real = row_ids >= 0  # [B, max_num_tokens]
+        if num_rows > 0:
+            features = features.take_along_dim(row_ids.clamp(min=0).unsqueeze(-1), dim=1)  # [B, max_num_tokens, D]
+    _check_counts(num_tokens, is_real.sum(-1), modality)
+    return features[is_real]  # [num_tokens.sum(), D]
+
+
+def _real_rows(num_rows: int, lengths: torch.Tensor) -> torch.BoolTensor:
+    return torch.arange(num_rows, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+def _check_counts(num_tokens: torch.Tensor, num_rows: torch.Tensor, modality: str) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for sample in (num_tokens != num_rows).nonzero().flatten().tolist():
+        raise ValueError(
+            f"sample {sample} of the batch has {int(num_tokens[sample])} {modality} placeholders "
+            f"but {int(num_rows[sample])} {modality} feature rows"
+        )
+
+
+def _check_row_ids(row_ids: torch.Tensor, lengths: torch.Tensor, modality: str) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for sample in (row_ids >= lengths.unsqueeze(-1)).any(-1).nonzero().flatten().tolist():
+        raise ValueError(
+            f"sample {sample} of the batch shows {modality} row {int(row_ids[sample].max())} "
+            f"but has {int(lengths[sample])} rows"
+        )

@@ -1,0 +1,397 @@
+"""The model: features of two towers, one adapter each, scattered over placeholder tokens of a causal language model.
+
+    frames  -> vision tower -> vision adapter -\
+                                                > embeddings of the prompt -> language model -> logits
+    windows -> audio tower  -> audio adapter  -/
+
+Token order is the processor's matter: here the k-th placeholder of a sample takes the sample's k-th feature row. The
+merge lives in the base model, so that hidden states are as long as `input_ids` (trainers compute the loss from there).
+"""
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
+from transformers.utils import can_return_tuple
+
+from .configuration_avicuna import AVicunaConfig
+from .merging_avicuna import encode_padded, select_rows
+from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
+
+
+MEDIA_INPUTS = (
+    "pixel_values_videos",
+    "input_features",
+    "video_features",
+    "audio_features",
+    "video_lengths",
+    "audio_lengths",
+    "audio_row_ids",
+)
+
+
+class AVicunaMLPAdapter(nn.Module):
+    """The adapter as drawn on the poster: linear, activation, linear."""
+
+    def __init__(self, in_features: int, out_features: int, hidden_act: str):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_features, out_features)
+        self.act = ACT2FN[hidden_act]
+        self.linear_2 = nn.Linear(out_features, out_features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(self.act(self.linear_1(features)))
+
+
+def build_adapter(in_features: int, out_features: int, hidden_act: str | None) -> nn.Module:
+    """One linear layer (published) where `hidden_act` is None, else a two-layer perceptron."""
+    if hidden_act is None:
+        return nn.Linear(in_features, out_features)
+    return AVicunaMLPAdapter(in_features, out_features, hidden_act)
+
+
+class AVicunaPreTrainedModel(PreTrainedModel):
+    config: AVicunaConfig
+    config_class = AVicunaConfig
+    base_model_prefix = "model"
+    input_modalities = ("video", "audio", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class AVicunaModel(AVicunaPreTrainedModel):
+    """Towers, adapters and language model, without the language modelling head."""
+
+    def __init__(self, config: AVicunaConfig):
+        super().__init__(config)
+        hidden_size = config.text_config.hidden_size
+        self.vision_tower = None if config.vision_config is None else build_vision_tower(config.vision_config)
+        self.audio_tower = None if config.audio_config is None else build_audio_tower(config.audio_config)
+        self.vision_adapter = build_adapter(config.vision_feature_size, hidden_size, config.projector_hidden_act)
+        self.audio_adapter = build_adapter(config.audio_feature_size, hidden_size, config.projector_hidden_act)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def train(self, mode: bool = True) -> "AVicunaModel":
+        """Keeps a frozen tower in eval: CLAP has batch statistics, which would drift although nothing trains them."""
+        super().train(mode)
+        for tower in (self.vision_tower, self.audio_tower):
+            if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
+                tower.eval()
+        return self
+
+    def encode_video(self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs):
+        """Runs the vision tower on the real frames alone.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(batch_size, num_frames, 3, height, width)`):
+                Frames of each sample, padded at the end.
+            video_lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Number of real frames of each sample; `None`: all.
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output` is `video_features`, of shape `(batch_size, num_frames,
+            vision_feature_size)` with zeros in the padding; the other fields are the tower's, one row per real frame.
+
+        Raises:
+            ValueError: The checkpoint has no vision tower.
+        """
+        if self.vision_tower is None:
+            raise ValueError(
+                "this checkpoint has no vision tower: pass video_features, or load one with a vision_config"
+            )
+        return encode_padded(encode_frames, self.vision_tower, pixel_values_videos, video_lengths, **kwargs)
+
+    def encode_audio(self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs):
+        """Runs the audio tower on the real windows alone.
+
+        Args:
+            input_features (`torch.Tensor` of shape `(batch_size, num_windows, num_mel_frames, num_mel_bins)`):
+                Log-mel windows of each sample, padded at the end.
+            audio_lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Number of real windows of each sample; `None`: all.
+
+        Returns:
+            As `encode_video`, with `audio_features` of shape `(batch_size, num_windows, audio_feature_size)`.
+
+        Raises:
+            ValueError: The checkpoint has no audio tower.
+        """
+        if self.audio_tower is None:
+            raise ValueError(
+                "this checkpoint has no audio tower: pass audio_features, or load one with an audio_config"
+            )
+        return encode_padded(encode_windows, self.audio_tower, input_features, audio_lengths, **kwargs)
+
+    @can_return_tuple
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """`encode_video`, then the adapter: `pooler_output` is `(batch_size, num_frames, hidden_size)`."""
+        outputs = self.encode_video(pixel_values_videos, video_lengths, **kwargs)
+        outputs.pooler_output = self.vision_adapter(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def get_audio_features(
+        self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """`encode_audio`, then the adapter: `pooler_output` is `(batch_size, num_windows, hidden_size)`."""
+        outputs = self.encode_audio(input_features, audio_lengths, **kwargs)
+        outputs.pooler_output = self.audio_adapter(outputs.pooler_output)
+        return outputs
+
+    def get_placeholder_mask(
+        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, token_id: int
+    ) -> torch.BoolTensor:
+        """Finds the placeholders of one modality, `(batch_size, sequence_length)`, by id or else by embedding."""
+        if input_ids is not None:
+            return input_ids == token_id
+        placeholder = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
+        return (inputs_embeds == placeholder).all(-1)
+
+    def merge_features(
+        self,
+        inputs_embeds: torch.Tensor,
+        mask: torch.BoolTensor,
+        features: torch.Tensor,
+        modality: str,
+        lengths: torch.Tensor | None = None,
+        row_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Puts the adapted feature rows of one modality over its placeholders.
+
+        Args:
+            inputs_embeds: `(batch_size, sequence_length, hidden_size)`.
+            mask: Where the placeholders stand, `(batch_size, sequence_length)`.
+            features, lengths, row_ids: As in `select_rows`.
+            modality: "video" or "audio".
+        """
+        adapter = self.vision_adapter if modality == "video" else self.audio_adapter
+        rows = select_rows(features, mask.sum(-1), modality=modality, lengths=lengths, row_ids=row_ids)  # [N, D]
+        rows = adapter(rows.to(_floating_dtype(adapter, inputs_embeds.dtype)))  # [N, hidden_size]
+        return inputs_embeds.masked_scatter(mask.unsqueeze(-1), rows.to(inputs_embeds.device, inputs_embeds.dtype))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        video_lengths: torch.LongTensor | None = None,
+        audio_lengths: torch.LongTensor | None = None,
+        audio_row_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Merges media into the prompt and runs the language model. Arguments as in
+        `AVicunaForConditionalGeneration.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if pixel_values_videos is not None:
+            _refuse_both("pixel_values_videos", "video_features", video_features)
+            video_features = self.encode_video(pixel_values_videos, video_lengths).pooler_output
+        if input_features is not None:
+            _refuse_both("input_features", "audio_features", audio_features)
+            audio_features = self.encode_audio(input_features, audio_lengths).pooler_output
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)  # [B, T, hidden_size]
+        for modality, features, lengths, row_ids in (
+            ("video", video_features, video_lengths, None),
+            ("audio", audio_features, audio_lengths, audio_row_ids),
+        ):
+            token_id = self.config.video_token_id if modality == "video" else self.config.audio_token_id
+            if features is None and not self.training:
+                is_decoding = past_key_values is not None and inputs_embeds.shape[1] == 1
+                if input_ids is not None and not is_decoding:
+                    _require_features(input_ids == token_id, modality)
+                continue
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)  # [B, T]
+            if features is None:
+                # an adapter without rows still takes part in the step: sharded engines wait for it on every process
+                size = self.config.vision_feature_size if modality == "video" else self.config.audio_feature_size
+                features, lengths, row_ids = inputs_embeds.new_zeros(len(mask), 0, size), None, None
+            inputs_embeds = self.merge_features(inputs_embeds, mask, features, modality, lengths, row_ids)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+
+
+class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, GenerationMixin):
+    """AVicuna with its language modelling head: what every auto class loads."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: AVicunaConfig):
+        super().__init__(config)
+        self.loss_type = "ForCausalLM"
+        self.model = AVicunaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_video_features(self, pixel_values_videos: torch.Tensor, video_lengths=None, **kwargs):
+        return self.model.get_video_features(pixel_values_videos, video_lengths, **kwargs)
+
+    def get_audio_features(self, input_features: torch.Tensor, audio_lengths=None, **kwargs):
+        return self.model.get_audio_features(input_features, audio_lengths, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        video_lengths: torch.LongTensor | None = None,
+        audio_lengths: torch.LongTensor | None = None,
+        audio_row_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        r"""
+        Each sample may hold video, audio, both or text alone, several media one after the other, of any lengths.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                The prompt, with one placeholder for each feature row in the order of `interleave_order`.
+            pixel_values_videos (`torch.Tensor` of shape `(batch_size, num_frames, 3, height, width)`, *optional*):
+                All frames and images of a sample one after the other, padded at the end.
+            input_features (`torch.Tensor` of shape `(batch_size, num_windows, num_mel_frames, num_mel_bins)`, *optional*):
+                Log-mel windows of a sample, padded at the end.
+            video_features (`torch.Tensor` of shape `(batch_size, num_frames, vision_feature_size)`, *optional*):
+                Outputs of the vision tower instead of frames.
+            audio_features (`torch.Tensor` of shape `(batch_size, num_windows, audio_feature_size)`, *optional*):
+                Outputs of the audio tower instead of windows.
+            video_lengths, audio_lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Number of real rows of each sample. `None`: a sample uses all of them, or none if it has no placeholder.
+            audio_row_ids (`torch.LongTensor` of shape `(batch_size, num_audio_tokens)`, *optional*):
+                The window that each audio placeholder of a sample shows, padded with -1. `None`: one to one.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Ids to predict, -100 where there is no loss.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
+                Compute only the last so many logits (0: all), or those at the given positions.
+
+        Returns:
+            `CausalLMOutputWithPast`; the logits of the two placeholder tokens are the smallest number of their type,
+            so that neither the loss nor generation ever gives them a share.
+
+        Raises:
+            ValueError: A sample's placeholders and feature rows differ in number, or raw media meet a checkpoint
+                without the tower.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values_videos=pixel_values_videos,
+            input_features=input_features,
+            video_features=video_features,
+            audio_features=audio_features,
+            video_lengths=video_lengths,
+            audio_lengths=audio_lengths,
+            audio_row_ids=audio_row_ids,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state  # [B, T, hidden_size]
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self._mask_placeholders(self.lm_head(hidden_states[:, kept, :]))  # [B, T, vocab_size]
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _mask_placeholders(self, logits: torch.Tensor) -> torch.Tensor:
+        # finite, not -inf: a difference of logits, or a product with a probability of zero, stays a number; a new
+        # tensor, since sharded engines hand out the head's output as a view that must not be written
+        vocabulary = torch.arange(logits.shape[-1], device=logits.device)
+        is_placeholder = (vocabulary == self.config.video_token_id) | (vocabulary == self.config.audio_token_id)
+        return logits.masked_fill(is_placeholder, torch.finfo(logits.dtype).min)
+
+    @torch.no_grad()
+    def generate(self, *args, **kwargs):
+        """As `GenerationMixin.generate`. Raw media are encoded once, before beams or samples multiply the batch."""
+        if kwargs.get("pixel_values_videos") is not None:
+            _refuse_both("pixel_values_videos", "video_features", kwargs.get("video_features"))
+            pixels = kwargs.pop("pixel_values_videos").to(self.device)
+            kwargs["video_features"] = self.model.encode_video(pixels, kwargs.get("video_lengths")).pooler_output
+        if kwargs.get("input_features") is not None:
+            _refuse_both("input_features", "audio_features", kwargs.get("audio_features"))
+            windows = kwargs.pop("input_features").to(self.device)
+            kwargs["audio_features"] = self.model.encode_audio(windows, kwargs.get("audio_lengths")).pooler_output
+        return super().generate(*args, **kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, **kwargs):
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        # media belong to the pass that reads their placeholders: the first one, or every one where nothing is cached
+        new_ids = model_inputs.get("input_ids")
+        is_continuing = new_ids is not None and new_ids.shape[1] < input_ids.shape[1]
+        if is_continuing and not (is_first_iteration and self._holds_placeholders(new_ids)):
+            for name in MEDIA_INPUTS:
+                model_inputs.pop(name, None)
+        return model_inputs
+
+    def _holds_placeholders(self, input_ids: torch.LongTensor) -> bool:
+        is_placeholder = (input_ids == self.config.video_token_id) | (input_ids == self.config.audio_token_id)
+        return bool(is_placeholder.any())
+
+
+def _floating_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
+    """The dtype a module computes in; `default` where its weights are quantised to integers."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), default)
+
+
+def _require_features(mask: torch.BoolTensor, modality: str) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for sample in mask.any(-1).nonzero().flatten().tolist():
+        raise ValueError(
+            f"sample {sample} of the batch has {int(mask[sample].sum())} {modality} placeholders but no {modality} "
+            "features were given"
+        )
+
+
+def _refuse_both(raw_name: str, features_name: str, features: torch.Tensor | None) -> None:
+    if features is not None:
+        raise ValueError(f"pass either {raw_name} or {features_name}, not both")
+
+
+__all__ = ["AVicunaForConditionalGeneration", "AVicunaModel", "AVicunaPreTrainedModel"]
