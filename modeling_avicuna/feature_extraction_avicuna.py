@@ -1,0 +1,257 @@
+"""From the sound of a file to CLAP's input: decoded by PyAV, resampled and analysed by torchaudio.
+
+Stands between a media file and the audio tower: path -> mono waveform -> 10-second windows every 4 seconds -> log-mel.
+It does not know how many audio tokens a video gets (processing) and does not touch pictures (video_processing).
+"""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from transformers import BatchFeature, FeatureExtractionMixin
+
+
+try:
+    import av
+except ImportError:
+    av = None
+try:
+    import torchaudio
+except ImportError:
+    torchaudio = None
+
+
+Media = str | os.PathLike | BinaryIO
+
+
+class MediaError(ValueError):
+    """A media file that cannot be used: missing, unreadable, or without the stream that is asked for. Names the file."""
+
+
+def open_media(source: Media) -> tuple[str | BinaryIO, str]:
+    """
+    Checks a media source before a decoder sees it; returns what decoders open and the name that errors print.
+
+    Args:
+        source: a path, or a seekable binary file object, which is read from its beginning.
+
+    Raises:
+        MediaError: no such file, a folder, or an empty file.
+    """
+    if hasattr(source, "read"):
+        source.seek(0)
+        return source, str(getattr(source, "name", None) or "<file object>")
+    path = Path(source)
+    if not path.is_file():
+        raise MediaError(f"{path}: {'is a folder, not a media file' if path.is_dir() else 'no such media file'}")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path}: is empty (0 bytes)")
+    # an absolute path: a name such as "-a.mp4" or "http:x.mp4" must not look like an option or a protocol to a decoder
+    return str(path.absolute()), str(path)
+
+
+def load_audio(source: Media, *, sampling_rate: int = 48_000) -> np.ndarray | None:
+    """
+    The sound of a media file as one mono waveform, on the time axis of the file.
+
+    Channels are averaged. A sound that starts after the picture is preceded by silence, one that starts before it (the
+    priming samples of AAC) is cut, so that position stays time. A damaged tail is left out.
+
+    Args:
+        source (`str`, `os.PathLike` or binary file): video or sound file.
+        sampling_rate (`int`): of the result, in Hz.
+
+    Returns:
+        `np.ndarray` of shape `(num_samples,)`, float32, nominally in -1 ... 1; `None` where the file has no sound stream or
+        no sound in it.
+
+    Raises:
+        MediaError: the file cannot be opened, or none of its sound can be decoded.
+    """
+    if av is None or torchaudio is None:
+        raise ImportError("reading sound needs PyAV and torchaudio: pip install av torchaudio")
+    target, name = open_media(source)
+    try:
+        with av.open(target, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                return None
+            waveform, rate = _decode_audio(container, name=name)
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"{name}: cannot be read as media ({error})") from error
+    if waveform is None or waveform.shape[-1] == 0:
+        return None
+    return torchaudio.functional.resample(waveform.mean(dim=0), rate, sampling_rate).numpy()
+
+
+def _decode_audio(container, *, name: str) -> tuple[torch.Tensor | None, int]:
+    """All samples of the best sound stream as `(num_channels, num_samples)` float32, and their rate in Hz."""
+    stream = container.streams.best("audio")
+    to_float = av.AudioResampler(format="fltp", layout=None, rate=None)
+    chunks, first_time, failure = [], None, None
+    try:
+        for frame in container.decode(stream):
+            if first_time is None:
+                first_time = frame.time or 0.0
+            chunks += [converted.to_ndarray() for converted in to_float.resample(frame)]
+        chunks += [converted.to_ndarray() for converted in to_float.resample(None)]
+    except av.FFmpegError as error:
+        failure = error
+    if not chunks:
+        if failure is not None:
+            raise MediaError(f"{name}: its sound cannot be decoded ({failure})") from failure
+        return None, 0
+    rate = stream.codec_context.sample_rate
+    waveform = torch.from_numpy(np.concatenate(chunks, axis=1))  # [channels, samples]
+    shift = round((first_time - _start_of_file(container)) * rate)
+    return (torch.nn.functional.pad(waveform, (shift, 0)) if shift > 0 else waveform[:, -shift:]), rate
+
+
+def _start_of_file(container) -> float:
+    """Where the time axis of a file begins, in seconds: with the picture, or with the container where there is none."""
+    for stream in container.streams.video:
+        if stream.start_time is not None:
+            return float(stream.start_time * stream.time_base)
+    return (container.start_time or 0) / 1_000_000
+
+
+def split_windows(
+    num_samples: int, *, sampling_rate: int = 48_000, window_seconds: float = 10.0, stride_seconds: float = 4.0
+) -> list[tuple[int, int]]:
+    """
+    The spans of samples that the audio tower sees, `[(start, end), ...]` with `end <= num_samples`.
+
+    Published rule: a rest of at most one second beyond a whole number of windows is dropped, a longer one is filled up with
+    silence to a whole window; then windows of 10 s every 4 s. Ours: a sound of at most one second is one (padded) window,
+    where the published code makes an empty one.
+    """
+    window, stride = round(window_seconds * sampling_rate), round(stride_seconds * sampling_rate)
+    rest = num_samples % window
+    if 0 < rest <= sampling_rate and num_samples > window:
+        num_samples -= rest
+    padded = -(-num_samples // window) * window
+    starts = range(0, padded - window + 1, stride)
+    return [(start, min(start + window, num_samples)) for start in starts]
+
+
+def quantize_int16(waveform: np.ndarray) -> np.ndarray:
+    """Float32 samples after a trip through 16-bit integers, clipped to -1 ... 1: what the published extraction does."""
+    clipped = np.clip(waveform, -1.0, 1.0)
+    return ((clipped * 32767.0).astype(np.int16) / 32767.0).astype(np.float32)
+
+
+class AVicunaFeatureExtractor(FeatureExtractionMixin):
+    r"""
+    Log-mel windows for a CLAP audio tower, computed by torchaudio; equal to transformers' `ClapFeatureExtractor` on each
+    window (tests give the tolerance).
+
+    Args:
+        feature_size (`int`, defaults to 64): mel bands.
+        sampling_rate (`int`, defaults to 48000): of the waveforms, in Hz.
+        window_seconds, stride_seconds (`float`, defaults to 10 and 4): published windows.
+        fft_window_size, hop_length (`int`, defaults to 1024 and 480): CLAP's, in samples.
+        frequency_min, frequency_max (`float`, defaults to 50 and 14000): CLAP's, in Hz.
+        mel_scale (`str`, defaults to `"htk"`): `"htk"` for the fused CLAP checkpoints (the published choice), `"slaney"` for
+            the unfused ones.
+        quantize (`bool`, defaults to `False`): round samples to 16 bit first, as the published extraction did. Off by
+            default (our choice): it only adds noise.
+    """
+
+    model_input_names = ["input_features"]
+
+    def __init__(
+        self,
+        feature_size: int = 64,
+        sampling_rate: int = 48_000,
+        window_seconds: float = 10.0,
+        stride_seconds: float = 4.0,
+        fft_window_size: int = 1024,
+        hop_length: int = 480,
+        frequency_min: float = 50.0,
+        frequency_max: float = 14_000.0,
+        mel_scale: str = "htk",
+        quantize: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if mel_scale not in ("htk", "slaney"):
+            raise ValueError(f"mel_scale must be 'htk' or 'slaney', got {mel_scale!r}")
+        self.feature_size = feature_size
+        self.sampling_rate = sampling_rate
+        self.window_seconds = window_seconds
+        self.stride_seconds = stride_seconds
+        self.fft_window_size = fft_window_size
+        self.hop_length = hop_length
+        self.frequency_min = frequency_min
+        self.frequency_max = frequency_max
+        self.mel_scale = mel_scale
+        self.quantize = quantize
+
+    def split_windows(self, num_samples: int) -> list[tuple[int, int]]:
+        """`split_windows` with this extractor's rate and window sizes."""
+        return split_windows(
+            num_samples,
+            sampling_rate=self.sampling_rate,
+            window_seconds=self.window_seconds,
+            stride_seconds=self.stride_seconds,
+        )
+
+    def extract_windows(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """
+        `(num_samples,)` at `sampling_rate` -> `(num_windows, num_frames, feature_size)` log-mel in dB, float32.
+
+        Raises:
+            ValueError: not one-dimensional, or without a sample.
+        """
+        waveform = torch.as_tensor(waveform, dtype=torch.float32)
+        if waveform.ndim != 1 or waveform.numel() == 0:
+            raise ValueError(f"a waveform must be mono with at least one sample, got shape {tuple(waveform.shape)}")
+        if self.quantize:
+            waveform = torch.from_numpy(quantize_int16(waveform.numpy()))
+        length = round(self.window_seconds * self.sampling_rate)
+        windows = torch.zeros(len(spans := self.split_windows(waveform.numel())), length)  # [W, samples]
+        for row, (start, end) in zip(windows, spans):
+            row[: end - start] = waveform[start:end]
+        return self._log_mel(windows)
+
+    def _log_mel(self, windows: torch.Tensor) -> torch.Tensor:
+        if torchaudio is None:
+            raise ImportError("log-mel windows need torchaudio: pip install torchaudio")
+        spectrogram = torch.stft(
+            windows,
+            n_fft=self.fft_window_size,
+            hop_length=self.hop_length,
+            window=torch.hann_window(self.fft_window_size),
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        ).abs()  # [W, bins, frames]
+        filters = torchaudio.functional.melscale_fbanks(
+            n_freqs=self.fft_window_size // 2 + 1,
+            f_min=self.frequency_min,
+            f_max=self.frequency_max,
+            n_mels=self.feature_size,
+            sample_rate=self.sampling_rate,
+            norm="slaney" if self.mel_scale == "slaney" else None,
+            mel_scale=self.mel_scale,
+        )  # [bins, mels]
+        power = spectrogram.square().transpose(1, 2) @ filters  # [W, frames, mels]
+        return 10.0 * torch.log10(power.clamp(min=1e-10))
+
+    def __call__(self, waveforms, sampling_rate: int | None = None, return_tensors: str = "pt") -> BatchFeature:
+        """
+        One waveform or a list of them -> `input_features` of shape `(batch, max_windows, num_frames, feature_size)`, padded
+        with zeros, and `audio_lengths` `(batch,)`, the number of real windows of each.
+
+        Raises:
+            ValueError: `sampling_rate` is given and is not this extractor's, or a waveform is not mono.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise ValueError(f"waveforms must be sampled at {self.sampling_rate} Hz, got {sampling_rate} Hz")
+        if not isinstance(waveforms, (list, tuple)):
+            waveforms = [waveforms]
+        windows = [self.extract_windows(waveform) for waveform in waveforms]
+        features = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True)
+        lengths = torch.tensor([len(rows) for rows in windows])
+        return BatchFeature({"input_features": features, "audio_lengths": lengths}, tensor_type=return_tensors)
