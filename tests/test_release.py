@@ -1,0 +1,96 @@
+"""What may be published, what may not, and that the checks name the file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model_card.release import assemble_release, find_problems, is_published
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A training output as it lies on disk: what belongs to the model beside what does not."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in (
+        "config.json",
+        "processor_config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ):
+        (folder / name).write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "modeling_avicuna.py").write_text('"""Model."""\n')
+    for name in (
+        "optimizer.pt",
+        "training_args.bin",
+        "trainer_state.json",
+        "rng_state_0.pth",
+        "training_summary.json",
+    ):
+        (folder / name).write_bytes(b"state")
+    (folder / "global_step4").mkdir()
+    (folder / "global_step4" / "mp_rank_00_model_states.pt").write_bytes(b"state")
+    return folder
+
+
+def test_a_release_holds_what_a_user_needs_and_no_training_state(checkpoint, tmp_path):
+    written = assemble_release(checkpoint, output=tmp_path / "release", card="# card\n")
+    assert {path.name for path in written} == {
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "modeling_avicuna.py",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert find_problems(tmp_path / "release") == []
+
+
+def test_a_release_is_never_mixed_into_an_older_folder(checkpoint, tmp_path):
+    (tmp_path / "release").mkdir()
+    with pytest.raises(FileExistsError, match="release"):
+        assemble_release(checkpoint, output=tmp_path / "release", card="")
+
+
+def test_a_folder_without_configuration_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        assemble_release(tmp_path, output=tmp_path / "release", card="")
+
+
+def test_each_kind_of_problem_is_found_and_names_its_file(checkpoint, tmp_path):
+    release = tmp_path / "release"
+    assemble_release(checkpoint, output=release, card="trained in /home/someone/runs\n")
+    (release / "weights.bin").write_bytes(b"pickle")
+    (release / "trainer_state.json").write_text("{}")
+    (release / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "missing_avicuna.AVicunaModel"}}))
+    (release / "processor_config.json").unlink()
+    problems = " | ".join(find_problems(release))
+    for expected in (
+        "processor_config.json is missing",
+        "weights.bin is a pickle",
+        "trainer_state.json is training state",
+        "README.md holds a path of this machine: /home/someone/runs",
+        "missing_avicuna.py is missing",
+    ):
+        assert expected in problems
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["see https://huggingface.co/data/x", "{% if x %}</s>{% endif %}", "`train/sft.py`", "a/tmp/b is relative"],
+)
+def test_urls_and_relative_paths_are_no_paths_of_this_machine(checkpoint, tmp_path, text):
+    assemble_release(checkpoint, output=tmp_path / "release", card=text)
+    assert find_problems(tmp_path / "release") == []
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pipeline_avicuna.py", "tokenizer.model"])
+def test_sharded_weights_remote_code_and_tokenizers_are_published(name):
+    assert is_published(name)
