@@ -1,0 +1,259 @@
+"""Turn a plan into one mp4: clips of any size, rate and rotation, stretched in time, with their sound in step.
+
+The last step of the build flow where `media="rendered"`. Which clips and when is decided in `planning.py`; reading and
+encoding are `media.py`'s, the sound `soundtrack.py`'s. Frames are streamed, so memory does not grow with the pictures.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ..media import MediaError, MediaWriter, TimedFrame, decode_audio, decode_video, probe
+from .planning import Segment
+from .soundtrack import add_background_noise, join_tracks, limit_peak, stretch_audio
+
+
+# s; by how much a clip may be shorter than its plan (headers round, sound and picture end apart). Its last frame is held.
+CLIP_TOLERANCE = 0.5
+# s; rows store times as float32
+TIME_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class RenderedVideo:
+    """What was written: the file, its duration in seconds (`num_frames / fps`) and its number of frames."""
+
+    path: Path
+    duration: float
+    num_frames: int
+
+
+def render_video(
+    segments: Sequence[Segment | Mapping],
+    clip_paths: Mapping[str, str | Path],
+    output: str | Path,
+    *,
+    width: int = 480,
+    height: int = 360,
+    fps: float = 25,
+    sampling_rate: int = 48_000,
+    seed: int = 0,
+    background_noise_snr_db: float | None = None,
+    num_channels: int = 2,
+    crf: int = 23,
+    preset: str = "veryfast",
+) -> RenderedVideo:
+    """Compose clips into one pseudo-untrimmed mp4 (h264 and aac).
+
+    The frame shown from k / fps on is the source frame that the plan has at the middle of that interval, so that no
+    event is seen more than half a frame early or late. Pictures are fitted into the format and centred on black. Clips
+    without sound are silent. The file appears under its name only when it is complete.
+
+    Args:
+        segments (list of `Segment` or of dictionaries with its fields):
+            The composition in seconds: contiguous from 0, each `scale` times as long as its piece of clip.
+        clip_paths (`Mapping[str, Path]`):
+            File of each clip id.
+        output (`Path`):
+            The mp4 to write.
+        width, height (`int`, *optional*, defaults to 480 and 360):
+            Pixels of the result, even (our choice; CLIP looks at 224).
+        fps (`float`, *optional*, defaults to 25):
+            Frames per second of the result.
+        sampling_rate (`int`, *optional*, defaults to 48000):
+            Hz of the sound track; CLAP's.
+        seed (`int`, *optional*, defaults to 0):
+            Of the background noise.
+        background_noise_snr_db (`float`, *optional*):
+            Ratio of the whole track's power to that of the added noise in decibels; None adds none.
+        num_channels (`int`, *optional*, defaults to 2):
+            Of the sound track, 1 or 2.
+        crf, preset (*optional*, default to 23 and `"veryfast"`):
+            x264's quality and speed.
+
+    Returns:
+        `RenderedVideo`.
+
+    Raises:
+        ValueError: segments that are empty, not contiguous or reversed; a clip id without a path; odd sizes.
+        MediaError: (a `ValueError` with a `reason` to count by) a clip that cannot be read, has no picture, or is more
+            than 0.5 s shorter than planned.
+    """
+    segments = [segment if isinstance(segment, Segment) else Segment(**segment) for segment in segments]
+    rate = Fraction(fps).limit_denominator(1001)
+    _check_plan(segments, clip_paths)
+    samples = _compose_soundtrack(segments, clip_paths, sampling_rate=sampling_rate, num_channels=num_channels)
+    if background_noise_snr_db is not None:
+        rng = np.random.default_rng(seed)
+        samples = add_background_noise(samples, snr_db=background_noise_snr_db, rng=rng)
+    samples = limit_peak(samples)
+    num_frames, num_written = round(segments[-1].end * rate), 0
+    with MediaWriter(
+        output,
+        width=width,
+        height=height,
+        fps=rate,
+        sampling_rate=sampling_rate,
+        num_channels=num_channels,
+        crf=crf,
+        preset=preset,
+    ) as writer:
+        for index, frame in enumerate(_compose_frames(segments, clip_paths, num_frames, rate, width, height)):
+            writer.write_frame(frame)
+            # in step with the picture, so that the muxer never holds more than a second of either
+            if (index + 1) % int(rate) == 0:
+                last = min(round((index + 1) / rate * sampling_rate), samples.shape[1])
+                writer.write_audio(samples[:, num_written:last])
+                num_written = last
+        if num_written < samples.shape[1]:
+            writer.write_audio(samples[:, num_written:])
+    return RenderedVideo(Path(output), float(num_frames / rate), num_frames)
+
+
+def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -> None:
+    """All that can be known to be wrong before the first frame is decoded."""
+    if not segments:
+        raise ValueError("a video needs at least one segment, got none")
+    previous_end = 0.0
+    for index, segment in enumerate(segments):
+        if abs(segment.start - previous_end) > TIME_TOLERANCE:
+            raise ValueError(f"segment {index} begins at {segment.start} s, not at {previous_end} s: {segment}")
+        if not segment.end > segment.start or not segment.scale > 0:
+            raise ValueError(f"segment {index} must end after it begins, with a positive scale: {segment}")
+        if segment.clip_id not in clip_paths:
+            raise ValueError(f"segment {index} uses clip {segment.clip_id!r}, which has no path")
+        previous_end = segment.end
+    for clip_id in dict.fromkeys(segment.clip_id for segment in segments):
+        info = probe(clip_paths[clip_id])
+        if not info.has_video:
+            raise MediaError(clip_paths[clip_id], "no video stream")
+        wanted = max((s.end - s.start) / s.scale for s in segments if s.clip_id == clip_id)
+        if info.duration < wanted - CLIP_TOLERANCE:
+            detail = f"{info.duration:.2f} s of the {wanted:.2f} s planned"
+            raise MediaError(clip_paths[clip_id], "shorter than planned", detail)
+
+
+def _compose_soundtrack(
+    segments: list[Segment], clip_paths: Mapping[str, str | Path], *, sampling_rate: int, num_channels: int
+) -> np.ndarray:
+    """The stretched and joined sound of all segments, shape `(num_channels, round(duration * sampling_rate))`."""
+    tracks = []
+    for segment in segments:
+        # differences of rounded ends, not rounded differences: six clips must not add up six roundings
+        num_samples = round(segment.end * sampling_rate) - round(segment.start * sampling_rate)
+        samples = decode_audio(clip_paths[segment.clip_id], sampling_rate=sampling_rate, num_channels=num_channels)
+        if samples is None or samples.shape[1] == 0:
+            tracks.append(np.zeros((num_channels, num_samples), dtype=np.float32))
+            continue
+        samples = samples[:, : round((segment.end - segment.start) / segment.scale * sampling_rate)]
+        tracks.append(
+            stretch_audio(samples, scale=segment.scale, sampling_rate=sampling_rate, num_samples=num_samples)
+        )
+    return join_tracks(tracks, sampling_rate=sampling_rate)
+
+
+def _compose_frames(
+    segments: list[Segment],
+    clip_paths: Mapping[str, str | Path],
+    num_frames: int,
+    rate: Fraction,
+    width: int,
+    height: int,
+) -> Iterator[av.VideoFrame]:
+    """All frames of the video, fitted into the format. A source frame that is shown twice is fitted once."""
+    index = 0
+    for segment in segments:
+        letterbox = Letterbox(width=width, height=height)
+        last_segment = segment is segments[-1]
+        times = []
+        while index < num_frames and (last_segment or (index + 0.5) / rate < segment.end):
+            times.append((float((index + 0.5) / rate) - segment.start) / segment.scale)
+            index += 1
+        shown = None
+        for timed in select_frames(decode_video(clip_paths[segment.clip_id]), times):
+            if shown is None or timed is not shown:
+                shown, fitted = timed, letterbox.fit(timed)
+            yield fitted
+
+
+def select_frames(frames: Iterator[TimedFrame], times: Sequence[float]) -> Iterator[TimedFrame]:
+    """For each of the rising times, the frame on show then: the last one that has begun (or the first, or the last).
+
+    A frame that begins within a millisecond counts as begun: stamps are rounded to a time base.
+    """
+    current = next(frames)
+    following = next(frames, None)
+    for time in times:
+        while following is not None and following.time <= time + TIME_TOLERANCE:
+            current, following = following, next(frames, None)
+        yield current
+
+
+class Letterbox:
+    """Turns frames upright, scales them to fit into a format with their proportions kept, and centres them on black.
+
+    One FFmpeg filter graph does it in one pass; it is built anew where the frames of a file change.
+
+    Args:
+        width, height (`int`): pixels of the format, even.
+    """
+
+    def __init__(self, *, width: int, height: int):
+        self.width, self.height = width, height
+        self._key = None
+
+    def fit(self, timed: TimedFrame) -> av.VideoFrame:
+        """A new frame of the format, yuv420p in limited range."""
+        frame = timed.frame
+        key = (frame.width, frame.height, frame.format.name, timed.rotation, frame.colorspace, frame.color_range)
+        if key != self._key:
+            self._build(timed)
+            self._key = key
+        self._source.push(frame)
+        return self._sink.pull()
+
+    def _build(self, timed: TimedFrame) -> None:
+        frame = timed.frame
+        turned = timed.rotation % 180 != 0
+        shown_width, shown_height = frame.width * timed.aspect, Fraction(frame.height)
+        if turned:
+            shown_width, shown_height = shown_height, shown_width
+        inner_width, inner_height = fit_size(shown_width, shown_height, width=self.width, height=self.height)
+        # even offsets keep chroma in step with luma
+        x, y = (self.width - inner_width) // 4 * 2, (self.height - inner_height) // 4 * 2
+        steps = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}.get(
+            timed.rotation % 360, []
+        )
+        steps.append(f"scale={inner_width}:{inner_height}:flags=bicubic:out_color_matrix=smpte170m:out_range=tv")
+        steps.append("format=yuv420p")
+        steps.append(f"pad={self.width}:{self.height}:{x}:{y}:black")
+        graph = av.filter.Graph()
+        self._source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+        )
+        node = self._source
+        for step in steps:
+            name, _, arguments = step.partition("=")
+            following = graph.add(name, arguments)
+            node.link_to(following)
+            node = following
+        self._sink = graph.add("buffersink")
+        node.link_to(self._sink)
+        graph.configure()
+        self._graph = graph
+
+
+def fit_size(shown_width: Fraction, shown_height: Fraction, *, width: int, height: int) -> tuple[int, int]:
+    """The largest even size with (nearly) the given proportions inside a format.
+
+    >>> fit_size(1280, 720, width=480, height=360)
+    (480, 270)
+    >>> fit_size(9, 16, width=480, height=360)
+    (202, 360)
+    """
+    factor = min(Fraction(width) / Fraction(shown_width), Fraction(height) / Fraction(shown_height))
+    return tuple(max(2, round(side * factor / 2) * 2) for side in (Fraction(shown_width), Fraction(shown_height)))
