@@ -8,30 +8,52 @@ Checkpoints carry copies of these files, so `from_pretrained(..., trust_remote_c
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoVideoProcessor,
 )
 
 from .configuration_avicuna import AVicunaConfig
+from .feature_extraction_avicuna import AVicunaFeatureExtractor, MediaError, load_audio
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
 from .modeling_avicuna import AVicunaForConditionalGeneration, AVicunaModel, AVicunaPreTrainedModel
+from .processing_avicuna import AVicunaProcessor, build_processor
+from .prompt_avicuna import PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
+from .video_processing_avicuna import AVicunaVideoProcessor, load_video_frames
 
 
 AutoConfig.register("avicuna", AVicunaConfig, exist_ok=True)
 for _auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText):
     _auto_class.register(AVicunaConfig, AVicunaForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(AVicunaConfig, AVicunaProcessor, exist_ok=True)
+AutoVideoProcessor.register(AVicunaConfig, AVicunaVideoProcessor, exist_ok=True)
+AutoFeatureExtractor.register(AVicunaConfig, AVicunaFeatureExtractor, exist_ok=True)
 # save_pretrained copies the code of classes marked so into the checkpoint
 AVicunaConfig.register_for_auto_class()
 AVicunaForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
+AVicunaProcessor.register_for_auto_class()
+AVicunaVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+AVicunaFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 
 __all__ = [
     "AVicunaConfig",
+    "AVicunaFeatureExtractor",
     "AVicunaForConditionalGeneration",
     "AVicunaModel",
     "AVicunaPreTrainedModel",
+    "AVicunaProcessor",
+    "AVicunaVideoProcessor",
+    "MediaError",
+    "PLAIN_CHAT_TEMPLATE",
+    "VICUNA_CHAT_TEMPLATE",
+    "build_processor",
     "interleave_order",
+    "load_audio",
+    "load_video_frames",
     "num_modality_tokens",
     "resample_rows",
 ]
