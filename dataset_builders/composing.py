@@ -78,25 +78,37 @@ def missing_clips(segments, clip_features) -> list[str]:
     return [clip_id for clip_id in ids if clip_id not in clip_features]
 
 
-def spread_rows(times: list[tuple[float, float]], clips, num_tokens: int) -> np.ndarray:
-    """For each token, at the middle of its share of the duration, the row of the clip that plays there.
+def pick_rows(times: list[tuple[float, float]], num_rows: list[int], num_tokens: int) -> list[tuple[int, int]]:
+    """For each token, at the middle of its share of the duration, which clip plays there and which of its rows.
+
+    Args:
+        times (list of `(start, end)`):
+            Seconds of the segments, contiguous from 0.
+        num_rows (`list[int]`):
+            Rows (or frames) of each segment's clip, evenly spread over the clip.
+        num_tokens (`int`):
+            Tokens to fill.
 
     ```python
-    >>> first, second = np.array([[1.0]]), np.array([[2.0], [3.0]])
-    >>> spread_rows([(0.0, 5.0), (5.0, 10.0)], [first, second], 4).ravel().tolist()
-    [1.0, 1.0, 2.0, 3.0]
+    >>> pick_rows([(0.0, 5.0), (5.0, 10.0)], [1, 2], 4)
+    [(0, 0), (0, 0), (1, 0), (1, 1)]
 
     ```
     """
     starts = np.array([start for start, _ in times])
     ends = np.array([end for _, end in times])
+    counts = np.array(num_rows)
     moments = (np.arange(num_tokens) + 0.5) / num_tokens * ends[-1]
-    owners = np.searchsorted(starts, moments, side="right") - 1  # [num_tokens]
-    rows = []
-    for moment, owner in zip(moments, owners):
-        share = (moment - starts[owner]) / (ends[owner] - starts[owner])
-        num_rows = len(clips[owner])
-        rows.append(clips[owner][min(int(share * num_rows), num_rows - 1)])
+    clips = np.searchsorted(starts, moments, side="right") - 1  # [num_tokens]
+    shares = (moments - starts[clips]) / (ends[clips] - starts[clips])
+    rows = np.minimum((shares * counts[clips]).astype(np.int64), counts[clips] - 1)
+    return list(zip(clips.tolist(), rows.tolist()))
+
+
+def spread_rows(times: list[tuple[float, float]], clips, num_tokens: int) -> np.ndarray:
+    """The rows that `pick_rows` names, `(num_tokens, feature_size)` float32."""
+    picks = pick_rows(times, [len(rows) for rows in clips], num_tokens)
+    rows = [clips[clip][row] for clip, row in picks]
     return np.stack(rows).astype(np.float32) if rows else np.zeros((0, clips[0].shape[1]), np.float32)
 
 

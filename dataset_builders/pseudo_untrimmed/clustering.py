@@ -1,0 +1,161 @@
+"""Group clips by what their captions tell (step 2 of the paper: event-based clustering of the caption embeddings).
+
+The paper names neither the algorithm nor the number of clusters: both are our choice. Pure: embeddings in, labels out.
+"""
+
+import warnings
+
+import numpy as np
+from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+
+METHODS = ("kmeans", "agglomerative", "none")
+SMALL_CLUSTERS = ("merge", "drop")
+BUCKET_SIZE = 2000  # captions; agglomerative clustering is quadratic, so it runs inside k-means buckets of this size
+DROPPED = -1
+
+
+def cluster_clips(
+    embeddings: np.ndarray,
+    *,
+    method: str = "kmeans",
+    cluster_size: int = 20,
+    min_cluster_size: int = 8,
+    small_clusters: str = "merge",
+    seed: int = 0,
+) -> tuple[np.ndarray, int]:
+    """Label each clip with its cluster; no cluster is smaller than `min_cluster_size`.
+
+    Args:
+        embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`):
+            Unit-length rows.
+        method (`str`, *optional*, defaults to `"kmeans"`):
+            `"kmeans"`: mini-batch k-means. `"agglomerative"`: average linkage by cosine inside k-means buckets of about
+            2,000 captions. `"none"`: all clips in one cluster (the ablation without event-based clustering).
+        cluster_size (`int`, *optional*, defaults to 20):
+            Mean number of clips in a cluster.
+        min_cluster_size (`int`, *optional*, defaults to 8):
+            Smaller clusters are merged into the nearest one, or dropped.
+        small_clusters (`str`, *optional*, defaults to `"merge"`):
+            `"merge"` or `"drop"`.
+        seed (`int`, *optional*, defaults to 0):
+            Of k-means.
+
+    Returns:
+        `tuple(np.ndarray, int)`: labels `(num_clips,)`, counted from 0, -1 where the clip was dropped; and the number of
+        clusters that were too small.
+
+    Raises:
+        ValueError: an unknown method, sizes below 1, or fewer clips than one cluster needs.
+    """
+    if method not in METHODS or small_clusters not in SMALL_CLUSTERS:
+        raise ValueError(
+            f"clustering must be one of {METHODS}, got {method!r}; {SMALL_CLUSTERS}, got {small_clusters!r}"
+        )
+    if cluster_size < 1 or min_cluster_size < 1:
+        raise ValueError(f"cluster sizes must be positive, got {cluster_size} and {min_cluster_size}")
+    num_clips = len(embeddings)
+    if num_clips < min_cluster_size:
+        raise ValueError(f"{num_clips} clips do not make one cluster of {min_cluster_size}")
+    num_clusters = max(1, round(num_clips / cluster_size))
+    if method == "none" or num_clusters == 1:
+        return np.zeros(num_clips, np.int64), 0
+    # one thread: the order in which threads add up would change the last bit of a centre, and with it a label
+    with threadpool_limits(limits=1):
+        if method == "kmeans":
+            labels = fit_kmeans(embeddings, num_clusters, seed)
+        else:
+            labels = fit_agglomerative(embeddings, cluster_size, seed)
+        return remove_small(embeddings, labels, min_cluster_size, small_clusters)
+
+
+def fit_kmeans(embeddings: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+    """Mini-batch k-means labels, counted from 0 without gaps."""
+    model = MiniBatchKMeans(n_clusters=num_clusters, random_state=seed, n_init=1, batch_size=4096, max_iter=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct captions than clusters is no trouble here
+        return compact(model.fit_predict(embeddings))
+
+
+def fit_agglomerative(embeddings: np.ndarray, cluster_size: int, seed: int) -> np.ndarray:
+    """Average-linkage labels by cosine distance, bucket by bucket."""
+    buckets = fit_kmeans(embeddings, max(1, round(len(embeddings) / BUCKET_SIZE)), seed)
+    labels = np.zeros(len(embeddings), np.int64)
+    first = 0
+    for bucket in range(buckets.max() + 1):
+        members = np.flatnonzero(buckets == bucket)
+        num_clusters = max(1, round(len(members) / cluster_size))
+        if len(members) > 1 and num_clusters > 1:
+            model = AgglomerativeClustering(n_clusters=num_clusters, metric="cosine", linkage="average")
+            labels[members] = first + model.fit_predict(embeddings[members])
+        else:
+            labels[members] = first
+        first += num_clusters
+    return compact(labels)
+
+
+def remove_small(
+    embeddings: np.ndarray, labels: np.ndarray, min_cluster_size: int, small_clusters: str
+) -> tuple[np.ndarray, int]:
+    """Merge clusters below the minimum into the one with the nearest mean, smallest first, or label them -1."""
+    labels = labels.copy()
+    sums = np.zeros((labels.max() + 1, embeddings.shape[1]))
+    np.add.at(sums, labels, embeddings)
+    sizes = np.bincount(labels)
+    num_small = int((sizes < min_cluster_size).sum())
+    if small_clusters == "drop":
+        labels[sizes[labels] < min_cluster_size] = DROPPED
+        if (labels == DROPPED).all():
+            raise ValueError(f"no cluster has {min_cluster_size} clips; the largest has {sizes.max()}")
+        return compact(labels), num_small
+    alive = sizes > 0
+    while alive.sum() > 1:
+        smallest = int(np.flatnonzero(alive)[np.argmin(sizes[alive])])
+        if sizes[smallest] >= min_cluster_size:
+            break
+        means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        closeness = np.where(alive, means @ means[smallest], -np.inf)
+        closeness[smallest] = -np.inf
+        target = int(np.argmax(closeness))
+        labels[labels == smallest] = target
+        sums[target] += sums[smallest]
+        sizes[target] += sizes[smallest]
+        sizes[smallest], alive[smallest] = 0, False
+    return compact(labels), num_small
+
+
+def compact(labels: np.ndarray) -> np.ndarray:
+    """Number the labels 0, 1, ... by first appearance; -1 stays."""
+    used, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    order = np.argsort(np.where(used == DROPPED, len(labels), first))
+    rank = np.empty(len(used), np.int64)
+    rank[order] = np.arange(len(used))
+    return np.where(labels == DROPPED, DROPPED, rank[inverse])
+
+
+def measure_clusters(embeddings: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict:
+    """Sizes of the clusters, and how alike their captions are against random groups of the same sizes.
+
+    Returns:
+        `dict`: `num_clusters`, `sizes` (list), `mean_cosine` and `random_mean_cosine` over all pairs within a group.
+    """
+    kept = labels != DROPPED
+    sizes = np.bincount(labels[kept])
+    shuffled = np.random.default_rng(seed).permutation(labels[kept])
+    return {
+        "num_clusters": len(sizes),
+        "sizes": sizes.tolist(),
+        "mean_cosine": mean_pair_cosine(embeddings[kept], labels[kept]),
+        "random_mean_cosine": mean_pair_cosine(embeddings[kept], shuffled),
+    }
+
+
+def mean_pair_cosine(embeddings: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cosine over all pairs of different rows with one label: |sum|^2 holds each pair twice and each row once."""
+    sums = np.zeros((labels.max() + 1, embeddings.shape[1]))
+    np.add.at(sums, labels, embeddings)
+    sizes = np.bincount(labels)
+    num_pairs = (sizes * (sizes - 1)).sum()
+    return float(((sums**2).sum() - len(labels)) / num_pairs) if num_pairs else 1.0

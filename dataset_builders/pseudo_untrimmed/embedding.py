@@ -1,0 +1,103 @@
+"""Embed captions with sentence-transformers, keeping every vector on disk by the hash of its text (step 2, first half).
+
+A caption is encoded once per encoder, whatever file it comes from and whichever captions stand beside it. Clustering is
+`clustering.py`'s task.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from ..annotation_files import fingerprint
+
+
+ENCODER_FILES = (
+    ".json",
+    ".txt",
+    ".safetensors",
+    ".bin",
+    ".model",
+)  # what a sentence-transformers folder computes with
+
+
+def embed_captions(
+    captions: list[str],
+    *,
+    text_encoder: str | Path,
+    cache_dir: str | Path | None = None,
+    batch_size: int = 128,
+    device: str | None = None,
+) -> np.ndarray:
+    """Unit-length sentence embeddings, one row per caption.
+
+    Args:
+        captions (`list[str]`):
+            Texts; repeated ones are encoded once.
+        text_encoder (`str` or `Path`):
+            A sentence-transformers model: an id of the Hub or a folder.
+        cache_dir (`str` or `Path`, *optional*):
+            Where the vectors are kept, one folder per encoder. None: nothing is kept.
+        batch_size, device:
+            As `SentenceTransformer.encode` takes them.
+
+    Returns:
+        `np.ndarray` of shape `(num_captions, embedding_size)`, float32.
+
+    Raises:
+        ValueError: no captions.
+    """
+    if not captions:
+        raise ValueError("there are no captions to embed")
+    keys = [hash_text(caption) for caption in captions]
+    folder = None if cache_dir is None else Path(cache_dir) / fingerprint_encoder(text_encoder)
+    known = {} if folder is None else read_vectors(folder)
+    new = {key: caption for key, caption in zip(keys, captions) if key not in known}
+    if new:
+        vectors = encode_texts(list(new.values()), text_encoder=text_encoder, batch_size=batch_size, device=device)
+        known.update(zip(new, vectors))
+        if folder is not None:
+            write_vectors(folder, list(new), vectors)
+    return np.stack([known[key] for key in keys])
+
+
+def encode_texts(texts: list[str], *, text_encoder: str | Path, batch_size: int, device: str | None) -> np.ndarray:
+    """Run the encoder: `(num_texts, embedding_size)` float32 rows of length 1."""
+    from sentence_transformers import SentenceTransformer  # slow to import, and not needed when all is cached
+
+    encoder = SentenceTransformer(str(text_encoder), device=device)
+    rows = encoder.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=len(texts) > 2000)
+    return np.asarray(rows, np.float32)
+
+
+def fingerprint_encoder(text_encoder: str | Path) -> str:
+    """A name for the encoder: a folder counts by its files' contents, a Hub id by itself."""
+    folder = Path(text_encoder)
+    if not folder.is_dir():
+        return hash_text(str(text_encoder))[:16]
+    return fingerprint(sorted(path for path in folder.rglob("*") if path.suffix in ENCODER_FILES))
+
+
+def hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_vectors(folder: Path) -> dict[str, np.ndarray]:
+    """Hash of text -> vector, of all files that earlier runs left."""
+    vectors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        vectors.update(zip((row.tobytes().hex() for row in tensors["hashes"]), tensors["vectors"]))
+    return vectors
+
+
+def write_vectors(folder: Path, keys: list[str], vectors: np.ndarray) -> None:
+    """Add a file of vectors, named by the texts it holds, so that two builds at a time do no harm."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), 32)
+    path = folder / f"{hash_text(''.join(keys))[:16]}.safetensors"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file({"hashes": hashes.copy(), "vectors": np.ascontiguousarray(vectors)}, temporary)
+    os.replace(temporary, path)

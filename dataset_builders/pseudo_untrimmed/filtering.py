@@ -1,0 +1,104 @@
+"""Reject plans that would make poor training videos, each with its reason (step 6 of the paper: quality control).
+
+The paper filters "incoherent sequences" without saying how; the rules and their thresholds are our choice:
+
+    reason                 rejected when
+    incoherent             the mean cosine over the pairs of different events is below `coherence_threshold`
+    ambiguous              two events with different captions have a cosine above `ambiguity_threshold`: a question about
+                           one would be answered by the other as well
+    event_follows_itself   neighbouring segments carry the same caption: their common border cannot be seen
+    duration_out_of_range  the video is shorter or longer than `duration_range`
+
+Pure: plans in, reasons out. What happens to a rejected row is `planning.py`'s decision.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .planning import Plan, place_segments
+
+
+CHUNK_ROWS = 4096  # rows whose embeddings are held at a time: 4096 x 8 segments x 384 floats are 50 MB
+
+
+@dataclass(frozen=True)
+class PlanFilter:
+    """Called with a `Plan`, answers one reason per row, "" where the plan is good.
+
+    Args:
+        durations (`np.ndarray` of shape `(num_clips,)`):
+            Seconds of each clip.
+        events (`np.ndarray` of shape `(num_clips,)`):
+            Equal numbers for clips with the same caption (`number_events`).
+        embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`, *optional*):
+            Unit-length caption embeddings; None where nothing was embedded, and then no threshold may be set.
+        coherence_threshold, ambiguity_threshold (`float`, *optional*):
+            Cosines; None switches the rule off.
+        duration_range (`tuple(float, float)`, *optional*):
+            Seconds; None: any duration.
+
+    Raises:
+        ValueError: a cosine threshold without embeddings.
+    """
+
+    durations: np.ndarray
+    events: np.ndarray
+    embeddings: np.ndarray | None = None
+    coherence_threshold: float | None = None
+    ambiguity_threshold: float | None = None
+    duration_range: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        thresholds = (self.coherence_threshold, self.ambiguity_threshold)
+        if self.embeddings is None and thresholds != (None, None):
+            raise ValueError(
+                f"thresholds {thresholds} on cosines need embeddings; set them to None without clustering"
+            )
+
+    def __call__(self, plan: Plan) -> np.ndarray:
+        chunks = [self.find_reasons(plan.slice(at, at + CHUNK_ROWS)) for at in range(0, len(plan), CHUNK_ROWS)]
+        return np.concatenate(chunks)
+
+    def find_reasons(self, plan: Plan) -> np.ndarray:
+        """One reason per row; where several rules reject, the first of the table above."""
+        present = plan.clips >= 0  # [R, K]
+        clips = np.maximum(plan.clips, 0)
+        lengths = np.where(present, self.durations[clips], 0.0)
+        events = np.where(present, self.events[clips], -1 - np.arange(clips.shape[1]))
+        reasons = np.full(len(plan), "", "U32")
+        if self.duration_range is not None:
+            totals = place_segments(lengths, plan.scales)[1][:, -1]
+            shortest, longest = self.duration_range
+            reasons[(totals < shortest) | (totals > longest)] = "duration_out_of_range"
+        reasons[(events[:, 1:] == events[:, :-1]).any(axis=1)] = "event_follows_itself"
+        if (self.coherence_threshold, self.ambiguity_threshold) != (None, None):
+            mean, closest = self.compare_events(clips, events, present)
+            if self.ambiguity_threshold is not None:
+                reasons[closest > self.ambiguity_threshold] = "ambiguous"
+            if self.coherence_threshold is not None:
+                reasons[mean < self.coherence_threshold] = "incoherent"
+        return reasons
+
+    def compare_events(self, clips, events, present) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and largest cosine over the pairs of segments with different events; 1 and -1 where there is no pair."""
+        vectors = self.embeddings[clips]  # [R, K, embedding_size]
+        cosines = vectors @ vectors.transpose(0, 2, 1)  # [R, K, K]
+        pairs = present[:, :, None] & present[:, None, :] & (events[:, :, None] != events[:, None, :])
+        num_pairs = pairs.sum(axis=(1, 2))
+        mean = np.where(pairs, cosines, 0).sum(axis=(1, 2)) / np.maximum(num_pairs, 1)
+        return np.where(num_pairs > 0, mean, 1.0), np.where(pairs, cosines, -1).max(axis=(1, 2))
+
+
+def number_events(captions: list[str]) -> np.ndarray:
+    """Equal numbers for captions that say the same, letter case, spaces and final punctuation aside.
+
+    ```python
+    >>> number_events(["A dog barks.", "a dog  barks", "A cat."]).tolist()
+    [0, 0, 1]
+
+    ```
+    """
+    numbers: dict[str, int] = {}
+    keys = (" ".join(caption.lower().split()).rstrip(".!? ") for caption in captions)
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])

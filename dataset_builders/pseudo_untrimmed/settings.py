@@ -1,0 +1,174 @@
+"""What a PU-VALOR build depends on: one dataclass, its checks, and the hash that names a build.
+
+The published paper leaves the text encoder, the clustering, the scale range, the clips per video and the filters open
+(shared by no release); every default here that the paper does not state is our choice and says so.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..annotation_files import as_paths, fingerprint
+from .clustering import METHODS, SMALL_CLUSTERS
+from .embedding import fingerprint_encoder
+
+
+CURATION_VERSION = 1  # raised when the same settings give other rows
+CONVERSATION_TYPES = ("T1", "T2", "T3")
+MEDIA = ("virtual", "rendered")
+RANDOM_GROUPS = "random"
+# Fields that do not change a byte of the rows.
+PLACES = ("clips_dir", "embeddings_dir", "captions_file", "exclude_ids_file", "text_encoder")
+
+
+@dataclass
+class CurationSettings:
+    """Settings of the curation.
+
+    Args:
+        captions_file (`str`):
+            Captioned clips: VALOR's JSON, JSON lines or csv, gzipped or not.
+        clips_dir (`str`, *optional*):
+            Folder of the clips' media files, named by clip id. With it, clips without a readable file are dropped and
+            lengths are the files'; `media="rendered"` needs it.
+        num_videos (`int`, *optional*, defaults to 114081):
+            Videos over all splits, shared by the splits in proportion to their clips (the paper's number).
+        text_encoder (`str`, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
+            sentence-transformers model, an id of the Hub or a folder (our choice).
+        clustering (`str`, *optional*, defaults to `"kmeans"`):
+            `"kmeans"`, `"agglomerative"` or `"none"`, see `clustering.cluster_clips` (our choice).
+        cluster_size (`int`, *optional*, defaults to 20):
+            Mean number of clips in a cluster (our choice).
+        min_cluster_size (`int`, *optional*):
+            Smaller clusters are merged or dropped; by default the larger number of `clips_per_video`.
+        small_clusters (`str`, *optional*, defaults to `"merge"`):
+            `"merge"` or `"drop"`.
+        clips_per_video, scale_range, max_repeats, repeat_probability:
+            See `planning.draw_plan`.
+        background_noise_snr_db (`float`, *optional*, defaults to 20.0):
+            Noise added to rendered videos, dB below the sound (the paper adds noise; the level is our choice). None: none.
+        coherence_threshold (`float` or `"random"`, *optional*, defaults to `"random"`):
+            Least mean cosine of a video's events; `"random"` is the mean cosine of random groups of the same captions, so
+            that each video is at least as coherent as chance. None: no such filter.
+        ambiguity_threshold (`float`, *optional*, defaults to 0.9):
+            Largest cosine of two different events of a video (our choice). None: no such filter.
+        duration_range (`tuple(float, float)`, *optional*):
+            Seconds of a whole video; None: any.
+        exclude_ids_file (`str`, *optional*):
+            Clip ids or YouTube ids to leave out, for example a benchmark's test videos.
+        conversation_types (`tuple(str)`, *optional*, defaults to `("T1", "T2", "T3")`):
+            Dense narration, grounding, segment caption; drawn alike for each video.
+        max_turns (`int`, *optional*, defaults to 3):
+            Questions of a T2 or T3 conversation, 1 to this many (our choice). A narration is one question.
+        media (`str`, *optional*, defaults to `"virtual"`):
+            `"virtual"`: rows only. `"rendered"`: one mp4 per row as well.
+        clip_duration, min_clip_duration, min_caption_words:
+            See `captions.read_clips`.
+        videos_per_shard (`int`, *optional*, defaults to 5000):
+            Rows of one Parquet shard, the unit of work and of resuming.
+        embeddings_dir (`str`, *optional*):
+            Where caption embeddings are kept between builds.
+        seed (`int`, *optional*, defaults to 0):
+            Of everything that is drawn.
+
+    Raises:
+        ValueError: a value outside its range, named with what was expected.
+    """
+
+    captions_file: str | None = None
+    clips_dir: str | None = None
+    num_videos: int = 114081
+    text_encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    clustering: str = "kmeans"
+    cluster_size: int = 20
+    min_cluster_size: int | None = None
+    small_clusters: str = "merge"
+    clips_per_video: tuple[int, int] = (3, 8)
+    scale_range: tuple[float, float] = (0.6, 1.9)
+    max_repeats: int = 2
+    repeat_probability: float = 0.15
+    background_noise_snr_db: float | None = 20.0
+    coherence_threshold: float | str | None = RANDOM_GROUPS
+    ambiguity_threshold: float | None = 0.9
+    duration_range: tuple[float, float] | None = None
+    exclude_ids_file: str | None = None
+    conversation_types: tuple[str, ...] = CONVERSATION_TYPES
+    max_turns: int = 3
+    media: str = "virtual"
+    clip_duration: float = 10.0
+    min_clip_duration: float = 1.0
+    min_caption_words: int = 2
+    videos_per_shard: int = 5000
+    embeddings_dir: str | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Normalise sequences to tuples and raise for values outside their range."""
+        self.clips_per_video = check_range("clips_per_video", self.clips_per_video, least=1)
+        self.scale_range = check_range("scale_range", self.scale_range, least=0.01)
+        if self.duration_range is not None:
+            self.duration_range = check_range("duration_range", self.duration_range, least=0)
+        self.conversation_types = tuple(self.conversation_types)
+        for name in ("num_videos", "cluster_size", "max_repeats", "max_turns", "videos_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        choices = {"clustering": METHODS, "small_clusters": SMALL_CLUSTERS, "media": MEDIA}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        unknown = [name for name in self.conversation_types if name not in CONVERSATION_TYPES]
+        if unknown or not self.conversation_types:
+            raise ValueError(f"conversation_types must be some of {CONVERSATION_TYPES}, got {self.conversation_types}")
+        if not 0 <= self.repeat_probability <= 1:
+            raise ValueError(f"repeat_probability must lie in 0 to 1, got {self.repeat_probability}")
+        if isinstance(self.coherence_threshold, str) and self.coherence_threshold != RANDOM_GROUPS:
+            raise ValueError(
+                f"coherence_threshold must be a number, {RANDOM_GROUPS!r} or None, got {self.coherence_threshold!r}"
+            )
+        if self.captions_file is None:
+            raise ValueError("pu_valor needs a captions_file, for example VALOR-32K's desc_train.json")
+        if self.media == "rendered" and self.clips_dir is None:
+            raise ValueError("media='rendered' needs clips_dir, the folder of the clips' media files")
+        if self.clips_dir is not None and not Path(self.clips_dir).is_dir():
+            raise ValueError(f"no such clips_dir: {self.clips_dir}")
+
+    @property
+    def least_cluster_size(self) -> int:
+        """Clips that a cluster must have."""
+        return self.clips_per_video[1] if self.min_cluster_size is None else self.min_cluster_size
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """False only without clustering and without filters on cosines."""
+        return self.clustering != "none" or (self.coherence_threshold, self.ambiguity_threshold) != (None, None)
+
+    def values(self) -> dict:
+        """The settings by name, files by their contents: what the rows depend on, wherever the files lie."""
+        table = {field.name: getattr(self, field.name) for field in dataclasses.fields(CurationSettings)}
+        table = {name: value for name, value in table.items() if name not in PLACES}
+        table["captions"] = fingerprint(as_paths(self.captions_file))
+        table["excluded_ids"] = fingerprint(as_paths(self.exclude_ids_file)) if self.exclude_ids_file else None
+        table["encoder"] = fingerprint_encoder(self.text_encoder) if self.needs_embeddings else None
+        table["clips"] = fingerprint_folder(self.clips_dir) if self.clips_dir else None
+        return {**table, "curation_version": CURATION_VERSION}
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the build."""
+        text = json.dumps(self.values(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_range(name: str, value, *, least: float) -> tuple:
+    """A (low, high) pair with `least` <= low <= high, as a tuple."""
+    pair = tuple(value)
+    if len(pair) != 2 or not least <= pair[0] <= pair[1]:
+        raise ValueError(f"{name} must be (low, high) with {least} <= low <= high, got {pair}")
+    return pair
+
+
+def fingerprint_folder(folder: str | Path) -> str:
+    """Hash of the names and sizes of a folder's files: media are too large to be read for a cache key."""
+    listing = sorted((path.name, path.stat().st_size) for path in Path(folder).iterdir() if path.is_file())
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
