@@ -1,7 +1,8 @@
 """The account of a curation: what was kept, what was dropped or repaired, and why.
 
 Readers and builders are handed one `CurationReport` and tell it every decision; `write` puts the account beside the
-built data as report.json (counts) and dropped.jsonl (each dropped or repaired record). It decides nothing itself.
+built data as report.json (counts) and dropped.jsonl (each dropped or repaired record but those that `leave_out` only
+counts). It decides nothing itself.
 """
 
 import json
@@ -26,6 +27,7 @@ class CurationReport:
     num_read: Counter = field(default_factory=Counter)
     num_kept: Counter = field(default_factory=Counter)
     entries: list[dict[str, Any]] = field(default_factory=list)
+    unlisted: Counter = field(default_factory=Counter)
     settings: dict[str, Any] = field(default_factory=dict)
 
     def read(self, source: str, *, num: int = 1) -> None:
@@ -36,17 +38,29 @@ class CurationReport:
         """Count `num` records that reached the built data."""
         self.num_kept[source] += num
 
-    def drop(self, source: str, record_id: str, reason: str, *, detail: Any = None) -> None:
-        """Record that one record did not reach the built data. `reason` is one snake_case word group."""
-        self._add("dropped", source, record_id, reason, detail)
+    def drop(self, source: str, record_id: str, reason: str, *, detail: Any = None, num: int = 1) -> None:
+        """Record that one record did not reach the built data, `num` if one decision drops several at once.
+
+        `reason` is one snake_case word group.
+        """
+        self._add("dropped", source, record_id, reason, detail, num)
+
+    def leave_out(self, source: str, reason: str, *, num: int) -> None:
+        """Count `num` drops without listing them: sound records that a sample of millions did not take, say."""
+        if num:
+            self.unlisted[source, "dropped", reason] += num
 
     def repair(self, source: str, record_id: str, reason: str, *, detail: Any = None) -> None:
         """Record that one record was kept, but not as the annotation file has it (an end clamped, say)."""
-        self._add("repaired", source, record_id, reason, detail)
+        self._add("repaired", source, record_id, reason, detail, 1)
 
-    def _add(self, decision: str, source: str, record_id: str, reason: str, detail: Any) -> None:
+    def _add(self, decision: str, source: str, record_id: str, reason: str, detail: Any, num: int) -> None:
         entry = {"decision": decision, "source": source, "id": record_id, "reason": reason}
-        self.entries.append(entry if detail is None else {**entry, "detail": detail})
+        if detail is not None:
+            entry["detail"] = detail
+        if num != 1:
+            entry["num"] = num
+        self.entries.append(entry)
 
     def num_dropped(self, source: str | None = None, reason: str | None = None) -> int:
         """Number of drops, of all sources and reasons unless one is named."""
@@ -58,13 +72,21 @@ class CurationReport:
 
     def _count(self, decision: str, source: str | None, reason: str | None) -> int:
         return sum(
-            entry["decision"] == decision and source in (None, entry["source"]) and reason in (None, entry["reason"])
-            for entry in self.entries
+            num
+            for (of_source, of_decision, of_reason), num in self._totals().items()
+            if of_decision == decision and source in (None, of_source) and reason in (None, of_reason)
         )
+
+    def _totals(self) -> Counter:
+        """Counts by (source, decision, reason)."""
+        totals = Counter(self.unlisted)
+        for entry in self.entries:
+            totals[entry["source"], entry["decision"], entry["reason"]] += entry.get("num", 1)
+        return totals
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """`{source: {"read", "kept", "dropped": {reason: count}, "repaired": {reason: count}}}`, sorted by name."""
-        reasons: Counter = Counter((entry["source"], entry["decision"], entry["reason"]) for entry in self.entries)
+        reasons = self._totals()
         sources = sorted({*self.num_read, *self.num_kept, *(source for source, _, _ in reasons)})
         table: dict[str, dict[str, Any]] = {
             source: {"read": self.num_read[source], "kept": self.num_kept[source], "dropped": {}, "repaired": {}}

@@ -57,6 +57,14 @@ AUDIO_QUESTIONS = (
     "Describe the audio briefly.",
 )
 
+# Stage II, captions of sounds that are only labelled; {sounds} is a list in words.
+LABEL_CAPTIONS = (
+    "The sound of {sounds}.",
+    "Sounds of this recording: {sounds}.",
+    "What can be heard is {sounds}.",
+    "Audible: {sounds}.",
+)
+
 # Stage IV, questions of other data sets: the question as it is, or with a wish for the answer's form.
 SHORT_ANSWER_QUESTIONS = (
     "{question}",

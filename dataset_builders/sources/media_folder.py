@@ -17,8 +17,8 @@ class MediaFolder:
     Bare names serve training from cached features, which are found by the stem of the name.
 
     Args:
-        folder: searched with its sub-folders, once; a path in a row is this folder joined with what was found. None: `find` answers
-            with the first name and `suffix`, unchecked.
+        folder: searched with its sub-folders, once; paths are this folder joined with what was found. None: `find`
+            answers with the first name and `suffix`, unchecked.
         suffix: added to a bare name that has no suffix of a media file.
     """
 
@@ -42,27 +42,34 @@ class MediaFolder:
                 self._by_name.setdefault(name, path)
                 self._by_name.setdefault(os.path.splitext(name)[0], path)
 
+    def locate(self, names: Sequence[str]) -> str | None:
+        """The path for the first of `names` that is in the folder, or None. Without a folder, None."""
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            spellings = (
+                (name, name.rstrip("."), stem) if suffix.lower() in MEDIA_SUFFIXES else (name, name.rstrip("."))
+            )
+            path = next((self._by_name[one] for one in spellings if one in self._by_name), None)
+            if path is not None:
+                return path
+        return None
+
     def find(self, names: Sequence[str]) -> str | None:
-        """The path for the first of `names` that is there; None, remembered as missing, if none is."""
+        """`locate`, counted; None, remembered as missing, if none is there. Without a folder, a bare file name."""
         self.num_sought += 1
         if self.folder is None:
             name = names[0]
             return name if os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES else f"{name.rstrip('.')}{self.suffix}"
-        for name in names:
-            path = self._by_name.get(name) or self._by_name.get(name.rstrip("."))
-            if path is not None:
-                return path
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in MEDIA_SUFFIXES and stem in self._by_name:
-                return self._by_name[stem]
-        self.missing.append(names[0])
-        return None
+        path = self.locate(names)
+        if path is None:
+            self.missing.append(names[0])
+        return path
 
-    def find_or_drop(self, names: Sequence[str], *, source: str, report: CurationReport) -> str | None:
-        """`find`, with what is missing told to `report` under the reason "missing_media"."""
+    def find_or_drop(self, names: Sequence[str], *, source: str, report: CurationReport, num: int = 1) -> str | None:
+        """`find`, with what is missing told to `report` as "missing_media" of `num` records."""
         path = self.find(names)
         if path is None:
-            report.drop(source, names[0], "missing_media", detail=list(names))
+            report.drop(source, names[0], "missing_media", detail=list(names), num=num)
         return path
 
     def check(self, *, max_missing: float) -> None:

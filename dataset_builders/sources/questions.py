@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..annotation_files import read_json, read_json_records
+from ..annotation_files import read_json, read_json_records, read_text
 from ..curation_report import CurationReport
-from ..wordings import SHORT_ANSWER_QUESTIONS, choose_wording
+from ..wordings import IMAGE_QUESTIONS, SHORT_ANSWER_QUESTIONS, choose_wording
 from .rows import Row, make_row
 from .timed_events import clean_text
 
@@ -89,7 +89,6 @@ def read_music_avqa(path: str | Path, *, report: CurationReport) -> Iterator[Que
             if not conflicting:
                 turns.append((copies[0].question, copies[0].answer))
         if turns:
-            report.keep("music_avqa", num=len(turns))
             yield QuestionedVideo(video_id, (video_id,), tuple(turns))
 
 
@@ -134,11 +133,13 @@ def read_question_answers(path: str | Path, *, source: str, report: CurationRepo
 
     * VideoInstruct100K: `{"q", "a", "video_id"}`;
     * VideoChat: `{"video" or "image", "QA": [{"q", "a"}]}`;
-    * LLaVA: `{"id", "video", "conversations": [{"from": "human" | "gpt", "value"}]}`, placeholders taken out.
+    * LLaVA: `{"id", "video" or "image", "conversations": [{"from": "human" | "gpt", "value"}]}`, placeholders taken out;
+    * instructions: `{"image", "instruction", "output"}`;
+    * caption lists: `{"train": {"<id>": ["caption", ...]}}`, asked in `IMAGE_QUESTIONS`.
 
     A record of another form is dropped as "unknown_form", a conversation that does not alternate as "not_alternating".
     """
-    for number, record in enumerate(read_json_records(path)):
+    for number, record in enumerate(_question_answer_records(path)):
         name = record.get("video") or record.get("image") or record.get("video_id")
         record_id = f"{number:07d}"
         turns = _turns(record)
@@ -153,10 +154,34 @@ def read_question_answers(path: str | Path, *, source: str, report: CurationRepo
             yield from _questioned(record_id, names, turns, source=source, report=report)
 
 
+def _question_answer_records(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSON list, JSON lines, or an object of splits of caption lists."""
+    if not (read_text(path).lstrip().startswith("{") and _is_one_object(path)):
+        yield from read_json_records(path)
+        return
+    for split, images in read_json(path).items():
+        if not isinstance(images, dict):
+            raise ValueError(f"{path}: {split!r} holds a {type(images).__name__}, expected an object of caption lists")
+        for name, captions in images.items():
+            question = choose_wording(IMAGE_QUESTIONS, name)
+            yield from ({"image": name, "q": question, "a": caption} for caption in captions)
+
+
+def _is_one_object(path: str | Path) -> bool:
+    """Whether a file that begins with "{" is one JSON object of objects, not JSON lines."""
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError:
+        return False
+    return all(isinstance(part, dict) for part in value.values())
+
+
 def _turns(record: dict[str, Any]) -> list[tuple[str, str]] | None:
     """(question, answer) turns; empty for a conversation that does not alternate, None for an unknown form."""
     if "q" in record and "a" in record:
         return [(clean_lines(record["q"]), clean_lines(record["a"]))]
+    if "instruction" in record and "output" in record:
+        return [(clean_lines(record["instruction"]), clean_lines(record["output"]))]
     if "QA" in record:
         return [(clean_lines(turn["q"]), clean_lines(turn["a"])) for turn in record["QA"]]
     if "conversations" in record:
@@ -188,7 +213,6 @@ def _questioned(
         else:
             kept.append((question, answer))
     if kept:
-        report.keep(source, num=len(kept))
         yield QuestionedVideo(record_id, names, tuple(kept))
 
 

@@ -5,7 +5,7 @@ placeholder of the messages has its seconds; it does not look at the media.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -58,6 +58,12 @@ def make_row(
         "messages": messages,
         "times": [{"name": f"<{name}>", "seconds": seconds} for name, seconds in times.items()],
     }
+
+
+def of_file(rows: Iterable[Row], number: int) -> Iterator[Row]:
+    """Rows of the `number`-th annotation file: from the second on the ids say so, as files may share their videos."""
+    for row in rows:
+        yield row if number == 0 else {**row, "id": f"{row['id']}@{number}"}
 
 
 def without_placeholders(text: str) -> str:

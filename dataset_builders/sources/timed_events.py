@@ -96,7 +96,6 @@ def _timed_video(
         return
     events = clean_events(raw, video_id=video_id, duration=duration, source=source, report=report)
     if events:
-        report.keep(source, num=len(events))
         yield TimedVideo(video_id, float(duration), events, media_names)
 
 

@@ -1,0 +1,224 @@
+"""A5-222K: audio-text pairs for stage II, built from the annotation files of AudioCaps, Clotho, Auto-ACD, WavCaps and
+AudioSet, as `load_dataset("a5_222k", audiocaps_file=..., ...)` after `import dataset_builders`.
+
+The paper names the set and its size; how it is put together was never published, so the selection
+(`sources/audio_selection.py`) is our choice and says so. A folder that needs nothing of ours, with its card, is made by
+
+    python -m dataset_builders.a5_222k --output DIR --audiocaps_file train.csv --clotho_file development.csv ...
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from .annotation_files import as_paths
+from .builder_config import AnnotationFilesConfig
+from .curation_report import CurationReport
+from .media import MediaError, probe
+from .schema import FEATURES
+from .sources.audio_captions import (
+    AudioCaption,
+    read_audiocaps,
+    read_audioset_labels,
+    read_auto_acd,
+    read_captioned_clips,
+    read_clotho,
+    read_wavcaps,
+)
+from .sources.audio_selection import (
+    NUM_PAIRS,
+    HeldOutSounds,
+    Selected,
+    audiocaps_keys,
+    blacklist_keys,
+    captioned_clip_keys,
+    clotho_keys,
+    curate,
+    listed_keys,
+    unav100_keys,
+)
+from .sources.media_folder import MediaFolder
+from .sources.rows import Row, make_row
+from .wordings import AUDIO_QUESTIONS, choose_wording
+
+
+Files = str | Path | list[str | Path] | None
+
+
+@dataclass
+class A5222KConfig(AnnotationFilesConfig):
+    """What goes into the set, what stays out, and where the sounds lie.
+
+    Each `*_file` takes a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without
+    it a row carries the bare file name, under which cached features are found.
+
+    Args:
+        audiocaps_file, clotho_file, auto_acd_file, wavcaps_file: the training files as published.
+        audioset_file: AudioSet's segment csv, or LLP's label lists; wants `class_labels_file`.
+        class_labels_file: class_labels_indices.csv of AudioSet.
+        captions_file: captioned clips of VALOR's form; `clips_dir` holds the clips, and those without sound are dropped.
+        exclude_audiocaps_file, exclude_clotho_file: the evaluation splits of the two.
+        exclude_blacklist_file: WavCaps' own list.
+        exclude_unav100_file: its annotations; the validation and test videos are kept out.
+        exclude_captions_file: a captions file of VALOR's form, all of whose clips are kept out.
+        exclude_ids_file: any list of YouTube ids, clip names or file names.
+        num_pairs: pairs in all (222,000 as published); None takes all.
+        max_per_text, min_words, max_duration: see `sources.audio_selection.curate`.
+        max_missing: share of sounds (0-1) that may be missing from a folder before the build fails.
+    """
+
+    audiocaps_file: Files = None
+    clotho_file: Files = None
+    captions_file: Files = None
+    auto_acd_file: Files = None
+    wavcaps_file: Files = None
+    audioset_file: Files = None
+    class_labels_file: Files = None
+    exclude_audiocaps_file: Files = None
+    exclude_clotho_file: Files = None
+    exclude_blacklist_file: Files = None
+    exclude_unav100_file: Files = None
+    exclude_captions_file: Files = None
+    exclude_ids_file: Files = None
+    audiocaps_dir: str | None = None
+    clotho_dir: str | None = None
+    clips_dir: str | None = None
+    auto_acd_dir: str | None = None
+    wavcaps_dir: str | None = None
+    audioset_dir: str | None = None
+    num_pairs: int | None = NUM_PAIRS
+    max_per_text: int = 1
+    min_words: int = 2
+    max_duration: float | None = 60.0
+    max_missing: float = 0.0
+
+
+def read_sources(config: A5222KConfig, *, report: CurationReport) -> dict[str, Iterator[AudioCaption]]:
+    """The records of each source that the configuration names, lazily, people's captions before made ones.
+
+    Raises:
+        ValueError: no source at all, or label files without the list of classes.
+    """
+    readers = {
+        "audiocaps": (config.audiocaps_file, read_audiocaps),
+        "clotho": (config.clotho_file, read_clotho),
+        "captions": (config.captions_file, read_captioned_clips),
+        "auto_acd": (config.auto_acd_file, read_auto_acd),
+        "wavcaps": (config.wavcaps_file, read_wavcaps),
+    }
+    sources = {name: _read_files(files, reader, report) for name, (files, reader) in readers.items() if files}
+    if config.audioset_file:
+        classes = as_paths(config.class_labels_file)
+        if len(classes) != 1:
+            raise ValueError(f"audioset_file needs one class_labels_file (class_labels_indices.csv), got {classes}")
+        reader = functools.partial(read_audioset_labels, class_labels_file=classes[0])
+        sources["audioset"] = _read_files(config.audioset_file, reader, report)
+    if not sources:
+        raise ValueError(f"a5_222k needs a source: one of {[f'{name}_file' for name in (*readers, 'audioset')]}")
+    return sources
+
+
+def _read_files(files: Files, reader: Callable, report: CurationReport) -> Iterator[AudioCaption]:
+    for path in as_paths(files):
+        yield from reader(path, report=report)
+
+
+def read_held_out(config: A5222KConfig) -> HeldOutSounds:
+    """The sounds of every evaluation set that the configuration names."""
+    held_out = HeldOutSounds()
+    lists = (
+        ("audiocaps", config.exclude_audiocaps_file, audiocaps_keys),
+        ("clotho", config.exclude_clotho_file, clotho_keys),
+        ("wavcaps_blacklist", config.exclude_blacklist_file, blacklist_keys),
+        ("unav100", config.exclude_unav100_file, unav100_keys),
+        ("captions", config.exclude_captions_file, captioned_clip_keys),
+        ("ids", config.exclude_ids_file, listed_keys),
+    )
+    for name, files, read_keys in lists:
+        for path in as_paths(files):
+            held_out.add(name, read_keys(path))
+    return held_out
+
+
+def find_sound_defect(path: str) -> str | None:
+    """Why a clip cannot serve as a sound: "unreadable_media" or "no_sound"; None if it can. Its samples are not read."""
+    try:
+        return None if probe(path).has_audio else "no_sound"
+    except MediaError:
+        return "unreadable_media"
+
+
+def select_pairs(config: A5222KConfig, *, report: CurationReport) -> list[Selected]:
+    """The pairs of the set in order; all that is left out is told to `report`.
+
+    Raises:
+        ValueError: more media than `max_missing` are missing, or no pair is left.
+    """
+    report.settings.update(config.settings())
+    folders = {
+        "audiocaps": config.audiocaps_dir,
+        "clotho": config.clotho_dir,
+        "captions": config.clips_dir,
+        "auto_acd": config.auto_acd_dir,
+        "wavcaps": config.wavcaps_dir,
+        "audioset": config.audioset_dir,
+    }
+    sources = read_sources(config, report=report)
+    media = {
+        source: MediaFolder(folders[source], suffix=".mp4" if source == "captions" else ".wav") for source in sources
+    }
+    selected = curate(
+        sources,
+        held_out=read_held_out(config),
+        media=media,
+        report=report,
+        find_media_defect={"captions": find_sound_defect} if config.clips_dir else None,
+        num_pairs=config.num_pairs,
+        max_per_text=config.max_per_text,
+        min_words=config.min_words,
+        max_duration=config.max_duration,
+        seed=config.seed,
+    )
+    for folder in media.values():
+        folder.check(max_missing=config.max_missing)
+    if not selected:
+        raise ValueError(f"a5_222k: no pair is left\n{report.summary()}")
+    return selected
+
+
+def pair_row(selected: Selected, *, seed: int = 0) -> Row:
+    """The row of one pair: a sound, a question for its caption, the caption."""
+    row_id = f"{selected.source}-{selected.pair.record_id}"
+    question = choose_wording(AUDIO_QUESTIONS, row_id, seed=seed)
+    return make_row(
+        row_id,
+        source=selected.source,
+        turns=[(question, selected.pair.caption)],
+        audio=selected.path,
+        duration=selected.pair.duration,
+    )
+
+
+class A5222K(datasets.GeneratorBasedBuilder):
+    """The `datasets` builder: one split, "train", of rows of the common schema; report.json and dropped.jsonl beside."""
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = A5222KConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=FEATURES, description="Audio-text pairs for aligning an audio adapter.")
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        report = CurationReport()
+        selected = select_pairs(self.config, report=report)
+        if not dl_manager.is_streaming:
+            report.write(self._output_dir)
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"selected": selected})]
+
+    def _generate_examples(self, selected: list[Selected]) -> Iterator[tuple[str, Row]]:
+        for one in selected:
+            row = pair_row(one, seed=self.config.seed)
+            yield row["id"], row

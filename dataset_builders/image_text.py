@@ -1,0 +1,118 @@
+"""Image-text pairs for stage I as `load_dataset("image_text", annotations_file=..., image_dir=...)`.
+
+Reads LLaVA's JSON (LCS-558K, LLaVA-Instruct), question-answer and caption lists about images, and captioned clips of
+VALOR's form, of which a row shows one frame. Which frame of a clip that is, and how it is cropped, is not decided here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from .annotation_files import as_paths
+from .builder_config import AnnotationFilesConfig
+from .curation_report import CurationReport
+from .media import MediaError, probe
+from .schema import FEATURES
+from .sources.audio_captions import normalize_caption, read_captioned_clips
+from .sources.media_folder import MediaFolder
+from .sources.questions import question_rows, read_question_answers
+from .sources.rows import Row, make_row, of_file
+from .wordings import IMAGE_QUESTIONS, choose_wording
+
+
+Files = str | Path | list[str | Path] | None
+
+
+@dataclass
+class ImageTextConfig(AnnotationFilesConfig):
+    """Which pairs, and where the pictures lie.
+
+    Args:
+        annotations_file: one file or several of any form that `sources.questions.read_question_answers` knows.
+        image_dir: folder of the images; None leaves the files' own relative paths in the rows.
+        captions_file: captioned clips of VALOR's form; `clips_dir` holds them, and clips without a picture are dropped.
+        max_missing: share of the pictures (0-1) that may be missing from a folder before the build fails.
+        max_turns: longer conversations go on in a further row.
+    """
+
+    annotations_file: Files = None
+    captions_file: Files = None
+    image_dir: str | None = None
+    clips_dir: str | None = None
+    max_missing: float = 0.0
+    max_turns: int = 10
+
+
+def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Row]:
+    """The rows of every file of the configuration, in order; the source of a row is its file's name.
+
+    Raises:
+        ValueError: no file at all, or more pictures missing than `max_missing` allows.
+    """
+    annotations, captions = as_paths(config.annotations_file), as_paths(config.captions_file)
+    if not annotations and not captions:
+        raise ValueError("image_text needs annotations_file or captions_file")
+    images, clips = MediaFolder(config.image_dir, suffix=".jpg"), MediaFolder(config.clips_dir)
+    for number, path in enumerate(annotations):
+        yield from of_file(_image_rows(path, images, max_turns=config.max_turns, report=report), number)
+    for number, path in enumerate(captions):
+        yield from of_file(_frame_rows(path, clips, report=report, seed=config.seed), number)
+    images.check(max_missing=config.max_missing)
+    clips.check(max_missing=config.max_missing)
+
+
+def _image_rows(path: Path, images: MediaFolder, *, max_turns: int, report: CurationReport) -> Iterator[Row]:
+    source = path.name.split(".")[0]
+    for record in read_question_answers(path, source=source, report=report):
+        image = images.find_or_drop(record.media_names, source=source, report=report, num=len(record.turns))
+        if image is not None:
+            report.keep(source, num=len(record.turns))
+            yield from question_rows(record, source=source, media=image, kind="image", max_turns=max_turns)
+
+
+def _frame_rows(path: Path, clips: MediaFolder, *, report: CurationReport, seed: int) -> Iterator[Row]:
+    for clip in read_captioned_clips(path, report=report):
+        found = clips.find_or_drop(clip.media_names, source="captions", report=report)
+        if found is None:
+            continue
+        defect = find_picture_defect(found) if clips.folder is not None else None
+        if defect is not None:
+            report.drop("captions", clip.record_id, defect, detail=found)
+            continue
+        report.keep("captions")
+        row_id = f"captions-{clip.record_id}"
+        question = choose_wording(IMAGE_QUESTIONS, row_id, seed=seed)
+        yield make_row(row_id, source="captions", turns=[(question, normalize_caption(clip.caption))], image=found)
+
+
+def find_picture_defect(path: str) -> str | None:
+    """Why a clip cannot serve as a picture: "unreadable_media" or "no_picture"; None if it can."""
+    try:
+        return None if probe(path).has_video else "no_picture"
+    except MediaError:
+        return "unreadable_media"
+
+
+class ImageText(datasets.GeneratorBasedBuilder):
+    """The `datasets` builder: one split, "train", of rows of the common schema; report.json and dropped.jsonl beside."""
+
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = ImageTextConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=FEATURES, description="Image-text pairs for aligning a vision adapter.")
+
+    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+        report = CurationReport(settings=self.config.settings())
+        rows = list(read_rows(self.config, report=report))
+        if not rows:
+            raise ValueError(f"image_text: no row is left\n{report.summary()}")
+        if not dl_manager.is_streaming:
+            report.write(self._output_dir)
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"rows": rows})]
+
+    def _generate_examples(self, rows: list[Row]) -> Iterator[tuple[str, Row]]:
+        for row in rows:
+            yield row["id"], row

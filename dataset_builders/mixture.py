@@ -1,0 +1,54 @@
+"""Mixing data sets by weight: which row comes when, as plain numbers, and the mixed `datasets.Dataset`.
+
+A weight is the number of times that a source is passed in one epoch of the mixture. Nothing is drawn by chance but the
+rows of a fractional pass and the final order, both from the seed.
+"""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+
+def mixture_order(
+    num_rows: Mapping[str, int], weights: Mapping[str, float], *, seed: int = 0
+) -> list[tuple[str, int]]:
+    """(source, row index) pairs of one epoch, shuffled.
+
+    With weight 1 each row of a source occurs once, with 2 twice, with 0.25 a seeded quarter of the rows once; with 1.5
+    all rows once and a seeded half of them again. Fractions of a row are rounded up, so that a source with a positive
+    weight is never lost.
+
+    Raises:
+        ValueError: a source without a weight, a weight without a source, a negative weight, or nothing to mix.
+
+    >>> sorted(mixture_order({"a": 2, "b": 4}, {"a": 2, "b": 0.5}, seed=1))[:4]
+    [('a', 0), ('a', 0), ('a', 1), ('a', 1)]
+    """
+    if set(num_rows) != set(weights):
+        raise ValueError(f"sources {sorted(num_rows)} but weights for {sorted(weights)}")
+    wrong = {name: weight for name, weight in weights.items() if not (weight >= 0 and math.isfinite(weight))}
+    if wrong:
+        raise ValueError(f"weights must be finite and not negative: {wrong}")
+    order: list[tuple[str, int]] = []
+    for position, (name, num) in enumerate(sorted(num_rows.items())):
+        rng = np.random.default_rng([seed, position])
+        passes, rest = divmod(Fraction(str(weights[name])), 1)
+        order += [(name, index) for index in range(num)] * int(passes)
+        part = rng.permutation(num)[: math.ceil(rest * num)]
+        order += [(name, int(index)) for index in sorted(part)]
+    if not order:
+        raise ValueError(f"nothing to mix: rows {dict(num_rows)}, weights {dict(weights)}")
+    return [order[index] for index in np.random.default_rng([seed, len(num_rows)]).permutation(len(order))]
+
+
+def mix(datasets: Mapping[str, Dataset], weights: Mapping[str, float], *, seed: int = 0) -> Dataset:
+    """The mixture as one data set, its rows in the order of `mixture_order`. All need the same columns."""
+    order = mixture_order({name: len(dataset) for name, dataset in datasets.items()}, weights, seed=seed)
+    offsets = {}
+    for name, dataset in datasets.items():
+        offsets[name] = sum(len(datasets[earlier]) for earlier in offsets)
+    joined = concatenate_datasets(list(datasets.values()))
+    return joined.select([offsets[name] + index for name, index in order])

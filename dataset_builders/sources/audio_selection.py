@@ -1,0 +1,244 @@
+"""From captioned sounds of several sources to the selection of A5-222K: pure functions on plain records.
+
+`curate` runs the steps in order: normalise, exclude the test sets, de-duplicate, find the media, take each source's
+share. Every record that does not come through is told to the report. No file is opened but by the media folder.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..annotation_files import read_json
+from ..curation_report import CurationReport
+from ..pseudo_untrimmed.captions import read_excluded_ids, read_records
+from .audio_captions import (
+    AudioCaption,
+    caption_key,
+    freesound_name_key,
+    normalize_caption,
+    read_audiocaps,
+    read_clotho,
+    youtube_id_of,
+)
+from .media_folder import MediaFolder
+
+
+# The paper gives "about 222K" and no proportions; the shares are our choice: all that people wrote (AudioCaps, Clotho),
+# filled up with Auto-ACD, which the paper credits first, then WavCaps and label captions. The five add up to 222,000.
+# Captioned clips of VALOR's form are no part of the published set; where they are given they take a share of their own.
+TARGET_MIX = {
+    "audiocaps": 50_000,
+    "clotho": 20_000,
+    "auto_acd": 92_000,
+    "wavcaps": 40_000,
+    "audioset": 20_000,
+    "captions": 25_000,
+}
+NUM_PAIRS = 222_000
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A pair that passed: the normalised caption, its source and the path of its sound."""
+
+    source: str
+    pair: AudioCaption
+    path: str
+
+
+@dataclass
+class HeldOutSounds:
+    """Sounds of evaluation sets that must not be trained on, by audio key, with the name of the set that holds them."""
+
+    names: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, keys: Iterable[str]) -> None:
+        """Exclude the sounds of `keys` as those of the set `name`; a key keeps the first name."""
+        for key in keys:
+            self.names.setdefault(key, name)
+
+    def find(self, keys: Iterable[str]) -> str | None:
+        """The set that holds one of `keys`, or None."""
+        return next((self.names[key] for key in keys if key in self.names), None)
+
+
+def audiocaps_keys(path: str | Path) -> Iterator[str]:
+    """Keys of the sounds of an AudioCaps csv."""
+    return (key for pair in read_audiocaps(path, report=CurationReport()) for key in pair.audio_keys)
+
+
+def clotho_keys(path: str | Path) -> Iterator[str]:
+    """Keys of the sounds of a Clotho csv."""
+    return (key for pair in read_clotho(path, report=CurationReport()) for key in pair.audio_keys)
+
+
+def blacklist_keys(path: str | Path) -> Iterator[str]:
+    """Keys of WavCaps' blacklist: `{"AudioSet": ["Y<id>.wav"], "FreeSound": ["<id>"]}`."""
+    lists = read_json(path)
+    unknown = sorted(set(lists) - {"AudioSet", "FreeSound"})
+    if unknown:
+        raise ValueError(f"{path} has lists of {unknown}, known are AudioSet and FreeSound")
+    yield from (f"youtube:{youtube_id_of(name)}" for name in lists.get("AudioSet", ()))
+    yield from (f"freesound:{sound_id}" for sound_id in lists.get("FreeSound", ()))
+
+
+def unav100_keys(path: str | Path) -> Iterator[str]:
+    """Keys of UnAV-100's validation and test videos."""
+    for video_id, record in read_json(path)["database"].items():
+        if record["subset"] != "train":
+            yield f"youtube:{video_id}"
+
+
+def captioned_clip_keys(path: str | Path) -> Iterator[str]:
+    """Keys of the clips of a captions file of VALOR's form, whatever their split."""
+    for record in read_records(path):
+        youtube_id = youtube_id_of(str(record["id"]))
+        yield f"youtube:{youtube_id}" if youtube_id else f"clip:{record['id']}"
+
+
+def listed_keys(path: str | Path) -> Iterator[str]:
+    """Keys of a list of ids, one a line or a JSON list: YouTube ids, names of clips or files, or keys themselves."""
+    for name in read_excluded_ids(path):
+        youtube_id = youtube_id_of(name)
+        yield from (name, f"clip:{name}", freesound_name_key(name))
+        if youtube_id is not None:
+            yield f"youtube:{youtube_id}"
+
+
+def curate(
+    sources: Mapping[str, Iterable[AudioCaption]],
+    *,
+    held_out: HeldOutSounds,
+    media: Mapping[str, MediaFolder],
+    report: CurationReport,
+    find_media_defect: Mapping[str, Callable[[str], str | None]] | None = None,
+    num_pairs: int | None = NUM_PAIRS,
+    max_per_text: int = 1,
+    min_words: int = 2,
+    max_duration: float | None = 60.0,
+    seed: int = 0,
+) -> list[Selected]:
+    """The selection, in the order of `sources` and of their files.
+
+    Args:
+        sources: records by source, the most trusted first: a sound or a text that two sources have stays in the first.
+            Several captions of one sound stay as several pairs within a source (Clotho has five).
+        held_out: sounds that must not be trained on.
+        media: where the files of each source lie; a sound that is not there is dropped as "missing_media".
+        find_media_defect: by source, a check of a found file that names what is wrong with it, or None.
+        num_pairs: how many pairs in all, shared out by `TARGET_MIX`; None takes all.
+        max_per_text: pairs that may have the same caption (our choice: one).
+        min_words: captions with fewer words are dropped (our choice: 2; AudioCaps has "On|on").
+        max_duration: seconds; longer sounds are dropped (our choice: 60, WavCaps has one of 2,438). None: no limit.
+    """
+    checks = find_media_defect or {}
+    owners: dict[str, str] = {}
+    texts: dict[str, int] = {}
+    found: dict[str, list[Selected]] = {}
+    for source, pairs in sources.items():
+        found[source], ids = [], set()
+        for pair in pairs:
+            pair = replace(pair, caption=normalize_caption(pair.caption))
+            text = caption_key(pair.caption)
+            reason, detail = _find_defect(pair, text, min_words=min_words, max_duration=max_duration)
+            if pair.record_id in ids:  # the same file given twice, or two versions of it
+                reason, detail = "duplicate_id", pair.caption
+            ids.add(pair.record_id)
+            if reason is None:
+                reason, detail = _find_overlap(source, pair, text, held_out, owners, texts, max_per_text)
+            if reason is not None:
+                report.drop(source, pair.record_id, reason, detail=detail)
+                continue
+            path = media[source].find_or_drop(pair.media_names, source=source, report=report)
+            if path is None:
+                continue
+            if source in checks and (reason := checks[source](path)) is not None:
+                report.drop(source, pair.record_id, reason, detail=path)
+                continue
+            texts[text] = texts.get(text, 0) + 1
+            owners.update(dict.fromkeys(pair.audio_keys, source))
+            found[source].append(Selected(source, pair, path))
+    shares = share_out({source: len(pairs) for source, pairs in found.items()}, num_pairs=num_pairs)
+    report.settings["mix"] = {
+        source: {"target": TARGET_MIX[source], "usable": len(pairs), "taken": shares[source]}
+        for source, pairs in found.items()
+    }
+    selected = []
+    for source, pairs in found.items():
+        taken = take_sample(pairs, num=shares[source], seed=seed)
+        report.leave_out(source, "not_sampled", num=len(pairs) - len(taken))
+        report.keep(source, num=len(taken))
+        selected += taken
+    return selected
+
+
+def _find_defect(
+    pair: AudioCaption, text: str, *, min_words: int, max_duration: float | None
+) -> tuple[str | None, object]:
+    if not any(letter.isalpha() for letter in text):
+        return "caption_without_words", pair.caption
+    if len(text.split()) < min_words or len(pair.caption.split()) < min_words:
+        return "caption_too_short", pair.caption
+    if max_duration is not None and pair.duration is not None and pair.duration > max_duration:
+        return "audio_too_long", pair.duration
+    return None, None
+
+
+def _find_overlap(
+    source: str,
+    pair: AudioCaption,
+    text: str,
+    held_out: HeldOutSounds,
+    owners: Mapping[str, str],
+    texts: Mapping[str, int],
+    max_per_text: int,
+) -> tuple[str | None, object]:
+    test_set = held_out.find(pair.audio_keys)
+    if test_set is not None:
+        return "in_test_set", test_set
+    owner = next((owners[key] for key in pair.audio_keys if owners.get(key, source) != source), None)
+    if owner is not None:
+        return "duplicate_audio", owner
+    if texts.get(text, 0) >= max_per_text:
+        return "duplicate_text", pair.caption
+    return None, None
+
+
+def share_out(usable: Mapping[str, int], *, num_pairs: int | None) -> dict[str, int]:
+    """How many pairs each source gives: `num_pairs` in proportion to TARGET_MIX, no more than a source has.
+
+    What a small source leaves over goes to the others in the same proportion, so that the sum is `num_pairs` wherever
+    the sources reach it.
+
+    >>> share_out({"audiocaps": 10, "clotho": 100}, num_pairs=60)
+    {'audiocaps': 10, 'clotho': 50}
+    """
+    if num_pairs is None or sum(usable.values()) <= num_pairs:
+        return dict(usable)
+    shares: dict[str, int] = {}
+    open_sources = dict(usable)
+    while True:
+        left, weight = num_pairs - sum(shares.values()), sum(TARGET_MIX[source] for source in open_sources)
+        full = {name: num for name, num in open_sources.items() if num * weight <= TARGET_MIX[name] * left}
+        if not full:
+            break
+        shares |= full
+        open_sources = {name: num for name, num in open_sources.items() if name not in full}
+    exact = {name: left * TARGET_MIX[name] / weight for name in open_sources}
+    shares |= {name: int(value) for name, value in exact.items()}
+    largest_remainders = sorted(exact, key=lambda name: int(exact[name]) - exact[name])
+    for name in largest_remainders[: num_pairs - sum(shares.values())]:
+        shares[name] += 1
+    return {name: shares[name] for name in usable}
+
+
+def take_sample(pairs: list[Selected], *, num: int, seed: int) -> list[Selected]:
+    """`num` of `pairs` in their order, chosen by a hash of `seed` and their ids."""
+    if num >= len(pairs):
+        return pairs
+
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(f"{seed}\0{pairs[index].source}\0{pairs[index].pair.record_id}".encode()).digest()
+
+    return [pairs[index] for index in sorted(sorted(range(len(pairs)), key=rank)[:num])]
