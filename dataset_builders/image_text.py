@@ -34,7 +34,7 @@ class ImageTextConfig(AnnotationFilesConfig):
         image_dir: folder of the images; None leaves the files' own relative paths in the rows.
         captions_file: captioned clips of VALOR's form; `clips_dir` holds them, and clips without a picture are dropped.
         max_missing: share of the pictures (0-1) that may be missing from a folder before the build fails.
-        max_turns: longer conversations go on in a further row.
+        max_turns: turns to a row; more go on in a further row. 1 by default: stage I's plain template has one answer.
     """
 
     annotations_file: Files = None
@@ -42,7 +42,7 @@ class ImageTextConfig(AnnotationFilesConfig):
     image_dir: str | None = None
     clips_dir: str | None = None
     max_missing: float = 0.0
-    max_turns: int = 10
+    max_turns: int = 1
 
 
 def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Row]:

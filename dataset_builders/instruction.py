@@ -132,14 +132,11 @@ def read_rows(config: InstructionConfig, *, report: CurationReport) -> Iterator[
     if not paths:
         raise ValueError(f"instruction/{config.name} needs annotations_file")
     media = MediaFolder(config.media_dir)
-    if config.name == "vtimellm":
-        yield from _vtimellm_rows(paths, config, media=media, report=report)
-    else:
-        excluded = {name for path in as_paths(config.exclude_ids_file) for name in read_excluded_ids(path)}
-        for number, path in enumerate(paths):
-            for video in read_videos(config, path, media=media, report=report):
-                rows = _video_rows(video, config, media=media, excluded=excluded, report=report)
-                yield from of_file(rows, number)
+    excluded = {name for path in as_paths(config.exclude_ids_file) for name in read_excluded_ids(path)}
+    for number, path in enumerate(paths):
+        for video in read_videos(config, path, media=media, report=report):
+            rows = _video_rows(video, config, media=media, excluded=excluded, report=report)
+            yield from of_file(rows, number)
     media.check(max_missing=config.max_missing)
 
 
@@ -186,7 +183,7 @@ class Instruction(datasets.GeneratorBasedBuilder):
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = InstructionConfig
-    BUILDER_CONFIGS = [InstructionConfig(name=name) for name in (*EVENT_SOURCES, *QUESTION_SOURCES, "vtimellm")]
+    BUILDER_CONFIGS = [InstructionConfig(name=name) for name in (*EVENT_SOURCES, *QUESTION_SOURCES)]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES, description="Annotated videos as questions and answers.")

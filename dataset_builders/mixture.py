@@ -47,8 +47,6 @@ def mixture_order(
 def mix(datasets: Mapping[str, Dataset], weights: Mapping[str, float], *, seed: int = 0) -> Dataset:
     """The mixture as one data set, its rows in the order of `mixture_order`. All need the same columns."""
     order = mixture_order({name: len(dataset) for name, dataset in datasets.items()}, weights, seed=seed)
-    offsets = {}
-    for name, dataset in datasets.items():
-        offsets[name] = sum(len(datasets[earlier]) for earlier in offsets)
+    offsets = dict(zip(datasets, [0, *np.cumsum([len(dataset) for dataset in datasets.values()]).tolist()]))
     joined = concatenate_datasets(list(datasets.values()))
     return joined.select([offsets[name] + index for name, index in order])

@@ -17,6 +17,9 @@ import datasets.packaged_modules
 # Name for `load_dataset` -> module that holds its builder.
 BUILDERS = {
     "pu_valor": "dataset_builders.pu_valor",
+    "a5_222k": "dataset_builders.a5_222k",
+    "image_text": "dataset_builders.image_text",
+    "instruction": "dataset_builders.instruction",
 }
 
 
