@@ -45,7 +45,7 @@ class AVicunaConfig(PreTrainedConfig):
         audio_interleaving_rate (`float`, defaults to 0.25):
             Share of audio among them (the best of the paper's sweep).
         interleaving (`str`, defaults to `"uniform"`):
-            Rule of `interleave_order`, "uniform" or "published".
+            Rule of `interleave_order`: "uniform", "published" or "concatenated".
         projector_hidden_act (`str`, *optional*):
             `None`: each adapter is one linear layer, as published. An activation ("gelu"): a two-layer perceptron,
             as drawn on the poster.
@@ -55,6 +55,9 @@ class AVicunaConfig(PreTrainedConfig):
             100 writes 00 to 99 (published), 1000 writes 000 to 999.
         video_token_id, audio_token_id (`int`, default to 32000 and 32001):
             The two placeholder tokens, added to the tokenizer of the language model. They are never generated.
+        unused_token_ids (`list[int]`, *optional*):
+            Further ids that no answer holds, such as a padding token added to the published vocabulary: their logits
+            are masked together with those of the placeholders.
         vision_feature_size, audio_feature_size (`int`, *optional*):
             Width of a feature row. Read from the tower where there is one; otherwise 768 (CLIP ViT-L/14) and
             512 (CLAP) unless given.
@@ -72,12 +75,13 @@ class AVicunaConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     num_av_tokens: int = 100
     audio_interleaving_rate: float | int = 0.25
-    interleaving: Literal["uniform", "published"] = "uniform"
+    interleaving: Literal["uniform", "published", "concatenated"] = "uniform"
     projector_hidden_act: str | None = None
     time_unit: Literal["relative", "seconds"] = "relative"
     num_time_bins: int = 100
     video_token_id: int = 32000
     audio_token_id: int = 32001
+    unused_token_ids: list[int] | None = None
     vision_feature_size: int | None = None
     audio_feature_size: int | None = None
     tie_word_embeddings: bool = False

@@ -7,7 +7,7 @@ integers: nothing here knows of tensors, files or tokenizers.
 from collections.abc import Sequence
 
 
-INTERLEAVING_RULES = ("uniform", "published")
+INTERLEAVING_RULES = ("uniform", "published", "concatenated")
 RESAMPLING_RULES = ("even", "proportional", "published")
 
 
@@ -45,7 +45,8 @@ def interleave_order(num_video: int, num_audio: int, rule: str = "uniform") -> l
         num_audio: Number of audio tokens, A.
         rule: "uniform" puts audio token k at position floor(k * (V + A) / A), which is proportional for every V and A
             and equals the published order at 75 / 25 and 80 / 20. "published" is the rule of the published code: audio
-            at 0, s, 2s, ... with stride s = round_half_even(V / (A + 1)) + 1.
+            at 0, s, 2s, ... with stride s = round_half_even(V / (A + 1)) + 1. "concatenated" puts all video before
+            all audio: the paper's ablation without the interleaver.
 
     Returns:
         V + A strings, "video" or "audio". Tokens of one modality keep their order, so the k-th "audio" is audio row k.
@@ -64,7 +65,7 @@ def interleave_order(num_video: int, num_audio: int, rule: str = "uniform") -> l
     if rule not in INTERLEAVING_RULES:
         raise ValueError(f"unknown interleaving rule {rule!r}, expected one of {INTERLEAVING_RULES}")
     total = num_video + num_audio
-    if num_video == 0 or num_audio == 0:
+    if num_video == 0 or num_audio == 0 or rule == "concatenated":
         return ["video"] * num_video + ["audio"] * num_audio
     if rule == "uniform":
         audio_positions: Sequence[int] = [k * total // num_audio for k in range(num_audio)]

@@ -325,7 +325,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state  # [B, T, hidden_size]
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self._mask_placeholders(self.lm_head(hidden_states[:, kept, :]))  # [B, T, vocab_size]
+        logits = self._mask_unused(self.lm_head(hidden_states[:, kept, :]))  # [B, T, vocab_size]
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
@@ -337,12 +337,13 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def _mask_placeholders(self, logits: torch.Tensor) -> torch.Tensor:
+    def _mask_unused(self, logits: torch.Tensor) -> torch.Tensor:
         # finite, not -inf: a difference of logits, or a product with a probability of zero, stays a number; a new
         # tensor, since sharded engines hand out the head's output as a view that must not be written
+        unused = [self.config.video_token_id, self.config.audio_token_id, *(self.config.unused_token_ids or ())]
         vocabulary = torch.arange(logits.shape[-1], device=logits.device)
-        is_placeholder = (vocabulary == self.config.video_token_id) | (vocabulary == self.config.audio_token_id)
-        return logits.masked_fill(is_placeholder, torch.finfo(logits.dtype).min)
+        is_unused = torch.stack([vocabulary == token_id for token_id in unused]).any(0)  # [vocab_size]
+        return logits.masked_fill(is_unused, torch.finfo(logits.dtype).min)
 
     @torch.no_grad()
     def generate(self, *args, **kwargs):

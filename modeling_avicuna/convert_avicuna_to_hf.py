@@ -1,0 +1,185 @@
+"""Turns the published release (base LLM, two projector files, two LoRA folders) into one safetensors checkpoint.
+
+    python -m modeling_avicuna.convert_avicuna_to_hf --base vicuna-7b-v1.5 --vision-adapter mm_projector.bin \
+        --audio-adapter mm_projector_a.bin --stage3 DIR --stage4 DIR --vision-tower clip-vit-large-patch14 \
+        --audio-tower clap-htsat-fused --output avicuna-7b
+
+The result holds everything `from_pretrained` needs, code included. Without a tower it takes features in that tower's
+place. All keys and shapes are checked before anything is written. Works on local folders; it downloads nothing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+
+from .configuration_avicuna import AVicunaConfig
+from .modeling_avicuna import AVicunaForConditionalGeneration
+from .processing_avicuna import build_processor
+from .published_weights_avicuna import (
+    check_keys,
+    check_shapes,
+    merge_lora,
+    read_language_model,
+    read_projector,
+    read_tuned_projectors,
+)
+from .towers_avicuna import build_audio_tower, build_vision_tower
+
+
+def convert_checkpoint(
+    base: str | Path,
+    *,
+    vision_adapter: str | Path,
+    audio_adapter: str | Path,
+    output: str | Path,
+    stage3: str | Path | None = None,
+    stage4: str | Path | None = None,
+    vision_tower: str | Path | None = None,
+    audio_tower: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes the published release as one transformers checkpoint.
+
+    LoRA is merged in the published order, stage 3 before stage 4, in float32. Projectors that a LoRA stage tuned win
+    over those of the projector files, and those of stage 4 over those of stage 3.
+
+    Args:
+        base: Folder of the language model (Vicuna), tokenizer included.
+        vision_adapter: `mm_projector.bin` of stage 1; the form that its own saver writes, with the untrained audio
+            projector inside, and the form cut down to its own two tensors are both read.
+        audio_adapter: `mm_projector_a.bin` of stage 2.
+        output: Folder to write.
+        stage3, stage4: LoRA folders. None: not merged.
+        vision_tower, audio_tower: Folders of CLIP and CLAP. None: a checkpoint without that tower.
+        dtype: Type of the saved weights; float32 rounds nothing.
+
+    Raises:
+        ValueError: `stage4` without `stage3` (it was trained on top of it), or a file, key or shape that is not as
+            expected; the message names it.
+    """
+    if stage4 is not None and stage3 is None:
+        raise ValueError(f"--stage4 {stage4} needs --stage3: its LoRA was trained on the merged weights of stage 3")
+    base, output = Path(base), Path(output)
+    language_model = read_language_model(base)
+    adapters = read_projector(Path(vision_adapter), "mm_projector", others=["mm_projector_a"])
+    adapters |= read_projector(Path(audio_adapter), "mm_projector_a")
+    for folder in (Path(stage) for stage in (stage3, stage4) if stage is not None):
+        language_model = merge_lora(language_model, folder)
+        adapters |= read_tuned_projectors(folder)
+    vision_config, vision_weights = _read_tower(vision_tower, "vision_config", build_vision_tower)
+    audio_config, audio_weights = _read_tower(audio_tower, "audio_config", build_audio_tower)
+    processor = build_processor(
+        AutoTokenizer.from_pretrained(base),
+        image_size=224 if vision_config is None else vision_config.image_size,
+        # the fused CLAP was trained on the HTK mel scale, the unfused one on Slaney's
+        mel_scale="htk" if audio_config is None or audio_config.enable_fusion else "slaney",
+    )
+    config = _build_config(base, processor.tokenizer, adapters, vision_config, audio_config)
+    weights = {
+        **{f"model.{name}": tensor for name, tensor in adapters.items()},
+        **{f"model.vision_tower.{name}": tensor for name, tensor in vision_weights.items()},
+        **{f"model.audio_tower.{name}": tensor for name, tensor in audio_weights.items()},
+        **_place_language_model(language_model, num_rows=config.text_config.vocab_size),
+    }
+    model = _assemble(config, weights, dtype)
+    model.generation_config = _build_generation_config(config)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+
+
+def _read_tower(folder: str | Path | None, config_name: str, build) -> tuple[PreTrainedConfig | None, dict]:
+    """The config and weights of one tower, from a folder of the whole CLIP or CLAP or of the tower alone."""
+    if folder is None:
+        return None, {}
+    config = AutoConfig.from_pretrained(folder)
+    config = getattr(config, config_name, config)
+    with torch.device("meta"):
+        tower_class = type(build(config))
+    tower, report = tower_class.from_pretrained(folder, config=config, output_loading_info=True, dtype=torch.float32)
+    # a folder of the whole model also holds a text tower: unknown keys are no error here, missing ones are
+    check_keys((), report["missing_keys"], where=str(folder))
+    return config, tower.state_dict()
+
+
+def _build_config(base: Path, tokenizer, adapters: dict, vision_config, audio_config) -> AVicunaConfig:
+    text_config = AutoConfig.from_pretrained(base)
+    published_vocab_size = text_config.vocab_size
+    text_config.vocab_size = max(len(tokenizer), published_vocab_size)
+    text_config.pad_token_id = tokenizer.pad_token_id
+    text_config.architectures = None
+    video_token_id, audio_token_id = tokenizer.convert_tokens_to_ids(["<video>", "<audio>"])
+    added = range(published_vocab_size, text_config.vocab_size)
+    return AVicunaConfig(
+        text_config=text_config,
+        vision_config=vision_config,
+        audio_config=audio_config,
+        vision_feature_size=adapters["vision_adapter.weight"].shape[1],
+        audio_feature_size=adapters["audio_adapter.weight"].shape[1],
+        video_token_id=video_token_id,
+        audio_token_id=audio_token_id,
+        # no published logit is changed and none is added: a padding token of our own has no share in the loss either
+        unused_token_ids=[token_id for token_id in added if token_id not in (video_token_id, audio_token_id)],
+    )
+
+
+def _place_language_model(weights: dict[str, torch.Tensor], *, num_rows: int) -> dict[str, torch.Tensor]:
+    """Moves the language model into its place and gives the added tokens rows of zeros."""
+    placed = {}
+    for name, tensor in weights.items():
+        if name in ("lm_head.weight", "model.embed_tokens.weight"):
+            tensor = torch.cat([tensor, tensor.new_zeros(num_rows - len(tensor), tensor.shape[1])])
+        inner = name.removeprefix("model.")
+        placed[name if inner == name else f"model.language_model.{inner}"] = tensor
+    return placed
+
+
+def _assemble(config: AVicunaConfig, weights: dict, dtype: torch.dtype) -> AVicunaForConditionalGeneration:
+    with torch.device("meta"):
+        model = AVicunaForConditionalGeneration(config)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        weights.setdefault("lm_head.weight", weights["model.language_model.embed_tokens.weight"])
+    check_keys(weights, expected, where="the given weights")
+    check_shapes(weights, expected, where="the given weights")
+    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    model.load_state_dict(cast, assign=True)
+    model.tie_weights()
+    for part in (config, config.text_config, config.vision_config, config.audio_config):
+        if part is not None:
+            part.dtype, part.name_or_path = dtype, ""  # the source's own type and local path say nothing here
+    return model
+
+
+def _build_generation_config(config: AVicunaConfig) -> GenerationConfig:
+    text_config = config.text_config
+    return GenerationConfig(
+        bos_token_id=text_config.bos_token_id,
+        eos_token_id=text_config.eos_token_id,
+        pad_token_id=text_config.pad_token_id,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, metavar="DIR", help="language model with its tokenizer")
+    parser.add_argument("--vision-adapter", required=True, metavar="FILE", help="mm_projector.bin of stage 1")
+    parser.add_argument("--audio-adapter", required=True, metavar="FILE", help="mm_projector_a.bin of stage 2")
+    parser.add_argument("--stage3", metavar="DIR", help="LoRA folder of stage 3")
+    parser.add_argument("--stage4", metavar="DIR", help="LoRA folder of stage 4; needs --stage3")
+    parser.add_argument("--vision-tower", metavar="DIR", help="CLIP; none: the checkpoint takes video_features alone")
+    parser.add_argument("--audio-tower", metavar="DIR", help="CLAP; none: the checkpoint takes audio_features alone")
+    parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    arguments = vars(parser.parse_args())
+    arguments["dtype"] = getattr(torch, arguments["dtype"])
+    try:
+        convert_checkpoint(arguments.pop("base"), **arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
