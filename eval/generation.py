@@ -1,0 +1,171 @@
+"""Questions about videos -> answers, through the model's public parts: processor, towers, `generate`, event scores.
+
+Each video is decoded and encoded once, whatever the number of its questions: several questions share the KV cache of their
+common beginning, single questions of different videos share a left-padded batch. No metric, no file format here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+import modeling_avicuna  # noqa: F401  (registers the auto classes)
+from dataset_builders.media import MediaError as BuilderMediaError
+from modeling_avicuna import MediaError
+from modeling_avicuna.answering_avicuna import answer_batch, answer_questions
+from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
+
+from .media import Media
+from .task import Answer, Example, Question
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How answers are made; all of it but `batch_size` is part of a run's settings.
+
+    max_new_tokens (`int`): longest answer.
+    num_beams (`int`): 1 is greedy. There is no sampling: an evaluation repeats exactly.
+    batch_size (`int`): questions answered together.
+    audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: the checkpoint's own.
+    dtype (`str`): of the weights; "auto": as saved.
+    well_formed_times (`bool`): spans are forced to be whole and not to end before they begin.
+    """
+
+    max_new_tokens: int = 256
+    num_beams: int = 1
+    batch_size: int = 8
+    audio_interleaving_rate: float | None = None
+    interleaving: str | None = None
+    dtype: str = "auto"
+    well_formed_times: bool = True
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A video whose media cannot be used, and why."""
+
+    video_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Tower outputs of one video: `video` `(V, D)`, `audio` `(M, D)` or None, `duration` in seconds."""
+
+    video: np.ndarray
+    audio: np.ndarray | None
+    duration: float
+
+    @property
+    def block(self) -> dict:
+        return {"type": "video", "video_features": self.video, "audio_features": self.audio}
+
+
+Job = tuple[Example, Sequence[Question]]
+
+
+class Generator:
+    """A loaded model that answers questions.
+
+    Args:
+        model: checkpoint folder or Hub id.
+        settings: see `GenerationSettings`.
+        device: where the model runs.
+    """
+
+    def __init__(self, model: str, *, settings: GenerationSettings, device: torch.device | str = "cpu"):
+        self.settings, self.device = settings, torch.device(device)
+        self.processor = AutoProcessor.from_pretrained(model)
+        if settings.audio_interleaving_rate is not None:
+            self.processor.audio_interleaving_rate = settings.audio_interleaving_rate
+        if settings.interleaving is not None:
+            self.processor.interleaving = settings.interleaving
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=settings.dtype).to(self.device).eval()
+        well_formed = TimeSpanLogitsProcessor(self.processor.tokenizer, codec=self.processor.time_codec)
+        self._time_constraint = [well_formed] if settings.well_formed_times else []
+
+    def answer(
+        self, jobs: Iterable[Job], *, open_media: Callable[[Example], Media]
+    ) -> Iterator[list[Answer] | Unreadable]:
+        """Answers to the questions of each job; those of jobs with a single question come when their batch is full."""
+        waiting: list[tuple[Example, _Encoded, Question]] = []
+        for example, questions in jobs:
+            try:
+                encoded = self.encode(open_media(example))
+            except (MediaError, BuilderMediaError) as error:
+                yield Unreadable(example.video_id, str(error))
+                continue
+            if len(questions) > 1:
+                yield self._answer_shared(example, encoded, questions)
+                continue
+            waiting.append((example, encoded, questions[0]))
+            if len(waiting) == self.settings.batch_size:
+                yield self._answer_batch(waiting)
+                waiting = []
+        if waiting:
+            yield self._answer_batch(waiting)
+
+    @torch.no_grad()
+    def encode(self, media: Media) -> _Encoded:
+        """Tower outputs of one video. MediaError, naming the file, if it cannot be used."""
+        if media.is_cached:
+            return _Encoded(media.video, media.audio, media.duration)
+        block = {"type": "video", "path": media.video, "audio": media.audio}
+        messages = [{"role": "user", "content": [block]}]
+        inputs = self.processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+        video, audio = np.zeros((1, self.model.config.vision_feature_size), np.float32), None
+        if "pixel_values_videos" in inputs:  # a rate of 1 leaves no picture
+            frames = inputs["pixel_values_videos"].to(self.device, self.model.dtype)
+            video = self.model.model.encode_video(frames).pooler_output[0].float().cpu().numpy()
+        if "input_features" in inputs:
+            windows = inputs["input_features"].to(self.device, self.model.dtype)
+            audio = self.model.model.encode_audio(windows).pooler_output[0].float().cpu().numpy()
+        return _Encoded(video, audio, media.duration)
+
+    def _answer_batch(self, items: Sequence[tuple[Example, _Encoded, Question]]) -> list[Answer]:
+        """One question each about different videos, in one batch padded on the left."""
+        said = answer_batch(
+            self.model,
+            processor=self.processor,
+            media=[encoded.block for _, encoded, _ in items],
+            questions=[question.prompt for _, _, question in items],
+            durations=[encoded.duration for _, encoded, _ in items],
+            **self._options(items[0][2]),
+        )
+        return [_answer(*item, said=answer) for item, answer in zip(items, said, strict=True)]
+
+    def _answer_shared(self, example: Example, encoded: _Encoded, questions: Sequence[Question]) -> list[Answer]:
+        """Several questions about one video on one pass over their common beginning."""
+        said = answer_questions(
+            self.model,
+            processor=self.processor,
+            media=encoded.block,
+            questions=[question.prompt for question in questions],
+            duration=encoded.duration,
+            batch_size=self.settings.batch_size,
+            **self._options(questions[0]),
+        )
+        return [
+            _answer(example, encoded, question, said=answer) for question, answer in zip(questions, said, strict=True)
+        ]
+
+    def _options(self, question: Question) -> dict:
+        return {
+            "max_new_tokens": self.settings.max_new_tokens,
+            "num_beams": self.settings.num_beams,
+            "do_sample": False,
+            "logits_processor": self._time_constraint if question.kind != "text" else [],
+        }
+
+
+def _answer(example: Example, encoded: _Encoded, question: Question, *, said) -> Answer:
+    return Answer(
+        question_id=question.id,
+        video_id=example.video_id,
+        duration=encoded.duration,
+        text=said.text.strip(),
+        events=() if question.kind == "text" else tuple(said.events),
+        prompt=question.prompt,
+    )

@@ -1,0 +1,46 @@
+"""From the words of an event to a class of the benchmark: the half of the protocol that decides most of the mAP.
+
+Both ways are named in every result (`task.Protocol`). Texts that equal no class name stay without a class under "exact";
+"embedding" always finds a nearest class. The embeddings come from sentence-transformers; nothing is trained here.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .metrics.open_ended_qa.answers import normalize_answer
+from .task import Protocol
+
+
+def match_labels(texts: Sequence[str], classes: Sequence[str], protocol: Protocol) -> list[str | None]:
+    """The class of each text under `protocol.label`, or None.
+
+    Args:
+        texts: event descriptions, as the model said them.
+        classes: class names of the benchmark.
+
+    Raises:
+        ValueError: no classes, or an unknown protocol.
+    """
+    if not classes:
+        raise ValueError("no classes to match the events' texts with")
+    if protocol.label == "exact":
+        by_name = {normalize_answer(name): name for name in classes}
+        return [by_name.get(normalize_answer(text)) for text in texts]
+    if protocol.label == "embedding":
+        distinct = sorted(set(texts))
+        nearest = dict(zip(distinct, nearest_classes(distinct, classes, encoder=protocol.encoder)))
+        return [nearest[text] for text in texts]
+    raise ValueError(f"unknown label protocol {protocol.label!r}: 'exact' or 'embedding'")
+
+
+def nearest_classes(texts: Sequence[str], classes: Sequence[str], *, encoder: str) -> list[str]:
+    """The class whose name has the highest cosine similarity with each text; equal ones go to the first class."""
+    if not texts:
+        return []
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(encoder, device="cpu")
+    names = model.encode(list(classes), normalize_embeddings=True, show_progress_bar=False)  # [num_classes, D]
+    rows = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)  # [num_texts, D]
+    return [classes[index] for index in np.argmax(rows @ names.T, axis=1)]

@@ -1,0 +1,56 @@
+"""Dense captioning: ActivityNet Captions, one or both annotators of its validation set.
+
+The question is the narration of all events; the answer's events are scored as captions, no class is involved.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dataset_builders.annotation_files import read_json
+
+from ..metrics import load_metric
+from ..prompts import PROMPTS
+from ..task import Answer, Example, Protocol, Question, Score, Task
+
+
+def read_activitynet_captions(files: Sequence[Path], subset: str | None) -> list[Example]:
+    """val_1.json, or val_1.json and val_2.json: the videos of the first file, with the stories of all annotators.
+
+    Sentences are put on one line; segments that hold no time are left out, and so are videos that then have none.
+    """
+    if not files:
+        raise ValueError("ActivityNet Captions wants val_1.json, or val_1.json and val_2.json")
+    annotators = [read_json(path) for path in files]
+    examples = []
+    for video_id, record in annotators[0].items():
+        stories = [_story(other[video_id]) for other in annotators if video_id in other]
+        stories = [story for story in stories if story]
+        if stories:
+            question = Question(id=video_id, prompt=PROMPTS["narration"], kind="events", reference=stories)
+            names = (video_id, video_id.removeprefix("v_"))
+            examples.append(Example(video_id, names, float(record["duration"]), (question,)))
+    return examples
+
+
+def score_captions(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
+    """SODA_c and the ActivityNet protocol; nothing of `protocol` enters."""
+    questions = [example.questions[0] for example in examples]
+    predictions = [
+        [{"start": event.start, "end": event.end, "caption": event.label} for event in answers[question.id].events]
+        for question in questions
+    ]
+    metrics = load_metric("dense_captioning").compute(
+        predictions=predictions, references=[question.reference for question in questions]
+    )
+    return Score(metrics, {"num_events": sum(map(len, predictions))}, "narration-meteor_nltk")
+
+
+def _story(record: dict) -> list[dict]:
+    return [
+        {"start": float(start), "end": float(end), "caption": " ".join(sentence.split())}
+        for (start, end), sentence in zip(record["timestamps"], record["sentences"], strict=True)
+        if end > start
+    ]
+
+
+ACTIVITYNET_CAPTIONS = Task("activitynet_captions", ("narration",), read_activitynet_captions, score_captions)
