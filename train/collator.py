@@ -1,0 +1,122 @@
+"""A list of rows -> one batch of tensors: messages, the processor, labels on the answers alone.
+
+The last stop before the model. Token order and placeholder counts are the processor's; which tokens are supervised is
+the chat template's. It can lay samples end to end instead of padding them. It drops and swaps no sample.
+"""
+
+import logging
+
+import torch
+from transformers import ProcessorMixin
+
+from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
+from train.conversation import build_messages
+from train.media_rows import CachedMedia, MediaFiles
+
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100
+TEMPLATES = {"vicuna": VICUNA_CHAT_TEMPLATE, "plain": PLAIN_CHAT_TEMPLATE}
+# stream of rows, its lengths: the inputs that hold one padded row of media per sample
+STREAMS = (
+    ("pixel_values_videos", "video_lengths"),
+    ("video_features", "video_lengths"),
+    ("input_features", "audio_lengths"),
+    ("audio_features", "audio_lengths"),
+)
+
+
+class AVicunaCollator:
+    """Makes batches for `AVicunaForConditionalGeneration` out of rows of `dataset_builders.schema`.
+
+    Args:
+        processor: of the checkpoint that is trained.
+        media: where the rows' media come from, see `media_rows`.
+        chat_template: "vicuna" or "plain" (FACTS: stages I and II).
+        max_length: tokens of a sample after expansion; longer answers are cut, media never. None: no limit.
+        flatten: lay the samples end to end, `position_ids` starting anew with each, instead of padding them.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        *,
+        media: CachedMedia | MediaFiles,
+        chat_template: str = "vicuna",
+        max_length: int | None = 2048,
+        flatten: bool = False,
+    ):
+        self.processor, self.media, self.max_length, self.flatten = processor, media, max_length, flatten
+        self.chat_template = TEMPLATES[chat_template]
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Returns the model's inputs and `labels`: the ids of the answers, -100 elsewhere, `(batch_size, length)`.
+
+        Raises:
+            ValueError: naming the row, for what a row lacks or what does not fit into `max_length`.
+        """
+        batch = self.encode(rows)
+        is_answer = batch.pop("assistant_masks").bool()
+        batch["labels"] = batch["input_ids"].masked_fill(~is_answer, IGNORED)
+        for row, is_empty in zip(rows, (~is_answer).all(dim=1).tolist()):
+            if is_empty:
+                logger.warning("row %r: its answer begins beyond max_length, it teaches nothing", row["id"])
+        return flatten_batch(batch) if self.flatten else batch
+
+    def encode(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Messages, media and the processor: ids padded at the end, with the template's `assistant_masks`."""
+        conversations = []
+        for row in rows:
+            messages = build_messages(row, codec=self.processor.time_codec)
+            self.media.fill(row, messages)
+            conversations.append(messages)
+        try:
+            return dict(
+                self.processor.apply_chat_template(
+                    conversations,
+                    chat_template=self.chat_template,
+                    tokenize=True,
+                    return_dict=True,
+                    return_assistant_tokens_mask=True,
+                    processor_kwargs={
+                        "padding_side": "right",
+                        "truncation": self.max_length is not None,
+                        "max_length": self.max_length,
+                    },
+                )
+            )
+        except ValueError as error:
+            raise ValueError(f"rows {[row['id'] for row in rows]}: {error}") from error
+
+
+def flatten_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A padded batch as one sequence without padding.
+
+    `position_ids` starting anew tell transformers where a sample ends: without an attention mask it lets no token attend
+    across. The first token of a sample is predicted from nothing, so it has no label.
+
+    Args:
+        batch: `input_ids`, `attention_mask`, `labels` of shape `(batch_size, length)`, media streams with their lengths.
+
+    Returns:
+        The same inputs with a batch size of 1 and without `attention_mask`.
+    """
+    is_real = batch["attention_mask"].bool()
+    labels = batch["labels"].clone()
+    labels[torch.arange(len(labels)), is_real.int().argmax(dim=1)] = IGNORED
+    flat = {
+        "input_ids": batch["input_ids"][is_real][None],  # [1, total]
+        "labels": labels[is_real][None],
+        "position_ids": torch.cat([torch.arange(int(length)) for length in is_real.sum(dim=1)])[None],
+    }
+    for stream, lengths_name in STREAMS:
+        if stream in batch:
+            lengths = batch[lengths_name].tolist()
+            flat[stream] = torch.cat([rows[:length] for rows, length in zip(batch[stream], lengths)])[None]
+            flat[lengths_name] = torch.tensor([sum(lengths)])
+    if "audio_row_ids" in batch:
+        starts = batch["audio_lengths"].cumsum(0) - batch["audio_lengths"]
+        shifted = [ids[ids >= 0] + start for ids, start in zip(batch["audio_row_ids"], starts)]
+        flat["audio_row_ids"] = torch.cat(shifted)[None]
+    return flat

@@ -1,0 +1,65 @@
+"""Rows of `dataset_builders.schema` -> messages for the chat template, with seconds written as text.
+
+Between the data and the collator: placeholders of time are filled by the model's own codec, media slots become
+content blocks. It opens no media and makes no tokens.
+"""
+
+import re
+
+from modeling_avicuna.prompt_avicuna import AUDIO_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
+from modeling_avicuna.timestamp_avicuna import TimeCodec
+
+
+SLOT_TYPES = {VIDEO_TOKEN: "video", AUDIO_TOKEN: "audio", IMAGE_TOKEN: "image"}
+SLOT = re.compile("(" + "|".join(map(re.escape, SLOT_TYPES)) + ")")
+TIME = re.compile(r"<[se]\d+>")
+
+
+def write_times(text: str, *, seconds: dict[str, float], duration: float | None, codec: TimeCodec) -> str:
+    """Replaces "<s0>", "<e0>", ... by what the codec writes for them, all in one pass ("<s1>" never touches "<s10>").
+
+    Raises:
+        ValueError: a placeholder without a time, or times in a row without a duration.
+    """
+
+    def write(match: re.Match) -> str:
+        name = match.group()
+        if name not in seconds:
+            raise ValueError(f"no time for placeholder {name}; the row has {sorted(seconds)}")
+        if duration is None:
+            raise ValueError(f"placeholder {name} in a row without a duration")
+        return codec.encode(seconds[name], duration)
+
+    return TIME.sub(write, text)
+
+
+def split_slots(text: str) -> list[dict]:
+    """Text with "<video>", "<audio>", "<image>" slots as content blocks in order; empty text makes no block."""
+    pieces = [piece for piece in SLOT.split(text) if piece]
+    return [{"type": SLOT_TYPES[p]} if p in SLOT_TYPES else {"type": "text", "text": p} for p in pieces]
+
+
+def build_messages(row: dict, *, codec: TimeCodec) -> list[dict]:
+    """The messages of one row: `[{"role", "content": [{"type": "text", "text"}, {"type": "video"}, ...]}]`.
+
+    Raises:
+        ValueError: naming the row: no assistant message, an empty answer, a placeholder without a time.
+    """
+    seconds = {time["name"]: time["seconds"] for time in row["times"]}
+    messages = []
+    for message in row["messages"]:
+        try:
+            text = write_times(message["content"], seconds=seconds, duration=row["duration"], codec=codec)
+        except ValueError as error:
+            raise ValueError(f"row {row['id']!r} of {row['source']!r}: {error}") from error
+        if message["role"] == "assistant" and not text.strip():
+            raise ValueError(f"row {row['id']!r} of {row['source']!r} has an empty answer: there is nothing to learn")
+        messages.append({"role": message["role"], "content": split_slots(text)})
+    if not any(message["role"] == "assistant" for message in messages):
+        raise ValueError(f"row {row['id']!r} of {row['source']!r} has no assistant message")
+    return messages
+
+
+def slot_types(messages: list[dict]) -> list[str]:
+    """The media slots of a conversation, in order: "video", "audio", "image"."""
+    return [block["type"] for message in messages for block in message["content"] if block["type"] != "text"]

@@ -1,0 +1,252 @@
+"""Makes the checkpoint that stage I starts from: a tiny random AVicuna, or one put together from pretrained parts.
+
+    python -m train.initialize --size tiny --captions captions.json --clips_dir clips --output outputs/stage0
+    python -m train.initialize --language_model lmsys/vicuna-7b-v1.5 --vision_tower openai/clip-vit-large-patch14 \
+        --audio_tower laion/clap-htsat-fused --output outputs/stage0
+
+Adapters always begin random. The tiny model is for tests and for the demo; it trains no weight here.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ClapAudioModelWithProjection,
+    CLIPVisionModelWithProjection,
+    HfArgumentParser,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
+
+from dataset_builders import wordings
+from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
+from modeling_avicuna.processing_avicuna import build_processor
+from modeling_avicuna.prompt_avicuna import SYSTEM_PROMPT
+from modeling_avicuna.tokenization_avicuna import add_placeholder_tokens
+
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+# our choice throughout: small enough for two CPU cores, large enough to tell the sandbox's pictures and sounds apart
+TINY_VISION = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "projection_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 48,
+    "patch_size": 8,
+}
+TINY_AUDIO = {
+    "model_type": "clap_audio_model",
+    "patch_embeds_hidden_size": 16,
+    "hidden_size": 32,
+    "projection_dim": 64,
+    "depths": [1, 1],
+    "num_hidden_layers": 2,
+    "num_attention_heads": [2, 2],
+    "patch_size": 8,
+    "patch_stride": [8, 8],
+    "spec_size": 256,
+    "num_mel_bins": 64,
+    "window_size": 8,
+}
+TINY_TEXT = {
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
+
+
+def train_tokenizer(texts: list[str], *, vocab_size: int = 2000) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer learned from `texts`, each digit a token of its own, as LLaMA's: any time is two tokens.
+
+    Besides `texts` it sees every question wording and the system prompt, so that prompts stay short.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*texts, *known_texts()], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, model_max_length=2048
+    )
+
+
+def known_texts() -> list[str]:
+    """The system prompt, the roles and all question wordings: what every conversation holds."""
+    questions = [q for name, value in vars(wordings).items() if name.endswith("_QUESTIONS") for q in value]
+    spans = ["From 01 to 23, ", "from 45 to 67 and from 89 to 90. ", "No event."]
+    # often enough that each of these words becomes one token beside a few hundred captions
+    return [f"{SYSTEM_PROMPT} USER: {question} ASSISTANT: {span}" for question in questions for span in spans] * 4
+
+
+def build_tiny(
+    texts: list[str],
+    *,
+    seed: int = 0,
+    vocab_size: int = 2000,
+    vision: dict | None = None,
+    audio: dict | None = None,
+    text: dict | None = None,
+    **config,
+) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
+    """A random tiny AVicuna with a tokenizer learned from `texts`.
+
+    Args:
+        texts: captions, for the tokenizer.
+        seed: of the weights.
+        vision, audio, text: replace single fields of the sub-configurations (TINY_VISION, ...).
+        config: fields of `AVicunaConfig`, for example `num_av_tokens`.
+    """
+    tokenizer = add_placeholder_tokens(train_tokenizer(texts, vocab_size=vocab_size))
+    text_config = {**TINY_TEXT, **token_ids(tokenizer), "vocab_size": len(tokenizer), **(text or {})}
+    avicuna = AVicunaConfig(
+        vision_config={**TINY_VISION, **(vision or {})},
+        audio_config={**TINY_AUDIO, **(audio or {})},
+        text_config=text_config,
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        audio_token_id=tokenizer.convert_tokens_to_ids("<audio>"),
+        **config,
+    )
+    torch.manual_seed(seed)
+    model = AVicunaForConditionalGeneration(avicuna).eval()
+    set_generation_ids(model, tokenizer)
+    return model, processor_of(avicuna, tokenizer)
+
+
+def processor_of(config: AVicunaConfig, tokenizer: PreTrainedTokenizerFast, **media) -> ProcessorMixin:
+    """The processor that agrees with a model's configuration; `media` is passed to `build_processor`."""
+    if config.vision_config is not None:
+        media = {"image_size": config.vision_config.image_size, **media}
+    return build_processor(
+        tokenizer,
+        num_av_tokens=config.num_av_tokens,
+        audio_interleaving_rate=config.audio_interleaving_rate,
+        interleaving=config.interleaving,
+        time_unit=config.time_unit,
+        num_time_bins=config.num_time_bins,
+        **media,
+    )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def set_generation_ids(model: AVicunaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast):
+    for name, value in token_ids(tokenizer).items():
+        setattr(model.generation_config, name, value)
+
+
+def assemble(
+    *, language_model: str, vision_tower: str | None, audio_tower: str | None, dtype: str = "auto", **config
+) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
+    """An AVicuna whose language model and towers are pretrained; only the adapters are random.
+
+    Args:
+        language_model: any causal language model with a fast tokenizer.
+        vision_tower: a CLIP model, of which the vision part and its projection are taken. None: no tower.
+        audio_tower: a CLAP model, likewise. None: no tower.
+        config: fields of `AVicunaConfig`.
+
+    Raises:
+        ValueError: the tokenizer is not backed by `tokenizers`.
+    """
+    base_tokenizer = AutoTokenizer.from_pretrained(language_model)
+    tokenizer = add_placeholder_tokens(base_tokenizer)
+    text = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
+    if len(tokenizer) > text.get_input_embeddings().num_embeddings:
+        text.resize_token_embeddings(len(tokenizer))
+    vision = vision_tower and CLIPVisionModelWithProjection.from_pretrained(vision_tower, dtype=dtype)
+    audio = audio_tower and ClapAudioModelWithProjection.from_pretrained(audio_tower, dtype=dtype)
+    text.config.pad_token_id = tokenizer.pad_token_id
+    avicuna = AVicunaConfig(
+        vision_config=vision.config if vision else None,
+        audio_config=audio.config if audio else None,
+        text_config=text.config,
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        audio_token_id=tokenizer.convert_tokens_to_ids("<audio>"),
+        **config,
+    )
+    with torch.device("meta"):  # only the adapters of this model stay; no billion random numbers are drawn
+        model = AVicunaForConditionalGeneration(avicuna)
+    model.model.language_model, model.lm_head = text.base_model, text.get_output_embeddings()
+    model.model.vision_tower, model.model.audio_tower = vision or None, audio or None
+    for name in ("vision_adapter", "audio_adapter"):
+        adapter = getattr(model.model, name).to_empty(device="cpu").to(text.dtype)
+        for layer in adapter.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.reset_parameters()
+    model.tie_weights()
+    model.generation_config = text.generation_config
+    set_generation_ids(model, tokenizer)
+    return model.eval(), processor_of(avicuna, tokenizer)
+
+
+@dataclass
+class InitializeArguments:
+    """Command line of `python -m train.initialize`."""
+
+    output: str = field(metadata={"help": "Folder for the checkpoint."})
+    size: str | None = field(default=None, metadata={"help": '"tiny": random weights, made from nothing.'})
+    captions: str | None = field(default=None, metadata={"help": "Caption file that the tiny tokenizer learns from."})
+    language_model: str | None = field(default=None, metadata={"help": "Pretrained causal language model."})
+    vision_tower: str | None = field(default=None, metadata={"help": "Pretrained CLIP model."})
+    audio_tower: str | None = field(default=None, metadata={"help": "Pretrained CLAP model."})
+    num_av_tokens: int = field(default=100, metadata={"help": "Audio-visual tokens of a video (published: 100)."})
+    audio_interleaving_rate: float = field(default=0.25, metadata={"help": "Share of audio (published best: 0.25)."})
+    dtype: str = field(default="auto", metadata={"help": "Data type of the pretrained parts."})
+    seed: int = field(default=0, metadata={"help": "Of all random weights."})
+
+
+def read_captions(path: str) -> list[str]:
+    """The captions of a file in VALOR's form, `[{"video_id", "desc"}]`."""
+    return [entry["desc"] for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
+
+
+def main(arguments: list[str] | None = None):
+    (args,) = HfArgumentParser(InitializeArguments).parse_args_into_dataclasses(arguments)
+    config = {"num_av_tokens": args.num_av_tokens, "audio_interleaving_rate": args.audio_interleaving_rate}
+    torch.manual_seed(args.seed)
+    if args.size == "tiny" and args.captions:
+        model, processor = build_tiny(read_captions(args.captions), seed=args.seed, **config)
+    elif args.size is None and args.language_model:
+        model, processor = assemble(
+            language_model=args.language_model,
+            vision_tower=args.vision_tower,
+            audio_tower=args.audio_tower,
+            dtype=args.dtype,
+            **config,
+        )
+    else:
+        raise ValueError("give either --size tiny with --captions FILE, or --language_model (and towers)")
+    model.save_pretrained(args.output)
+    processor.save_pretrained(args.output)
+    print(f"wrote {args.output}: {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Trains one stage of AVicuna: arguments, processor, rows, model, trainer, save.
+
+    accelerate launch train/sft.py --config train/recipes/stage3_time_event.yaml --model_name_or_path outputs/stage2 \
+        --output_dir outputs/stage3 --features_dir features
+
+Every field of the recipe can be given on the command line, which wins. All four stages in order: `train/run_stages.py`.
+"""
+
+import sys
+from pathlib import Path
+
+from accelerate.logging import get_logger
+from trl import SFTTrainer
+
+
+if __name__ == "__main__":  # a script's own folder leads sys.path; the packages live one above it
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing registers the auto classes)
+from train.arguments import parse_arguments  # noqa: E402
+from train.checkpoint import load_model, load_processor, push_folder, resume_point, save_stage  # noqa: E402
+from train.collator import AVicunaCollator  # noqa: E402
+from train.media_rows import open_media  # noqa: E402
+from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
+from train.training_rows import load_rows  # noqa: E402
+
+
+logger = get_logger(__name__)
+
+
+def main(arguments: list[str] | None = None):
+    stage, training = parse_arguments(arguments)
+    push, training.push_to_hub = (
+        training.push_to_hub,
+        False,
+    )  # one push, of the finished folder, instead of the Trainer's
+    resume = resume_point(training.resume_from_checkpoint, training.output_dir)
+
+    processor = load_processor(stage.model_name_or_path)
+    media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
+    rows, counts = load_rows(stage, media=media, seed=training.seed)
+    collator = AVicunaCollator(
+        processor,
+        media=media,
+        chat_template=stage.chat_template,
+        max_length=training.max_length,
+        flatten=stage.flatten,
+    )
+
+    model = load_model(stage.model_name_or_path, dtype=stage.dtype, attn_implementation=stage.attn_implementation)
+    set_trainable(model, stage.trainable)
+    trainer = SFTTrainer(
+        model,
+        args=training,
+        train_dataset=rows,
+        data_collator=collator,
+        processing_class=processor,
+        peft_config=lora_config(model, stage),
+    )
+    logger.info("trained / all parameters: %s", count_parameters(model), main_process_only=True)
+    trainer.train(resume_from_checkpoint=resume)
+    save_stage(trainer, stage=stage, processor=processor)
+    if push and trainer.is_world_process_zero():
+        push_folder(
+            training.output_dir,
+            repo_id=training.hub_model_id,
+            private=training.hub_private_repo,
+            token=training.hub_token,
+        )
+
+
+if __name__ == "__main__":
+    main()

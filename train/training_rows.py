@@ -1,0 +1,83 @@
+"""The rows that a stage trains on: sources loaded, checked, mixed by weight, rows without media counted and dropped.
+
+Between the recipe's `datasets` and the trainer. It opens no media and writes no text.
+"""
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+
+import dataset_builders  # noqa: F401  (importing registers the builders with `datasets`)
+from dataset_builders.mixture import mix
+from dataset_builders.schema import FEATURES
+from train.arguments import DataSource, StageArguments
+
+
+logger = logging.getLogger(__name__)
+
+FILE_FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+def load_source(source: DataSource) -> Dataset:
+    """One source as rows of `dataset_builders.schema`.
+
+    Raises:
+        ValueError: a missing column, or no rows.
+    """
+    options = dict(source.options)
+    path = source.path
+    if Path(path).suffix in FILE_FORMATS:
+        if not Path(path).is_file():
+            raise ValueError(f"no such file of rows: {path}")
+        path, options = FILE_FORMATS[Path(path).suffix], {**options, "data_files": path, "features": FEATURES}
+    rows = load_dataset(path, name=source.name, split=source.split, **options)
+    if absent := sorted(set(FEATURES) - set(rows.column_names)):
+        raise ValueError(f"data source {source.path!r} lacks the columns {absent} of dataset_builders.schema")
+    if not len(rows):
+        raise ValueError(f"data source {source.path!r}, split {source.split!r} has no rows")
+    return rows.select_columns(list(FEATURES)).cast(FEATURES)
+
+
+def load_rows(stage: StageArguments, *, media, seed: int) -> tuple[Dataset, dict]:
+    """All rows of the stage, mixed by weight, and what was counted on the way.
+
+    Args:
+        media: a `media_rows` reader; it says which rows lack media.
+
+    Returns:
+        The rows, and {"rows_per_source": {source: rows}, "dropped": {reason: rows}}.
+
+    Raises:
+        ValueError: no sources, or a larger share of rows without media than `max_missing`.
+    """
+    if not stage.datasets:
+        raise ValueError("the stage has no `datasets` to train on")
+    sources, weights, missing = {}, {}, {}
+    num_rows = 0
+    for number, source in enumerate(stage.datasets):
+        rows = load_source(source)
+        num_rows += len(rows)
+        absent = {index: names for index, row in enumerate(rows) if (names := media.missing(row))}
+        missing.update({rows[index]["id"]: names for index, names in absent.items()})
+        key = f"{number}:{source.path}" + (f"/{source.name}" if source.name else "")
+        sources[key] = rows.select([i for i in range(len(rows)) if i not in absent]) if absent else rows
+        weights[key] = source.weight
+    check_missing(missing, num_rows=num_rows, max_missing=stage.max_missing)
+    mixed = mix(sources, weights, seed=seed)
+    counts = {"rows_per_source": dict(Counter(mixed["source"])), "dropped": {"missing_media": len(missing)}}
+    return mixed, counts
+
+
+def check_missing(missing: dict[str, list[str]], *, num_rows: int, max_missing: float):
+    """Raises ValueError where more rows lack media than allowed, says how many are dropped otherwise."""
+    examples = json.dumps(dict(list(missing.items())[:3]))
+    if len(missing) > max_missing * num_rows:
+        raise ValueError(
+            f"{len(missing)} of {num_rows} rows lack media, more than max_missing {max_missing:.2%} allows; "
+            f"row and missing media, for example: {examples}"
+        )
+    if missing:
+        logger.warning("dropped %d of %d rows that lack media, for example %s", len(missing), num_rows, examples)
