@@ -12,7 +12,8 @@ import datasets
 import pyarrow as pa
 from datasets.builder import Key
 
-from .pseudo_untrimmed.curation import prepare, read_prepared
+from .pseudo_untrimmed.curation import prepare, read_prepared, write_account
+from .pseudo_untrimmed.rendered_rows import read_drops, render_rows, write_drops
 from .pseudo_untrimmed.settings import CurationSettings
 from .pseudo_untrimmed.shards import build_shard, count_shards
 from .schema import FEATURES
@@ -21,6 +22,7 @@ from .schema import FEATURES
 DESCRIPTION = "Pseudo-untrimmed videos composed of captioned clips, with time-stamped audio-visual events"
 PREPARED_DIR = "pu_valor_prepared"
 EMBEDDINGS_DIR = "caption_embeddings"
+VIDEOS_DIR = "pu_valor_videos"
 
 
 @dataclass
@@ -50,9 +52,6 @@ class PUValor(datasets.ArrowBasedBuilder):
         if self.config.embeddings_dir is None:
             self.config.embeddings_dir = str(cache / EMBEDDINGS_DIR)
         prepared = prepare(self.config, cache / PREPARED_DIR)
-        if not dl_manager.is_streaming:
-            for name in ("report.json", "dropped.jsonl"):
-                (Path(self._output_dir) / name).write_bytes((prepared.folder / name).read_bytes())
         return [
             datasets.SplitGenerator(
                 name=split,
@@ -67,7 +66,18 @@ class PUValor(datasets.ArrowBasedBuilder):
 
     def _generate_tables(self, shards: list[int], split: str, prepared: str) -> Iterator[tuple[Key, pa.Table]]:
         for place, shard in enumerate(shards):
-            yield Key(place, 0), build_shard(prepared, split, shard, settings=self.config)
+            table = build_shard(prepared, split, shard, settings=self.config)
+            if self.config.media == "rendered":
+                table, drops = render_rows(table, self._videos_dir / split, settings=self.config)
+                write_drops(self._videos_dir, f"{split}-{shard:05d}", drops)
+            yield Key(place, 0), table
 
+    def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs) -> None:
+        super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
+        prepared = read_prepared(Path(self._cache_dir_root) / PREPARED_DIR / self.config.fingerprint())
+        drops = read_drops(self._videos_dir) if self.config.media == "rendered" else []
+        write_account(self._output_dir, prepared, drops)
 
-__all__ = ["PUValor", "PUValorConfig", "read_prepared"]
+    @property
+    def _videos_dir(self) -> Path:
+        return Path(self._cache_dir_root) / VIDEOS_DIR / self.config.fingerprint()

@@ -23,11 +23,13 @@ from .embedding import embed_captions
 from .filtering import PlanFilter, number_events
 from .planning import Plan, place_segments, plan_pseudo_untrimmed
 from .settings import RANDOM_GROUPS, CurationSettings
-from .shards import CLIPS_FILE, PLAN_FILE, name_row, read_plan, split_seed, write_plan
+from .shards import CLIPS_FILE, PLAN_FILE, name_row, split_seed, write_plan
 
 
 REJECTED_FILE = "rejected-{split}.parquet"
 SUMMARY_FILE = "prepared.json"
+REPORT_FILE = "report.json"
+DROPPED_FILE = "dropped.jsonl"
 VIDEOS = "videos"
 
 
@@ -67,7 +69,7 @@ def prepare(settings: CurationSettings, folder: str | Path) -> Prepared:
 def read_prepared(folder: Path) -> Prepared:
     """A finished `prepare` folder."""
     num_rows = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-    return Prepared(folder, num_rows, json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    return Prepared(folder, num_rows, json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
 
 
 def curate(settings: CurationSettings, folder: Path) -> None:
@@ -273,4 +275,25 @@ def write_rejected(rejected: np.ndarray, path: Path) -> None:
     pq.write_table(pa.table({name: pa.array(rejected[name].tolist()) for name in rejected.dtype.names}), path)
 
 
-__all__ = ["Prepared", "prepare", "read_plan", "read_prepared", "find_files"]
+def write_account(output: str | Path, prepared: Prepared, drops: list[dict], **facts) -> dict:
+    """Write report.json and dropped.jsonl of a whole build into `output`, and return the report.
+
+    Args:
+        drops (`list[dict]`):
+            Rows that were lost after planning: `{"id", "reason", "detail"}`.
+        facts:
+            Further entries of the report.
+    """
+    report = {**prepared.report, **facts}
+    videos = report["sources"][VIDEOS]
+    videos["kept"] -= len(drops)
+    for reason, count in Counter(drop["reason"] for drop in drops).items():
+        videos["dropped"][reason] = videos["dropped"].get(reason, 0) + count
+    lines = [json.dumps({"decision": "dropped", "source": VIDEOS, **drop}, sort_keys=True) + "\n" for drop in drops]
+    text = (prepared.folder / DROPPED_FILE).read_text(encoding="utf-8") + "".join(lines)
+    (Path(output) / DROPPED_FILE).write_text(text, encoding="utf-8")
+    # last, by a rename: a folder with a report is a finished one
+    temporary = Path(output) / f".{REPORT_FILE}.partial"
+    temporary.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, Path(output) / REPORT_FILE)
+    return report

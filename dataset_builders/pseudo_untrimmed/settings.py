@@ -17,7 +17,8 @@ from .embedding import fingerprint_encoder
 
 CURATION_VERSION = 1  # raised when the same settings give other rows
 CONVERSATION_TYPES = ("T1", "T2", "T3")
-MEDIA = ("virtual", "rendered")
+VIDEOS_PER_SHARD = {"virtual": 5000, "rendered": 20}  # rendering 20 takes about as long as planning a million
+MEDIA = tuple(VIDEOS_PER_SHARD)
 RANDOM_GROUPS = "random"
 # Fields that do not change a byte of the rows.
 PLACES = ("clips_dir", "embeddings_dir", "captions_file", "exclude_ids_file", "text_encoder")
@@ -66,8 +67,10 @@ class CurationSettings:
             `"virtual"`: rows only. `"rendered"`: one mp4 per row as well.
         clip_duration, min_clip_duration, min_caption_words:
             See `captions.read_clips`.
-        videos_per_shard (`int`, *optional*, defaults to 5000):
-            Rows of one Parquet shard, the unit of work and of resuming.
+        render_size, render_fps (*optional*, default to `(480, 360)` and 25):
+            Width, height and frame rate of rendered videos (our choice).
+        videos_per_shard (`int`, *optional*):
+            Rows of one Parquet shard, the unit of work and of resuming; by default 5000, or 20 rendered ones.
         embeddings_dir (`str`, *optional*):
             Where caption embeddings are kept between builds.
         seed (`int`, *optional*, defaults to 0):
@@ -100,24 +103,29 @@ class CurationSettings:
     clip_duration: float = 10.0
     min_clip_duration: float = 1.0
     min_caption_words: int = 2
-    videos_per_shard: int = 5000
+    render_size: tuple[int, int] = (480, 360)
+    render_fps: float = 25.0
+    videos_per_shard: int | None = None
     embeddings_dir: str | None = None
     seed: int = 0
 
     def check(self) -> None:
         """Normalise sequences to tuples and raise for values outside their range."""
+        choices = {"clustering": METHODS, "small_clusters": SMALL_CLUSTERS, "media": MEDIA}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         self.clips_per_video = check_range("clips_per_video", self.clips_per_video, least=1)
         self.scale_range = check_range("scale_range", self.scale_range, least=0.01)
         if self.duration_range is not None:
             self.duration_range = check_range("duration_range", self.duration_range, least=0)
         self.conversation_types = tuple(self.conversation_types)
+        self.render_size = tuple(self.render_size)
+        if self.videos_per_shard is None:
+            self.videos_per_shard = VIDEOS_PER_SHARD[self.media]
         for name in ("num_videos", "cluster_size", "max_repeats", "max_turns", "videos_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        choices = {"clustering": METHODS, "small_clusters": SMALL_CLUSTERS, "media": MEDIA}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         unknown = [name for name in self.conversation_types if name not in CONVERSATION_TYPES]
         if unknown or not self.conversation_types:
             raise ValueError(f"conversation_types must be some of {CONVERSATION_TYPES}, got {self.conversation_types}")

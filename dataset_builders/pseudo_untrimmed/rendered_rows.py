@@ -1,0 +1,78 @@
+"""Render the videos of one shard's rows and write their paths into the rows (`media="rendered"`).
+
+A video that is there already is not rendered again, so an interrupted shard continues with the next one. A row whose
+clips cannot be decoded is dropped, with the reason that the decoder gave.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+
+from ..media import MediaError
+from ..schema import FEATURES
+from .curation import find_files
+from .rendering import render_video
+
+
+def render_rows(table: pa.Table, videos_dir: str | Path, *, settings, relative_to: str | Path | None = None):
+    """Make `videos_dir/<row id>.mp4` of every row.
+
+    Args:
+        table (`pa.Table`):
+            Rows of `shards.build_shard`.
+        videos_dir (`str` or `Path`):
+            Where the videos go.
+        settings (`CurationSettings`):
+            Of the build.
+        relative_to (`str` or `Path`, *optional*):
+            Write the rows' `media.video` relative to this folder; by default it is absolute.
+
+    Returns:
+        `tuple(pa.Table, list[dict])`: the rows that could be rendered, and `{"id", "reason", "detail"}` of the others.
+    """
+    clip_files = find_files(settings.clips_dir)
+    width, height = settings.render_size
+    paths, drops = [], []
+    for row_id, segments in zip(table["id"].to_pylist(), table["segments"].to_pylist()):
+        path = Path(videos_dir).resolve() / f"{row_id}.mp4"
+        try:
+            if not path.exists():
+                render_video(
+                    segments,
+                    clip_files,
+                    path,
+                    width=width,
+                    height=height,
+                    fps=settings.render_fps,
+                    seed=noise_seed(settings.seed, row_id),
+                    background_noise_snr_db=settings.background_noise_snr_db,
+                )
+        except MediaError as error:
+            drops.append({"id": row_id, "reason": f"not_rendered: {error.reason}", "detail": str(error)})
+            paths.append(None)
+            continue
+        paths.append(str(path if relative_to is None else path.relative_to(Path(relative_to).resolve())))
+    nothing = pa.nulls(len(table), pa.string())
+    media = pa.StructArray.from_arrays([pa.array(paths, pa.string()), nothing, nothing], ["video", "audio", "image"])
+    place = table.schema.get_field_index("media")
+    table = table.set_column(place, FEATURES.arrow_schema.field("media"), media)
+    kept = pa.array([path is not None for path in paths], pa.bool_())
+    return table.filter(kept), drops
+
+
+def noise_seed(seed: int, row_id: str) -> int:
+    """A seed for the background noise of one row."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {row_id}".encode()).digest()[:4], "big")
+
+
+def write_drops(folder: str | Path, name: str, drops: list[dict]) -> None:
+    """Keep the drops of one shard where the process that finishes the build finds them."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / f"drops-{name}.json").write_text(json.dumps(drops), encoding="utf-8")
+
+
+def read_drops(folder: str | Path) -> list[dict]:
+    """The drops of all shards, in the order of the shards' names."""
+    return [drop for path in sorted(Path(folder).glob("drops-*.json")) for drop in json.loads(path.read_text("utf-8"))]
