@@ -143,7 +143,8 @@ def decode_audio(path: str | Path, *, sampling_rate: int, num_channels: int = 2)
     Args:
         path (`Path`): the file.
         sampling_rate (`int`): Hz of the result.
-        num_channels (`int`): 1 or 2; 5.1 and the like are mixed down by FFmpeg's own matrix.
+        num_channels (`int`): 1 (the mean of left and right) or 2 (mono goes to both at full level); 5.1 and the like
+            are mixed down to stereo by FFmpeg's own matrix first.
 
     Returns:
         `np.ndarray` of shape `(num_channels, num_samples)`, float32, or None where the file has no audio stream.
@@ -151,11 +152,15 @@ def decode_audio(path: str | Path, *, sampling_rate: int, num_channels: int = 2)
     Raises:
         MediaError: the file is missing, empty or unreadable, or its sound breaks off.
     """
+    if num_channels not in LAYOUTS:
+        raise ValueError(f"num_channels must be 1 or 2, got {num_channels}")
     with _open(path) as container:
         stream = container.streams.best("audio")
         if stream is None:
             return None
-        resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[num_channels], rate=sampling_rate)
+        # between mono and stereo FFmpeg would change the level by 3 dB, so that step is done below
+        layout = LAYOUTS[min(2, stream.channels)]
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
         blocks, first_time = [], None
         with _named(path, "unreadable audio stream"):
             for frame in container.decode(stream):
@@ -169,6 +174,10 @@ def decode_audio(path: str | Path, *, sampling_rate: int, num_channels: int = 2)
     if not blocks:
         return np.zeros((num_channels, 0), dtype=np.float32)
     samples = np.concatenate(blocks, axis=1)
+    if num_channels < samples.shape[0]:
+        samples = samples.mean(axis=0, keepdims=True)
+    elif num_channels > samples.shape[0]:
+        samples = np.repeat(samples, num_channels, axis=0)
     offset = round((first_time - origin) * sampling_rate)
     if offset > 0:
         return np.pad(samples, ((0, 0), (offset, 0)))

@@ -1,0 +1,430 @@
+"""What rendering promises, measured on the finished mp4: time, pitch, picture, noise, joins, and clear errors."""
+
+import doctest
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from dataset_builders.media import MediaError, MediaWriter, TimedFrame, decode_audio, decode_video, probe
+from dataset_builders.pseudo_untrimmed import rendering
+from dataset_builders.pseudo_untrimmed.planning import Segment
+from dataset_builders.pseudo_untrimmed.rendering import Letterbox, render_video, select_frames
+from dataset_builders.pseudo_untrimmed.soundtrack import add_background_noise, join_tracks, limit_peak, stretch_audio
+
+
+RATE = 48_000
+FLASH_SECONDS = 0.1
+MARKS = (
+    1.0,
+    2.6,
+    5.4,
+    8.6,
+)  # s, of flash and beep in the source clips: a frame begins there at 20, 25 and 30 per second
+FORMAT = {"width": 64, "height": 48, "fps": 25}
+
+
+def chain(*pieces: tuple[str, float, float]) -> list[Segment]:
+    """Contiguous segments of (clip id, source seconds, scale)."""
+    segments, start = [], 0.0
+    for clip_id, seconds, scale in pieces:
+        segments.append(Segment(clip_id, start, start + seconds * scale, scale, "a caption"))
+        start += seconds * scale
+    return segments
+
+
+def write_clip(path: Path, *, seconds: float, fps: int, pixels, samples: np.ndarray | None, size=(64, 48)) -> Path:
+    """A clip whose frame at time t is filled with `pixels(t)`."""
+    sampling_rate = None if samples is None else RATE
+    num_channels = 2 if samples is None else samples.shape[0]
+    width, height = size
+    with MediaWriter(
+        path, width=width, height=height, fps=fps, sampling_rate=sampling_rate, num_channels=num_channels, crf=12
+    ) as writer:
+        for index in range(round(seconds * fps)):
+            writer.write_frame(np.broadcast_to(np.uint8(round(pixels(index / fps))), (height, width, 3)))
+        if samples is not None:
+            writer.write_audio(samples)
+    return path
+
+
+def tone(frequency: float, seconds: float) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def gate(seconds: float, marks) -> np.ndarray:
+    time = np.arange(round(seconds * RATE)) / RATE
+    return sum(((time >= mark) & (time < mark + FLASH_SECONDS)).astype(np.float32) for mark in marks)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> dict[str, Path]:
+    """Clips with a flash and a beep at known times, at three frame rates, and plain tones, and one without sound."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def flash(time):
+        return 255 if any(mark - 1e-6 <= time < mark + FLASH_SECONDS - 1e-6 for mark in MARKS) else 16
+
+    beep = (tone(1000, 10) * gate(10, MARKS))[None]
+    paths = {
+        f"-flash{fps}": write_clip(folder / f"-flash{fps}.mp4", seconds=10, fps=fps, pixels=flash, samples=beep)
+        for fps in (20, 25, 30)
+    }
+    for name, samples in (("tone", tone(1000, 10)[None]), ("low", tone(440, 10)[None]), ("silent", None)):
+        paths[name] = write_clip(folder / f"{name}.mp4", seconds=10, fps=10, pixels=lambda t: 90, samples=samples)
+    return paths
+
+
+def find_rises(level: np.ndarray, *, threshold: float, gap: int) -> list[int]:
+    """Indices at which a level passes a threshold upwards, at least `gap` after the one before."""
+    rises: list[int] = []
+    for index in np.flatnonzero((level[1:] > threshold) & (level[:-1] <= threshold)) + 1:
+        if not rises or index - rises[-1] > gap:
+            rises.append(int(index))
+    return rises
+
+
+def loudness(samples: np.ndarray, seconds: float = 0.002) -> np.ndarray:
+    width = round(seconds * RATE)
+    return np.convolve(np.abs(samples), np.ones(width) / width, "same")
+
+
+def peak_frequency(samples: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), n=1 << 20))
+    return float(np.argmax(spectrum)) * RATE / (1 << 20)
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.9])
+def test_flash_and_beep_stay_together_and_as_planned_over_six_clips(clips, tmp_path, scale):
+    names = ["-flash30", "-flash25", "-flash20"] * 2
+    segments = chain(*[(name, 10, scale) for name in names])
+    rendered = render_video(segments, clips, tmp_path / "six.mp4", **FORMAT)
+    planned = np.array([segment.transfer_time(mark) for segment in segments for mark in MARKS])
+
+    brightness = np.array([timed.frame.to_ndarray(format="gray").mean() for timed in decode_video(rendered.path)])
+    flashes = np.array(find_rises(brightness, threshold=128, gap=10)) / FORMAT["fps"]
+    level = loudness(decode_audio(rendered.path, sampling_rate=RATE)[0])
+    beeps = np.array(find_rises(level, threshold=0.1 * level.max(), gap=RATE // 4)) / RATE
+
+    assert len(flashes) == len(beeps) == len(planned)
+    assert np.abs(flashes - planned).max() <= 0.040
+    assert np.abs(beeps - planned).max() <= 0.040
+    assert np.abs(flashes - beeps).max() <= 0.040
+
+
+def test_mixed_scales_do_not_add_up_to_a_drift(clips, tmp_path):
+    segments = chain(*[("-flash30", 10, scale) for scale in (0.61, 1.87, 0.73, 1.0, 1.33, 0.89)])
+    rendered = render_video(segments, clips, tmp_path / "mixed.mp4", **FORMAT)
+    planned = [segment.transfer_time(mark) for segment in segments for mark in MARKS]
+    level = loudness(decode_audio(rendered.path, sampling_rate=RATE)[0])
+    beeps = np.array(find_rises(level, threshold=0.1 * level.max(), gap=RATE // 3)) / RATE
+    error = beeps - planned
+    assert np.abs(error).max() <= 0.040
+    assert abs(error[-4:].mean() - error[:4].mean()) <= 0.010
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.9])
+def test_a_tone_keeps_its_pitch_and_purity(clips, tmp_path, scale):
+    rendered = render_video(chain(("tone", 10, scale)), clips, tmp_path / "tone.mp4", **FORMAT)
+    samples = decode_audio(rendered.path, sampling_rate=RATE)[0][RATE : 5 * RATE]
+    assert peak_frequency(samples) == pytest.approx(1000, rel=0.01)
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
+    near = slice(round(990 * len(samples) / RATE), round(1010 * len(samples) / RATE))
+    assert spectrum[near].sum() / spectrum.sum() > 0.995  # the codec alone gives 0.9987
+
+
+@pytest.mark.parametrize("sampling_rate", [16_000, 44_100, 48_000])
+@pytest.mark.parametrize("scale", [0.3, 0.6, 0.999, 1.0, 1.9, 3.5])
+def test_stretching_gives_the_length_asked_for_and_moves_a_click_where_it_belongs(sampling_rate, scale):
+    samples = np.zeros((2, 3 * sampling_rate), dtype=np.float32)
+    samples[:, sampling_rate : sampling_rate + sampling_rate // 20] = 0.5
+    wanted = round(3 * scale * sampling_rate)
+    stretched = stretch_audio(samples, scale=scale, sampling_rate=sampling_rate, num_samples=wanted)
+    assert stretched.shape == (2, wanted)
+    assert stretched.dtype == np.float32
+    begin = np.flatnonzero(np.abs(stretched[0]) > 0.05)[0] / sampling_rate
+    assert begin == pytest.approx(scale, abs=0.030 * max(1, scale))
+
+
+def test_stretching_refuses_a_scale_that_is_not_positive():
+    with pytest.raises(ValueError, match="-0.5"):
+        stretch_audio(np.zeros((1, 10), dtype=np.float32), scale=-0.5, sampling_rate=RATE, num_samples=10)
+
+
+@pytest.mark.parametrize("fps", [10, 25, 30, 29.97])
+def test_duration_is_as_planned_to_within_a_frame(clips, tmp_path, fps):
+    segments = chain(("-flash30", 10, 0.613), ("silent", 10, 0.777), ("tone", 9.7, 0.61))
+    rendered = render_video(segments, clips, tmp_path / "v.mp4", width=64, height=48, fps=fps)
+    info = probe(rendered.path)
+    for duration in (
+        info.duration,
+        rendered.duration,
+        decode_audio(rendered.path, sampling_rate=RATE).shape[1] / RATE,
+    ):
+        assert duration == pytest.approx(segments[-1].end, abs=1 / fps)
+    assert info.fps == pytest.approx(fps, rel=1e-3)
+    assert (info.width, info.height, info.sampling_rate, info.num_channels) == (64, 48, RATE, 2)
+    assert sum(1 for _ in decode_video(rendered.path)) == rendered.num_frames
+
+
+@pytest.mark.parametrize("snr_db", [5, 20])
+def test_background_noise_has_the_ratio_asked_for(clips, tmp_path, snr_db):
+    segments = chain(("tone", 10, 0.6), ("silent", 10, 0.6), ("low", 10, 1.0))
+    common = dict(FORMAT, seed=3)
+    clean = render_video(segments, clips, tmp_path / "clean.mp4", **common)
+    noisy = render_video(segments, clips, tmp_path / "noisy.mp4", background_noise_snr_db=snr_db, **common)
+    signal = decode_audio(clean.path, sampling_rate=RATE)
+    track = decode_audio(noisy.path, sampling_rate=RATE)
+    gain = np.sum(track * signal) / np.sum(signal**2)  # a track that would clip is turned down as a whole
+    measured = 10 * np.log10(gain**2 * np.mean(signal**2) / np.mean((track - gain * signal) ** 2))
+    assert measured == pytest.approx(snr_db, abs=0.5)
+
+
+def test_noise_is_pink_seeded_and_audible_even_over_silence():
+    silence = np.zeros((2, 3 * RATE), dtype=np.float32)
+    first, again, other = (
+        add_background_noise(silence, snr_db=20, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert 20 * np.log10(first.std()) == pytest.approx(-60, abs=0.5)
+    power = np.abs(np.fft.rfft(first[0])) ** 2
+    octaves = [10 * np.log10(power[3 * low : 6 * low].sum()) for low in (100, 1000, 8000)]
+    assert np.ptp(octaves) < 1.5  # pink: the same power in each octave
+
+
+def test_a_silent_clip_between_two_sounding_ones_stays_silent(clips, tmp_path):
+    segments = chain(("tone", 5, 1.0), ("silent", 5, 1.0), ("tone", 5, 1.0))
+    samples = decode_audio(render_video(segments, clips, tmp_path / "v.mp4", **FORMAT).path, sampling_rate=RATE)[0]
+    level = [
+        np.sqrt(np.mean(samples[round(a * RATE) : round(b * RATE)] ** 2)) for a, b in ((1, 4), (5.1, 9.9), (11, 14))
+    ]
+    assert level[0] > 0.3 and level[2] > 0.3 and level[1] < 1e-3
+
+
+def test_joins_have_no_clicks(clips, tmp_path):
+    # pieces cut anywhere in a tone meet at any phase: a hard cut would jump by up to twice the amplitude
+    segments = chain(*[("tone", seconds, 1.0) for seconds in (1.00025, 1.00075, 1.0005, 1.00033)])
+    samples = decode_audio(render_video(segments, clips, tmp_path / "v.mp4", **FORMAT).path, sampling_rate=RATE)[0]
+    steepest = 0.5 * 2 * np.pi * 1000 / RATE
+    for segment in segments[1:]:
+        around = samples[round((segment.start - 0.02) * RATE) : round((segment.start + 0.02) * RATE)]
+        assert np.abs(np.diff(around)).max() < 1.5 * steepest
+        assert np.sqrt(np.mean(around**2)) > 0.2  # a fade to silence would be no cross-fade
+
+    one, two = np.full((1, RATE), 0.4, dtype=np.float32), np.full((1, RATE), -0.4, dtype=np.float32)
+    joined = join_tracks([one, two, one], sampling_rate=RATE)
+    assert joined.shape == (1, 3 * RATE)
+    assert np.abs(np.diff(joined[0])).max() < 0.01
+    assert np.array_equal(joined[:, 1000 : RATE - 1000], one[:, 1000:-1000])
+
+
+def test_joining_takes_tracks_shorter_than_the_cross_fade():
+    tracks = [np.ones((1, size), dtype=np.float32) for size in (1000, 3, 0, 1, 500)]
+    joined = join_tracks(tracks, sampling_rate=RATE)
+    assert joined.shape == (1, 1504) and np.isfinite(joined).all()
+
+
+def test_a_loud_track_is_turned_down_as_a_whole():
+    samples = np.array([[0.5, -2.0, 1.0]], dtype=np.float32)
+    assert np.allclose(limit_peak(samples), [[0.25, -1.0, 0.5]])
+    assert limit_peak(samples / 4) is not samples and np.array_equal(limit_peak(samples / 4), samples / 4)
+
+
+def test_the_same_seed_gives_the_same_bytes(clips, tmp_path):
+    segments = chain(("-flash30", 4, 0.7), ("tone", 4, 1.3))
+    one, two, other = (
+        render_video(
+            segments, clips, tmp_path / name, background_noise_snr_db=20, seed=seed, **FORMAT
+        ).path.read_bytes()
+        for name, seed in (("1.mp4", 5), ("2.mp4", 5), ("3.mp4", 6))
+    )
+    assert one == two != other
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((one.astype(np.float64) - other) ** 2))))
+
+
+REAL = (
+    "valor_clips/-uGHAvfqs2I_30.000_40.000.mp4",  # 1280x720 at 30
+    "valor_clips/Sv9fcuRfk2o_70.000_80.000.mp4",  # 192x144 at 30
+    "valor_clips/_xdYMgoI2rY_30.000_40.000.mp4",  # 352x240 at 29.97
+    "vggsound/M1pPtg6a_g8_000230.mp4",  # 480x360 at 30
+    "vggsound/nLKEdmVu3FY_000040.mp4",  # 320x240 at 30
+)
+
+
+@pytest.mark.parametrize("names, scales", [(REAL[:3], (0.6, 1.9, 1.0)), (REAL[3:], (1.27, 0.83))])
+def test_real_clips_become_one_video_that_shows_the_planned_frames(data_dir, tmp_path, names, scales):
+    paths = {Path(name).stem: data_dir / name for name in names}
+    segments = chain(*[(clip_id, 10, scale) for clip_id, scale in zip(paths, scales)])
+    rendered = render_video(segments, paths, tmp_path / "pseudo.mp4", width=320, height=240, fps=25)
+    info = probe(rendered.path)
+    assert info.duration == pytest.approx(sum(10 * scale for scale in scales), abs=0.04)
+    assert (info.fps, info.sampling_rate, info.num_channels) == (25, RATE, 2)
+    sound = decode_audio(rendered.path, sampling_rate=RATE)
+
+    shown = list(decode_video(rendered.path))
+    for segment in segments:
+        letterbox = Letterbox(width=320, height=240)
+        indices = range(int(segment.start * 25) + 2, int(segment.end * 25) - 2, 11)
+        times = [((index + 0.5) / 25 - segment.start) / segment.scale for index in indices]
+        sources = decode_video(paths[segment.clip_id])
+        values = [
+            psnr(shown[index].frame.to_ndarray(format="rgb24"), letterbox.fit(source).to_ndarray(format="rgb24"))
+            for index, source in zip(indices, select_frames(sources, times))
+        ]
+        assert min(values) >= 25, (segment, min(values))
+        # its sound is there too: as loud as the source's
+        heard = sound[:, round(segment.start * RATE) + 4800 : round(segment.end * RATE) - 4800]
+        source_sound = decode_audio(paths[segment.clip_id], sampling_rate=RATE)
+        assert heard.std() == pytest.approx(source_sound.std(), rel=0.25)
+
+
+def test_the_frame_on_show_at_any_moment_is_a_frame_of_that_moment(clips, tmp_path):
+    """Brightness encodes the source time; read back at random moments it is off by half a frame of each at most."""
+    path = write_clip(tmp_path / "ramp.mp4", seconds=10, fps=30, pixels=lambda t: 16 + 22 * t, samples=None)
+    segments = chain(("ramp", 10, 0.6), ("ramp", 10, 1.9), ("ramp", 10, 1.0))
+    rendered = render_video(segments, {"ramp": path}, tmp_path / "v.mp4", width=64, height=48, fps=25, crf=4)
+    shown = [timed.frame.to_ndarray(format="rgb24").mean() for timed in decode_video(rendered.path)]
+    for moment in np.random.default_rng(0).uniform(0, 34.9, size=200):
+        segment = next(s for s in segments if s.start <= moment < s.end)
+        source_time = (moment - segment.start) / segment.scale
+        seen = (shown[int(moment * 25)] - 16) / 22
+        slack = 0.5 / 25 / segment.scale + 1 / 30 + 0.1  # half a frame here, a whole one there, two grey levels
+        if segment.start + 0.04 < moment < segment.end - 0.04:
+            assert abs(seen - source_time) <= slack
+
+
+def test_a_frame_is_on_show_from_its_time_to_the_next():
+    frames = [TimedFrame(None, time, 0, Fraction(1)) for time in (0.5, 1.0, 1.1, 4.0)]
+    times = (0.0, 0.7, 0.9995, 1.05, 1.2, 3.9, 4.0, 9.0)
+    assert [timed.time for timed in select_frames(iter(frames), times)] == [0.5, 0.5, 1.0, 1.0, 1.1, 1.1, 4.0, 4.0]
+
+
+@pytest.mark.parametrize("rotation, corner", [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1)), (270, (0, 1))])
+def test_letterboxing_turns_frames_upright_and_keeps_their_proportions(rotation, corner):
+    """A grey 64x32 frame whose top left quarter is white, into 100x100."""
+    pixels = np.full((32, 64, 3), 128, dtype=np.uint8)
+    pixels[:16, :32] = 255
+    timed = TimedFrame(av.VideoFrame.from_ndarray(pixels, format="rgb24"), 0.0, rotation, Fraction(1))
+    fitted = Letterbox(width=100, height=100).fit(timed).to_ndarray(format="rgb24").astype(int)
+    assert fitted.shape == (100, 100, 3)
+    rows, columns = np.flatnonzero(fitted.mean((1, 2)) > 60), np.flatnonzero(fitted.mean((0, 2)) > 60)
+    sides = (len(rows), len(columns))
+    assert sides == ((50, 100) if rotation % 180 == 0 else (100, 50))
+    assert abs(rows[0] + rows[-1] - 99) <= 2 and abs(columns[0] + columns[-1] - 99) <= 2
+    # [row][column]; turning counter-clockwise by 90 brings the top left quarter to the bottom left
+    quarters = [
+        [fitted[rows[a + sides[0] // 4], columns[b + sides[1] // 4]].mean() for b in (0, sides[1] // 2)]
+        for a in (0, sides[0] // 2)
+    ]
+    assert np.unravel_index(np.argmax(quarters), (2, 2)) == corner
+
+
+def test_letterboxing_heeds_wide_pixels_and_odd_sizes():
+    timed = TimedFrame(av.VideoFrame(45, 33, "yuv420p"), 0.0, 0, Fraction(4, 3))
+    fitted = Letterbox(width=60, height=60).fit(timed)
+    assert (fitted.width, fitted.height) == (60, 60)
+    assert rendering.fit_size(Fraction(60), Fraction(33), width=60, height=60) == (60, 32)
+    assert rendering.fit_size(Fraction(1), Fraction(1000), width=60, height=60) == (2, 60)
+
+
+ODD = {  # file of data/clips: seconds to use
+    "fire2.mp4": 2.3,  # variable frame rate, turned by 180 degrees, mono
+    "video_90.mov": 0.1,
+    "video_180.mov": 0.1,
+    "h265_video.mp4": 1.0,
+    "h264_10bits.mp4": 1.0,
+    "big_buck_bunny_432_433.webm": 1.0,
+    "no_duration.webm": 4.8,
+    "small_bunny_1080p_60fps.mp4": 2.0,  # 5.1 sound
+    "bitmap.mp4": 5.0,  # 1x1 pixel at 1 frame a second
+    "mma_test.avi": 6.5,  # stamps that step back
+    "dog_barking.mp4": 7.0,
+}
+
+
+def test_odd_files_render_into_one_format(data_dir, tmp_path):
+    paths = {name: data_dir / "clips" / name for name in ODD}
+    segments = chain(*[(name, seconds, 1.1) for name, seconds in ODD.items()])
+    rendered = render_video(segments, paths, tmp_path / "odd.mp4", width=128, height=96, fps=10)
+    assert probe(rendered.path).duration == pytest.approx(segments[-1].end, abs=0.1)
+    shown = [timed.frame.to_ndarray(format="gray") for timed in decode_video(rendered.path)]
+    assert len(shown) == rendered.num_frames
+    sound = decode_audio(rendered.path, sampling_rate=RATE)
+    for segment in segments:
+        middle = shown[min(len(shown) - 1, int((segment.start + segment.end) / 2 * 10))]
+        assert middle.max() > 20 or segment.clip_id == "no_duration.webm"  # black from end to end
+        has_sound = probe(paths[segment.clip_id]).has_audio and segment.clip_id != "no_duration.webm"
+        level = sound[:, round(segment.start * RATE) + 480 : round(segment.end * RATE) - 480].std()
+        assert (level > 1e-4) == has_sound, segment
+
+
+def test_a_turned_clip_is_shown_upright_as_decord_shows_it(data_dir):
+    decord = pytest.importorskip("decord")
+    for name in ("video_90.mov", "video_180.mov"):
+        path = data_dir / "clips" / name
+        upright = decord.VideoReader(str(path))[0].asnumpy()
+        height, width = upright.shape[:2]
+        fitted = Letterbox(width=width, height=height).fit(next(decode_video(path)))
+        assert psnr(fitted.to_ndarray(format="rgb24"), upright) > 30
+
+
+@pytest.mark.parametrize(
+    "name, seconds, reason",
+    [
+        ("corrupted.mp4", 5.0, "unreadable video stream"),
+        ("gs-16b-2c-44100hz_audio_only.mp4", 5.0, "no video stream"),
+        ("sine_mono_s32_8000.wav", 4.0, "no video stream"),
+        ("h265_video.mp4", 9.0, "shorter than planned"),
+        ("no_such_clip.mp4", 9.0, "no such file"),
+    ],
+)
+def test_a_clip_that_cannot_be_used_is_named_and_leaves_no_file(data_dir, tmp_path, name, seconds, reason):
+    path = data_dir / "clips" / name
+    good = data_dir / "clips" / "fire2.mp4"
+    with pytest.raises(MediaError, match=name) as caught:
+        render_video(
+            chain(("good", 2.0, 1.0), ("bad", seconds, 1.0)), {"good": good, "bad": path}, tmp_path / "v.mp4", **FORMAT
+        )
+    assert caught.value.reason == reason
+    assert caught.value.path == path
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "segments, message",
+    [
+        ([], "at least one segment"),
+        ([{"clip_id": "tone", "start": 1.0, "end": 2.0, "scale": 1.0, "caption": ""}], "begins at 1.0"),
+        ([{"clip_id": "tone", "start": 0.0, "end": -2.0, "scale": 1.0, "caption": ""}], "end after it begins"),
+        ([{"clip_id": "tone", "start": 0.0, "end": 2.0, "scale": 0.0, "caption": ""}], "positive scale"),
+        ([{"clip_id": "elsewhere", "start": 0.0, "end": 2.0, "scale": 1.0, "caption": ""}], "'elsewhere'"),
+    ],
+)
+def test_an_impossible_plan_is_refused_before_anything_is_written(clips, tmp_path, segments, message):
+    with pytest.raises(ValueError, match=message):
+        render_video(segments, clips, tmp_path / "v.mp4", **FORMAT)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupted_rendering_leaves_the_old_file_alone(clips, tmp_path, monkeypatch):
+    output = tmp_path / "v.mp4"
+    output.write_bytes(b"the old one")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Letterbox, "fit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        render_video(chain(("tone", 2, 1.0)), clips, output, **FORMAT)
+    assert os.listdir(tmp_path) == ["v.mp4"] and output.read_bytes() == b"the old one"
+
+
+def test_docstring_examples_run():
+    assert doctest.testmod(rendering).attempted > 0
+    assert doctest.testmod(rendering).failed == 0
