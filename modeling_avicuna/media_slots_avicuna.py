@@ -129,13 +129,15 @@ def check_conversation(messages: list[dict]):
             content block has no known type. An opening assistant turn is not looked at: the template drops it.
     """
     for number, message in enumerate(messages):
-        if number == 0 and message["role"] == "assistant":
+        if message["role"] == "assistant" and all(earlier["role"] == "system" for earlier in messages[:number]):
             continue
         content = message.get("content") or ""
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for block in blocks:
             if block.get("type") not in ("text", *_MEDIA_KEYS):
                 raise ValueError(f"unknown type in the content block {block}: expected text, video, audio or image")
+            if block["type"] == "text" and not isinstance(block.get("text"), str):
+                raise ValueError(f"the content block {block} of message {number} has no text")
             if block["type"] == "text" and (literal := SLOT_PATTERN.search(block["text"])):
                 raise ValueError(
                     f"the text of message {number} holds the placeholder {literal.group()!r}: give media as content "
@@ -178,7 +180,8 @@ def media_of_conversations(conversations: list[list[dict]]) -> dict[str, list]:
     else:
         media["videos"] = [_source(block) for block in pictures]
     if any("audio_features" in block for block in sounds):
-        media["audio_features"] = [block.get("audio_features") for block in sounds]
+        # a video block without this key would lose its own sound without a word
+        media["audio_features"] = [_required(block, "audio_features", or_silent=True) for block in sounds]
     else:
         own = "videos" in media
         media["audio"] = [block.get("audio", own) if block["type"] == "video" else _source(block) for block in sounds]
@@ -196,7 +199,9 @@ def _features(block: dict) -> bool:
     return block.get("audio_features" if block["type"] == "audio" else "video_features") is not None
 
 
-def _required(block: dict, key: str) -> Any:
+def _required(block: dict, key: str, *, or_silent: bool = False) -> Any:
+    if or_silent and (block.get("audio", True) in (False, None) or (key in block and block[key] is None)):
+        return None
     if block.get(key) is None:
         raise ValueError(f"the content block of type {block['type']!r} has no {key}, but others have")
     return block[key]

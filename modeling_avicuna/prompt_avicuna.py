@@ -40,24 +40,26 @@ _CONTENT_MACRO = """\
 
 # Vicuna v1: loss on each answer and the end-of-sequence token that closes it. The space before an answer belongs to the
 # answer: sentencepiece and byte-level tokenizers alike make it part of the answer's first token. A conversation that
-# opens with the assistant loses that turn, as in the published code.
+# opens with the assistant loses that turn, as in the published code; one without a user turn is an error.
 VICUNA_CHAT_TEMPLATE = (
     _CONTENT_MACRO
+    + f"""\
+{{%- set system = "{SYSTEM_PROMPT}" -%}}"""
     + """\
-{%- set system = messages[0]['content'] if messages[0]['role'] == 'system' else """
-    + repr(SYSTEM_PROMPT).replace("\\'", "'")
-    + """ -%}
-{{- render(system) ~ ' ' -}}
-{%- for message in messages -%}
+{%- set turns = messages -%}
+{%- if turns[0]['role'] == 'system' -%}{%- set system = render(turns[0]['content']) -%}{%- set turns = turns[1:] -%}{%- endif -%}
+{%- if turns and turns[0]['role'] == 'assistant' -%}{%- set turns = turns[1:] -%}{%- endif -%}
+{%- if not turns -%}{{- raise_exception('the conversation has no user turn') -}}{%- endif -%}
+{{- system ~ ' ' -}}
+{%- for message in turns -%}
 {%- if message['role'] == 'user' -%}{{- 'USER: ' ~ render(message['content']) ~ ' ' -}}
-{%- elif message['role'] == 'assistant' and not loop.first -%}
+{%- elif message['role'] == 'assistant' -%}
 {{- 'ASSISTANT:' -}}
 {%- generation -%}
 {%- set answer = render(message['content']) -%}
 {{- (' ' ~ answer if answer else '') ~ eos_token -}}
 {%- endgeneration -%}
-{%- elif message['role'] not in ['system', 'assistant'] -%}
-{{- raise_exception('unknown role ' ~ message['role'] ~ ': expected system, user or assistant') -}}
+{%- else -%}{{- raise_exception('unknown role ' ~ message['role'] ~ ': expected system, user or assistant') -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"""

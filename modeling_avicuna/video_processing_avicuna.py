@@ -93,7 +93,10 @@ class _DecordReader:
     """Random access to the frames of a file through decord."""
 
     def __init__(self, target, *, name: str):
-        self.reader = decord.VideoReader(target, ctx=decord.cpu(0))
+        try:
+            self.reader = decord.VideoReader(target, ctx=decord.cpu(0))
+        except RuntimeError as error:  # decord's answer to a file that it cannot open
+            raise DECORDError(str(error)) from error
         times = np.asarray(self.reader.get_frame_timestamp(range(len(self.reader))), dtype=np.float64)
         self.times = _usable_times(times.reshape(-1, 2), fps=self.reader.get_avg_fps() or 25.0)
 
@@ -197,7 +200,7 @@ def read_video(
             reader = reader_class(target, name=name)
             indices = frame_indices(reader.times, num_frames, start=start, end=end)
             chunks = [transform(chunk) if transform else chunk for chunk in reader.chunks(indices)]
-        except (DECORDError, RuntimeError) as error:
+        except DECORDError as error:
             failure = error
             continue
         duration = float(reader.times[-1, 1] - reader.times[0, 0])

@@ -1,0 +1,82 @@
+"""The tokenizer: placeholder tokens, padding, and the pieces of the published code."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from modeling_avicuna.tokenization_avicuna import add_placeholder_tokens
+from tests.tiny_tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
+
+
+PIECES = ["USER: what", "\nWhat?", " ASSISTANT: rain", "two  spaces", " ", "\n"]
+
+
+def pieces_ids(tokenizer, piece: str) -> list[int]:
+    return tokenizer(piece, add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize("make", [byte_level_tokenizer, sentencepiece_tokenizer])
+def test_placeholders_are_single_tokens_after_the_vocabulary(make):
+    original = make()
+    tokenizer = add_placeholder_tokens(original)
+    size = len(original)
+    assert tokenizer.convert_tokens_to_ids(["<video>", "<audio>", "<pad>"]) == [size, size + 1, size + 2]
+    assert pieces_ids(tokenizer, "<video><audio><audio>") == [size, size + 1, size + 1]
+    assert len(original) == size, "the tokenizer given must not change"
+
+
+def test_padding_is_on_the_left_and_never_the_unknown_token():
+    tokenizer = add_placeholder_tokens(byte_level_tokenizer())
+    batch = tokenizer(["a", "a dog barks"], padding=True)
+    assert tokenizer.pad_token_id != tokenizer.unk_token_id
+    assert batch.input_ids[0][0] == tokenizer.pad_token_id and batch.attention_mask[0][0] == 0
+
+
+def test_a_padding_token_of_its_own_is_kept():
+    original = byte_level_tokenizer()
+    original.add_special_tokens({"pad_token": "<mypad>"})
+    assert add_placeholder_tokens(original).pad_token == "<mypad>"
+
+
+def test_adding_twice_changes_nothing():
+    tokenizer = add_placeholder_tokens(sentencepiece_tokenizer())
+    assert add_placeholder_tokens(tokenizer) is tokenizer
+
+
+@pytest.mark.parametrize("prepend_scheme", ["first", "always"])
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_piece_after_a_placeholder_begins_with_a_word_start(prepend_scheme, piece):
+    tokenizer = add_placeholder_tokens(sentencepiece_tokenizer(prepend_scheme))
+    word_start = "\u2581"
+    bpe = tokenizer.backend_tokenizer.model
+    alone = [token.id for token in bpe.tokenize(word_start + piece.replace(" ", word_start))]
+    before = pieces_ids(tokenizer, "rain\n")
+    for placeholders in (["<video>"], ["<video>", "<audio>", "<video>"]):
+        ids = tokenizer.convert_tokens_to_ids(placeholders)
+        assert pieces_ids(tokenizer, "rain\n" + "".join(placeholders) + piece) == before + ids + alone
+
+
+def test_saved_and_loaded_gives_the_same_ids(tmp_path):
+    tokenizer = add_placeholder_tokens(sentencepiece_tokenizer())
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = "USER: <video><audio>\nWhat? ASSISTANT: rain</s>USER: <audio> x ASSISTANT:"
+    assert loaded(text).input_ids == tokenizer(text).input_ids
+    assert (loaded.padding_side, loaded.pad_token) == ("left", "<pad>")
+
+
+def test_llama_after_an_answer(golden_dir):
+    """After </s>, legacy=False keeps the slow tokenizer's "US" + "ER"; legacy=True starts a new word."""
+    for legacy, expected in ((False, [2, 3308, 1001]), (True, [2, 3148, 1001])):
+        tokenizer = add_placeholder_tokens(
+            AutoTokenizer.from_pretrained(golden_dir / "llama_tokenizer", legacy=legacy)
+        )
+        assert pieces_ids(tokenizer, "rain</s>USER: x")[-5:-2] == expected
+        assert tokenizer.decode(pieces_ids(tokenizer, "The USER: rain")) == "The USER: rain"
+
+
+def test_a_slow_tokenizer_is_refused():
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ValueError, match="Slow"):
+        add_placeholder_tokens(Slow())

@@ -1,0 +1,40 @@
+"""Two small tokenizers trained in a moment, for the processor's tests: byte-level BPE and sentencepiece-like BPE."""
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from modeling_avicuna.prompt_avicuna import SYSTEM_PROMPT
+
+
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+CORPUS = [
+    SYSTEM_PROMPT,
+    "USER: What happens in the video? ASSISTANT: From 03 to 17, a dog barks.",
+    "At which intervals in the video can we identify rain? From 00 to 99.\nA man plays the guitar.",
+]
+
+
+def _train(tokenizer: Tokenizer, **settings) -> PreTrainedTokenizerFast:
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL_TOKENS, show_progress=False, **settings)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """No token is unknown to it; its words carry the space before them."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _train(tokenizer, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+
+
+def sentencepiece_tokenizer(prepend_scheme: str = "first") -> PreTrainedTokenizerFast:
+    """Built as transformers builds LLaMA's: "first" for legacy=False, "always" for legacy=True."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme, split=False)
+    tokenizer.decoder = decoders.Metaspace()
+    return _train(tokenizer, initial_alphabet=["\n", "U", "S", "E", "R"])
