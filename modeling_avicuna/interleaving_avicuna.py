@@ -102,7 +102,7 @@ def resample_rows(num_rows: int, num_tokens: int, rule: str = "even") -> list[in
         rule: One of
 
             * "even", for audio: with N <= T row i is repeated T // N + (i < T % N) times, as in the published code;
-              with N > T the rows are picked evenly over the whole length, so that no sound is lost.
+              with N > T the rows are picked evenly from the first to the last, so that no part of the sound is cut.
             * "proportional", for video: token k shows row floor(k * N / T) for any N, so that position stays time.
               With N >= T this is the published rule for video (which pads shorter ones with zeros at the tail).
             * "published", for audio: as "even", but with N > T only the first T rows are kept.
@@ -122,11 +122,19 @@ def resample_rows(num_rows: int, num_tokens: int, rule: str = "even") -> list[in
         raise ValueError(f"unknown resampling rule {rule!r}, expected one of {RESAMPLING_RULES}")
     if num_rows < 0 or num_tokens < 0 or (num_rows == 0 and num_tokens > 0):
         raise ValueError(f"cannot fill num_tokens={num_tokens} from num_rows={num_rows}")
-    if rule == "proportional" or (rule == "even" and num_rows > num_tokens):
+    if rule == "proportional":
         return [k * num_rows // num_tokens for k in range(num_tokens)]
     if num_rows > num_tokens:
-        return list(range(num_tokens))
+        return list(range(num_tokens)) if rule == "published" else _spread(num_rows, num_tokens)
     if num_tokens == 0:
         return []
     repeats, num_longer = divmod(num_tokens, num_rows)
     return [row for row in range(num_rows) for _ in range(repeats + (row < num_longer))]
+
+
+def _spread(num_rows: int, num_tokens: int) -> list[int]:
+    """Evenly spaced rows, first and last included; a single token shows the middle."""
+    if num_tokens == 1:
+        return [num_rows // 2]
+    gaps = num_tokens - 1
+    return [(2 * k * (num_rows - 1) + gaps) // (2 * gaps) for k in range(num_tokens)]
