@@ -74,14 +74,14 @@ def row_to_record(row: dict) -> dict:
     """One row in the published form."""
     segments = row["segments"]
     meta = {
-        "duration": exact(row["duration"]),
-        "token": {time["name"]: exact(time["seconds"]) for time in row["times"]},
+        "duration": row["duration"],
+        "token": {time["name"]: time["seconds"] for time in row["times"]},
         "sub_videos": [segment["clip_id"] for segment in segments],
-        "scale": [exact(segment["scale"]) for segment in segments],
+        "scale": [segment["scale"] for segment in segments],
         OWN: {
             "media": row["media"],
-            "starts": [exact(segment["start"]) for segment in segments],
-            "ends": [exact(segment["end"]) for segment in segments],
+            "starts": [segment["start"] for segment in segments],
+            "ends": [segment["end"] for segment in segments],
             "captions": [segment["caption"] for segment in segments],
         },
     }
@@ -131,8 +131,3 @@ def name_media(record: dict) -> str:
     if isinstance(split, (list, tuple)) and len(split) == 2:
         return f"{record['id']}_{split[0]:.3f}_{split[1]:.3f}"
     return str(record["id"])
-
-
-def exact(value: float | None) -> float | None:
-    """The shortest decimal that reads back as the same float32: rows store float32, and 6.2 is easier to read."""
-    return None if value is None else float(str(np.float32(value)))

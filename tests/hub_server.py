@@ -1,0 +1,270 @@
+"""A stand-in for the Hugging Face Hub on this machine: create, upload (LFS included), list and download repositories.
+
+Holds models and datasets in memory, speaks the few endpoints that `huggingface_hub`, `transformers` and `datasets` call,
+and knows nothing of accounts or branches. Use `serve_hub()`; its `environment` goes to a fresh process, because the
+libraries read the address when they are imported.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+# Larger files, and files of these kinds, take the LFS way: as the Hub's .gitattributes and, for the size, as small tests like
+LFS_LIMIT = 10_000  # bytes
+LFS_KINDS = (".parquet", ".safetensors", ".mp4", ".bin")
+DATE = "2026-01-01T00:00:00.000Z"
+REPO = r"(?P<repo>[^/]+/[^/]+)"
+API = rf"/api/(?P<kind>models|datasets)/{REPO}"
+
+
+@dataclass
+class Hub:
+    """What the server holds: `repos[kind, name]` maps paths to bytes; `address` is its URL."""
+
+    address: str = ""
+    repos: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+    def environment(self, home: str | Path) -> dict[str, str]:
+        """Variables of a process that takes this server for the Hub and keeps its cache in `home`."""
+        clean = {
+            name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+        }
+        return {
+            **clean,
+            "HF_ENDPOINT": self.address,
+            "HF_TOKEN": "hf_stand_in",
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+
+@contextmanager
+def serve_hub():
+    """Run the server on a free port for the length of a `with` block; gives its `Hub`."""
+    hub = Hub()
+    handler = type("Handler", (HubHandler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def do_GET(self):
+        self.dispatch(
+            [
+                (r"/api/whoami-v2", self.tell_user),
+                (rf"{API}(/revision/[^/]+)?", self.tell_repo),
+                (rf"{API}/tree/[^/]+(?P<folder>/.*)?", self.list_tree),
+                (rf"(/(?P<kind>datasets))?/{REPO}/resolve/[^/]+/(?P<path>.+)", self.send_file),
+            ]
+        )
+
+    do_HEAD = do_GET
+
+    def do_POST(self):
+        self.dispatch(
+            [
+                (r"/api/repos/create", self.create_repo),
+                (r"/api/validate-yaml", lambda: self.answer({"warnings": [], "errors": []})),
+                (rf"{API}/preupload/[^/]+", self.plan_upload),
+                (rf"{API}/paths-info/[^/]+", self.tell_paths),
+                (rf"{API}/commit/[^/]+", self.commit),
+                (rf"(/(?P<kind>datasets))?/{REPO}\.git/info/lfs/objects/batch", self.plan_lfs),
+            ]
+        )
+
+    def do_PUT(self):
+        self.dispatch([(r"/objects/(?P<oid>[0-9a-f]+)", self.store_object)])
+
+    def dispatch(self, routes) -> None:
+        url = urlsplit(self.path)
+        self.hub.requests.append(f"{self.command} {unquote(url.path)}")
+        self.query = parse_qs(url.query)
+        length = int(self.headers.get("Content-Length") or 0)
+        self.body = self.rfile.read(length)
+        for pattern, action in routes:
+            match = re.fullmatch(pattern, unquote(url.path))
+            if match:
+                values = {name: value or "" for name, value in match.groupdict().items()}
+                if "kind" in values:
+                    values["kind"] = values["kind"] or "models"
+                return action(**values)
+        self.fail("EntryNotFound")
+
+    def tell_user(self) -> None:
+        self.answer({"type": "user", "name": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}})
+
+    def create_repo(self) -> None:
+        wanted = json.loads(self.body)
+        kind = f"{wanted.get('type') or 'model'}s"
+        name = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
+        status = 409 if (kind, name) in self.hub.repos else 200
+        self.hub.repos.setdefault((kind, name), {})
+        prefix = "" if kind == "models" else f"{kind}/"
+        self.answer({"url": f"{self.hub.address}/{prefix}{name}", "name": name, "id": name}, status)
+
+    def tell_repo(self, kind: str, repo: str) -> None:
+        files = self.files(kind, repo)
+        if files is not None:
+            siblings = [{"rfilename": path, "size": len(data)} for path, data in sorted(files.items())]
+            facts = {"id": repo, "modelId": repo, "sha": self.sha(files), "private": False, "gated": False, "tags": []}
+            self.answer({**facts, "disabled": False, "siblings": siblings, "lastModified": DATE, "createdAt": DATE})
+
+    def list_tree(self, kind: str, repo: str, folder: str) -> None:
+        files = self.files(kind, repo)
+        if files is None:
+            return
+        prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        inside = {path: data for path, data in files.items() if path.startswith(prefix)}
+        if prefix and not inside:
+            return self.fail("EntryNotFound")
+        recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        entries = {}
+        for path, data in sorted(inside.items()):
+            parts = path[len(prefix) :].split("/")
+            for depth in range(1, len(parts)):
+                name = prefix + "/".join(parts[:depth])
+                if recursive or depth == 1:
+                    entries[name] = {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}
+            if recursive or len(parts) == 1:
+                entries[path] = describe_file(path, data)
+        self.answer(list(entries.values()))
+
+    def tell_paths(self, kind: str, repo: str) -> None:
+        files = self.files(kind, repo)
+        if files is None:
+            return
+        if self.headers.get("Content-Type", "").startswith("application/json"):
+            wanted = json.loads(self.body)["paths"]
+        else:
+            wanted = parse_qs(self.body.decode())["paths"]
+        entries = [describe_file(path, files[path]) for path in wanted if path in files]
+        for path in wanted:
+            if any(known.startswith(f"{path}/") for known in files):
+                entries.append({"type": "directory", "path": path, "oid": "0" * 40, "size": 0})
+        self.answer(entries)
+
+    def plan_upload(self, kind: str, repo: str) -> None:
+        if self.files(kind, repo) is None:
+            return
+        files = json.loads(self.body)["files"]
+        modes = [("lfs" if is_lfs(file["path"], file["size"]) else "regular", file["path"]) for file in files]
+        self.answer({"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for mode, path in modes]})
+
+    def plan_lfs(self, kind: str, repo: str) -> None:
+        objects = []
+        for wanted in json.loads(self.body)["objects"]:
+            entry = {"oid": wanted["oid"], "size": wanted["size"]}
+            if wanted["oid"] not in self.hub.objects:
+                entry["actions"] = {"upload": {"href": f"{self.hub.address}/objects/{wanted['oid']}", "header": {}}}
+            objects.append(entry)
+        self.answer({"transfer": "basic", "objects": objects})
+
+    def store_object(self, oid: str) -> None:
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            return self.fail("BadRequest", 400)
+        self.hub.objects[oid] = self.body
+        self.answer({})
+
+    def commit(self, kind: str, repo: str) -> None:
+        files = self.files(kind, repo)
+        if files is None:
+            return
+        for line in self.body.decode().splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                files.pop(value["path"], None)
+            elif entry["key"] == "deletedFolder":
+                for path in [path for path in files if path.startswith(value["path"])]:
+                    del files[path]
+        oid = self.sha(files)
+        url = f"{self.hub.address}/{'' if kind == 'models' else 'datasets/'}{repo}/commit/{oid}"
+        self.answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None})
+
+    def send_file(self, kind: str, repo: str, path: str) -> None:
+        files = self.files(kind, repo)
+        if files is None:
+            return
+        if path not in files:
+            return self.fail("EntryNotFound")
+        data, status, extra = files[path], 200, {}
+        etag = hashlib.sha256(data).hexdigest()
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if span:
+            first, last = int(span[1]), int(span[2] or len(data) - 1)
+            extra = {"Content-Range": f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}"}
+            data, status = data[first : last + 1], 206
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.sha(files), "Accept-Ranges": "bytes", **extra}
+        self.send(data, status, {"Content-Type": "application/octet-stream", **headers})
+
+    def files(self, kind: str, repo: str) -> dict[str, bytes] | None:
+        """A repository's files; answers 404 itself, and gives None, where there is none."""
+        files = self.hub.repos.get((kind, repo))
+        if files is None:
+            self.fail("RepoNotFound")
+        return files
+
+    def sha(self, files: dict[str, bytes]) -> str:
+        digest = hashlib.sha1()
+        for path, data in sorted(files.items()):
+            digest.update(path.encode() + hashlib.sha1(data).digest())
+        return digest.hexdigest()
+
+    def answer(self, value, status: int = 200) -> None:
+        self.send(json.dumps(value).encode(), status, {"Content-Type": "application/json"})
+
+    def fail(self, code: str, status: int = 404) -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": code, "Content-Type": "application/json"}
+        self.send(json.dumps({"error": code}).encode(), status, headers)
+
+    def send(self, data: bytes, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *arguments) -> None:
+        """Keep the test output quiet; `Hub.requests` has what was asked."""
+
+
+def describe_file(path: str, data: bytes) -> dict:
+    """One entry of a tree listing."""
+    entry = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+    if is_lfs(path, len(data)):
+        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return entry
+
+
+def is_lfs(path: str, size: int) -> bool:
+    return size > LFS_LIMIT or path.endswith(LFS_KINDS)
