@@ -18,6 +18,7 @@ from .written_events_avicuna import Unread, read_written_events
 logger = logging.get_logger(__name__)
 
 NO_EVENTS = "No event."
+_SECONDS_DIGITS = 5  # of the whole part of a time in seconds: enough for 27 hours
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class TimeCodec:
 
     unit (`str`): "relative" writes the share of the duration in steps of `1 / num_bins`, zero-padded ("03"; published:
         100 steps, two digits); "seconds" writes seconds with one decimal ("3.1"; our choice).
-    num_bins (`int`): the number of steps, a power of ten from 10 to 100,000. Only "relative" uses it.
+    num_bins (`int`): the number of steps, from 2 to 100,000: 100 writes 00 to 99, 1000 writes 000 to 999. Only
+        "relative" uses it.
 
     Example:
         >>> TimeCodec().encode(1.5, duration=50.0), TimeCodec(num_bins=1000).encode(1.5, duration=50.0)
@@ -58,8 +60,8 @@ class TimeCodec:
     def __post_init__(self):
         if self.unit not in ("relative", "seconds"):
             raise ValueError(f"unit must be 'relative' or 'seconds', got {self.unit!r}")
-        if self.num_bins not in (10, 100, 1000, 10_000, 100_000):
-            raise ValueError(f"num_bins must be a power of ten from 10 to 100000, got {self.num_bins!r}")
+        if not 2 <= self.num_bins <= 100_000:
+            raise ValueError(f"num_bins must be a number from 2 to 100000, got {self.num_bins!r}")
 
     @property
     def num_digits(self) -> int:
@@ -91,6 +93,34 @@ class TimeCodec:
         if not re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?", text.strip()):
             raise ValueError(f"not a written time: {text!r}")
         return self._seconds(float(text), None, _checked(duration))
+
+    def is_complete(self, text: str) -> bool:
+        """Whether `text` is one whole written time, to which no character can be added."""
+        if self.unit == "seconds":
+            return re.fullmatch(r"[0-9]+\.[0-9]", text) is not None
+        return len(text) == self.num_digits and self.largest_completion(text) is not None
+
+    def largest_completion(self, text: str) -> float | None:
+        """The largest time, in the written unit, whose text begins with `text`; None if there is none.
+
+        Example:
+            >>> [TimeCodec().largest_completion(text) for text in ("4", "47", "470")]
+            [49.0, 47.0, None]
+            >>> [TimeCodec(unit="seconds").largest_completion(text) for text in ("4.", "0", "00")]
+            [4.9, 0.9, None]
+        """
+        if self.unit == "seconds":
+            if not re.fullmatch(r"(?:0|[1-9][0-9]{0,4})?|(?:0|[1-9][0-9]{0,4})\.[0-9]?", text):
+                return None
+            whole, point, tenth = text.partition(".")
+            if not point and not whole.startswith("0"):
+                whole = whole.ljust(_SECONDS_DIGITS, "9")
+            return float(f"{whole}.{tenth or 9}")
+        if not re.fullmatch(r"[0-9]*", text) or len(text) > self.num_digits:
+            return None
+        if int(text.ljust(self.num_digits, "0")) >= self.num_bins:
+            return None
+        return float(min(int(text.ljust(self.num_digits, "9")), self.num_bins - 1))
 
     def _seconds(self, value: float, unit: str | None, duration: float) -> float:
         """`value` in "seconds", "percent" or None (this codec's own unit) as seconds inside the video."""

@@ -14,7 +14,7 @@ from modeling_avicuna import timestamp_avicuna, written_events_avicuna
 from modeling_avicuna.timestamp_avicuna import Event, TimeCodec, format_events, parse_events, read_events
 
 
-CODECS = [TimeCodec(), TimeCodec(num_bins=1000), TimeCodec(unit="seconds")]
+CODECS = [TimeCodec(), TimeCodec(num_bins=1000), TimeCodec(num_bins=24), TimeCodec(unit="seconds")]
 TRICKY_LABELS = [
     "",
     " ",
@@ -99,8 +99,8 @@ def test_every_entry_refuses_an_impossible_duration(duration):
 def test_wrong_settings_and_times_are_named():
     with pytest.raises(ValueError, match="'percent'"):
         TimeCodec(unit="percent")
-    with pytest.raises(ValueError, match="128"):
-        TimeCodec(num_bins=128)
+    with pytest.raises(ValueError, match="got 1$"):
+        TimeCodec(num_bins=1)
     with pytest.raises(ValueError, match="nan"):
         TimeCodec().encode(math.nan, 10)
     with pytest.raises(ValueError, match="'soon'"):
@@ -119,6 +119,21 @@ def test_a_time_survives_the_codec_within_its_resolution(codec, data):
     clamped = min(max(seconds, 0.0), duration)
     assert 0.0 <= decoded <= duration
     assert abs(decoded - clamped) <= codec.resolution(duration) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_completions_agree_with_what_the_codec_writes(codec, data):
+    """The largest completion of every beginning of a written time is at least that time, and exactly it at the end."""
+    duration = data.draw(st.floats(1.0, 9e4))
+    text = codec.encode(data.draw(st.floats(0.0, duration)), duration)
+    assert codec.is_complete(text) and codec.largest_completion(text) == float(text)
+    for stop in range(len(text)):
+        assert not codec.is_complete(text[:stop])
+        assert codec.largest_completion(text[:stop]) >= float(text)
+    for extra in "09.":
+        assert codec.largest_completion(text + extra) is None
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=str)

@@ -1,0 +1,189 @@
+"""Questions about videos to answers with timed events: one batch of videos, or many questions about one video.
+
+Between the processor and the pipeline (and `eval`): makes the conversation, generates, reads and scores the events.
+Several questions about one video share its encoding and the KV cache of everything that stands before the question.
+The wording of questions and the choice of generation settings are the caller's.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import ModelOutput
+
+from .generation_avicuna import decode_answer, generated_ids, score_events
+from .prompt_avicuna import SLOT_PATTERN
+from .timestamp_avicuna import Event
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and the events in it: seconds, each with its score (`score_events`)."""
+
+    text: str
+    events: list[Event]
+
+
+def answer_batch(
+    model, *, processor, media: list[dict], questions: list[str], durations: list[float], **generate_kwargs
+) -> list[Answer]:
+    """Answers one question about each of several media, as one batch.
+
+    Args:
+        model (`AVicunaForConditionalGeneration`): in eval mode.
+        processor (`AVicunaProcessor`): with left padding.
+        media (`list[dict]`): one content block each, `{"type": "video", "path": ...}` or with cached features.
+        durations (`list[float]`): seconds of each.
+        generate_kwargs: as in `generate`; one sequence is returned per question.
+    """
+    conversations = [_conversation(block, question) for block, question in zip(media, questions, strict=True)]
+    inputs = _encode(processor, conversations).to(_device(model))
+    outputs = model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_logits=True)
+    return _answers(outputs, processor=processor, durations=durations)
+
+
+def answer_questions(
+    model, *, processor, media: dict, questions: list[str], duration: float, batch_size: int = 16, **generate_kwargs
+) -> list[Answer]:
+    """Answers several questions about one video, which is decoded, encoded and prefilled once.
+
+    The answers are those of asking one by one; `batch_size` questions are generated together. Arguments as in
+    `answer_batch`.
+    """
+    if not questions:
+        return []
+    inputs = _encode(processor, [_conversation(media, questions[0])]).to(_device(model))
+    first, _ = inputs.pop("input_ids")[0], inputs.pop("attention_mask")
+    conversations = [_conversation(media, question) for question in questions[1:]]
+    prompts = [first, *_encode_texts(processor, conversations, placeholders=_placeholder_text(processor, first))]
+    answers = {}
+    for numbers, outputs in generate_shared(
+        model, prompts=prompts, media=inputs, batch_size=batch_size, **generate_kwargs, output_logits=True
+    ):
+        found = _answers(outputs, processor=processor, durations=[duration] * len(numbers))
+        answers.update(zip(numbers, found))
+    return [answers[number] for number in range(len(questions))]
+
+
+def _conversation(media: dict, question: str) -> list[dict]:
+    return [{"role": "user", "content": [media, {"type": "text", "text": question}]}]
+
+
+def _encode(processor, conversations: list[list[dict]]):
+    return processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
+
+
+def _placeholder_text(processor, prompt: torch.LongTensor) -> str:
+    """The placeholders of a prompt, in their order, as they stand in its text."""
+    ids = [i for i in prompt.tolist() if i in (processor.video_token_id, processor.audio_token_id)]
+    return "".join(processor.tokenizer.convert_ids_to_tokens(ids))
+
+
+def _encode_texts(processor, conversations: list[list[dict]], *, placeholders: str) -> list[torch.LongTensor]:
+    """Prompts of the same medium as one that was encoded already: words alone, without touching the medium again."""
+    if not conversations:
+        return []
+    texts = processor.apply_chat_template(conversations, add_generation_prompt=True)
+    texts = [SLOT_PATTERN.sub(placeholders, text, count=1) for text in texts]
+    bos = processor.tokenizer.bos_token
+    has_bos = bos is not None and texts[0].startswith(bos)
+    ids = processor.tokenizer(texts, add_special_tokens=not has_bos).input_ids
+    return [torch.tensor(row) for row in ids]
+
+
+def _answers(outputs: ModelOutput, *, processor, durations: list[float]) -> list[Answer]:
+    generated = generated_ids(outputs).tolist()
+    events = score_events(outputs, tokenizer=processor.tokenizer, durations=durations, codec=processor.time_codec)
+    return [Answer(decode_answer(processor.tokenizer, ids), found) for ids, found in zip(generated, events)]
+
+
+def _device(model) -> torch.device:
+    return model.get_input_embeddings().weight.device
+
+
+def generate_shared(
+    model, *, prompts: list[torch.LongTensor], media: dict[str, torch.Tensor], batch_size: int = 16, **generate_kwargs
+) -> Iterator[tuple[list[int], ModelOutput]]:
+    """Answers several prompts about the same media; the part that they share is run through the model once.
+
+    Args:
+        model: With `generate` and `forward` as `AVicunaForConditionalGeneration`.
+        prompts (`list[torch.LongTensor]` of shape `(sequence_length,)` each):
+            Whole prompts without padding, all with the same placeholders at the same positions.
+        media (`dict[str, torch.Tensor]`):
+            What `forward` takes for ONE sample besides ids and mask (`video_features` of shape `(1, V, 768)`, ...).
+        batch_size (`int`): prompts that are answered together; it changes the speed alone.
+        generate_kwargs: As in `generate`; `return_dict_in_generate` is set.
+
+    Yields:
+        For each batch the indices of its prompts (those of like length come together) and the output of `generate`,
+        one row per prompt and returned sequence; see `generated_ids`.
+
+    Raises:
+        ValueError: No prompts, or placeholders behind the part that all prompts share.
+    """
+    if not prompts:
+        raise ValueError("got no prompts")
+    shared = _common_length(prompts)
+    placeholders = torch.tensor([model.config.video_token_id, model.config.audio_token_id])
+    for prompt in prompts:
+        if torch.isin(prompt[shared:].cpu(), placeholders).any():
+            raise ValueError(f"the prompts share only their first {shared} tokens, and media stand behind that")
+    device = _device(model)
+    prefix = prompts[0][None, :shared].to(device)  # [1, P]
+    cache = DynamicCache(config=model.config.get_text_config())
+    with torch.no_grad():
+        model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1, **media)
+    config = copy.deepcopy(generate_kwargs.pop("generation_config", None) or model.generation_config)
+    generate_kwargs = config.update(**{**generate_kwargs, "return_dict_in_generate": True})  # the rest
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    pad_id = config.pad_token_id if config.pad_token_id is not None else 0
+    rests = [prompt[shared:].to(device) for prompt in prompts]
+    for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=not _takes_padding(cache)):
+        ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
+        expanded = copy.deepcopy(cache)
+        expanded.batch_repeat_interleave(len(numbers) * copies)
+        outputs = model.generate(
+            input_ids=torch.cat([prefix.expand(len(numbers), -1), ids], 1),
+            attention_mask=torch.cat([torch.ones_like(prefix).expand(len(numbers), -1), mask], 1),
+            past_key_values=expanded,
+            generation_config=config,
+            **generate_kwargs,
+        )
+        yield numbers, outputs
+
+
+def _takes_padding(cache: DynamicCache) -> bool:
+    """Whether padding between the shared part and the rest is invisible: not to a layer with a sliding window or a
+    running state, which counts it as past."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _batches(lengths: list[int], *, batch_size: int, equal: bool) -> Iterator[list[int]]:
+    """Indices of prompts in batches of like length, or, with `equal`, of the same length."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == batch_size or (equal and lengths[batch[-1]] != lengths[number])):
+            yield batch
+            batch = []
+        batch.append(number)
+    yield batch
+
+
+def _common_length(prompts: list[torch.LongTensor]) -> int:
+    """Length of the beginning that all prompts share, at least one token short of the shortest."""
+    shortest = min(len(prompt) for prompt in prompts) - 1
+    stacked = torch.stack([prompt[:shortest] for prompt in prompts])  # [N, L]
+    differs = (stacked != stacked[:1]).any(0)
+    return int(differs.int().argmax()) if differs.any() else shortest
+
+
+def _left_padded(rows: list[torch.LongTensor], pad_id: int) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Rows of different lengths as one tensor with the padding before them, and its mask."""
+    width = max(len(row) for row in rows)
+    ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0), value=pad_id) for row in rows])
+    mask = torch.stack([torch.arange(width, device=row.device) >= width - len(row) for row in rows])
+    return ids, mask.to(ids.dtype)

@@ -1,0 +1,225 @@
+"""Generation with times: well-formed spans, and a probability for each event that was said.
+
+Works beside `generate` of any causal language model with any tokenizer. It asks no questions and knows no media
+(`answering_avicuna` does); what a written time looks like is `timestamp_avicuna`'s.
+"""
+
+import math
+import re
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from transformers import LogitsProcessor
+from transformers.modeling_outputs import ModelOutput
+
+from .timestamp_avicuna import DEFAULT_CODEC, Event, TimeCodec, read_events
+
+
+_TAIL_LENGTH = 48  # tokens that can hold one span, even one character at a time
+_FROM = re.compile(r"(?<![A-Za-z0-9_])from(?![A-Za-z])", re.IGNORECASE)
+
+
+class TimeSpanLogitsProcessor(LogitsProcessor):
+    """Makes every span "from <time> to <time>" that a model says well-formed: all its digits, and end >= start.
+
+    A digit behind "from" opens a span; from there to its last digit only tokens that continue it are possible, and
+    behind it no further digit. Words are not restricted ("from a tap"). The state is read off the ids alone, so that
+    batches, beams and assisted decoding need no care; a span that the prompt left malformed is not touched.
+    `max_new_tokens` can still cut a span off.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): gives the text of each token; sentencepiece and byte-level alike.
+        codec (`TimeCodec`, *optional*): how times are written; two digits by default.
+
+    Raises:
+        ValueError: The tokenizer cannot write every time digit by digit.
+    """
+
+    def __init__(self, tokenizer, *, codec: TimeCodec = DEFAULT_CODEC):
+        self.codec = codec
+        self._number = re.compile(r"[0-9]+(?:\.[0-9]?)?" if codec.unit == "seconds" else r"[0-9]+")
+        self._texts = _token_texts(tokenizer)
+        self._inside_ids = [i for i, text in enumerate(self._texts) if re.fullmatch(r"[ to0-9.]+", text)]
+        self._opening_ids = [i for i, text in enumerate(self._texts) if re.match(r"\s*-?[0-9]", text)]
+        self._digit_ids = [i for i, text in enumerate(self._texts) if re.match(r"[0-9]", text)]
+        self._forbidden_after = lru_cache(maxsize=4096)(self._find_forbidden)
+        self._allowed_after = lru_cache(maxsize=4096)(self._find_allowed)
+        self._check_vocabulary()
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """`input_ids` `(batch_size * num_beams, sequence_length)`, `scores` `(batch_size * num_beams, vocab_size)`."""
+        constrained = scores
+        for row, ids in enumerate(input_ids[:, -_TAIL_LENGTH:].tolist()):
+            rest = self._open_span("".join(self._texts[i] if i < len(self._texts) else "" for i in ids))
+            if rest is None:
+                continue
+            if constrained is scores:
+                constrained = scores.clone()
+            if self._state(rest) == "inside":
+                allowed = torch.tensor(self._allowed_after(rest), device=scores.device)
+                kept = scores[row, allowed]
+                constrained[row] = -math.inf
+                constrained[row, allowed] = kept
+            else:
+                constrained[row, self._forbidden_after(rest)] = -math.inf
+        return constrained
+
+    def _open_span(self, tail: str) -> str | None:
+        """What stands behind the last "from" of a text if it is the beginning of a span, or may become one."""
+        openings = list(_FROM.finditer(tail))
+        rest = tail[openings[-1].end() :] if openings else None
+        return rest if openings and self._state(rest) in ("open", "inside", "complete") else None
+
+    def _state(self, rest: str) -> str:
+        """How the text behind "from" stands: no number yet ("open"), "inside" a span, "complete", "closed" by other
+        text, or "broken"."""
+        unspaced = rest.lstrip()
+        if unspaced in ("", "-"):
+            return "open"
+        if re.match("-[0-9]", unspaced):
+            return "broken"
+        start, middle = self._take_number(unspaced)
+        if not start:
+            return "closed"
+        if unspaced == rest or self.codec.largest_completion(start) is None:
+            return "broken"
+        if not middle:
+            return "inside"
+        if not self.codec.is_complete(start):
+            return "broken"
+        if " to ".startswith(middle):
+            return "inside"
+        end, after = self._take_number(middle.removeprefix(" to "))
+        largest = self.codec.largest_completion(end)
+        if not middle.startswith(" to ") or not end or largest is None or largest < float(start):
+            return "broken"
+        if not self.codec.is_complete(end):
+            return "broken" if after else "inside"
+        return "closed" if after else "complete"
+
+    def _take_number(self, text: str) -> tuple[str, str]:
+        number = self._number.match(text)
+        return (number[0], text[number.end() :]) if number else ("", text)
+
+    def _find_allowed(self, rest: str) -> list[int]:
+        """Tokens that may follow inside a span."""
+        return [i for i in self._inside_ids if self._state(rest + self._texts[i]) in ("inside", "complete", "closed")]
+
+    def _find_forbidden(self, rest: str) -> list[int]:
+        """Tokens that may not follow: before a span those that would open a broken one, behind it further digits."""
+        if self._state(rest) == "complete":
+            return self._digit_ids
+        return [i for i in self._opening_ids if self._state(rest + self._texts[i]) == "broken"]
+
+    def _check_vocabulary(self):
+        """Every state inside a span must have a way on, or all scores of a step would be minus infinity."""
+        for digit in "0123456789":
+            number = f"{digit}.{digit}" if self.codec.unit == "seconds" else digit.rjust(self.codec.num_digits, "0")
+            if self.codec.largest_completion(number) is None:
+                continue
+            span = f" {number} to {number}"
+            reachable = {0}
+            for position in range(len(span)):
+                if position in reachable:
+                    pieces = (self._texts[i] for i in self._inside_ids)
+                    reachable |= {position + len(piece) for piece in pieces if span.startswith(piece, position)}
+            if len(span) not in reachable:
+                raise ValueError(f"the tokenizer has no tokens to write {span!r} with")
+
+
+def score_events(
+    outputs: ModelOutput, *, tokenizer, durations: list[float], codec: TimeCodec = DEFAULT_CODEC
+) -> list[list[Event]]:
+    """The events of each generated sequence, each with the geometric mean of the probabilities of its time tokens.
+
+    The probabilities are the model's own (softmax of the raw logits), not those behind temperature, top-k or
+    `TimeSpanLogitsProcessor`: a digit that a constraint forced keeps the low probability that the model gave it, and
+    one threshold means the same under every decoding setting. They come from the scores that `generate` kept; nothing
+    is run a second time. An event whose span has no digit of its own has score `None`.
+
+    Args:
+        outputs (`ModelOutput`):
+            Of `generate(..., return_dict_in_generate=True, output_logits=True)`: greedy, sampling or beam search, with
+            any number of returned sequences.
+        tokenizer (`PreTrainedTokenizerBase`): of the model.
+        durations (`list[float]`):
+            Seconds of the video of each sequence.
+
+    Returns:
+        `list[list[Event]]`, one list per sequence, in the order of its text.
+
+    Raises:
+        ValueError: `outputs` has no logits, or another number of sequences than `durations`.
+    """
+    log_probabilities = token_log_probabilities(outputs).tolist()
+    generated = generated_ids(outputs).tolist()
+    if len(durations) != len(generated):
+        raise ValueError(f"got {len(durations)} durations for {len(generated)} sequences")
+    scored = []
+    for ids, chances, duration in zip(generated, log_probabilities, durations):
+        text = decode_answer(tokenizer, ids)
+        reading = read_events(text, duration, codec=codec)
+        places = _digit_places(tokenizer, ids) if reading.events else []
+        events = []
+        for event, ((start_begin, start_stop), (end_begin, end_stop)) in zip(reading.events, reading.places):
+            of_event = [
+                chances[index]
+                for index, begin, stop in places
+                if (begin < start_stop and stop > start_begin) or (begin < end_stop and stop > end_begin)
+            ]
+            score = math.exp(sum(of_event) / len(of_event)) if of_event else None
+            events.append(replace(event, score=score))
+        scored.append(events)
+    return scored
+
+
+def token_log_probabilities(outputs: ModelOutput) -> torch.Tensor:
+    """Log-probability of each generated token under the raw logits, `(num_sequences, num_generated)`; 0 behind the end
+    of a beam. ValueError if `generate` was not told to keep them."""
+    if getattr(outputs, "logits", None) is None:
+        raise ValueError("scores need generate(..., return_dict_in_generate=True, output_logits=True)")
+    tokens = generated_ids(outputs)
+    beams = getattr(outputs, "beam_indices", None)
+    if beams is None:
+        beams = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+    columns = [torch.zeros(len(tokens), 0, device=tokens.device)]
+    # step by step: all steps at once would hold num_sequences * num_generated * vocab_size numbers a second time
+    for logits, token, row in zip(outputs.logits, tokens.T, beams.T):
+        chosen = logits[row.clamp(min=0)].float().log_softmax(-1).gather(1, token[:, None])  # [num_sequences, 1]
+        columns.append(chosen.masked_fill(row[:, None] < 0, 0.0))
+    return torch.cat(columns, 1)
+
+
+def generated_ids(outputs: ModelOutput) -> torch.LongTensor:
+    """The ids behind the prompt, `(num_sequences, num_generated)`, of `generate` with logits or scores kept."""
+    if (beams := getattr(outputs, "beam_indices", None)) is not None:
+        num_generated = beams.shape[1]  # beam search can run longer than the best beams are
+    else:
+        num_generated = len(outputs.logits if outputs.logits is not None else outputs.scores)
+    return outputs.sequences[:, outputs.sequences.shape[1] - num_generated :]
+
+
+def decode_answer(tokenizer, ids: list[int]) -> str:
+    """The text of generated ids, without special tokens; spaces stay as the model said them."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _digit_places(tokenizer, ids: list[int]) -> list[tuple[int, int, int]]:
+    """(index, begin, stop) of each token that holds a digit, in characters of `decode_answer(tokenizer, ids)`."""
+    places = []
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+        # decoding the beginning, not the token: a decoder may drop a leading space or join bytes
+        if re.search("[0-9]", token):
+            begin, stop = (len(decode_answer(tokenizer, ids[:count])) for count in (index, index + 1))
+            places.append((index, begin, stop))
+    return places
+
+
+def _token_texts(tokenizer) -> list[str]:
+    """The text that each token adds behind other text (a lone token would lose the space that it begins with)."""
+    anchor = tokenizer("a", add_special_tokens=False).input_ids[-1]
+    pairs = [[anchor, token_id] for token_id in range(len(tokenizer))]
+    texts = tokenizer.batch_decode(pairs, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    anchor_text = tokenizer.decode([anchor], clean_up_tokenization_spaces=False)
+    return [text.removeprefix(anchor_text) for text in texts]

@@ -1,0 +1,160 @@
+"""Many questions about one video give the answers of asking one by one, and the video is looked at once."""
+
+import pytest
+import torch
+
+from modeling_avicuna.answering_avicuna import answer_batch, answer_questions, generate_shared
+from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor, generated_ids
+from tests.time_fixtures import Talkative, tiny_model_for, tiny_processor
+
+
+QUESTIONS = [
+    "At which intervals in the video can we identify a dog barking?",
+    "At which intervals in the video can we identify rain?",
+    "What happens in the video from 12 to 90?",
+    "?",
+    "At which intervals in the video can we identify a man who speaks to another man while rain falls on a pipe?",
+]
+STRATEGIES = [{"do_sample": False}, {"num_beams": 3}, {"do_sample": False, "repetition_penalty": 1.3}]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model(processor):
+    return tiny_model_for(processor)
+
+
+def media(seed: int = 0, num_video: int = 30, num_audio: int = 5) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    block = {"type": "video", "video_features": torch.randn(num_video, 24, generator=generator)}
+    block["audio_features"] = torch.randn(num_audio, 20, generator=generator) if num_audio else None
+    return block
+
+
+def one_by_one(model, processor, block, questions, **kwargs):
+    return [
+        answer_batch(model, processor=processor, media=[block], questions=[question], durations=[50.0], **kwargs)[0]
+        for question in questions
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_shared_answers_equal_those_of_asking_one_by_one(model, processor, strategy, batch_size):
+    settings = {"max_new_tokens": 20, **strategy}
+    shared = answer_questions(
+        model,
+        processor=processor,
+        media=media(),
+        questions=QUESTIONS,
+        duration=50.0,
+        batch_size=batch_size,
+        **settings,
+    )
+    alone = one_by_one(model, processor, media(), QUESTIONS, **settings)
+    assert [answer.text for answer in shared] == [answer.text for answer in alone]
+    assert len({answer.text for answer in shared}) == len(QUESTIONS)
+
+
+@pytest.mark.parametrize("sliding_window", [None, 24])
+def test_shared_tokens_and_probabilities_equal_a_plain_generate(processor, sliding_window):
+    """Exact ids, and the logits of every step within rounding, also where attention forgets the distant past."""
+    text = {"model_type": "mistral", "sliding_window": sliding_window, "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
+    model = tiny_model_for(processor, text_config=text)
+    conversations = [
+        [{"role": "user", "content": [media(), {"type": "text", "text": question}]}] for question in QUESTIONS
+    ]
+    encoded = [
+        processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        for messages in ([conversation] for conversation in conversations)
+    ]
+    features = {name: value for name, value in encoded[0].items() if name not in ("input_ids", "attention_mask")}
+    settings = {"max_new_tokens": 12, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    prompts = [inputs["input_ids"][0] for inputs in encoded]
+    outputs = list(generate_shared(model, prompts=prompts, media=features, batch_size=3, **settings))
+    rows = {number: (output, row) for numbers, output in outputs for row, number in enumerate(numbers)}
+    assert sorted(rows) == list(range(len(QUESTIONS)))
+    if sliding_window is None:
+        assert [len(numbers) for numbers, _ in outputs] == [3, 2]
+    for number, inputs in enumerate(encoded):
+        output, row = rows[number]
+        alone = model.generate(**inputs, **settings)
+        count = len(alone.logits)
+        assert torch.equal(generated_ids(alone)[0], generated_ids(output)[row, :count])
+        for step in range(count):
+            torch.testing.assert_close(alone.logits[step][0], output.logits[step][row], atol=2e-4, rtol=1e-4)
+
+
+def test_the_video_is_encoded_and_prefilled_once(processor, model, monkeypatch):
+    lengths = []
+    original = model.model.language_model.forward
+
+    def counted(*args, inputs_embeds=None, **kwargs):
+        lengths.append(tuple(inputs_embeds.shape[:2]))
+        return original(*args, inputs_embeds=inputs_embeds, **kwargs)
+
+    monkeypatch.setattr(model.model.language_model, "forward", counted)
+    encoded = []
+    monkeypatch.setattr(model.model, "merge_features", _spy(model.model.merge_features, encoded))
+    answer_questions(
+        model, processor=processor, media=media(), questions=QUESTIONS, duration=50.0, batch_size=5, max_new_tokens=2,
+        do_sample=False,
+    )  # fmt: skip
+    assert len(encoded) == 2  # video and audio, one row of the batch each, once
+    (prefix_batch, prefix), (rest_batch, rest), *steps = lengths
+    assert (prefix_batch, rest_batch) == (1, len(QUESTIONS)) and prefix > processor.num_av_tokens
+    assert rest < 80 and all(step == (len(QUESTIONS), 1) for step in steps)
+
+
+def _spy(function, calls: list):
+    def called(*args, **kwargs):
+        calls.append(args)
+        return function(*args, **kwargs)
+
+    return called
+
+
+def test_a_batch_of_different_videos_equals_its_rows(model, processor):
+    blocks = [media(1), media(2, num_audio=0), media(3, num_video=7, num_audio=40)]
+    questions = QUESTIONS[:3]
+    together = answer_batch(
+        model, processor=processor, media=blocks, questions=questions, durations=[50.0] * 3, max_new_tokens=20
+    )
+    for block, question, answer in zip(blocks, questions, together):
+        assert answer == one_by_one(model, processor, block, [question], max_new_tokens=20)[0]
+    assert len({answer.text for answer in together}) == 3
+
+
+def test_events_come_with_scores(model, processor):
+    """A random model that is made to speak in spans: each event lies in the video and has a probability."""
+    settings = {"max_new_tokens": 30, "do_sample": False, "logits_processor": [Talkative(processor.tokenizer)]}
+    settings["logits_processor"].append(TimeSpanLogitsProcessor(processor.tokenizer, codec=processor.time_codec))
+    shared = answer_questions(
+        model, processor=processor, media=media(), questions=QUESTIONS, duration=50.0, batch_size=2, **settings
+    )
+    alone = one_by_one(model, processor, media(), QUESTIONS, **settings)
+    for answer, expected in zip(shared, alone):
+        assert answer.text == expected.text
+        for event, other in zip(answer.events, expected.events, strict=True):
+            assert 0.0 <= event.start <= event.end <= 50.0 and 0.0 < event.score < 1.0
+            assert event.score == pytest.approx(other.score, rel=1e-3)
+    assert sum(len(answer.events) for answer in shared) >= len(QUESTIONS)
+
+
+def test_what_cannot_be_shared_is_an_error(model, processor):
+    first, second = (
+        torch.tensor([1, processor.video_token_id, 5, 6]),
+        torch.tensor([3, processor.video_token_id, 5, 7]),
+    )
+    with pytest.raises(ValueError, match="share only their first 0 tokens"):
+        list(generate_shared(model, prompts=[first, second], media={}))
+    with pytest.raises(ValueError, match="no prompts"):
+        list(generate_shared(model, prompts=[], media={}))
+    assert answer_questions(model, processor=processor, media=media(), questions=[], duration=1.0) == []
+    with pytest.raises(ValueError, match="placeholder '<video>'"):
+        answer_questions(model, processor=processor, media=media(), questions=["a", "b <video>"], duration=1.0)

@@ -1,0 +1,253 @@
+"""Well-formed time spans under every way of decoding, and scores that are the model's own probabilities."""
+
+import math
+import re
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LogitsProcessor
+
+from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor, score_events, token_log_probabilities
+from modeling_avicuna.timestamp_avicuna import TimeCodec
+from tests.time_fixtures import Talkative, tiny_tokenizer
+
+
+CODECS = [TimeCodec(), TimeCodec(num_bins=1000), TimeCodec(num_bins=24), TimeCodec(unit="seconds")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def llama_tokenizer(golden_dir):
+    return AutoTokenizer.from_pretrained(golden_dir / "llama_tokenizer")
+
+
+@pytest.fixture(scope="module")
+def language_model(tokenizer):
+    """A plain random Llama, so that these tests hold for any causal language model."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0.0, 0.3)
+    return model
+
+
+def malformed_spans(text: str, codec: TimeCodec, *, cut: bool = True) -> list[str]:
+    """Every span of a text that is not `from <time> to <time>` with end >= start; one cut off at the end is let go."""
+    digits = r"[0-9]+\.[0-9]" if codec.unit == "seconds" else rf"[0-9]{{{codec.num_digits}}}"
+    malformed = []
+    for opening in re.finditer(r"(?<![A-Za-z0-9_])from\s+-?[0-9]", text, re.IGNORECASE):
+        rest = text[opening.start() :]
+        span = re.match(rf"from\s+({digits}) to ({digits})(?![0-9])", rest, re.IGNORECASE)
+        if span is None and cut and len(rest) < 24:
+            continue
+        if span is None or float(span[2]) < float(span[1]) or codec.largest_completion(span[2]) is None:
+            malformed.append(rest[:30])
+    return malformed
+
+
+def generate(model, tokenizer, prompts, *processors, **kwargs):
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    inputs.pop("token_type_ids", None)
+    return model.generate(
+        **inputs, logits_processor=list(processors), return_dict_in_generate=True, output_logits=True, **kwargs
+    )
+
+
+PROMPTS = ["When? From", "At which intervals does it rain?", "x ", "What happens from 3 to 1 ? From 9"]
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"do_sample": False},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 4, "temperature": 1.5},
+        {"num_beams": 2, "do_sample": True},
+    ],
+    ids=["greedy", "beams", "sampling", "beam sampling"],
+)
+def test_every_span_is_well_formed_in_a_batch(language_model, tokenizer, codec, strategy):
+    torch.manual_seed(1)
+    constraint, talkative = TimeSpanLogitsProcessor(tokenizer, codec=codec), Talkative(tokenizer)
+    outputs = generate(language_model, tokenizer, PROMPTS, talkative, constraint, max_new_tokens=60, **strategy)
+    texts = tokenizer.batch_decode(outputs.sequences[:, -60:], skip_special_tokens=True)
+    spans = sum(len(re.findall(r"from +[0-9.]+ to [0-9]", text, re.IGNORECASE)) for text in texts)
+    assert spans >= 3, texts
+    assert [malformed_spans(text, codec) for text in texts] == [[]] * len(texts)
+
+
+def test_without_the_constraint_the_same_model_says_malformed_spans(language_model, tokenizer):
+    """Else the test above could not fail."""
+    torch.manual_seed(1)
+    outputs = generate(language_model, tokenizer, PROMPTS, Talkative(tokenizer), max_new_tokens=60, do_sample=True)
+    texts = tokenizer.batch_decode(outputs.sequences[:, -60:], skip_special_tokens=True)
+    assert any(malformed_spans(text, TimeCodec()) for text in texts)
+
+
+def test_a_batch_is_constrained_like_its_rows_one_by_one(tokenizer):
+    """The state is read off the ids alone: order, neighbours and earlier calls make no difference."""
+    constraint = TimeSpanLogitsProcessor(tokenizer)
+    tails = [
+        "From",
+        "From ",
+        "From 0",
+        "From 03",
+        "From 03 ",
+        "From 03 to",
+        "From 03 to 1",
+        "From 97 to ",
+        "a tap",
+        "From 03 to 17",
+    ]
+    rows = [tokenizer(tail, add_special_tokens=False).input_ids for tail in tails]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    scores = torch.randn(len(rows), len(tokenizer), generator=torch.Generator().manual_seed(0))
+    together = constraint(ids, scores)
+    for order in (range(len(rows)), reversed(range(len(rows)))):
+        for row in order:
+            assert torch.equal(constraint(ids[row : row + 1], scores[row : row + 1])[0], together[row])
+    finite = [sorted(tokenizer.decode([i]) for i in row.isfinite().nonzero().flatten().tolist()) for row in together]
+    assert finite[2] == list("0123456789")
+    assert finite[3] == [" ", " t", " to"]
+    assert finite[4] == ["t"] and finite[5] == [" "]
+    assert finite[6] == list("0123456789") and finite[7] == ["9"]
+    assert len(finite[8]) == len(tokenizer)
+    assert not any(text[:1].isdigit() for text in finite[9]) and len(finite[9]) == len(tokenizer) - 10
+    assert together[together.isfinite()].equal(scores[together.isfinite()])
+
+
+def test_the_end_is_never_before_the_start(tokenizer):
+    constraint = TimeSpanLogitsProcessor(tokenizer)
+    for start in range(100):
+        for tens in range(10):
+            ids = torch.tensor([tokenizer(f"From {start:02d} to {tens}", add_special_tokens=False).input_ids])
+            if tens < start // 10:
+                continue  # the constraint would not have let it come here
+            allowed = constraint(ids, torch.zeros(1, len(tokenizer)))[0].isfinite().nonzero().flatten().tolist()
+            ends = sorted(10 * tens + int(tokenizer.decode([token_id])) for token_id in allowed)
+            assert ends == list(range(max(start, 10 * tens), 10 * tens + 10))
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+def test_the_llama_tokenizer_with_its_lone_space_token(llama_tokenizer, codec):
+    """LLaMA writes "from 03" as "_from", "_", "0", "3". Random scores stand for a model."""
+    constraint, talkative = TimeSpanLogitsProcessor(llama_tokenizer, codec=codec), Talkative(llama_tokenizer)
+    assert (
+        constraint._texts[29871] == " "
+        and constraint._texts[llama_tokenizer.convert_tokens_to_ids("\u2581from")] == " from"
+    )
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([llama_tokenizer("When? ASSISTANT: From").input_ids] * 4)
+    for _ in range(60):
+        scores = 2.0 * torch.randn(4, len(llama_tokenizer), generator=generator)
+        scores = constraint(ids, talkative(ids, scores))
+        ids = torch.cat([ids, scores.softmax(-1).multinomial(1, generator=generator)], 1)
+    texts = llama_tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert sum(len(re.findall(r"from +[0-9.]+ to [0-9]", text, re.IGNORECASE)) for text in texts) > 4
+    assert [malformed_spans(text, codec) for text in texts] == [[]] * len(texts)
+
+
+def test_a_tokenizer_that_cannot_write_times_is_refused():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0, "from": 1, "to": 2, "7": 3, "[UNK]": 4}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(ValueError, match="no tokens to write"):
+        TimeSpanLogitsProcessor(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"))
+
+
+class Dictate(LogitsProcessor):
+    """Makes the model say a text, whatever it thinks of it; `rival` beams see a second text as almost as good."""
+
+    def __init__(self, tokenizer, prompt_length: int, *texts: str):
+        self.rows = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in texts]
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids, scores):
+        step = input_ids.shape[1] - self.prompt_length
+        dictated = torch.full_like(scores, -50.0)
+        for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
+            for rank, text in enumerate(self.rows):
+                if text[:step] == ids and step < len(text):
+                    dictated[row, text[step]] = max(-0.1 - rank, float(dictated[row, text[step]]))
+        return dictated
+
+
+SAID = "From 03 to 17, a dog. Rain from 40 to 52"
+
+
+def reference_score(model, tokenizer, prompt: str, said: str, span: str) -> float:
+    """The geometric mean of the digits' probabilities by a second forward over the whole text."""
+    prompt_ids = tokenizer(prompt).input_ids
+    said_ids = tokenizer(said, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt_ids + said_ids])).logits[0].log_softmax(-1)
+    begin = said.index(span)
+    position, log_probabilities = 0, []
+    for index, token_id in enumerate(said_ids):
+        length = len(tokenizer.decode([token_id]))
+        if begin <= position < begin + len(span) and tokenizer.decode([token_id]).strip().isdigit():
+            log_probabilities.append(float(logits[len(prompt_ids) + index - 1, token_id]))
+        position += length
+    assert len(log_probabilities) == 4
+    return math.exp(sum(log_probabilities) / 4)
+
+
+@pytest.mark.parametrize(
+    "strategy", [{"do_sample": False}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=str
+)
+def test_scores_are_the_models_own_probabilities(language_model, tokenizer, strategy):
+    prompts = ["When?", "When? A longer question"]
+    length = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
+    dictate = Dictate(tokenizer, length, SAID, "From 03 to 18, a cat. Wind from 41 to 52 and more")
+    outputs = generate(language_model, tokenizer, prompts, dictate, max_new_tokens=40, **strategy)
+    per_prompt = strategy.get("num_return_sequences", 1)
+    scored = score_events(outputs, tokenizer=tokenizer, durations=[100.0] * 2 * per_prompt)
+    assert len(scored) == 2 * per_prompt
+    for number, prompt in enumerate(prompts):
+        dog, rain = scored[number * per_prompt]
+        assert (dog.start, dog.end, dog.label, rain.start, rain.end, rain.label) == (3, 17, "a dog", 40, 52, "Rain")
+        assert dog.score == pytest.approx(
+            reference_score(language_model, tokenizer, prompt, SAID, "03 to 17"), rel=1e-3
+        )
+        assert rain.score == pytest.approx(
+            reference_score(language_model, tokenizer, prompt, SAID, "40 to 52"), rel=1e-3
+        )
+        assert 0.0 < dog.score < 1.0 and dog.score != rain.score
+    if per_prompt == 2:
+        said = "From 03 to 18, a cat. Wind from 41 to 52 and more"
+        cat, _ = scored[1]
+        assert cat.score == pytest.approx(
+            reference_score(language_model, tokenizer, prompts[0], said, "03 to 18"), rel=1e-3
+        )
+
+
+def test_token_probabilities_equal_the_transition_scores_of_transformers(language_model, tokenizer):
+    outputs = generate(language_model, tokenizer, ["When?", "x"], num_beams=3, max_new_tokens=12)
+    expected = language_model.compute_transition_scores(
+        outputs.sequences, outputs.logits, outputs.beam_indices, normalize_logits=True
+    )
+    torch.testing.assert_close(token_log_probabilities(outputs)[:, : expected.shape[1]], expected)
+
+
+def test_scores_need_the_logits_and_a_duration_for_each_sequence(language_model, tokenizer):
+    inputs = tokenizer(["x"], return_tensors="pt")
+    outputs = language_model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
+    with pytest.raises(ValueError, match="output_logits=True"):
+        score_events(outputs, tokenizer=tokenizer, durations=[1.0])
+    outputs = language_model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True, output_logits=True)
+    with pytest.raises(ValueError, match="2 durations for 1 sequences"):
+        score_events(outputs, tokenizer=tokenizer, durations=[1.0, 2.0])
