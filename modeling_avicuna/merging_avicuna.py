@@ -15,7 +15,9 @@ def encode_padded(
     encode: Callable[..., BaseModelOutputWithPooling],
     tower: PreTrainedModel,
     padded: torch.Tensor,
-    lengths: torch.Tensor | None = None,
+    lengths: torch.Tensor | None,
+    *,
+    feature_size: int,
     **kwargs,
 ) -> BaseModelOutputWithPooling:
     """Encodes the real rows of a padded batch in one pass; the padding costs nothing.
@@ -24,21 +26,25 @@ def encode_padded(
         encode: `encode_frames` or `encode_windows`.
         tower: The tower it runs.
         padded (`torch.Tensor` of shape `(batch_size, num_rows, ...)`): Media of each sample, padded at the end.
-        lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Real rows of each sample; `None`: all.
+        lengths (`torch.LongTensor` of shape `(batch_size,)` or `None`): Real rows of each sample; `None`: all.
+        feature_size: Width of a feature row.
 
     Returns:
         The outputs of the tower with one row per real frame or window, but `pooler_output` of shape `(batch_size,
-        num_rows, feature_size)`, zero in the padding.
+        num_rows, feature_size)`, zero in the padding. A batch without a single real row does not reach the tower.
     """
     batch_size, num_rows = padded.shape[:2]
     if lengths is None:
-        outputs = encode(tower, padded.flatten(0, 1), **kwargs)
-        outputs.pooler_output = outputs.pooler_output.unflatten(0, (batch_size, num_rows))  # [B, N, D]
-        return outputs
-    is_real = _real_rows(num_rows, lengths.to(padded.device))  # [B, N]
-    outputs = encode(tower, padded[is_real], **kwargs)
-    features = outputs.pooler_output.new_zeros(batch_size, num_rows, outputs.pooler_output.shape[-1])
-    outputs.pooler_output = features.masked_scatter(is_real.unsqueeze(-1), outputs.pooler_output)  # [B, N, D]
+        is_real = torch.ones(batch_size, num_rows, dtype=torch.bool, device=padded.device)
+    else:
+        is_real = _real_rows(num_rows, lengths.to(padded.device))  # [B, N]
+    real = padded[is_real]  # [lengths.sum(), ...]
+    features = torch.zeros(batch_size, num_rows, feature_size, dtype=tower.dtype, device=padded.device)
+    if len(real) == 0:
+        return BaseModelOutputWithPooling(pooler_output=features)
+    outputs = encode(tower, real, **kwargs)
+    rows = outputs.pooler_output.to(features)  # [lengths.sum(), feature_size]
+    outputs.pooler_output = features.masked_scatter(is_real.unsqueeze(-1), rows)  # [B, N, feature_size]
     return outputs
 
 

@@ -11,7 +11,6 @@ merge lives in the base model, so that hidden states are as long as `input_ids` 
 import torch
 from torch import nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -20,6 +19,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import can_return_tuple
 
+from .adapters_avicuna import build_adapter
 from .configuration_avicuna import AVicunaConfig
 from .merging_avicuna import encode_padded, select_rows
 from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
@@ -34,26 +34,6 @@ MEDIA_INPUTS = (
     "audio_lengths",
     "audio_row_ids",
 )
-
-
-class AVicunaMLPAdapter(nn.Module):
-    """The adapter as drawn on the poster: linear, activation, linear."""
-
-    def __init__(self, in_features: int, out_features: int, hidden_act: str):
-        super().__init__()
-        self.linear_1 = nn.Linear(in_features, out_features)
-        self.act = ACT2FN[hidden_act]
-        self.linear_2 = nn.Linear(out_features, out_features)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear_2(self.act(self.linear_1(features)))
-
-
-def build_adapter(in_features: int, out_features: int, hidden_act: str | None) -> nn.Module:
-    """One linear layer (published) where `hidden_act` is None, else a two-layer perceptron."""
-    if hidden_act is None:
-        return nn.Linear(in_features, out_features)
-    return AVicunaMLPAdapter(in_features, out_features, hidden_act)
 
 
 class AVicunaPreTrainedModel(PreTrainedModel):
@@ -110,7 +90,10 @@ class AVicunaModel(AVicunaPreTrainedModel):
             raise ValueError(
                 "this checkpoint has no vision tower: pass video_features, or load one with a vision_config"
             )
-        return encode_padded(encode_frames, self.vision_tower, pixel_values_videos, video_lengths, **kwargs)
+        size = self.config.vision_feature_size
+        return encode_padded(
+            encode_frames, self.vision_tower, pixel_values_videos, video_lengths, feature_size=size, **kwargs
+        )
 
     def encode_audio(self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs):
         """Runs the audio tower on the real windows alone.
@@ -131,7 +114,10 @@ class AVicunaModel(AVicunaPreTrainedModel):
             raise ValueError(
                 "this checkpoint has no audio tower: pass audio_features, or load one with an audio_config"
             )
-        return encode_padded(encode_windows, self.audio_tower, input_features, audio_lengths, **kwargs)
+        size = self.config.audio_feature_size
+        return encode_padded(
+            encode_windows, self.audio_tower, input_features, audio_lengths, feature_size=size, **kwargs
+        )
 
     @can_return_tuple
     def get_video_features(

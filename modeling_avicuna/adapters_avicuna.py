@@ -1,0 +1,28 @@
+"""The trainable bridge between a tower and the language model: one feature row in, one token embedding out.
+
+One adapter per modality; it sees rows one by one and knows neither time nor the other modality.
+"""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+
+class AVicunaMLPAdapter(nn.Module):
+    """The adapter as drawn on the poster: linear, activation, linear."""
+
+    def __init__(self, in_features: int, out_features: int, hidden_act: str):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_features, out_features)
+        self.act = ACT2FN[hidden_act]
+        self.linear_2 = nn.Linear(out_features, out_features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(self.act(self.linear_1(features)))
+
+
+def build_adapter(in_features: int, out_features: int, hidden_act: str | None) -> nn.Module:
+    """One linear layer (published) where `hidden_act` is None, else a two-layer perceptron."""
+    if hidden_act is None:
+        return nn.Linear(in_features, out_features)
+    return AVicunaMLPAdapter(in_features, out_features, hidden_act)
