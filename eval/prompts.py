@@ -23,6 +23,6 @@ PROMPTS = {
 
 
 def prompts_hash(names: Iterable[str]) -> str:
-    """First 12 hex digits of the SHA-256 over the named prompts' texts: results with equal hashes asked alike."""
+    """SHA-256 over the named prompts' texts: results with equal hashes asked alike."""
     texts = {name: PROMPTS[name] for name in sorted(names)}
-    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

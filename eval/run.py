@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -53,6 +54,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16")
     parser.add_argument("--timelines", type=int, default=1, help="videos to draw; localization tasks only")
     return parser.parse_args(arguments)
+
+
+def start_processes() -> PartialState:
+    """This process among those that were launched. Without an accelerator they must be told that the CPU will do:
+    otherwise accelerate lets each of them believe that it is alone."""
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
 def answer_all(log: AnswerLog, examples: Sequence[Example], media: MediaSource, arguments: argparse.Namespace) -> None:
@@ -109,6 +116,8 @@ def result_of(score: Score, arguments: argparse.Namespace, settings: dict, *, co
     """The content of results.json. `name` holds all that makes two figures incomparable."""
     parts = [settings["task"], score.protocol]
     parts += [f"sound-{arguments.sound}"] if arguments.sound != "original" else []
+    parts += [f"rate-{arguments.rate:g}"] if arguments.rate is not None else []
+    parts += [f"interleaving-{arguments.interleaving}"] if arguments.interleaving is not None else []
     parts += [f"first-{arguments.limit}"] if arguments.limit else []
     return {
         "task": settings["task"],
@@ -149,7 +158,7 @@ def draw_examples(examples: Sequence[Example], score: Score, arguments: argparse
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments, began = parse_arguments(arguments), time.time()
-    task, state = TASKS[arguments.task], PartialState(timeout=WAIT)
+    task, state = TASKS[arguments.task], start_processes()
     settings = run_settings(arguments, task)
     examples = task.read(arguments.annotations, settings["subset"])[: arguments.limit]
     media = MediaSource(media_dir=arguments.media_dir, features_dir=arguments.features, sound=arguments.sound)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from dataset_builders.annotation_files import read_json, read_json_records
+from dataset_builders.annotation_files import read_json
 from dataset_builders.sources.questions import detokenize, iterate_music_avqa, music_avqa_answers
 
 from ..metrics import load_metric
@@ -68,7 +68,7 @@ def read_indexed_qa(files: Sequence[Path], subset: str | None) -> list[Example]:
     """MSVD-QA and MSR-VTT-QA. Two forms: a list of `{"video_id", "question", "answer"}` records, or splits whose answers
     are numbers in a list `vocab`."""
     path = _one_file(files)
-    content = read_json_records(path)
+    content = read_json(path)
     if isinstance(content, dict):
         if subset not in content:
             raise ValueError(f"{path} has no subset {subset!r}; it has {sorted(content)}")

@@ -1,0 +1,228 @@
+"""The evaluation command: files left behind, resuming, missing and broken media, batches, several processes."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dataset_builders.feature_store import FeatureWriter
+from dataset_builders.sandbox.world import make_world
+from eval import run
+from eval.generation import GenerationSettings, Generator
+from eval.media import MediaSource
+from eval.records import AnswerLog, git_commit, read_answers
+from eval.task import Answer, Example
+from modeling_avicuna.timestamp_avicuna import Event
+from train.initialize import build_tiny
+
+
+NUM_CACHED = 5  # videos of the annotation file that have cached features; one more has none
+LABELS = ("dog barking", "rain", "bell ringing")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model, processor = build_tiny([f"a caption about {label}" for label in LABELS], num_av_tokens=20)
+    # wide weights: a random model with narrow ones says the same to every video
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "tower" not in name:
+            parameter.data.normal_(0.0, 0.25)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Annotations of six videos, cached features of five of them (one silent), and one real file with broken neighbours."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, num_clips=0, num_test_videos=1, seed=3)
+    made = json.loads((folder / "annotations.json").read_text())["database"]
+    real_id = next(iter(made))
+    database = {}
+    for index in range(NUM_CACHED + 1):
+        labels = [LABELS[index % 3], LABELS[(index + 1) % 3]]
+        annotations = [
+            {"segment": [5.0 * n, 5.0 * n + 8], "label": label, "label_id": LABELS.index(label)}
+            for n, label in enumerate(labels)
+        ]
+        database[f"-video_{index}"] = {"duration": 30.0 + index, "annotations": annotations, "subset": "test"}
+    write_annotations(folder / "cached.json", database)
+    write_annotations(folder / "files.json", {real_id: made[real_id], "broken": database["-video_0"]})
+    (folder / "test" / "broken.mp4").write_bytes(b"not a video")
+    rng = np.random.default_rng(0)
+    with FeatureWriter(folder / "features") as writer:
+        for index in range(NUM_CACHED):
+            windows = rng.standard_normal((0 if index == 1 else 7, 64))
+            writer.add(f"-video_{index}", video=rng.standard_normal((20, 64)), audio=windows, duration=30.0 + index)
+    return folder
+
+
+def write_annotations(path, database):
+    path.write_text(json.dumps({"version": "test", "database": database}))
+
+
+def evaluate(world, checkpoint, output, *more, task="sandbox", annotations="cached.json", media=None):
+    media = media or ["--features", str(world / "features")]
+    arguments = ["--task", task, "--model", str(checkpoint), "--annotations", str(world / annotations)]
+    run.main([*arguments, *media, "--output", str(output), "--max-new-tokens", "8", *more])
+    return json.loads((output / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(world, checkpoint, tmp_path_factory):
+    """A narration run over the cached videos: its folder and its result."""
+    output = tmp_path_factory.mktemp("finished")
+    return output, evaluate(world, checkpoint, output)
+
+
+def test_a_result_says_what_it_stands_on(finished, checkpoint):
+    output, result = finished
+    assert result["task"] == "sandbox" and result["name"] == "sandbox/narration-exact-time_tokens"
+    assert (result["num_examples"], result["num_expected"]) == (NUM_CACHED, NUM_CACHED + 1)
+    assert result["missing"] == ["-video_5"] and result["unreadable"] == {}
+    assert set(result["metrics"]) == {f"mAP@0.{n}" for n in range(1, 10)} | {"average_mAP"}
+    assert result["dataset"] == {"name": "sandbox", "split": "test"} and result["judge"] is None
+    assert len(result["prompts_sha256"]) == 64 and result["model"] == str(checkpoint)
+    assert result["git_commit"] == git_commit() and result["versions"]["torch"]
+    assert result["seconds"] > 0 and result["protocol"]["encoder"] is None
+    answers = read_answers(output / "predictions.jsonl")
+    assert [answer.video_id for answer in answers] == [f"-video_{n}" for n in range(NUM_CACHED)]
+    assert len({answer.text for answer in answers}) > 1, "the random model must tell videos apart for these tests"
+    assert (output / "timelines" / "-video_0.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in output.glob("*.json*")) == [
+        "predictions.jsonl",
+        "results.json",
+        "settings.json",
+    ]
+
+
+def test_a_finished_run_is_scored_again_without_a_model(finished, world, checkpoint, monkeypatch):
+    output, before = finished
+    monkeypatch.setattr(run, "Generator", None)  # calling it would raise
+    result = evaluate(world, checkpoint, output, "--score", "constant")
+    assert result["name"] == "sandbox/narration-exact-constant"
+    assert evaluate(world, checkpoint, output)["metrics"] == before["metrics"]
+
+
+def test_a_killed_run_goes_on_where_it_stopped(finished, world, checkpoint, tmp_path, monkeypatch):
+    lines = (finished[0] / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "predictions.0.jsonl").write_text("".join(lines[:2]) + lines[2][:30])  # killed while writing
+    (tmp_path / "settings.json").write_text((finished[0] / "settings.json").read_text())
+    asked = []
+    original = Generator.encode
+    monkeypatch.setattr(Generator, "encode", lambda self, media: asked.append(media) or original(self, media))
+    assert evaluate(world, checkpoint, tmp_path)["metrics"] == finished[1]["metrics"]
+    assert len(asked) == NUM_CACHED - 2
+    assert (tmp_path / "predictions.jsonl").read_text() == "".join(lines)
+
+
+def test_batches_do_not_change_the_answers(finished, world, checkpoint, tmp_path):
+    evaluate(world, checkpoint, tmp_path, "--batch-size", "1")
+    single, batched = (read_answers(folder / "predictions.jsonl") for folder in (tmp_path, finished[0]))
+    assert [answer.text for answer in single] == [answer.text for answer in batched]
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished, world, checkpoint):
+    with pytest.raises(ValueError, match="sound: 'original' -> 'removed'.*use another output"):
+        evaluate(world, checkpoint, finished[0], "--sound", "removed")
+    with pytest.raises(ValueError, match="max_new_tokens: 8 -> 9"):
+        evaluate(world, checkpoint, finished[0], "--max-new-tokens", "9")
+
+
+def test_queries_ask_every_class_on_one_encoding(world, checkpoint, tmp_path):
+    result = evaluate(world, checkpoint, tmp_path, "--limit", "2", task="sandbox_query")
+    assert result["name"] == "sandbox_query/query-time_tokens/first-2" and result["num_expected"] == 2
+    answers = {answer.question_id: answer.text for answer in read_answers(tmp_path / "predictions.jsonl")}
+    assert set(answers) == {f"-video_{n}/{label}" for n in range(2) for label in LABELS}
+    generator = Generator(str(checkpoint), settings=GenerationSettings(max_new_tokens=8, batch_size=1))
+    examples = run.TASKS["sandbox_query"].read([world / "cached.json"], "test")[:2]
+    media = MediaSource(features_dir=world / "features")
+    places, _ = media.split(examples)
+    alone = [(example, [question]) for example in examples for question in example.questions]
+    for (answer,) in generator.answer(alone, open_media=lambda example: media.open(example, places)):
+        assert answers[answer.question_id] == answer.text  # asked alone, or with others on a shared prefix
+
+
+def test_a_real_file_is_answered_and_a_broken_one_is_listed(world, checkpoint, tmp_path):
+    media = ["--media-dir", str(world / "test")]
+    result = evaluate(world, checkpoint, tmp_path, annotations="files.json", media=media)
+    assert result["num_examples"] == 1 and result["num_expected"] == 2
+    assert list(result["unreadable"]) == ["broken"] and "broken.mp4" in result["unreadable"]["broken"]
+    (answer,) = read_answers(tmp_path / "predictions.jsonl")
+    assert answer.text
+
+
+def test_a_folder_without_any_of_the_videos_is_an_error(world, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="none of the 6 videos of sandbox is in"):
+        evaluate(world, checkpoint, tmp_path, media=["--media-dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="either a media folder or cached features"):
+        MediaSource()
+
+
+def test_sound_is_removed_swapped_with_the_neighbours_or_shifted(world):
+    examples = run.TASKS["sandbox"].read([world / "cached.json"], "test")
+    media = {sound: MediaSource(features_dir=world / "features", sound=sound) for sound in run.SOUNDS}
+    places, missing = media["original"].split(examples)
+    assert missing == ["-video_5"] and list(places) == [f"-video_{n}" for n in range(NUM_CACHED)]
+    opened = {sound: [source.open(e, places) for e in examples[:NUM_CACHED]] for sound, source in media.items()}
+    assert all(item.audio is None for item in opened["removed"])
+    assert opened["original"][1].audio is None  # silent by nature
+    for before, after in ((0, 2), (2, 3), (3, 4)):
+        if before:
+            assert np.array_equal(opened["swapped"][before].audio, opened["original"][after].audio)
+    shifted, original = opened["shifted"][2].audio, opened["original"][2].audio
+    assert np.array_equal(np.roll(shifted, -3, axis=0), original) and not np.array_equal(shifted, original)
+    assert all(np.array_equal(a.video, b.video) for a, b in zip(opened["swapped"], opened["original"]))
+
+
+def test_sound_of_a_real_file_can_be_removed_and_shifted(world, checkpoint):
+    examples = run.TASKS["sandbox"].read([world / "files.json"], "test")[:1]
+    generator = Generator(str(checkpoint), settings=GenerationSettings())
+    encoded = {}
+    for sound in ("original", "removed", "shifted"):
+        source = MediaSource(media_dir=world / "test", sound=sound)
+        encoded[sound] = generator.encode(source.open(examples[0], source.split(examples)[0]))
+    assert encoded["removed"].audio is None and len(encoded["removed"].video) == 20
+    assert len(encoded["original"].video) == 15  # a quarter of the tokens is the sound's
+    assert encoded["shifted"].audio.shape == encoded["original"].audio.shape
+    assert not np.allclose(encoded["shifted"].audio, encoded["original"].audio)
+    assert np.allclose(encoded["shifted"].video, encoded["original"].video, atol=1e-6)
+
+
+def test_two_processes_answer_as_one(finished, world, checkpoint, tmp_path, project_dir):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = ["--task", "sandbox", "--model", str(checkpoint), "--annotations", str(world / "cached.json")]
+    command += ["--features", str(world / "features"), "--output", str(tmp_path), "--max-new-tokens", "8"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    done = subprocess.run(
+        [*launch, "-m", "eval.run", *command],
+        cwd=project_dir,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("sandbox/narration-exact-time_tokens") == 1, "only one process reports"
+    assert (tmp_path / "predictions.jsonl").read_text() == (finished[0] / "predictions.jsonl").read_text()
+    assert not list(tmp_path.glob("predictions.*.jsonl"))
+
+
+def test_answers_survive_the_disk_and_a_damaged_line_is_named(tmp_path):
+    log = AnswerLog(tmp_path, rank=1)
+    answer = Answer("q1", "-v", 12.5, 'says "from 00 to 09"\n', (Event(0.0, 1.25, "caf\u00e9", 0.1),), "p")
+    log.write([answer])
+    log.write([Answer("q2", "-v", 12.5, "")])
+    assert AnswerLog(tmp_path).answers == log.answers and log.answers["q1"] == answer
+    example = Example("-v", ("-v",), None, ())
+    assert log.unanswered(example) == []
+    lines = (tmp_path / "predictions.1.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "predictions.1.jsonl").write_text(lines[0][:-9] + "\n" + lines[1])
+    with pytest.raises(ValueError, match="line 1 is damaged"):
+        AnswerLog(tmp_path)
