@@ -374,6 +374,20 @@ def test_a_turned_clip_is_shown_upright_as_decord_shows_it(data_dir):
         assert psnr(fitted.to_ndarray(format="rgb24"), upright) > 30
 
 
+@pytest.mark.parametrize("name", ["dog_barking.mp4", "big_buck_bunny_432_433.webm"])
+def test_colours_survive_the_change_of_matrix(data_dir, tmp_path, name):
+    """One file is tagged BT.709 and one BT.601; both must look the same to a reader before and after."""
+    path = data_dir / "clips" / name
+    info = probe(path)
+    rendered = render_video(
+        chain((name, 0.5, 1.0)), {name: path}, tmp_path / "v.mp4", width=info.width, height=info.height, fps=24, crf=10
+    )
+    for ours, theirs in zip(decode_video(rendered.path), decode_video(path)):
+        ours, theirs = (timed.frame.to_ndarray(format="rgb24").astype(float) for timed in (ours, theirs))
+        assert np.abs((ours - theirs).mean(axis=(0, 1))).max() < 4
+        assert psnr(ours, theirs) > 35
+
+
 @pytest.mark.parametrize(
     "name, seconds, reason",
     [

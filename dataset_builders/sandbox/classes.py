@@ -73,7 +73,7 @@ AUDIO_VISUAL = (
     EventClass(
         "dog barking",
         "a dog barking",
-        Picture("disc", (150, 90, 40), "hop", 2.0, 0.35),
+        Picture("disc", (170, 95, 25), "hop", 2.0, 0.4),
         "a brown round thing hopping",
         Sound(350, 1100, rate=2.6, duty=0.45, decay=0.08),
         "rough short bursts",
@@ -113,7 +113,7 @@ AUDIO_VISUAL = (
     EventClass(
         "train passing",
         "a train passing",
-        Picture("stripes", (120, 135, 150), "slide", 0.9),
+        Picture("stripes", (165, 175, 190), "slide", 0.9),
         "grey stripes rushing by",
         Sound(80, 700, rate=5.0, duty=0.8, decay=0.1, notes=(1.0,)),
         "rattling wheels",
@@ -161,7 +161,7 @@ AUDIO_VISUAL = (
     EventClass(
         "helicopter flying",
         "a helicopter flying",
-        Picture("cross", (30, 30, 35), "spin", 0.8, 0.6),
+        Picture("cross", (12, 12, 16), "spin", 0.8, 0.75),
         "a black cross whirling",
         Sound(60, 500, rate=11.0, duty=0.5, decay=0.03),
         "a chopping beat",
@@ -256,7 +256,7 @@ VISUAL_ONLY = (
     EventClass(
         "fish swimming",
         "a fish swimming",
-        Picture("diamond", (255, 140, 0), "cross", 0.25, 0.25),
+        Picture("diamond", (255, 140, 0), "cross", 0.25, 0.35),
         "an orange diamond gliding past",
     ),
     EventClass(
@@ -289,19 +289,23 @@ PLACES = (
     "Near the camera",
     "In an open space",
 )
+# Our own wordings. Each names the class by its phrase; most say how it looks or sounds.
 SEEN_AND_HEARD = (
     "{place}, {phrase} is seen and heard: {look}, with {noise}.",
     "{place} there is {phrase}, and the microphone picks up {noise}.",
     "{place}, the picture shows {look} while {noise} can be heard from {phrase}.",
-    "With {noise}, the camera follows {phrase}, {look}.",
+    "{place}, with {noise}, the camera follows {phrase}, {look}.",
+    "{place} one sees {look} and hears {noise}: it is {phrase}.",
 )
 HEARD = (
     "{place}, the sound of {phrase} can be heard, {noise}.",
-    "Nothing happens in the picture, but there is {phrase}, heard as {noise}.",
+    "{place} nothing happens in the picture, but there is {phrase}, heard as {noise}.",
     "{place}, {noise} comes from {phrase} out of sight.",
+    "{place} one hears {noise} from somewhere: it is {phrase}.",
 )
 SEEN = (
     "{place}, {phrase} can be seen without a sound.",
-    "The picture shows {phrase}, {look}, and it stays silent.",
+    "{place} the picture shows {phrase}, {look}, and it stays silent.",
     "{place} there is {phrase}: {look}.",
+    "{place}, without any noise, {look} comes into view: it is {phrase}.",
 )

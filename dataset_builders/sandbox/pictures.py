@@ -78,7 +78,7 @@ MOTIONS = {
     "grow": lambda p: {"size": 0.2 + p % 1.0, "level": 1.0 - 0.6 * (p % 1.0)},
     "cross": lambda p: {"x": 1.6 * (p % 1.0) - 0.8},
     "rise": lambda p: {"y": 0.8 - 1.6 * (p % 1.0)},
-    "glow": lambda p: {"level": 0.55 + 0.45 * np.cos(2 * np.pi * p)},
+    "glow": lambda p: {"level": 0.65 + 0.35 * np.cos(2 * np.pi * p)},
     "blink": lambda p: {},
     "slide": lambda p: {},
     "fall": lambda p: {},

@@ -1,0 +1,209 @@
+"""Probing, decoding in order, and writing: on files made here and on real odd ones."""
+
+import os
+import pickle
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from dataset_builders.media import MediaError, MediaWriter, decode_audio, decode_video, probe
+
+
+RATE = 48_000
+
+
+def tone(frequency: float, seconds: float, amplitude: float = 0.5) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((one.astype(np.float64) - other) ** 2)))
+
+
+def smooth_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack(
+        [np.stack([x * 3, y * 4, (x + y + 4 * k) % 200], axis=-1).astype(np.uint8) for k in range(num_frames)]
+    )
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    frames, samples = smooth_frames(30), np.stack([tone(440, 3), tone(660, 3)])
+    with MediaWriter(tmp_path / "v.mp4", width=64, height=48, fps=10, sampling_rate=RATE, crf=8) as writer:
+        for frame in frames:
+            writer.write_frame(frame)
+        for block in np.array_split(samples, 7, axis=1):
+            writer.write_audio(block)
+    info = probe(tmp_path / "v.mp4")
+    assert (info.duration, info.width, info.height, info.fps) == (3.0, 64, 48, 10.0)
+    assert (info.sampling_rate, info.num_channels, info.has_video, info.has_audio) == (RATE, 2, True, True)
+    decoded = list(decode_video(tmp_path / "v.mp4"))
+    assert [round(timed.time, 3) for timed in decoded] == [round(k / 10, 3) for k in range(30)]
+    for timed, frame in zip(decoded, frames, strict=True):
+        assert psnr(timed.frame.to_ndarray(format="rgb24"), frame) > 30
+    heard = decode_audio(tmp_path / "v.mp4", sampling_rate=RATE)[:, : samples.shape[1]]
+    # sample for sample in place: the encoder's delay is undone
+    assert 10 * np.log10(np.mean(samples**2) / np.mean((heard - samples) ** 2)) > 20
+    assert os.listdir(tmp_path) == ["v.mp4"]
+
+
+def test_equal_input_gives_equal_bytes_and_no_sound_means_no_audio_stream(tmp_path):
+    for name in ("1.mp4", "2.mp4"):
+        with MediaWriter(tmp_path / name, width=64, height=48, fps=Fraction(30000, 1001)) as writer:
+            for frame in smooth_frames(5):
+                writer.write_frame(frame)
+    assert (tmp_path / "1.mp4").read_bytes() == (tmp_path / "2.mp4").read_bytes()
+    assert not probe(tmp_path / "1.mp4").has_audio
+    assert decode_audio(tmp_path / "1.mp4", sampling_rate=RATE) is None
+
+
+def test_a_failed_write_leaves_nothing_and_says_its_own_error(tmp_path):
+    with pytest.raises(RuntimeError, match="mine"):
+        with MediaWriter(tmp_path / "v.mp4", width=64, height=48, fps=10, sampling_rate=RATE) as writer:
+            writer.write_frame(smooth_frames(1)[0])
+            raise RuntimeError("mine")
+    with pytest.raises(RuntimeError, match="before"):
+        with MediaWriter(tmp_path / "v.mp4", width=64, height=48, fps=10):
+            raise RuntimeError("before the first frame")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [{"width": 63}, {"height": 0}, {"num_channels": 6}])
+def test_a_format_that_cannot_be_written_is_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match=str(*arguments.values())):
+        MediaWriter(tmp_path / "v.mp4", **({"width": 64, "height": 48, "fps": 10} | arguments))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("channels, expected", [(1, [0.5, 0.5]), (2, [0.5, 0.25])])
+def test_mono_and_stereo_are_turned_into_each_other_without_a_change_of_level(tmp_path, channels, expected):
+    samples = np.stack([tone(500, 1, 0.5), tone(500, 1, 0.25)])[:channels]
+    with MediaWriter(
+        tmp_path / "v.mp4", width=64, height=48, fps=5, sampling_rate=RATE, num_channels=channels
+    ) as writer:
+        for frame in smooth_frames(5):
+            writer.write_frame(frame)
+        writer.write_audio(samples)
+    stereo = decode_audio(tmp_path / "v.mp4", sampling_rate=RATE)
+    mono = decode_audio(tmp_path / "v.mp4", sampling_rate=RATE, num_channels=1)
+    middle = slice(RATE // 4, 3 * RATE // 4)
+    assert np.abs(stereo[:, middle]).max(axis=1) == pytest.approx(expected, rel=0.05)
+    assert np.abs(mono[:, middle]).max() == pytest.approx(np.mean(expected), rel=0.05)
+
+
+def test_sound_that_starts_late_begins_with_silence(tmp_path):
+    """Written here stream by stream: the picture from 0, the sound from half a second on."""
+    with av.open(str(tmp_path / "late.mp4"), "w") as container:
+        video, audio = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=RATE, layout="mono")
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for frame in smooth_frames(20):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        sound = av.AudioFrame.from_ndarray(tone(1000, 1)[None], format="fltp", layout="mono")
+        sound.sample_rate, sound.pts, sound.time_base = RATE, RATE // 2, Fraction(1, RATE)
+        container.mux(audio.encode(sound))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    samples = decode_audio(tmp_path / "late.mp4", sampling_rate=RATE)[0]
+    begin = np.flatnonzero(np.abs(samples) > 0.1)[0] / RATE
+    assert begin == pytest.approx(0.5, abs=0.025)
+
+
+FACTS = {  # file: seconds, upright width and height, frames, sampling rate, channels
+    "clips/fire2.mp4": (2.38, 1280, 720, 25, 48_000, 1),
+    "clips/bitmap.mp4": (5.0, 1, 1, 5, None, None),
+    "clips/video_0.mov": (0.1, 568, 320, 3, None, None),
+    "clips/video_90.mov": (0.1, 320, 568, 3, None, None),
+    "clips/video_180.mov": (0.1, 568, 320, 3, None, None),
+    "clips/h265_video.mp4": (1.0, 128, 128, 10, None, None),
+    "clips/h264_10bits.mp4": (1.0, 200, 200, 30, None, None),
+    "clips/big_buck_bunny_432_433.webm": (1.0, 1280, 720, 24, 44_100, 2),
+    "clips/no_duration.webm": (4.94, 1280, 720, 74, 48_000, 2),
+    "clips/small_bunny_1080p_60fps.mp4": (2.0, 1920, 1080, 120, 48_000, 6),
+    "clips/mma_test.avi": (6.56, 320, 240, 164, 44_100, 2),
+    "valor_clips/-uGHAvfqs2I_30.000_40.000.mp4": (10.0, 1280, 720, 300, 44_100, 2),
+    "valor_clips/Sv9fcuRfk2o_70.000_80.000.mp4": (10.0, 192, 144, 300, 44_100, 2),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_real_files_are_what_their_list_says(data_dir, name):
+    seconds, width, height, num_frames, sampling_rate, num_channels = FACTS[name]
+    info = probe(data_dir / name)
+    assert info.duration == pytest.approx(seconds, abs=0.01)
+    assert (info.width, info.height, info.sampling_rate, info.num_channels) == (
+        width,
+        height,
+        sampling_rate,
+        num_channels,
+    )
+    times = [timed.time for timed in decode_video(data_dir / name)]
+    assert len(times) == num_frames and times[0] == pytest.approx(0, abs=0.05)
+    assert (np.diff(times) > 0).all() and times[-1] < seconds + 0.05
+    sound = decode_audio(data_dir / name, sampling_rate=16_000)
+    if num_channels is None:
+        assert sound is None
+    else:
+        assert sound.shape[0] == 2 and sound.dtype == np.float32
+        assert sound.shape[1] / 16_000 == pytest.approx(seconds, abs=0.15)
+
+
+def test_a_variable_frame_rate_keeps_its_own_times_and_avi_its_constant_one(data_dir):
+    fire = np.diff([timed.time for timed in decode_video(data_dir / "clips" / "fire2.mp4")])
+    assert fire.min() < 0.085 < 0.095 < fire.max()
+    avi = np.diff([timed.time for timed in decode_video(data_dir / "clips" / "mma_test.avi")])
+    assert avi == pytest.approx(np.full(len(avi), 0.04))
+
+
+def test_sound_alone_can_be_probed_and_read(data_dir):
+    path = data_dir / "clips" / "sine_mono_s32_8000.wav"
+    info = probe(path)
+    assert (info.duration, info.has_video, info.sampling_rate, info.num_channels) == (4.0, False, 8000, 1)
+    assert decode_audio(path, sampling_rate=RATE).shape == (2, 4 * RATE)
+    with pytest.raises(MediaError, match="no video stream"):
+        next(decode_video(path))
+
+
+def test_unusable_files_are_named_with_a_reason_to_count_by(data_dir, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("not a film\n" * 50)
+    clip = (data_dir / "valor_clips" / "Sv9fcuRfk2o_70.000_80.000.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(clip[: len(clip) // 2])  # its index stands at one end: whichever, it breaks
+    corrupted = data_dir / "clips" / "corrupted.mp4"
+    for path, reason in (
+        (tmp_path / "missing.mp4", "no such file"),
+        (tmp_path, "no such file"),
+        (tmp_path / "empty.mp4", "an empty file"),
+        (tmp_path / "text.mp4", "not a readable media file"),
+        (corrupted, "unreadable video stream"),
+    ):
+        with pytest.raises(MediaError) as caught:
+            list(decode_video(path))
+        assert caught.value.reason == reason
+        assert str(path) in str(caught.value)
+    with pytest.raises(MediaError, match="cut.mp4"):
+        list(decode_video(tmp_path / "cut.mp4"))
+        decode_audio(tmp_path / "cut.mp4", sampling_rate=RATE)
+
+
+def test_an_error_travels_between_processes_unchanged():
+    error = MediaError("a/b.mp4", "no such file", "gone")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.path, copy.reason, copy.detail) == (str(error), error.path, "no such file", "gone")
+
+
+def test_odd_names_are_names(tmp_path):
+    for name in ("-starts-with-dash.mp4", "with:colon.mp4", "with space %03d.mp4"):
+        with MediaWriter(tmp_path / name, width=64, height=48, fps=10) as writer:
+            for frame in smooth_frames(3):
+                writer.write_frame(frame)
+        assert probe(tmp_path / name).duration == pytest.approx(0.3)
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_relative_name_that_begins_with_a_dash_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with MediaWriter("-x.mp4", width=64, height=48, fps=10) as writer:
+        writer.write_frame(smooth_frames(1)[0])
+    assert probe("-x.mp4").width == 64
