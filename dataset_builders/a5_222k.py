@@ -2,9 +2,8 @@
 AudioSet, as `load_dataset("a5_222k", audiocaps_file=..., ...)` after `import dataset_builders`.
 
 The paper names the set and its size; how it is put together was never published, so the selection
-(`sources/audio_selection.py`) is our choice and says so. A folder that needs nothing of ours, with its card, is made by
-
-    python -m dataset_builders.a5_222k --output DIR --audiocaps_file train.csv --clotho_file development.csv ...
+(`sources/audio_selection.py`) is our choice and says so. `a5_222k_release` writes it as a folder that needs nothing of
+ours, with its card.
 """
 
 import functools

@@ -18,7 +18,7 @@ from .media import MediaError, probe
 from .pseudo_untrimmed.captions import read_excluded_ids
 from .schema import FEATURES
 from .sources import questions, timed_events
-from .sources.event_turns import CONVERSATION_TYPES, event_rows
+from .sources.event_turns import CONVERSATION_TYPES, absent_labels, event_rows
 from .sources.media_folder import MediaFolder
 from .sources.questions import QuestionedVideo, question_rows
 from .sources.rows import Row, of_file
@@ -51,6 +51,8 @@ class InstructionConfig(AnnotationFilesConfig):
         media_dir: folder of the videos; None leaves bare file names in the rows.
         subset: UnAV-100's "train", "validation" or "test"; for the other sources it only names the split.
         conversation_types: of "narration", "grounding", "segment"; None asks what the source can answer.
+        num_absent: UnAV-100 only: questions per video for classes that do not occur in it, answered by that (our choice:
+            1; a model that was never asked in vain finds everything everywhere).
         max_turns: questions to a row; more go on in a further row of the same video.
         max_missing: share of the videos (0-1) that may be missing from `media_dir` before the build fails.
         exclude_ids_file: ids of videos to leave out, one a line or a JSON list.
@@ -63,6 +65,7 @@ class InstructionConfig(AnnotationFilesConfig):
     media_dir: str | None = None
     subset: str = "train"
     conversation_types: Sequence[str] | None = None
+    num_absent: int = 1
     max_turns: int = 10
     max_missing: float = 0.0
 
@@ -134,8 +137,9 @@ def read_rows(config: InstructionConfig, *, report: CurationReport) -> Iterator[
     media = MediaFolder(config.media_dir)
     excluded = {name for path in as_paths(config.exclude_ids_file) for name in read_excluded_ids(path)}
     for number, path in enumerate(paths):
+        vocabulary = timed_events.unav100_labels(path) if config.name == "unav100" else ()
         for video in read_videos(config, path, media=media, report=report):
-            rows = _video_rows(video, config, media=media, excluded=excluded, report=report)
+            rows = _video_rows(video, config, media=media, excluded=excluded, vocabulary=vocabulary, report=report)
             yield from of_file(rows, number)
     media.check(max_missing=config.max_missing)
 
@@ -146,6 +150,7 @@ def _video_rows(
     *,
     media: MediaFolder,
     excluded: set[str],
+    vocabulary: Sequence[str],
     report: CurationReport,
 ) -> Iterator[Row]:
     """The rows of one video, none of them, told to the report, where it is excluded or missing."""
@@ -164,6 +169,7 @@ def _video_rows(
             source=config.name,
             media=path,
             conversation_types=kinds,
+            absent=absent_labels(video, vocabulary, num=config.num_absent, seed=config.seed),
             max_turns=config.max_turns,
             seed=config.seed,
         )

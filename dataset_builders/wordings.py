@@ -33,6 +33,9 @@ GROUNDING_QUESTIONS = (
     'From when to when does this take place: "{query}"?',
 )
 
+# The answer to a grounding question about something that does not occur.
+ABSENT_ANSWER = "No event."
+
 # T3: a time span -> the event in it.
 SEGMENT_QUESTIONS = (
     "What happens from {start} to {end}?",

@@ -211,9 +211,10 @@ def youtube_id_of(name: str) -> str | None:
     ('b0RFKhbpFJA', '-0SdAVK79lg', None)
     """
     stem = AUDIO_SUFFIX.sub("", name.strip())
-    stem = re.sub(r"(?<=^.{11})(?:_[\d.]+){1,2}$", "", stem)
-    stem = stem[1:] if len(stem) == 12 and stem.startswith("Y") else stem
-    return stem if YOUTUBE_ID.fullmatch(stem) else None
+    stem = stem[1:] if re.fullmatch(r"Y[\w-]{11}", stem) else stem
+    without_times = split_clip_id(stem)[0]  # "<id>_<start>_<end>"
+    without_start = re.sub(r"_\d{6}$", "", stem)  # "<id>_000030", VGGSound's way
+    return next((one for one in (stem, without_times, without_start) if YOUTUBE_ID.fullmatch(one)), None)
 
 
 def freesound_name_key(name: str) -> str:

@@ -160,6 +160,7 @@ def curate(
             owners.update(dict.fromkeys(pair.audio_keys, source))
             found[source].append(Selected(source, pair, path))
     shares = share_out({source: len(pairs) for source, pairs in found.items()}, num_pairs=num_pairs)
+    report.settings["target_mix"] = dict(TARGET_MIX)
     report.settings["mix"] = {
         source: {"target": TARGET_MIX[source], "usable": len(pairs), "taken": shares[source]}
         for source, pairs in found.items()

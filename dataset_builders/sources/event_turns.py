@@ -4,9 +4,11 @@ One row per video and family of questions. A family with many questions asks the
 the video is shown once. Times stay seconds behind placeholders; the wordings live in `wordings.py`.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from ..wordings import (
+    ABSENT_ANSWER,
     GROUNDING_QUESTIONS,
     NARRATION_QUESTIONS,
     SEGMENT_QUESTIONS,
@@ -27,6 +29,7 @@ def event_rows(
     source: str,
     media: str,
     conversation_types: Sequence[str] = CONVERSATION_TYPES,
+    absent: Sequence[str] = (),
     max_turns: int = 10,
     seed: int = 0,
 ) -> Iterator[Row]:
@@ -34,6 +37,7 @@ def event_rows(
 
     Args:
         media: path of the video.
+        absent: events that do not occur, to be grounded all the same; the answer is that there is none.
         max_turns: more questions than these go on in a further row of the same video (our choice: 10).
         seed: chooses the wordings; the same for any order of the videos.
     """
@@ -42,6 +46,8 @@ def event_rows(
         raise ValueError(f"conversation types {unknown} are not of {CONVERSATION_TYPES}, or max_turns={max_turns} < 1")
     for kind in conversation_types:
         groups = {"narration": _whole, "grounding": _by_text, "segment": _by_span}[kind](video.events)
+        if kind == "grounding":
+            groups = _mingle(groups, absent, key=f"{seed}-{video.video_id}")
         for number in range(0, len(groups), max_turns):
             row_id = f"{source}-{video.video_id}-{kind}" + (f"-{number // max_turns}" if number else "")
             yield _row(row_id, kind, groups[number : number + max_turns], video, source=source, media=media, seed=seed)
@@ -67,12 +73,42 @@ def _by_span(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
     return list(groups.values())
 
 
+def absent_labels(video: TimedVideo, vocabulary: Sequence[str], *, num: int, seed: int = 0) -> list[str]:
+    """`num` labels of `vocabulary` (fewer if it has no more) that do not occur in the video, chosen by a hash."""
+    present = {event.text for event in video.events}
+
+    def rank(label: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{video.video_id}\0{label}".encode()).digest()
+
+    return sorted(set(vocabulary) - present, key=rank)[:num]
+
+
+def _mingle(groups: list[list[TimedEvent]], absent: Sequence[str], *, key: str) -> list[list[TimedEvent] | str]:
+    """Groups and absent events (as bare text) in an order chosen by a hash, so that place does not tell them apart."""
+    if not absent:
+        return groups
+    mingled = [*groups, *absent]
+    digests = [hashlib.sha256(f"{key}-{number}".encode()).digest() for number in range(len(mingled))]
+    return [mingled[number] for number in sorted(range(len(mingled)), key=digests.__getitem__)]
+
+
 def _row(
-    row_id: str, kind: str, groups: list[list[TimedEvent]], video: TimedVideo, *, source: str, media: str, seed: int
+    row_id: str,
+    kind: str,
+    groups: list[list[TimedEvent] | str],
+    video: TimedVideo,
+    *,
+    source: str,
+    media: str,
+    seed: int,
 ) -> Row:
     turns, times = [], {}
     for number, group in enumerate(groups):
         key = f"{row_id}-{number}"
+        if isinstance(group, str):
+            question = choose_wording(GROUNDING_QUESTIONS, key, seed=seed)
+            turns.append((question.format(query=group), ABSENT_ANSWER))
+            continue
         first = len(times) // 2
         spans = group[:1] if kind == "segment" else group
         indices = range(first, first + len(spans))

@@ -116,6 +116,12 @@ def read_unav100(path: str | Path, *, split: str, report: CurationReport) -> Ite
             )
 
 
+def unav100_labels(path: str | Path) -> list[str]:
+    """The class labels of UnAV-100's JSON, of all its subsets, sorted."""
+    database = read_json(path)["database"]
+    return sorted({clean_text(event["label"]) for record in database.values() for event in record["annotations"]})
+
+
 def read_activitynet_captions(path: str | Path, *, report: CurationReport) -> Iterator[TimedVideo]:
     """ActivityNet Captions' JSON (and VTimeLLM's evaluation files): one split a file. The report counts events."""
     for video_id, record in read_json(path).items():

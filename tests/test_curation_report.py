@@ -1,0 +1,40 @@
+"""The account of drops and repairs."""
+
+import json
+
+from dataset_builders.curation_report import CurationReport
+
+
+def filled_report() -> CurationReport:
+    report = CurationReport(settings={"seed": 3})
+    report.read("clotho", num=9)
+    report.drop("clotho", "a", "no_text", detail=[1.0, 2.0])
+    report.drop("clotho", "video", "missing_media", num=3)
+    report.leave_out("clotho", "not_sampled", num=2)
+    report.repair("clotho", "b", "end_after_duration")
+    report.keep("clotho", num=3)
+    return report
+
+
+def test_what_is_read_is_kept_or_dropped():
+    row = filled_report().counts()["clotho"]
+    assert row["read"] == row["kept"] + sum(row["dropped"].values()) == 9
+    assert row["dropped"] == {"missing_media": 3, "no_text": 1, "not_sampled": 2}
+    assert row["repaired"] == {"end_after_duration": 1}
+
+
+def test_counts_can_be_asked_for_by_source_and_reason():
+    report = filled_report()
+    assert report.num_dropped() == 6 and report.num_dropped("clotho", "no_text") == 1
+    assert report.num_dropped("audiocaps") == 0 and report.num_repaired(reason="end_after_duration") == 1
+
+
+def test_the_written_account_lists_each_record_and_is_the_same_for_the_same_decisions(tmp_path):
+    filled_report().write(tmp_path / "one")
+    filled_report().write(tmp_path / "two")
+    for name in ("report.json", "dropped.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    written = json.loads((tmp_path / "one" / "report.json").read_text())
+    assert written == {"settings": {"seed": 3}, "sources": filled_report().counts()}
+    lines = [json.loads(line) for line in (tmp_path / "one" / "dropped.jsonl").read_text().splitlines()]
+    assert lines == filled_report().entries and lines[0]["detail"] == [1.0, 2.0]

@@ -1,0 +1,172 @@
+"""Timed events as questions and answers: every event is asked for, with all its spans, in text that parses back."""
+
+import collections
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_builders.curation_report import CurationReport
+from dataset_builders.sources.event_turns import absent_labels, event_rows
+from dataset_builders.sources.timed_events import TimedEvent, TimedVideo, read_unav100, unav100_labels
+from dataset_builders.wordings import (
+    GROUNDING_QUESTIONS,
+    NARRATION_QUESTIONS,
+    SEGMENT_QUESTIONS,
+    choose_wording,
+    lower_first,
+)
+from modeling_avicuna.timestamp_avicuna import TimeCodec, parse_events
+
+
+def video_of(*events, duration=100.0):
+    return TimedVideo("v", duration, tuple(TimedEvent(*event) for event in events), ("v",))
+
+
+def rows_of(video, *kinds, **settings):
+    return list(event_rows(video, source="test", media="v.mp4", conversation_types=kinds, **settings))
+
+
+def spoken(row, content):
+    """A message as the model reads it: relative time, two digits."""
+    for time in row["times"]:
+        content = content.replace(time["name"], TimeCodec().encode(time["seconds"], row["duration"]))
+    return content
+
+
+def test_an_event_that_occurs_three_times_is_answered_with_three_spans():
+    video = video_of((3, 17, "dog barking"), (30, 36, "Dog barking."), (40, 52, "dog barking"), (5, 9, "rain"))
+    (row,) = rows_of(video, "grounding")
+    questions = [message["content"] for message in row["messages"][::2]]
+    answers = [message["content"] for message in row["messages"][1::2]]
+    assert ["dog barking" in question for question in questions] == [True, False]
+    assert answers == ["From <s0> to <e0>, from <s1> to <e1> and from <s2> to <e2>.", "From <s3> to <e3>."]
+    events = parse_events(spoken(row, answers[0]), row["duration"])
+    assert [(event.start, event.end) for event in events] == [(3, 17), (30, 36), (40, 52)]
+
+
+def test_a_narration_parses_back_to_its_events():
+    video = video_of((3, 17, "A dog barks."), (30, 36, "TV noise"), (40, 52, "a man speaks to the crowd"))
+    (row,) = rows_of(video, "narration")
+    assert row["messages"][0]["content"].startswith("<video>\n")
+    answer = spoken(row, row["messages"][1]["content"])
+    assert answer == "From 03 to 17, a dog barks. From 30 to 36, TV noise. From 40 to 52, a man speaks to the crowd."
+    events = parse_events(answer, row["duration"])
+    assert [(event.start, event.end, event.label) for event in events] == [
+        (3, 17, "a dog barks"),
+        (30, 36, "TV noise"),
+        (40, 52, "a man speaks to the crowd"),
+    ]
+
+
+def test_events_of_one_span_are_asked_for_once_and_all_named():
+    (row,) = rows_of(video_of((3, 17, "dog barking"), (3, 17, "rain"), (20, 30, "wind")), "segment")
+    assert [message["content"] for message in row["messages"][1::2]] == ["Dog barking, and rain.", "Wind."]
+    assert "<s0>" in row["messages"][0]["content"] and "<e0>" in row["messages"][0]["content"]
+    assert [time["seconds"] for time in row["times"]] == [3, 17, 20, 30]
+
+
+def test_a_question_about_braces_or_quotes_stays_as_it_is():
+    (row,) = rows_of(video_of((0, 9, 'a man says "{hi}"')), "grounding")
+    assert 'a man says "{hi}"' in row["messages"][0]["content"]
+
+
+events_strategy = st.lists(
+    st.tuples(st.integers(0, 98), st.integers(1, 60), st.sampled_from(["rain", "wind", "a dog barks", "speech"])),
+    min_size=1,
+    max_size=30,
+    unique=True,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=events_strategy, max_turns=st.integers(1, 5))
+def test_no_event_is_lost_whatever_the_number_of_turns(events, max_turns):
+    video = video_of(*((start, min(start + length, 100), text) for start, length, text in events))
+    rows = rows_of(video, "grounding", "segment", max_turns=max_turns)
+    spans = {"grounding": collections.Counter(), "segment": collections.Counter()}
+    for row in rows:
+        assert len(row["messages"]) <= 2 * max_turns
+        assert row["messages"][0]["content"].startswith("<video>\n")
+        assert not any("<video>" in message["content"] for message in row["messages"][1:])
+        seconds = {time["name"]: time["seconds"] for time in row["times"]}
+        spans[row["id"].split("-")[2]].update(
+            (seconds[f"<s{number}>"], seconds[f"<e{number}>"]) for number in range(len(seconds) // 2)
+        )
+    assert spans["grounding"] == collections.Counter((event.start, event.end) for event in video.events)
+    assert set(spans["segment"]) == set(spans["grounding"]) and max(spans["segment"].values()) == 1
+    assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_an_absent_event_is_asked_for_in_any_place_and_answered_in_the_negative(data_dir):
+    labels = unav100_labels(data_dir / "unav100" / "unav100_annotations.json.gz")
+    assert len(labels) == 100
+    places = set()
+    for number in range(20):
+        video = TimedVideo(str(number), 50.0, (TimedEvent(0, 9, "rain"), TimedEvent(3, 8, "dog barking")), ("v",))
+        (absent,) = absent_labels(video, labels, num=1)
+        assert absent in labels and absent not in ("rain", "dog barking")
+        (row,) = rows_of(video, "grounding", absent=[absent])
+        asked, answers = ([message["content"] for message in row["messages"][start::2]] for start in (0, 1))
+        place = answers.index("No event.")
+        places.add(place)
+        assert f'"{absent}"' in asked[place] and answers.count("No event.") == 1 and len(row["times"]) == 4
+        assert parse_events(answers[place], row["duration"]) == []
+    assert places == {0, 1, 2}
+    assert len(absent_labels(video, ["rain", "wind"], num=5)) == 1
+
+
+def test_every_label_of_a_real_video_is_grounded_in_text_that_parses_back(data_dir):
+    path = data_dir / "unav100" / "unav100_annotations.json.gz"
+    videos = list(read_unav100(path, split="test", report=CurationReport()))[:200]
+    for video in videos:
+        for row in rows_of(video, "grounding"):
+            seconds = {time["name"]: time["seconds"] for time in row["times"]}
+            told = [spoken(row, message["content"]) for message in row["messages"][1::2]]
+            parsed = [event for text in told for event in parse_events(text, row["duration"])]
+            assert len(parsed) == len(seconds) // 2
+            for number, event in enumerate(parsed):
+                assert abs(event.start - seconds[f"<s{number}>"]) <= 0.0101 * video.duration
+                assert abs(event.end - seconds[f"<e{number}>"]) <= 0.0151 * video.duration
+
+
+def test_wordings_vary_over_rows_and_do_not_depend_on_their_order():
+    videos = [TimedVideo(str(number), 50.0, (TimedEvent(0, 9, "rain"),), ("v",)) for number in range(200)]
+    for kind, wordings in (
+        ("narration", NARRATION_QUESTIONS),
+        ("grounding", [question.format(query="rain") for question in GROUNDING_QUESTIONS]),
+        ("segment", [question.format(start="<s0>", end="<e0>") for question in SEGMENT_QUESTIONS]),
+    ):
+        asked = [rows_of(video, kind)[0]["messages"][0]["content"].removeprefix("<video>\n") for video in videos]
+        assert set(asked) == set(wordings)
+        assert asked[::-1] == [
+            rows_of(video, kind)[0]["messages"][0]["content"].removeprefix("<video>\n") for video in videos[::-1]
+        ]
+        assert asked != [
+            rows_of(video, kind, seed=1)[0]["messages"][0]["content"].removeprefix("<video>\n") for video in videos
+        ]
+
+
+def test_the_published_stems_are_among_the_grounding_questions():
+    stems = (
+        "At which intervals in the video can we identify",
+        "In which segments of the video do we find",
+        "Which parts of the video showcase",
+        "Where in the video can we detect",
+        "At what point in the video does",
+    )
+    assert all(any(question.startswith(stem) for question in GROUNDING_QUESTIONS) for stem in stems)
+
+
+def test_a_wrong_conversation_type_is_named():
+    with pytest.raises(ValueError, match="'dialog'"):
+        rows_of(video_of((0, 9, "rain")), "dialog")
+
+
+def test_choose_wording_is_frozen():
+    assert [choose_wording("abcdefgh", str(key), seed=7) for key in range(6)] == list("ahgbgf")
+
+
+def test_names_and_acronyms_keep_their_capital_inside_a_sentence():
+    assert lower_first("TV noise") == "TV noise" and lower_first("A dog") == "a dog"
+    assert lower_first("McDonald sings") == "McDonald sings"

@@ -1,0 +1,49 @@
+"""Rows of the schema from plain values."""
+
+import datasets
+import pytest
+
+from dataset_builders.schema import FEATURES
+from dataset_builders.sources.rows import make_row, of_file, without_placeholders
+
+
+TURNS = [("When?", "From <s0> to <e0>."), ("And then?", "Nothing.")]
+
+
+def test_a_row_fits_the_schema_and_shows_its_medium_once():
+    row = make_row("a", source="s", turns=TURNS, video="v.mp4", duration=9.0, times={"s0": 1.0, "e0": 2.5})
+    stored = datasets.Dataset.from_list([row], features=FEATURES)[0]
+    assert stored == row
+    assert [message["content"] for message in row["messages"]] == [
+        "<video>\nWhen?",
+        "From <s0> to <e0>.",
+        "And then?",
+        "Nothing.",
+    ]
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
+    assert row["times"] == [{"name": "<s0>", "seconds": 1.0}, {"name": "<e0>", "seconds": 2.5}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times": {"s0": 1.0}}, "names the times"),
+        ({"times": {"s0": 1.0, "e0": 2.0, "s1": 3.0}}, "names the times"),
+        ({"audio": "a.wav"}, "expected one medium"),
+        ({"video": None}, "expected one medium"),
+        ({"turns": []}, "0 turns"),
+    ],
+)
+def test_a_row_that_does_not_add_up_is_an_error(change, message):
+    values = {"turns": TURNS, "video": "v.mp4", "times": {"s0": 1.0, "e0": 2.0}, **change}
+    with pytest.raises(ValueError, match=message):
+        make_row("a", source="s", **values)
+
+
+def test_rows_of_further_files_say_so_in_their_ids():
+    rows = [make_row("a", source="s", turns=[("Q?", "A.")], image="i.jpg")]
+    assert [row["id"] for number in (0, 1) for row in of_file(rows, number)] == ["a", "a@1"]
+
+
+def test_placeholders_lose_their_brackets_and_other_markup_stays():
+    assert without_placeholders("<s12> <e0> <image> <b> a < b") == "s12 e0 image <b> a < b"
