@@ -203,9 +203,14 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
             stride_seconds=self.stride_seconds,
         )
 
-    def extract_windows(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
+    def extract_windows(
+        self, waveform: np.ndarray | torch.Tensor, *, window_ids: list[int] | None = None
+    ) -> torch.Tensor:
         """
         `(num_samples,)` at `sampling_rate` -> `(num_windows, num_frames, feature_size)` log-mel in dB, float32.
+
+        Args:
+            window_ids (`list[int]`, *optional*): which windows of `split_windows` to analyse; all by default.
 
         Raises:
             ValueError: not one-dimensional, or without a sample.
@@ -216,7 +221,9 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
         if self.quantize:
             waveform = torch.from_numpy(quantize_int16(waveform.numpy()))
         length = round(self.window_seconds * self.sampling_rate)
-        windows = torch.zeros(len(spans := self.split_windows(waveform.numel())), length)  # [W, samples]
+        spans = self.split_windows(waveform.numel())
+        spans = spans if window_ids is None else [spans[number] for number in window_ids]
+        windows = torch.zeros(len(spans), length)  # [W, samples]
         for row, (start, end) in zip(windows, spans):
             row[: end - start] = waveform[start:end]
         return self._log_mel(windows)

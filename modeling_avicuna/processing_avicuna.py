@@ -216,7 +216,7 @@ class AVicunaProcessor(ProcessorMixin):
             {name: rows[name] for name in ("input_ids", "attention_mask")},
             padding=padding,
             padding_side=padding_side,
-            max_length=max_length,
+            max_length=max_length if padding == "max_length" else None,
             return_tensors="pt",
         )
         width, left = padded["input_ids"].shape[1], (padding_side or self.tokenizer.padding_side) == "left"

@@ -66,34 +66,36 @@ def encode_slot(
     if slot.kind == "audio":
         if sound is None:
             raise ValueError(f"an <audio> slot got something without sound: {_named(slot.sound)}")
-        rows = sound if slot.sound_is_features else feature_extractor.extract_windows(sound)
-        order = ["audio"] * (1 if len(rows) == 1 else budget.num_av_tokens)
-        return _with_sounds(EncodedSlot(order), rows=rows, slot=slot, budget=budget)
-    num_video, num_audio = num_modality_tokens(budget.num_av_tokens, budget.audio_interleaving_rate)
-    if sound is None or num_audio == 0:
-        num_video, num_audio = budget.num_av_tokens, 0
-    encoded, duration = EncodedSlot(interleave_order(num_video, num_audio, budget.interleaving)), None
-    if num_video > 0 and slot.picture_is_features:
-        rows = as_features(slot.picture, name="video_features")
-        encoded.pictures = rows[resample_rows(len(rows), num_video, "proportional")]
-    elif num_video > 0:
-        encoded.pictures, duration = video_processor.load(slot.picture, num_frames=num_video)
-    if num_audio == 0:
-        return encoded
-    if not slot.sound_is_features:
-        sound = feature_extractor.extract_windows(
-            sound if duration is None else _fit(sound, round(duration * feature_extractor.sampling_rate))
-        )
-    return _with_sounds(encoded, rows=sound, slot=slot, budget=budget)
-
-
-def _with_sounds(encoded: EncodedSlot, *, rows: torch.Tensor, slot: MediaSlot, budget: TokenBudget) -> EncodedSlot:
-    sound_rows = resample_rows(len(rows), encoded.order.count("audio"), budget.audio_resampling)
-    if slot.sound_is_features:
-        encoded.sounds = rows[sound_rows]
+        num_rows = len(sound) if slot.sound_is_features else len(feature_extractor.split_windows(len(sound)))
+        encoded = EncodedSlot(["audio"] * (1 if num_rows == 1 else budget.num_av_tokens))
     else:
-        encoded.sounds, encoded.sound_rows = rows, sound_rows
+        num_video, num_audio = num_modality_tokens(budget.num_av_tokens, budget.audio_interleaving_rate)
+        if sound is None or num_audio == 0:
+            num_video, num_audio = budget.num_av_tokens, 0
+        encoded, duration = EncodedSlot(interleave_order(num_video, num_audio, budget.interleaving)), None
+        if num_video > 0 and slot.picture_is_features:
+            rows = as_features(slot.picture, name="video_features")
+            encoded.pictures = rows[resample_rows(len(rows), num_video, "proportional")]
+        elif num_video > 0:
+            encoded.pictures, duration = video_processor.load(slot.picture, num_frames=num_video)
+        if num_audio == 0:
+            return encoded
+        if duration is not None and not slot.sound_is_features:
+            sound = _fit(sound, round(duration * feature_extractor.sampling_rate))
+    if slot.sound_is_features:
+        encoded.sounds = sound[resample_rows(len(sound), encoded.order.count("audio"), budget.audio_resampling)]
+    else:
+        _add_windows(encoded, sound, feature_extractor=feature_extractor, rule=budget.audio_resampling)
     return encoded
+
+
+def _add_windows(encoded: EncodedSlot, waveform: np.ndarray, *, feature_extractor: AVicunaFeatureExtractor, rule: str):
+    """Analyses the windows that some token shows, each once, and says which token shows which."""
+    num_windows = len(feature_extractor.split_windows(len(waveform)))
+    shown = resample_rows(num_windows, encoded.order.count("audio"), rule)
+    window_ids = sorted(set(shown))
+    encoded.sounds = feature_extractor.extract_windows(waveform, window_ids=window_ids)
+    encoded.sound_rows = [window_ids.index(number) for number in shown]
 
 
 def _image(slot: MediaSlot, *, video_processor: AVicunaVideoProcessor) -> torch.Tensor:

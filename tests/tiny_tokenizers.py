@@ -1,5 +1,7 @@
 """Two small tokenizers trained in a moment, for the processor's tests: byte-level BPE and sentencepiece-like BPE."""
 
+import string
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -35,6 +37,9 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 def sentencepiece_tokenizer(prepend_scheme: str = "first") -> PreTrainedTokenizerFast:
     """Built as transformers builds LLaMA's: "first" for legacy=False, "always" for legacy=True."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme, split=False)
+    # words apart in training, so that no token reaches over a space, as in LLaMA's vocabulary
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme)
     tokenizer.decoder = decoders.Metaspace()
-    return _train(tokenizer, initial_alphabet=["\n", "U", "S", "E", "R"])
+    trained = _train(tokenizer, initial_alphabet=list(string.printable))
+    trained.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme, split=False)
+    return trained

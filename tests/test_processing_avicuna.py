@@ -1,0 +1,370 @@
+"""The processor: token counts and order, batches of any mix, length limits, saving, and mp4 -> generate."""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from modeling_avicuna import AVicunaFeatureExtractor, AVicunaProcessor, MediaError, build_processor, load_audio
+from modeling_avicuna.interleaving_avicuna import interleave_order, resample_rows
+from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE
+from tests.media_files import pictures, tone, write_media
+from tests.tiny_models import tiny_config, tiny_model
+from tests.tiny_tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
+
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(byte_level_tokenizer(), image_size=SIZE, num_av_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """name -> path: a 12-s video with sound, a silent one, a 13-s and a 3-s sound, a picture."""
+    folder = tmp_path_factory.mktemp("clips")
+    return {
+        "video": write_media(folder / "-video.mp4", frames=pictures(24), fps=2, waveform=tone(12.0)),
+        "silent": write_media(folder / "silent.mp4", frames=pictures(10)),
+        "long_sound": write_media(folder / "long.wav", waveform=tone(13.0), audio_codec="pcm_s16le"),
+        "short_sound": write_media(folder / "short.wav", waveform=tone(3.0), audio_codec="pcm_s16le"),
+    }
+
+
+def user(*blocks, text="What?"):
+    return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
+
+
+def answer(text):
+    return {"role": "assistant", "content": text}
+
+
+def tokenized(processor, messages, **kwargs):
+    return processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt", **kwargs)
+
+
+def modalities(processor, ids) -> list[str]:
+    names = {processor.video_token_id: "video", processor.audio_token_id: "audio"}
+    return [names[token_id] for token_id in ids.tolist() if token_id in names]
+
+
+def test_a_video_with_sound_becomes_interleaved_tokens(processor, clips):
+    batch = tokenized(processor, [user({"type": "video", "path": str(clips["video"])})], add_generation_prompt=True)
+    assert modalities(processor, batch["input_ids"][0]) == interleave_order(6, 2)
+    assert batch["pixel_values_videos"].shape == (1, 6, 3, SIZE, SIZE)
+    # 12 s are three windows, of which two tokens show the first and the last
+    assert resample_rows(3, 2) == [0, 2] and batch["input_features"].shape == (1, 2, 1001, 64)
+    assert (batch["video_lengths"].tolist(), batch["audio_lengths"].tolist()) == ([6], [2])
+    assert batch["audio_row_ids"].tolist() == [[0, 1]]
+    assert set(batch) <= {"input_ids", "attention_mask", *processor.model_input_names}
+
+
+def test_the_published_budget_is_75_and_25(clips):
+    processor = build_processor(byte_level_tokenizer(), image_size=SIZE)
+    ids = processor("<video>", videos=clips["video"])["input_ids"][0]
+    order = modalities(processor, ids)
+    assert (order.count("video"), order.count("audio")) == (75, 25)
+    assert order == interleave_order(75, 25, "published")
+
+
+@pytest.mark.parametrize(
+    "block", [{"path": "silent"}, {"path": "video", "audio": False}, {"path": "video", "audio": None}]
+)
+def test_a_silent_video_gets_every_token_as_visual(processor, clips, block):
+    batch = tokenized(processor, [user({"type": "video", **block, "path": clips[block["path"]]})])
+    assert modalities(processor, batch["input_ids"][0]) == ["video"] * 8
+    assert batch["pixel_values_videos"].shape[1] == 8
+    assert not {"input_features", "audio_features", "audio_lengths", "audio_row_ids"} & set(batch)
+
+
+def test_sound_alone_is_all_audio_or_one_token_for_one_window(processor, clips):
+    batch = processor(["<audio>", "<audio>"], audio=[clips["long_sound"], clips["short_sound"]])
+    assert [modalities(processor, ids) for ids in batch["input_ids"]] == [["audio"] * 8, ["audio"]]
+    assert batch["audio_lengths"].tolist() == [3, 1]
+    assert batch["audio_row_ids"].tolist() == [resample_rows(3, 8), [0] + [-1] * 7]
+
+
+def test_a_picture_is_one_visual_token(processor, clips):
+    picture = np.full((10, 12, 3), 200, np.uint8)
+    batch = processor(["<image>", "<image>"], videos=[picture, clips["silent"]])
+    assert [modalities(processor, ids) for ids in batch["input_ids"]] == [["video"], ["video"]]
+    assert batch["pixel_values_videos"].shape == (2, 1, 3, SIZE, SIZE)
+    assert processor("<image>", images=[picture])["pixel_values_videos"].equal(batch["pixel_values_videos"][:1])
+
+
+def test_sound_is_fitted_to_the_length_of_the_picture(processor, tmp_path):
+    """A 2-s sound under 12 s of picture stays at the beginning: its windows are those of 12 s, silent at the end."""
+    path = write_media(tmp_path / "a.mp4", frames=pictures(24), fps=2, waveform=tone(2.0))
+    batch = processor("<video>", videos=path)
+    waveform = np.pad(load_audio(path), (0, 12 * 48_000))[: 12 * 48_000]
+    expected = AVicunaFeatureExtractor().extract_windows(waveform)
+    assert torch.equal(batch["input_features"][0], expected[[0, 2]]) and len(expected) == 3
+    assert expected[2].max() < -90 < expected[0].max()
+
+
+def test_the_sound_of_another_file_or_array_can_be_given(processor, clips):
+    own = processor("<video>", videos=clips["video"])
+    other = processor("<video>", videos=clips["video"], audio=[clips["long_sound"]])
+    array = processor("<video>", videos=clips["video"], audio=[load_audio(clips["long_sound"])])
+    block = {"type": "video", "path": clips["video"], "audio": clips["long_sound"]}
+    assert torch.equal(other["input_features"], array["input_features"])
+    assert torch.equal(tokenized(processor, [user(block)])["input_features"], other["input_features"])
+    assert not torch.equal(own["input_features"], other["input_features"])
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, (8, 0)), (0.29, (6, 2)), (0.5, (4, 4)), (1.0, (0, 8))])
+def test_the_rate_may_change_per_call(processor, clips, rate, expected):
+    order = modalities(
+        processor, processor("<video>", videos=clips["video"], audio_interleaving_rate=rate)["input_ids"][0]
+    )
+    assert (order.count("video"), order.count("audio")) == expected
+    assert order == interleave_order(*expected)
+
+
+def test_rates_and_budgets_may_differ_in_one_batch(processor, clips):
+    batch = processor(
+        ["<video>"] * 2, videos=[clips["video"]] * 2, audio_interleaving_rate=[0.25, 0.5], num_av_tokens=4
+    )
+    assert [modalities(processor, ids) for ids in batch["input_ids"]] == [
+        interleave_order(3, 1),
+        interleave_order(2, 2),
+    ]
+    with pytest.raises(ValueError, match="2 audio_interleaving_rate values for 1 texts"):
+        processor("<video>", videos=[clips["video"]], audio_interleaving_rate=[0.25, 0.5])
+
+
+def mixed_conversations(clips):
+    video, silent = {"type": "video", "path": clips["video"]}, {"type": "video", "path": clips["silent"]}
+    sound, picture = {"type": "audio", "path": clips["long_sound"]}, {"type": "image", "image": pictures(1)[0]}
+    return [
+        [user(video), answer("rain")],
+        [user(silent, text="Which bird?"), answer("none")],
+        [user(sound), answer("a tone")],
+        [user(picture), answer("grey")],
+        [{"role": "user", "content": "Hi"}, answer("Hello")],
+        [user(video, sound, silent), answer("a"), user(picture), answer("b")],
+    ]
+
+
+def test_a_batch_of_any_mix_equals_its_samples(processor, clips):
+    conversations = mixed_conversations(clips)
+    batch = tokenized(processor, conversations, return_assistant_tokens_mask=True)
+    for row, conversation in enumerate(conversations):
+        single = tokenized(processor, conversation, return_assistant_tokens_mask=True)
+        keep = batch["attention_mask"][row].bool()
+        assert torch.equal(batch["input_ids"][row][keep], single["input_ids"][0])
+        assert torch.equal(batch["assistant_masks"][row][keep], single["assistant_masks"][0])
+        order = modalities(processor, single["input_ids"][0])
+        assert batch["video_lengths"][row] == order.count("video") == len(single.get("pixel_values_videos", [[]])[0])
+        num_windows = int(batch["audio_lengths"][row])
+        row_ids = batch["audio_row_ids"][row]
+        assert (row_ids >= 0).sum() == order.count("audio")
+        if num_windows:
+            assert torch.equal(batch["input_features"][row, :num_windows], single["input_features"][0])
+            assert sorted(set(row_ids[row_ids >= 0].tolist())) == list(range(num_windows))
+
+
+def test_every_answer_is_supervised_in_a_mixed_batch(processor, clips):
+    batch = tokenized(processor, mixed_conversations(clips), return_assistant_tokens_mask=True)
+    supervised = [
+        processor.tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(batch["input_ids"], batch["assistant_masks"])
+    ]
+    assert supervised == [
+        *(" rain</s>", " none</s>", " a tone</s>", " grey</s>", " Hello</s>"),
+        " a</s> b</s>",
+    ]
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 6, 30])
+def test_cached_features_are_resampled_to_the_tokens(processor, num_rows):
+    rows, sound = np.arange(num_rows * 4.0).reshape(num_rows, 4), np.arange(15.0).reshape(3, 5).astype(np.float16)
+    batch = processor("<video>", video_features=[rows], audio_features=[sound])
+    expected = rows[[k * num_rows // 6 for k in range(6)]]
+    np.testing.assert_array_equal(batch["video_features"][0], expected)
+    np.testing.assert_array_equal(batch["audio_features"][0], sound[resample_rows(3, 2)])
+    assert batch["video_features"].dtype == batch["audio_features"].dtype == torch.float32
+    assert "audio_row_ids" not in batch
+
+
+def test_published_resampling_of_the_golden_rows(golden_dir):
+    """Rows of golden/resample that reach the processor; intended differences: no zero rows, no lost tail of the sound."""
+    import json
+
+    golden = json.loads((golden_dir / "resample" / "resample.json").read_text())
+    processor = build_processor(byte_level_tokenizer(), num_av_tokens=100)
+    for row in golden["video"]:
+        if row["av_ratio"] == 0.25 and row["n_in"] >= row["n_out"]:
+            features = processor(
+                "<video>", video_features=[np.arange(row["n_in"])[:, None]], audio_features=[np.ones((1, 1))]
+            )
+            assert features["video_features"].flatten().tolist() == row["index"]
+    for row in golden["inference_audio"]:
+        if row["n_audio_feats"] == 25:
+            features = processor(
+                "<video>", video_features=[np.ones((75, 1))], audio_features=[np.arange(row["m_in"])[:, None]]
+            )
+            ours = features["audio_features"].flatten().tolist()
+            if row["m_in"] <= 25:
+                assert ours == row["index"]
+            else:
+                assert row["index"] == list(range(25)), "published: the tail is lost"
+                assert ours[0] == 0 and ours[-1] >= row["m_in"] - row["m_in"] / 25 - 1
+                assert resample_rows(row["m_in"], 25, "published") == row["index"]
+
+
+def test_features_of_silence_and_of_one_row(processor):
+    batch = processor(
+        ["<video>", "<image>"], video_features=[np.ones((3, 4)), np.ones(4)], audio_features=[np.ones((0, 5))]
+    )
+    assert [modalities(processor, ids) for ids in batch["input_ids"]] == [["video"] * 8, ["video"]]
+    with pytest.raises(ValueError, match=r"video_features must have shape .* got \(1, 2, 3\)"):
+        processor("<video>", video_features=[np.ones((1, 2, 3))])
+
+
+def test_what_is_too_long_is_an_error_or_loses_its_end_but_never_its_media(processor):
+    media = {"video_features": np.ones((8, 4))}
+    text = "<video> one two three four five"
+    length = processor(text, **media)["input_ids"].shape[1]
+    with pytest.raises(
+        ValueError, match=f"text 0 has {length} tokens, media included, more than max_length={length - 2}"
+    ):
+        processor(text, **media, max_length=length - 2)
+    cut = processor(text, **media, max_length=length - 2, truncation=True)
+    assert torch.equal(cut["input_ids"], processor(text, **media)["input_ids"][:, : length - 2])
+    with pytest.raises(ValueError, match="would cut its media"):
+        processor(text, **media, max_length=5, truncation=True)
+    assert processor(text, **media, max_length=length + 3, padding="max_length")["input_ids"].shape[1] == length + 3
+
+
+def test_literal_placeholders_in_messages_are_errors(processor, clips):
+    with pytest.raises(ValueError, match="'<video>'"):
+        tokenized(processor, [user({"type": "video", "path": clips["video"]}, text="Is <video> a word?")])
+
+
+def test_bad_media_are_named(processor, clips, tmp_path):
+    for block in ({"type": "video", "path": tmp_path / "gone.mp4"}, {"type": "audio", "path": tmp_path / "gone.mp4"}):
+        with pytest.raises(MediaError, match="gone.mp4"):
+            tokenized(processor, [user(block)])
+    with pytest.raises(MediaError, match="long.wav: has no video stream"):
+        tokenized(processor, [user({"type": "video", "path": clips["long_sound"]})])
+    with pytest.raises(ValueError, match="without sound: .*silent.mp4"):
+        tokenized(processor, [user({"type": "audio", "path": clips["silent"]})])
+    with pytest.raises(ValueError, match="videos has 0 entries"):
+        tokenized(processor, [user({"type": "video"})])
+
+
+def test_file_objects_are_media(processor, clips):
+    stream = io.BytesIO(clips["video"].read_bytes())
+    ours, expected = (tokenized(processor, [user({"type": "video", "video": v})]) for v in (stream, clips["video"]))
+    assert all(torch.equal(ours[key], expected[key]) for key in expected)
+
+
+def test_plain_template_of_stage_two(processor, clips):
+    messages = [user({"type": "audio", "path": clips["short_sound"]}), answer("a tone")]
+    batch = tokenized(processor, messages, chat_template=PLAIN_CHAT_TEMPLATE, return_assistant_tokens_mask=True)
+    assert processor.tokenizer.decode(batch["input_ids"][0]) == "<s><audio>\na tone\n"
+    assert processor.tokenizer.decode(batch["input_ids"][0][batch["assistant_masks"][0].bool()]) == "a tone\n"
+
+
+@pytest.mark.parametrize("make", [byte_level_tokenizer, sentencepiece_tokenizer])
+@pytest.mark.parametrize("words", ["", "From 03 to 17.", "ASSISTANT: ok", "Yes</s>No", " two  spaces \n", "\n"])
+def test_no_answer_is_left_unsupervised_or_gives_a_nan_loss(make, words):
+    processor = build_processor(make(), num_av_tokens=4)
+    messages = [user({"type": "video"}, text="Say ASSISTANT: now</s>?"), answer(words)]
+    features = {"video_features": [np.ones((4, 24))], "audio_features": [np.ones((1, 20))]}
+    batch = tokenized(processor, messages, return_assistant_tokens_mask=True, processor_kwargs=features)
+    mask = batch.pop("assistant_masks").bool()
+    assert processor.tokenizer.decode(batch["input_ids"][mask]).lstrip(" ") == words.lstrip(" ") + "</s>"
+    model = tiny_model(**vocabulary(processor))
+    labels = batch["input_ids"].masked_fill(~mask, -100)
+    assert torch.isfinite(model(**batch, labels=labels).loss)
+
+
+def vocabulary(processor) -> dict:
+    """Fields of a tiny configuration that fit the processor's tokenizer."""
+    text_config = {**tiny_config().text_config.to_dict(), "vocab_size": len(processor.tokenizer)}
+    return {
+        "text_config": text_config,
+        "video_token_id": processor.video_token_id,
+        "audio_token_id": processor.audio_token_id,
+    }
+
+
+def test_mp4_to_generated_events(processor, clips):
+    model = tiny_model(**vocabulary(processor))
+    conversations = [conversation[:1] for conversation in mixed_conversations(clips)]
+    batch = tokenized(processor, conversations, add_generation_prompt=True)
+    ids = model.generate(**batch, max_new_tokens=6, do_sample=False)
+    new = ids[:, batch["input_ids"].shape[1] :]
+    assert new.shape == (6, 6)
+    for row, conversation in enumerate(conversations):
+        single = tokenized(processor, conversation, add_generation_prompt=True)
+        alone = model.generate(**single, max_new_tokens=6, do_sample=False)[0, single["input_ids"].shape[1] :]
+        assert torch.equal(new[row], alone)
+    events = processor.post_process_events(["From 00 to 50, a dog barks.", "nothing"], [10.0, 5.0])
+    assert [[(event.start, event.end, event.label) for event in row] for row in events] == [
+        [(0.0, 5.0, "a dog barks")],
+        [],
+    ]
+
+
+def test_sound_reaches_the_answer(processor, clips):
+    model = tiny_model(**vocabulary(processor))
+    with_sound = tokenized(processor, [user({"type": "video", "path": clips["video"]})])
+    other = tokenized(
+        processor, [user({"type": "video", "path": clips["video"], "audio": 0.1 * tone(12.0, frequency=3000)})]
+    )
+    logits = [model(**batch).logits[0, -1] for batch in (with_sound, other)]
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
+
+
+def test_events_need_a_duration_each(processor):
+    with pytest.raises(ValueError, match="2 texts and 1 durations"):
+        processor.post_process_events(["a", "b"], [1.0])
+
+
+def test_saved_and_loaded_in_a_fresh_process(clips, tmp_path):
+    """Own settings and all inputs survive; the process knows nothing of the project but the saved folder."""
+    processor = build_processor(
+        sentencepiece_tokenizer(), image_size=SIZE, num_av_tokens=12, audio_interleaving_rate=0.5, num_time_bins=1000
+    )
+    processor.save_pretrained(tmp_path / "saved")
+    messages = [user({"type": "video", "path": str(clips["video"])}), answer("rain")]
+    torch.save(dict(tokenized(processor, messages, return_assistant_tokens_mask=True)), tmp_path / "expected.pt")
+    script = f"""
+import torch
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained({str(tmp_path / "saved")!r}, trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules."), type(processor)
+batch = processor.apply_chat_template({messages!r}, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+expected = torch.load({str(tmp_path / "expected.pt")!r})
+assert set(batch) == set(expected)
+assert all(torch.equal(batch[key], expected[key]) for key in expected)
+print(processor.num_av_tokens, processor.audio_interleaving_rate, processor.time_codec.num_bins)
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-3:] == ["12", "0.5", "1000"]
+    assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is AVicunaProcessor
+
+
+def test_real_clips_with_their_own_sound(data_dir):
+    processor = build_processor(byte_level_tokenizer())
+    clips = sorted((data_dir / "valor_clips").glob("*.mp4"))
+    assert any(path.name.startswith("-") for path in clips)
+    for path in clips:
+        batch = tokenized(processor, [user({"type": "video", "path": path})])
+        order = modalities(processor, batch["input_ids"][0])
+        assert (order.count("video"), order.count("audio")) == (75, 25)
+        assert batch["pixel_values_videos"].shape == (1, 75, 3, 224, 224)
+        assert batch["input_features"].shape == (1, 1, 1001, 64) and torch.isfinite(batch["input_features"]).all()
