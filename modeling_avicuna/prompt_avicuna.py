@@ -82,8 +82,8 @@ PLAIN_CHAT_TEMPLATE = """\
 {%- endgeneration -%}
 {%- endif -%}"""
 
-# The questions that the pipeline asks: our wording of the three conversation families of PU-VALOR (dense narration,
-# grounding, segment caption); the stem of the second is one of those seen in the published data.
-NARRATION_PROMPT = "Describe the events in the video one by one, each with the time when it happens."
-GROUNDING_PROMPT = "At which intervals in the video can we identify {query}?"
-SEGMENT_CAPTION_PROMPT = "What happens in the video from {start} to {end}?"
+# The questions that the pipeline and the evaluation ask, one per conversation family of PU-VALOR (dense narration,
+# grounding, segment caption). Each is the first of its family's wordings in the training data (a test holds this).
+NARRATION_PROMPT = "List the events of this video with their times."
+GROUNDING_PROMPT = 'At which intervals in the video can we identify "{query}"?'
+SEGMENT_CAPTION_PROMPT = "What happens from {start} to {end}?"

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from dataset_builders import wordings
 from modeling_avicuna import build_processor
 from modeling_avicuna.prompt_avicuna import (
     GROUNDING_PROMPT,
@@ -72,10 +73,11 @@ def test_frozen_text_of_a_conversation():
     )
 
 
-def test_frozen_pipeline_questions():
-    assert NARRATION_PROMPT == "Describe the events in the video one by one, each with the time when it happens."
-    assert GROUNDING_PROMPT == "At which intervals in the video can we identify {query}?"
-    assert SEGMENT_CAPTION_PROMPT == "What happens in the video from {start} to {end}?"
+def test_frozen_questions_are_those_that_training_asks_first():
+    assert NARRATION_PROMPT == wordings.NARRATION_QUESTIONS[0] == "List the events of this video with their times."
+    assert GROUNDING_PROMPT == wordings.GROUNDING_QUESTIONS[0]
+    assert GROUNDING_PROMPT == 'At which intervals in the video can we identify "{query}"?'
+    assert SEGMENT_CAPTION_PROMPT == wordings.SEGMENT_QUESTIONS[0] == "What happens from {start} to {end}?"
 
 
 @pytest.mark.parametrize(
