@@ -1,0 +1,81 @@
+"""A5-222K as a folder: Parquet that needs nothing of ours, and a card whose every number is counted."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dataset_builders.a5_222k import A5222KConfig
+from dataset_builders.a5_222k_release import card_text, parse_arguments, write_release
+
+
+LOAD_WITHOUT_OURS = """
+import sys
+from datasets import load_dataset
+dataset = load_dataset(sys.argv[1], split="train", cache_dir=sys.argv[2])
+assert not [name for name in sys.modules if name.startswith("dataset_builders")]
+print(len(dataset), dataset[0]["messages"][0]["role"])
+"""
+
+
+@pytest.fixture(scope="module")
+def release(data_dir, tmp_path_factory):
+    config = A5222KConfig(
+        clotho_file=str(data_dir / "clotho" / "val.csv.gz"),
+        wavcaps_file=str(data_dir / "wavcaps" / "sb_final.json.gz"),
+        exclude_clotho_file=[str(data_dir / "clotho" / "test.csv.gz")],
+        num_pairs=900,
+    )
+    return write_release(config, tmp_path_factory.mktemp("release") / "a5")
+
+
+def test_the_folder_loads_in_a_process_that_has_never_seen_the_project(release, tmp_path):
+    command = [sys.executable, "-c", LOAD_WITHOUT_OURS, str(release), str(tmp_path / "cache")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["900", "user"]
+
+
+def test_every_number_of_the_card_is_in_the_report(release):
+    card, report = (release / "README.md").read_text(), json.loads((release / "report.json").read_text())
+    mix = report["settings"]["mix"]
+    assert sum(row["taken"] for row in mix.values()) == 900 and "\n900 pairs of a sound" in card
+    for source, row in mix.items():
+        read = report["sources"][source]["read"]
+        assert f"| {source} | {read:,} | {row['usable']:,} | {row['target']:,} | {row['taken']:,} |" in card
+        for reason, num in report["sources"][source]["dropped"].items():
+            assert f"| {source} | {reason} | {num:,} |" in card
+    assert "clotho (`test.csv.gz`)" in card and "our choices" in card and "222,000" in card
+    assert "{" not in card and "audiocaps" not in card.split("## Sources")[1].split("## Columns")[0]
+
+
+def test_a_release_is_made_whole_or_not_at_all(release, tmp_path):
+    with pytest.raises(ValueError, match="exists: a release is written into a new folder"):
+        write_release(A5222KConfig(), release)
+    with pytest.raises(ValueError, match="needs a source"):
+        write_release(A5222KConfig(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert sorted(path.name for path in release.iterdir()) == ["README.md", "data", "dropped.jsonl", "report.json"]
+
+
+def test_the_same_settings_give_the_same_bytes(release, data_dir, tmp_path):
+    settings = json.loads((release / "report.json").read_text())["settings"]
+    config = A5222KConfig(**{name: value for name, value in settings.items() if name not in ("mix", "target_mix")})
+    again = write_release(config, tmp_path / "a5")
+    for path in release.rglob("*"):
+        if path.is_file():
+            assert (again / path.relative_to(release)).read_bytes() == path.read_bytes()
+
+
+def test_each_setting_is_an_option_of_the_command():
+    arguments = "--output out --clotho_file a b --max_duration none --num_pairs 12 --max_missing 0.5".split()
+    config, output = parse_arguments(arguments)
+    assert (config.clotho_file, config.max_duration, config.num_pairs) == (["a", "b"], None, 12)
+    assert config.max_missing == 0.5 and str(output) == "out" and config.min_words == A5222KConfig().min_words
+
+
+def test_a_card_without_limits_or_evaluation_sets_says_so(release):
+    report = json.loads((release / "report.json").read_text())
+    report["settings"] |= {"max_duration": None, "num_pairs": None, "exclude_clotho_file": None}
+    card = card_text(report, name="me/a5")
+    assert "no limit was set" in card and "kept out: none" in card and 'load_dataset("me/a5"' in card
