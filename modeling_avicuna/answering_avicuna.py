@@ -145,7 +145,8 @@ def generate_shared(
     for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=not _takes_padding(cache)):
         ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
         expanded = copy.deepcopy(cache)
-        expanded.batch_repeat_interleave(len(numbers) * copies)
+        # every layer, recurrent ones too, can pick rows: row 0 as often as the batch and its beams want
+        expanded.reorder_cache(torch.zeros(len(numbers) * copies, dtype=torch.long, device=device))
         outputs = model.generate(
             input_ids=torch.cat([prefix.expand(len(numbers), -1), ids], 1),
             attention_mask=torch.cat([torch.ones_like(prefix).expand(len(numbers), -1), mask], 1),

@@ -60,11 +60,19 @@ def test_shared_answers_equal_those_of_asking_one_by_one(model, processor, strat
     assert len({answer.text for answer in shared}) == len(QUESTIONS)
 
 
-@pytest.mark.parametrize("sliding_window", [None, 24])
-def test_shared_tokens_and_probabilities_equal_a_plain_generate(processor, sliding_window):
-    """Exact ids, and the logits of every step within rounding, also where attention forgets the distant past."""
-    text = {"model_type": "mistral", "sliding_window": sliding_window, "hidden_size": 32, "intermediate_size": 48,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
+OTHER_TEXT = {
+    "plain attention": {"model_type": "mistral", "sliding_window": None},
+    "sliding window": {"model_type": "mistral", "sliding_window": 24},
+    "short convolutions": {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "conv_L_cache": 3},
+    "qwen3": {"model_type": "qwen3", "head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_TEXT)
+def test_shared_tokens_and_probabilities_equal_a_plain_generate(processor, kind):
+    """Exact ids, and the logits of every step within rounding, also where layers keep another kind of past."""
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "pad_token_id": 0, **OTHER_TEXT[kind]}  # fmt: skip
     model = tiny_model_for(processor, text_config=text)
     conversations = [
         [{"role": "user", "content": [media(), {"type": "text", "text": question}]}] for question in QUESTIONS
@@ -79,7 +87,7 @@ def test_shared_tokens_and_probabilities_equal_a_plain_generate(processor, slidi
     outputs = list(generate_shared(model, prompts=prompts, media=features, batch_size=3, **settings))
     rows = {number: (output, row) for numbers, output in outputs for row, number in enumerate(numbers)}
     assert sorted(rows) == list(range(len(QUESTIONS)))
-    if sliding_window is None:
+    if kind in ("plain attention", "qwen3"):
         assert [len(numbers) for numbers, _ in outputs] == [3, 2]
     for number, inputs in enumerate(encoded):
         output, row = rows[number]
