@@ -85,7 +85,7 @@ def probe(path: str | Path) -> MediaInfo:
         if video is not None:
             width, height = video.width, video.height
             fps = float(video.average_rate) if video.average_rate else None
-            with _named(path, "unreadable video stream"):
+            with naming_errors(path, "unreadable video stream"):
                 first = next(container.decode(video), None)
             if first is None:
                 raise MediaError(path, "a video stream without a frame")
@@ -122,7 +122,7 @@ def decode_video(path: str | Path) -> Iterator[TimedFrame]:
         frames = container.decode(stream)
         index = 0
         while True:
-            with _named(path, "unreadable video stream"):
+            with naming_errors(path, "unreadable video stream"):
                 frame = next(frames, None)
             if frame is None:
                 break
@@ -162,7 +162,7 @@ def decode_audio(path: str | Path, *, sampling_rate: int, num_channels: int = 2)
         layout = LAYOUTS[min(2, stream.channels)]
         resampler = av.AudioResampler(format="fltp", layout=layout, rate=sampling_rate)
         blocks, first_time = [], None
-        with _named(path, "unreadable audio stream"):
+        with naming_errors(path, "unreadable audio stream"):
             for frame in container.decode(stream):
                 if first_time is None:
                     first_time = float(frame.pts * frame.time_base) if frame.pts is not None else 0.0
@@ -190,13 +190,13 @@ def _open(path: str | Path) -> av.container.InputContainer:
         raise MediaError(path, "no such file")
     if path.stat().st_size == 0:
         raise MediaError(path, "an empty file")
-    with _named(path, "not a readable media file"):
+    with naming_errors(path, "not a readable media file"):
         # "file:" keeps a name with a colon from being read as a protocol; damaged stamps and tags do not matter here
         return av.open(f"file:{path}", metadata_errors="ignore")
 
 
-class _named:
-    """Turns FFmpeg's errors into `MediaError`s that name the file."""
+class naming_errors:
+    """A context that turns FFmpeg's errors into `MediaError`s that name the file."""
 
     def __init__(self, path: str | Path, reason: str):
         self.path, self.reason = path, reason
@@ -229,7 +229,7 @@ def _measure_duration(path: str | Path, stream_index: int) -> float:
     with _open(path) as container:
         stream = container.streams[stream_index]
         gap = 1 / float(stream.average_rate) if stream.type == "video" and stream.average_rate else 0.0
-        with _named(path, "not a readable media file"):
+        with naming_errors(path, "not a readable media file"):
             for packet in container.demux(stream):
                 if packet.pts is not None:
                     length = float(packet.duration * packet.time_base) if packet.duration else gap

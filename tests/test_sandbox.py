@@ -19,7 +19,7 @@ from dataset_builders.sandbox.world import (
     draw_frames,
     mix_samples,
     plan_clip,
-    plan_test_video,
+    plan_untrimmed_video,
 )
 
 
@@ -30,7 +30,7 @@ VALOR_ID = re.compile(r"^[A-Za-z0-9_-]{11}_\d+\.\d{3}_\d+\.\d{3}$")
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    make_world(folder, num_clips=6, num_test_videos=1, seed=3)
+    make_world(folder, num_clips=6, num_test_videos=1, num_train_videos=1, seed=3)
     return folder
 
 
@@ -47,18 +47,23 @@ def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
 
     annotations = json.loads((small_world / "annotations.json").read_text())
     assert set(annotations) == {"version", "database"}
-    ((video_id, entry),) = annotations["database"].items()
-    assert set(entry) == {"duration", "annotations", "subset"} and entry["subset"] == "test"
-    info = probe(small_world / "test" / f"{video_id}.mp4")
-    assert info.duration == pytest.approx(entry["duration"])
-    for annotation in entry["annotations"]:
-        assert set(annotation) == {"segment", "label", "label_id"}
-        assert EVENT_CLASSES[annotation["label_id"]].label == annotation["label"]
+    assert sorted(entry["subset"] for entry in annotations["database"].values()) == ["test", "train"]
+    for video_id, entry in annotations["database"].items():
+        assert set(entry) == {"duration", "annotations", "subset"}
+        info = probe(small_world / entry["subset"] / f"{video_id}.mp4")
+        assert info.duration == pytest.approx(entry["duration"])
+        for annotation in entry["annotations"]:
+            assert set(annotation) == {"segment", "label", "label_id"}
+            assert EVENT_CLASSES[annotation["label_id"]].label == annotation["label"]
 
 
 def test_the_command_line_makes_the_same_world_with_two_processes(small_world, tmp_path):
     command = [sys.executable, "-m", "dataset_builders.sandbox", "--output", str(tmp_path), "--num-clips", "6"]
-    subprocess.run([*command, "--num-test-videos", "1", "--seed", "3", "--num-proc", "2"], check=True, timeout=120)
+    subprocess.run(
+        [*command, "--num-test-videos", "1", "--num-train-videos", "1", "--seed", "3", "--num-proc", "2"],
+        check=True,
+        timeout=120,
+    )
     files = {path.relative_to(small_world): path for path in small_world.rglob("*") if path.is_file()}
     again = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*") if path.is_file()}
     assert files.keys() == again.keys()
@@ -67,7 +72,7 @@ def test_the_command_line_makes_the_same_world_with_two_processes(small_world, t
 
 def test_pixels_samples_and_plans_follow_from_the_seed_alone():
     def make(seed, index):
-        plan = plan_test_video(index, seed=seed, num_classes=NUM_CLASSES)
+        plan = plan_untrimmed_video(index, seed=seed, num_classes=NUM_CLASSES)
         take = plan_clip(index, seed=seed, num_classes=NUM_CLASSES)
         rng = np.random.default_rng(seed)
         return (
@@ -86,8 +91,9 @@ def test_pixels_samples_and_plans_follow_from_the_seed_alone():
 def test_a_clip_does_not_depend_on_how_many_are_made():
     assert plan_clip(7, seed=0, num_classes=NUM_CLASSES) == plan_clip(7, seed=0, num_classes=NUM_CLASSES)
     ids = [plan_clip(index, seed=0, num_classes=NUM_CLASSES)[0] for index in range(300)]
-    ids += [plan_test_video(index, seed=0, num_classes=NUM_CLASSES)[0] for index in range(100)]
-    assert len(set(ids)) == 400
+    ids += [plan_untrimmed_video(index, seed=0, num_classes=NUM_CLASSES)[0] for index in range(100)]
+    ids += [plan_untrimmed_video(index, subset="train", seed=0, num_classes=NUM_CLASSES)[0] for index in range(100)]
+    assert len(set(ids)) == 500
 
 
 def test_classes_take_turns_and_captions_name_them_in_many_wordings():
@@ -125,7 +131,7 @@ def test_test_videos_are_untrimmed():
     """Over many plans: lengths of 20 to 60 s, overlaps, gaps, repeats; never two events of one class at once."""
     overlaps = gaps = repeats = 0
     for index in range(100):
-        _, duration, takes = plan_test_video(index, seed=0, num_classes=NUM_CLASSES)
+        _, duration, takes = plan_untrimmed_video(index, seed=0, num_classes=NUM_CLASSES)
         assert 20 <= duration <= 60 and duration * FPS == int(duration * FPS)
         assert takes and takes == sorted(takes, key=lambda take: take.start)
         labels = [take.event.label for take in takes]

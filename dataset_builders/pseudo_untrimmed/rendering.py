@@ -12,15 +12,15 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..media import MediaError, MediaWriter, TimedFrame, decode_audio, decode_video, probe
+from ..media import MediaError, MediaWriter, TimedFrame, decode_audio, decode_video, naming_errors, probe
 from .planning import Segment
 from .soundtrack import add_background_noise, join_tracks, limit_peak, stretch_audio
 
 
 # s; by how much a clip may be shorter than its plan (headers round, sound and picture end apart). Its last frame is held.
 CLIP_TOLERANCE = 0.5
-# s; rows store times as float32
-TIME_TOLERANCE = 1e-3
+TIME_TOLERANCE = 1e-3  # s, between the end of a segment and the next one's start: rows store times as float32
+STAMP_TOLERANCE = 1e-3  # s; Matroska rounds its stamps to that
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ def _compose_frames(
         shown = None
         for timed in select_frames(decode_video(clip_paths[segment.clip_id]), times):
             if shown is None or timed is not shown:
-                shown, fitted = timed, letterbox.fit(timed)
+                with naming_errors(clip_paths[segment.clip_id], "a picture that cannot be converted"):
+                    shown, fitted = timed, letterbox.fit(timed)
             yield fitted
 
 
@@ -188,7 +189,7 @@ def select_frames(frames: Iterator[TimedFrame], times: Sequence[float]) -> Itera
     current = next(frames)
     following = next(frames, None)
     for time in times:
-        while following is not None and following.time <= time + TIME_TOLERANCE:
+        while following is not None and following.time <= time + STAMP_TOLERANCE:
             current, following = following, next(frames, None)
         yield current
 
@@ -232,6 +233,7 @@ class Letterbox:
         steps.append("format=yuv420p")
         steps.append(f"pad={self.width}:{self.height}:{x}:{y}:black")
         graph = av.filter.Graph()
+        graph.threads = 1
         self._source = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
         )

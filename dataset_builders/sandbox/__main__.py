@@ -14,6 +14,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     parser.add_argument("--num-clips", type=int, default=240, help="10-s clips with a caption each")
     parser.add_argument("--num-test-videos", type=int, default=24, help="untrimmed videos with annotations")
+    parser.add_argument("--num-train-videos", type=int, default=0, help="the same of the subset train")
     parser.add_argument("--num-classes", type=int, default=None, help="use only the first classes of the list")
     parser.add_argument("--num-proc", type=int, default=1, help="processes; any number gives the same world")
     parser.add_argument("--seed", type=int, default=0)
@@ -22,11 +23,13 @@ def main() -> None:
         arguments.output,
         num_clips=arguments.num_clips,
         num_test_videos=arguments.num_test_videos,
+        num_train_videos=arguments.num_train_videos,
         num_classes=arguments.num_classes,
         seed=arguments.seed,
         num_proc=arguments.num_proc,
     )
-    print(f"wrote {arguments.num_clips} clips and {arguments.num_test_videos} test videos to {arguments.output}")
+    num_untrimmed = arguments.num_test_videos + arguments.num_train_videos
+    print(f"wrote {arguments.num_clips} clips and {num_untrimmed} untrimmed videos to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ EVENT_LEVEL, ROOM_LEVEL = 0.5, 0.004  # peak of an event's sound, deviation of t
 FADE_SECONDS = 0.02
 BACKGROUND = (86.0, 88.0, 96.0)  # red, green, blue around which each video's backdrop lies
 ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-CLIPS, TESTS = 0, 1  # the two random streams of a seed
+CLIPS, TEST, TRAIN = 0, 1, 2  # the random streams of a seed
+UNTRIMMED = {"test": TEST, "train": TRAIN}  # subset, and folder of its videos: stream
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,17 @@ def make_world(
     *,
     num_clips: int,
     num_test_videos: int = 0,
+    num_train_videos: int = 0,
     seed: int = 0,
     num_classes: int | None = None,
     num_proc: int = 1,
 ) -> None:
-    """Write `clips/`, `captions.json`, `test/` and `annotations.json` below a folder.
+    """Write `clips/`, `captions.json`, `test/`, `train/` and `annotations.json` below a folder.
 
     Args:
         output (`Path`): folder, made if need be; files of the same name are written over.
         num_clips (`int`): 10-s clips; the classes take turns, so their counts differ by at most one.
-        num_test_videos (`int`): untrimmed videos of 20 to 60 s.
+        num_test_videos, num_train_videos (`int`): untrimmed videos of 20 to 60 s, by subset; they share no video.
         seed (`int`): of everything.
         num_classes (`int`, *optional*): use only the first classes of the list; all by default.
         num_proc (`int`): processes that draw and encode; any number gives the same world.
@@ -66,8 +68,10 @@ def make_world(
         ValueError: a negative count, fewer than one process, or `num_classes` beyond the list.
     """
     num_classes = len(EVENT_CLASSES) if num_classes is None else num_classes
-    if num_clips < 0 or num_test_videos < 0 or num_proc < 1:
-        raise ValueError(f"bad count: {num_clips=}, {num_test_videos=} (at least 0), {num_proc=} (at least 1)")
+    if min(num_clips, num_test_videos, num_train_videos) < 0 or num_proc < 1:
+        raise ValueError(
+            f"bad count: {num_clips=}, {num_test_videos=}, {num_train_videos=} (at least 0), {num_proc=} (at least 1)"
+        )
     if not 1 <= num_classes <= len(EVENT_CLASSES):
         raise ValueError(f"num_classes must lie between 1 and {len(EVENT_CLASSES)}, got {num_classes}")
     output = Path(output)
@@ -77,10 +81,12 @@ def make_world(
         video_id, caption, take = plan_clip(index, seed=seed, num_classes=num_classes)
         jobs.append((output / "clips" / f"{video_id}.mp4", [take], CLIP_SECONDS, (seed, CLIPS, index, 1)))
         captions.append({"video_id": video_id, "desc": caption})
-    for index in range(num_test_videos):
-        video_id, duration, takes = plan_test_video(index, seed=seed, num_classes=num_classes)
-        jobs.append((output / "test" / f"{video_id}.mp4", takes, duration, (seed, TESTS, index, 1)))
-        database[video_id] = {"duration": duration, "annotations": _annotate(takes), "subset": "test"}
+    for subset, num_videos in (("test", num_test_videos), ("train", num_train_videos)):
+        for index in range(num_videos):
+            video_id, duration, takes = plan_untrimmed_video(index, subset=subset, seed=seed, num_classes=num_classes)
+            key = (seed, UNTRIMMED[subset], index, 1)
+            jobs.append((output / subset / f"{video_id}.mp4", takes, duration, key))
+            database[video_id] = {"duration": duration, "annotations": _annotate(takes), "subset": subset}
     if num_proc == 1:
         for job in jobs:
             _write_job(job)
@@ -101,13 +107,15 @@ def plan_clip(index: int, *, seed: int, num_classes: int) -> tuple[str, str, Tak
     return video_id, _draw_caption(event, rng), _draw_take(event, 0.0, CLIP_SECONDS, rng)
 
 
-def plan_test_video(index: int, *, seed: int, num_classes: int) -> tuple[str, float, list[Take]]:
+def plan_untrimmed_video(
+    index: int, *, subset: str = "test", seed: int, num_classes: int
+) -> tuple[str, float, list[Take]]:
     """The id, the duration in seconds and the events of an untrimmed video, by start.
 
     Events last 2 to 12 s and come one after the other with a gap, or (one in four) begin before the one before has
     ended; one in four repeats a class that the video has had. Two events of one class never overlap.
     """
-    rng = _rng(seed, TESTS, index, 0)
+    rng = _rng(seed, UNTRIMMED[subset], index, 0)
     video_id, duration = _draw_id(rng), int(rng.integers(20 * FPS, 60 * FPS + 1)) / FPS
     takes: list[Take] = []
     ends: dict[str, float] = {}
