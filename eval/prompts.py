@@ -1,7 +1,8 @@
 """Every question that an evaluation asks, in one place; a snapshot test holds the wording.
 
 Event questions are the pipeline's own (`modeling_avicuna.prompt_avicuna`), so that a benchmark asks what a user asks. The
-paper publishes no evaluation prompt: the wording of the others is our choice. Judge prompts are in `judge.py`'s JSON file.
+paper publishes no evaluation prompt: the wording of the others is our choice. So is the judge's: it asks for the verdict of
+the Video-ChatGPT family (yes or no, and 0 to 5) in words of our own, and its hash stands in every judged result.
 """
 
 import hashlib
@@ -19,6 +20,16 @@ PROMPTS = {
     "dialog_turn": "Q: {question}\nA: {answer}\n",
     "dialog_question": "{history}Q: {question}\nAnswer the last question in one sentence.",
     "music_answer": "{question}\nAnswer with one of these words: {choices}.",
+    "judge_system": (
+        "You grade answers to questions about videos. You have not seen the video: the reference answer is right by "
+        "definition. Judge the meaning, not the wording. Synonyms and paraphrases are right, and so is an answer that says more "
+        "than the reference without contradicting it."
+    ),
+    "judge_question": (
+        "Question: {question}\nReference answer: {reference}\nAnswer to grade: {prediction}\n\n"
+        "Does the answer mean the same as the reference? Reply with one JSON object and nothing else: "
+        '{{"pred": "yes" or "no", "score": an integer from 0 (unrelated) to 5 (the same meaning)}}.'
+    ),
 }
 
 

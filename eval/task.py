@@ -23,6 +23,7 @@ class Question:
     label (`str`): the event that a "spans" question asks for.
     reference: the expected answer, in the form that the task's score reads.
     group (`str`, *optional*): part of the data set that gets a score of its own (a question type).
+    asked (`str`): the bare question, without what the prompt adds; a judge is shown this.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Question:
     label: str = ""
     reference: Any = None
     group: str | None = None
+    asked: str = ""
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,9 @@ def read_music_avqa(files: Sequence[Path], subset: str | None) -> list[Example]:
     questions = []
     for number, asked in enumerate(iterate_music_avqa(path)):
         prompt = PROMPTS["music_answer"].format(question=asked.question, choices=choices)
-        questions.append((asked.video_id, f"{number}_{asked.question_id}", prompt, asked.answer, " ".join(asked.kind)))
-    return _examples(questions, wording="{question}", media_names=lambda name: (name,))
+        key, kind = f"{number}_{asked.question_id}", " ".join(asked.kind)
+        questions.append((asked.video_id, key, asked.question, asked.answer, kind, prompt))
+    return _examples(questions, media_names=lambda name: (name,))
 
 
 def read_indexed_qa(files: Sequence[Path], subset: str | None) -> list[Example]:
@@ -91,8 +92,8 @@ def read_avsd(files: Sequence[Path], subset: str | None) -> list[Example]:
         turns = [(detokenize(turn["question"]), detokenize(turn["answer"])) for turn in dialog["dialog"]]
         history = "".join(PROMPTS["dialog_turn"].format(question=q, answer=a) for q, a in turns[:-1])
         prompt = PROMPTS["dialog_question"].format(history=history, question=turns[-1][0])
-        questions.append((dialog["image_id"], dialog["image_id"], prompt, turns[-1][1], None))
-    return _examples(questions, wording="{question}", media_names=lambda name: (name, name.split("_")[0]))
+        questions.append((dialog["image_id"], dialog["image_id"], turns[-1][0], turns[-1][1], None, prompt))
+    return _examples(questions, media_names=lambda name: (name, name.split("_")[0]))
 
 
 def score_text(
@@ -140,11 +141,14 @@ def closed_answer(text: str, choices: Sequence[str]) -> str:
     return min(named, key=lambda choice: (places[choice], -len(choice))) if named else text
 
 
-def _examples(questions: Sequence[tuple], *, media_names: Callable, wording: str = PROMPTS["short_answer"]):
+def _examples(rows: Sequence[tuple], *, media_names: Callable[[str], tuple[str, ...]]) -> list[Example]:
+    """One example per video from (video, question id, question, answer, group) rows, with the prompt as a sixth field
+    where it is not the short-answer one."""
     videos: dict[str, list[Question]] = {}
-    for video_id, key, text, answer, group in questions:
-        prompt = wording.format(question=_as_question(text) if wording != "{question}" else text)
-        question = Question(id=key, prompt=prompt, kind="text", reference=answer, group=group)
+    for video_id, key, asked, answer, group, *prompt in rows:
+        asked = _as_question(asked)
+        prompt = prompt[0] if prompt else PROMPTS["short_answer"].format(question=asked)
+        question = Question(id=key, prompt=prompt, kind="text", reference=answer, group=group, asked=asked)
         videos.setdefault(video_id, []).append(question)
     return [Example(key, media_names(key), None, tuple(asked)) for key, asked in videos.items()]
 

@@ -1,0 +1,225 @@
+"""The judge protocol against a local stand-in for an OpenAI-compatible server, its bad days included."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from eval import judge
+from eval.judge_client import JudgeClient, Prices, Verdict, read_verdict
+from eval.prompts import prompts_hash
+from eval.records import AnswerLog, write_json
+from eval.task import Answer
+
+
+class JudgeServer:
+    """Answers each request by `reply(number, body)`: a text, a status, a dictionary sent as it is, or None to hang."""
+
+    def __init__(self):
+        self.reply = lambda number, body: '{"pred": "yes", "score": 5}'
+        self.requests: list[tuple[dict, dict]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.requests.append((dict(self.headers), body))
+                said = outer.reply(len(outer.requests), body)
+                if said is None:
+                    time.sleep(1.5)
+                    return
+                status = said if isinstance(said, int) else 200
+                completion = {
+                    "model": "judge-2026-01-01",
+                    "choices": [{"message": {"role": "assistant", "content": said}}],
+                    "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+                }
+                content = said if isinstance(said, dict) else {"error": "told"} if status != 200 else completion
+                data = json.dumps(content).encode() if content != {"garbled": True} else b"<html>busy</html>"
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server():
+    running = JudgeServer()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def client_of(server, **settings):
+    return JudgeClient(
+        server.url, model="judge", **{"timeout": 5.0, "first_pause": 0.01, "num_retries": 3, **settings}
+    )
+
+
+QUESTION = [{"role": "user", "content": "Is it right?"}]
+
+
+@pytest.mark.parametrize(
+    "text, verdict",
+    [
+        ('{"pred": "yes", "score": 5}', Verdict(True, 5.0)),
+        ("{'pred': 'No', 'score': '0'}", Verdict(False, 0.0)),
+        ('```json\n{"score": 3.5, "pred": "yes"}\n```', Verdict(True, 3.5)),
+        ('{"pred": "yesterday", "score": 3}', None),
+        ('{"pred": "yes", "score": 7}', None),
+        ('{"pred": "yes"}', None),
+        ("I cannot judge this.", None),
+        ("", None),
+    ],
+)
+def test_verdicts_are_read_from_what_judges_really_write(text, verdict):
+    assert read_verdict(text) == verdict
+
+
+def test_a_reply_carries_the_servers_version_and_is_paid_for(server):
+    client = client_of(server, api_key="k", prices=Prices(input=2.0, output=30.0))
+    reply = client.ask(QUESTION)
+    assert reply.version == "judge-2026-01-01" and read_verdict(reply.text) == Verdict(True, 5.0)
+    headers, body = server.requests[0]
+    assert headers["Authorization"] == "Bearer k" and body == {
+        "model": "judge",
+        "messages": QUESTION,
+        "temperature": 0,
+    }
+    assert client.spent.cost(client.prices) == pytest.approx((100 * 2 + 10 * 30) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "trouble", [429, 503, {"garbled": True}, {"unexpected": 1}, "no verdict here", {"choices": []}]
+)
+def test_trouble_that_passes_is_tried_again(server, trouble):
+    server.reply = lambda number, body: trouble if number <= 2 else '{"pred": "no", "score": 1}'
+    client = client_of(server)
+    assert read_verdict(client.ask(QUESTION).text) == Verdict(False, 1.0)
+    assert len(server.requests) == 3 and client.spent.num_retries == 2
+
+
+def test_a_hanging_server_is_given_up_and_named(server):
+    server.reply = lambda number, body: None
+    with pytest.raises(ValueError, match=r"no answer in 2 tries; the last trouble: .*tim"):
+        client_of(server, timeout=0.2, num_retries=1).ask(QUESTION)
+
+
+def test_a_refusal_is_not_tried_again(server):
+    server.reply = lambda number, body: 401
+    with pytest.raises(ValueError, match=r"refuses \(401\).*told"):
+        client_of(server).ask(QUESTION)
+    assert len(server.requests) == 1
+
+
+def test_nothing_listening_is_an_error_that_says_so():
+    client = JudgeClient("http://127.0.0.1:9/v1", model="judge", num_retries=1, first_pause=0.01)
+    with pytest.raises(ValueError, match="127.0.0.1:9/v1/chat/completions gave no answer in 2 tries"):
+        client.ask(QUESTION)
+
+
+def test_equal_questions_are_asked_once_even_by_another_client(server, tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    first = client_of(server, cache=cache)
+    reply = first.ask(QUESTION)
+    with cache.open("a") as file:
+        file.write('{"key": "cut')  # a kill while writing
+    second = client_of(server, cache=cache)
+    assert second.ask(QUESTION) == reply and second.spent.num_cached == 1
+    other = [{"role": "user", "content": "And this?"}]
+    second.ask(other)
+    assert client_of(server, cache=cache).ask(other) and len(server.requests) == 2
+
+
+def test_a_reply_without_verdict_is_given_back_and_not_cached(server, tmp_path):
+    server.reply = lambda number, body: "hm"
+    client = client_of(server, cache=tmp_path / "cache.jsonl", num_retries=1)
+    assert client.ask(QUESTION).text == "hm"
+    server.reply = lambda number, body: '{"pred": "yes", "score": 4}'
+    assert read_verdict(client.ask(QUESTION).text) == Verdict(True, 4.0)
+
+
+def test_the_cost_limit_stops_before_the_next_question(server):
+    client = client_of(server, prices=Prices(input=1e4), max_cost=1.5)  # each reply costs 1
+    for number in range(2):
+        client.ask([{"role": "user", "content": str(number)}])
+    with pytest.raises(ValueError, match="cost limit of 1.5 is reached"):
+        client.ask(QUESTION)
+    assert len(server.requests) == 2
+
+
+@pytest.fixture
+def finished_run(tmp_path):
+    """Three answers about two videos, as eval.run leaves them, and their annotation file."""
+    rows = [("v1", "what is it?", "piano"), ("v1", "who plays?", "woman"), ("v2", "what is it?", "drum")]
+    records = [
+        {"id": n, "video_id": video, "question": question, "answer": answer}
+        for n, (video, question, answer) in enumerate(rows)
+    ]
+    (tmp_path / "test_qa.json").write_text(json.dumps(records))
+    run = tmp_path / "run"
+    log = AnswerLog(run)
+    log.write(Answer(str(n), row[0], 1.0, said) for n, (row, said) in enumerate(zip(rows, ("a piano", "a man", ""))))
+    log.join(["0", "1", "2"])
+    write_json(
+        run / "results.json", {"task": "msrvtt_qa", "dataset": {"name": "msrvtt_qa", "split": "test"}, "model": "m"}
+    )
+    return run, tmp_path / "test_qa.json"
+
+
+def command(server, finished_run):
+    run, annotations = finished_run
+    return ["--run", str(run), "--annotations", str(annotations), "--endpoint", server.url, "--judge-model", "judge-x"]
+
+
+def test_a_run_is_judged_and_the_result_names_the_judge(server, finished_run, capsys):
+    def reply(number, body):
+        text = body["messages"][1]["content"]
+        if "(no answer)" in text:
+            return "I would rather not say."
+        return '{"pred": "yes", "score": 5}' if "a piano" in text else '{"pred": "no", "score": 1}'
+
+    server.reply = reply
+    fast = [*command(server, finished_run), "--num-retries", "0", "--price-input", "1"]
+    judge.main(fast)
+    result = json.loads((finished_run[0] / "results_judge.json").read_text())
+    assert result["metrics"] == {
+        "accuracy": 50.0,
+        "score": 3.0,
+        "accuracy/what": 100.0,
+        "score/what": 5.0,
+        "accuracy/who": 0.0,
+        "score/who": 1.0,
+    }
+    assert result["name"] == "msrvtt_qa/judge-judge-x" and result["counts"]["num_without_verdict"] == 1
+    told = result["judge"]
+    assert told["model"] == "judge-x" and told["version"] == "judge-2026-01-01"
+    assert told["prompt_sha256"] == prompts_hash(["judge_system", "judge_question"])
+    assert (told["num_requests"], told["prompt_tokens"], told["cost"]) == (3, 300, 0.0003)
+    assert "1 of 3 answers have no readable verdict" in capsys.readouterr().out
+    asked = [body["messages"][1]["content"] for _, body in server.requests]
+    assert any("Question: Who plays?\nReference answer: woman\nAnswer to grade: a man\n" in text for text in asked)
+    judge.main(fast)  # only the answer without a verdict is asked again
+    assert len(server.requests) == 4
+
+
+def test_a_wrong_key_stops_the_run_at_once(server, finished_run):
+    server.reply = lambda number, body: 403
+    with pytest.raises(ValueError, match=r"refuses \(403\)"):
+        judge.main([*command(server, finished_run), "--num-workers", "1"])
+    assert not (finished_run[0] / "results_judge.json").exists() and len(server.requests) <= 2
+
+
+def test_no_verdict_at_all_is_an_error(server, finished_run):
+    server.reply = lambda number, body: "no comment"
+    with pytest.raises(ValueError, match="no readable verdict on any of 3 answers"):
+        judge.main([*command(server, finished_run), "--num-retries", "0"])
