@@ -23,6 +23,7 @@ from .sources.media_folder import MediaFolder
 from .sources.questions import QuestionedVideo, question_rows
 from .sources.rows import Row, of_file
 from .sources.timed_events import TimedVideo
+from .vtimellm import read_vtimellm
 
 
 # Which questions a source's annotation can answer. A narration needs every event of the video to be annotated: DiDeMo,
@@ -137,11 +138,33 @@ def read_rows(config: InstructionConfig, *, report: CurationReport) -> Iterator[
     media = MediaFolder(config.media_dir)
     excluded = {name for path in as_paths(config.exclude_ids_file) for name in read_excluded_ids(path)}
     for number, path in enumerate(paths):
+        if config.name == "vtimellm":
+            rows = _conversation_rows(path, media=media, excluded=excluded, report=report)
+            yield from of_file(rows, number)
+            continue
         vocabulary = timed_events.unav100_labels(path) if config.name == "unav100" else ()
         for video in read_videos(config, path, media=media, report=report):
             rows = _video_rows(video, config, media=media, excluded=excluded, vocabulary=vocabulary, report=report)
             yield from of_file(rows, number)
     media.check(max_missing=config.max_missing)
+
+
+def _conversation_rows(path: Path, *, media: MediaFolder, excluded: set[str], report: CurationReport) -> Iterator[Row]:
+    """The rows of a VTimeLLM file, which are conversations already; compositions of clips need no media file."""
+    reading = CurationReport()
+    for row in read_vtimellm(path, report=reading):
+        video = row["media"]["video"]
+        if video is not None and excluded & {video, Path(video).stem}:
+            report.drop("vtimellm", row["id"], "excluded_id")
+        elif video is None or row["segments"]:
+            report.keep("vtimellm")
+            yield row
+        elif (found := media.find_or_drop((video,), source="vtimellm", report=report)) is not None:
+            report.keep("vtimellm")
+            yield {**row, "media": {**row["media"], "video": found}}
+    report.read("vtimellm", num=reading.num_read["vtimellm"])
+    for entry in reading.entries:
+        report.drop("vtimellm", entry["id"], entry["reason"], detail=entry.get("detail"))
 
 
 def _video_rows(
@@ -189,7 +212,7 @@ class Instruction(datasets.GeneratorBasedBuilder):
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = InstructionConfig
-    BUILDER_CONFIGS = [InstructionConfig(name=name) for name in (*EVENT_SOURCES, *QUESTION_SOURCES)]
+    BUILDER_CONFIGS = [InstructionConfig(name=name) for name in (*EVENT_SOURCES, *QUESTION_SOURCES, "vtimellm")]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES, description="Annotated videos as questions and answers.")

@@ -63,6 +63,8 @@ def read_vtimellm(
                 reason = "no_media_file"
             else:
                 row["media"]["video"] = str(files[stem])
+        if reason is None and files is None and not row["segments"] and not any(row["media"].values()):
+            row["media"]["video"] = f"{name_media(record)}.mp4"  # as the other builders name unchecked media
         if reason is not None:
             report.drop(name, record_id, reason)
             continue

@@ -118,6 +118,36 @@ def test_two_files_that_share_videos_do_not_share_ids(data_dir):
     assert len(rows) == len({row["id"] for row in rows}) == 12
 
 
+def test_vtimellm_files_are_read_as_excerpts_and_as_compositions(tmp_path):
+    turns = [
+        {"from": "human", "value": "<video>\nWhat happens?"},
+        {"from": "gpt", "value": "From <s0> to <e0>, a dog barks."},
+    ]
+    meta = {"duration": 54.2, "token": {"<s0>": 0, "<e0>": 9.4}}
+    records = [
+        {
+            "id": "3n3oCNerzV0",
+            "source": "internvid",
+            "conversations": turns,
+            "meta": {**meta, "split": [129.8, 184.0]},
+        },
+        {"id": "7", "conversations": turns, "meta": {**meta, "sub_videos": ["a", "b"], "scale": [1.0, 1.2]}},
+        {"id": "8", "conversations": [], "meta": meta},
+    ]
+    (tmp_path / "stage2.json").write_text(json.dumps(records))
+    rows, counts = rows_of("vtimellm", annotations_file=tmp_path / "stage2.json")
+    assert [row["media"]["video"] for row in rows] == ["3n3oCNerzV0_129.800_184.000.mp4", None]
+    assert [len(row["segments"]) for row in rows] == [0, 2]
+    assert counts["read"] == 3 and counts["kept"] == 2 and sum(counts["dropped"].values()) == 1
+    (tmp_path / "excerpts").mkdir()
+    (tmp_path / "excerpts" / "3n3oCNerzV0_129.800_184.000.webm").touch()
+    settings = {"annotations_file": tmp_path / "stage2.json", "media_dir": str(tmp_path / "excerpts")}
+    assert rows_of("vtimellm", **settings)[0][0]["media"]["video"].endswith("184.000.webm")
+    (tmp_path / "ids.txt").write_text("3n3oCNerzV0_129.800_184.000")
+    rows, counts = rows_of("vtimellm", exclude_ids_file=tmp_path / "ids.txt", **settings)
+    assert len(rows) == 1 and counts["dropped"]["excluded_id"] == 1
+
+
 def test_the_sources_of_the_paper_are_all_there():
     assert {"unav100", "activitynet_captions", "didemo", "charades_sta", "internvid"} <= set(EVENT_SOURCES)
     assert {"avsd", "music_avqa", "video_instruct"} <= set(QUESTION_SOURCES)
