@@ -101,6 +101,7 @@ def _follow_published_pieces(description: dict) -> bool:
     """
     for token in description["added_tokens"]:
         token["normalized"] = False
+    _merge_spaces_last(description["model"])
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _WORD_START}
     if _prefix_scheme(description) == "always":
         prepend = {"type": "Prepend", "prepend": _WORD_START}
@@ -113,3 +114,13 @@ def _follow_published_pieces(description: dict) -> bool:
     word_starts = {"type": "Metaspace", "replacement": _WORD_START, "prepend_scheme": "first", "split": False}
     description["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [next_turn, word_starts]}
     return False
+
+
+def _merge_spaces_last(model: dict):
+    """
+    Repairs the order of merges where transformers took it from a bare tokenizer.model (seen in 5.23): there it is the order
+    of ids, so that LLaMA's pieces of nothing but spaces come first, although sentencepiece scores them last.
+    """
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
+    if merges and merges[0] == [_WORD_START, _WORD_START]:
+        model["merges"] = sorted(merges, key=lambda merge: set("".join(merge)) == {_WORD_START})
