@@ -8,15 +8,17 @@ before or complete. Large files that an interrupted run had sent already are rec
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
 from .release import assemble_release, find_problems, verify_in_fresh_process
 
 
+COMMIT_MESSAGE = "Publish an AVicuna release"
 VERIFICATION_QUESTION = "What happens in the video, and when?"
 
 
@@ -62,8 +64,6 @@ def prepare_model(options: argparse.Namespace, release: Path) -> None:
 
 def name_base_model(config_path: Path, base_model: str | None) -> None:
     """PEFT stores the local folder of the base; a published adapter must name a Hub id instead."""
-    import json
-
     config = json.loads(config_path.read_text(encoding="utf-8"))
     if base_model is not None:
         config["base_model_name_or_path"] = base_model
@@ -77,21 +77,28 @@ def list_files(folder: Path) -> list[tuple[str, int]]:
     return sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
 
 
-def upload(folder: Path, *, repo_id: str, repo_type: str, private: bool, revision: str | None, message: str) -> str:
+def upload(
+    folder: Path,
+    *,
+    api: HfApi,
+    repo_id: str,
+    repo_type: str = "model",
+    private: bool = False,
+    revision: str | None = None,
+) -> str:
     """Send `folder` as one commit and return its URL.
 
     A new repository is made private and opened, unless `private`, only after the commit stands, so that nobody meets an
-    empty one. Raises `RuntimeError` naming repository and reason: wrong token, no rights, connection lost.
+    empty one; an empty private one, as an interrupted run leaves it, counts as new. Raises `RuntimeError` naming repository and reason: wrong token, no rights, connection lost.
     """
-    api = HfApi()
     try:
-        is_new = not api.repo_exists(repo_id, repo_type=repo_type)
-        if is_new:
-            api.create_repo(repo_id, repo_type=repo_type, private=True)
+        api.create_repo(repo_id, repo_type=repo_type, private=True, exist_ok=True)
+        before = api.repo_info(repo_id, repo_type=repo_type)
+        is_new = before.private and {file.rfilename for file in before.siblings} <= {".gitattributes"}
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, repo_type=repo_type, revision=revision, commit_message=message
+            repo_id=repo_id, folder_path=folder, repo_type=repo_type, revision=revision, commit_message=COMMIT_MESSAGE
         )
         if is_new and not private:
             api.update_repo_settings(repo_id, repo_type=repo_type, private=False)
@@ -99,7 +106,7 @@ def upload(folder: Path, *, repo_id: str, repo_type: str, private: bool, revisio
         raise RuntimeError(f"{repo_id}: no such repository, or the token may not write to it ({error})") from error
     except HfHubHTTPError as error:
         raise RuntimeError(f"{repo_id}: the Hub refused the upload, nothing was published ({error})") from error
-    except OSError as error:
+    except (OSError, RuntimeError, HTTPError) as error:  # the last two: a connection lost in the middle
         raise RuntimeError(
             f"{repo_id}: the upload broke off, nothing was published ({error}); run it again"
         ) from error
@@ -124,11 +131,11 @@ def main(arguments: list[str] | None = None) -> None:
             return
         url = upload(
             release,
+            api=HfApi(),
             repo_id=options.repo_id,
             repo_type=repo_type,
             private=options.private,
             revision=options.revision,
-            message="Publish an AVicuna release",
         )
         print(f"published: {url}")
 

@@ -1,8 +1,8 @@
 """A stand-in for the Hugging Face Hub on this machine: create, upload (LFS included), list and download repositories.
 
-Holds models and datasets in memory, speaks the few endpoints that `huggingface_hub`, `transformers` and `datasets` call,
-and knows nothing of accounts or branches. Use `serve_hub()`; its `environment` goes to a fresh process, because the
-libraries read the address when they are imported.
+Holds models and datasets in memory with their branches, speaks the few endpoints that `huggingface_hub`, `transformers` and
+`datasets` call, and can be told to fail. Use `serve_hub()`; its `environment` goes to a fresh process, because the libraries
+read the address when they are imported.
 """
 
 import base64
@@ -23,17 +23,28 @@ LFS_LIMIT = 10_000  # bytes
 LFS_KINDS = (".parquet", ".safetensors", ".mp4", ".bin")
 DATE = "2026-01-01T00:00:00.000Z"
 REPO = r"(?P<repo>[^/]+/[^/]+)"
+REVISION = r"(?P<revision>[^/]+)"
 API = rf"/api/(?P<kind>models|datasets)/{REPO}"
+TOKEN = "hf_stand_in"
 
 
 @dataclass
 class Hub:
-    """What the server holds: `repos[kind, name]` maps paths to bytes; `address` is its URL."""
+    """What the server holds: `repos[kind, name]` maps the paths of "main" to bytes; `address` is its URL.
+
+    `branches[kind, name, branch]` are the other branches, `commits[sha]` what stood at each commit, `private` the
+    repositories that only their owner sees. `faults` maps a pattern of "METHOD /path" to an HTTP status, or to None: the
+    connection is dropped.
+    """
 
     address: str = ""
     repos: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[tuple[str, str, str], dict[str, bytes]] = field(default_factory=dict)
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    private: set[tuple[str, str]] = field(default_factory=set)
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    faults: dict[str, int | None] = field(default_factory=dict)
 
     def environment(self, home: str | Path) -> dict[str, str]:
         """Variables of a process that takes this server for the Hub and keeps its cache in `home`."""
@@ -43,7 +54,7 @@ class Hub:
         return {
             **clean,
             "HF_ENDPOINT": self.address,
-            "HF_TOKEN": "hf_stand_in",
+            "HF_TOKEN": TOKEN,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -76,9 +87,9 @@ class HubHandler(BaseHTTPRequestHandler):
         self.dispatch(
             [
                 (r"/api/whoami-v2", self.tell_user),
-                (rf"{API}(/revision/[^/]+)?", self.tell_repo),
-                (rf"{API}/tree/[^/]+(?P<folder>/.*)?", self.list_tree),
-                (rf"(/(?P<kind>datasets))?/{REPO}/resolve/[^/]+/(?P<path>.+)", self.send_file),
+                (rf"{API}(/revision/{REVISION})?", self.tell_repo),
+                (rf"{API}/tree/{REVISION}(?P<folder>/.*)?", self.list_tree),
+                (rf"(/(?P<kind>datasets))?/{REPO}/resolve/{REVISION}/(?P<path>.+)", self.send_file),
             ]
         )
 
@@ -89,22 +100,32 @@ class HubHandler(BaseHTTPRequestHandler):
             [
                 (r"/api/repos/create", self.create_repo),
                 (r"/api/validate-yaml", lambda: self.answer({"warnings": [], "errors": []})),
-                (rf"{API}/preupload/[^/]+", self.plan_upload),
-                (rf"{API}/paths-info/[^/]+", self.tell_paths),
-                (rf"{API}/commit/[^/]+", self.commit),
+                (rf"{API}/branch/{REVISION}", self.create_branch),
+                (rf"{API}/preupload/{REVISION}", self.plan_upload),
+                (rf"{API}/paths-info/{REVISION}", self.tell_paths),
+                (rf"{API}/commit/{REVISION}", self.commit),
                 (rf"(/(?P<kind>datasets))?/{REPO}\.git/info/lfs/objects/batch", self.plan_lfs),
             ]
         )
 
     def do_PUT(self):
-        self.dispatch([(r"/objects/(?P<oid>[0-9a-f]+)", self.store_object)])
+        self.dispatch(
+            [(r"/objects/(?P<oid>[0-9a-f]+)", self.store_object), (rf"{API}/settings", self.change_settings)]
+        )
 
     def dispatch(self, routes) -> None:
         url = urlsplit(self.path)
-        self.hub.requests.append(f"{self.command} {unquote(url.path)}")
+        request = f"{self.command} {unquote(url.path)}"
+        self.hub.requests.append(request)
         self.query = parse_qs(url.query)
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
+        for pattern, status in self.hub.faults.items():
+            if re.search(pattern, request):
+                return self.drop_connection() if status is None else self.fail("Fault", status)
+        is_writing = self.command in ("POST", "PUT") and not url.path.startswith("/objects/")
+        if is_writing and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.fail("Unauthorized", 401)
         for pattern, action in routes:
             match = re.fullmatch(pattern, unquote(url.path))
             if match:
@@ -122,19 +143,47 @@ class HubHandler(BaseHTTPRequestHandler):
         kind = f"{wanted.get('type') or 'model'}s"
         name = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
         status = 409 if (kind, name) in self.hub.repos else 200
-        self.hub.repos.setdefault((kind, name), {})
+        if status == 200:
+            self.hub.repos[kind, name] = {}
+            self.set_visibility(kind, name, wanted)
         prefix = "" if kind == "models" else f"{kind}/"
         self.answer({"url": f"{self.hub.address}/{prefix}{name}", "name": name, "id": name}, status)
 
-    def tell_repo(self, kind: str, repo: str) -> None:
-        files = self.files(kind, repo)
+    def set_visibility(self, kind: str, repo: str, wanted: dict) -> None:
+        visibility = wanted.get("visibility") or ("private" if wanted.get("private") else "public")
+        change = self.hub.private.add if visibility == "private" else self.hub.private.discard
+        change((kind, repo))
+
+    def change_settings(self, kind: str, repo: str) -> None:
+        if self.files(kind, repo, "main") is not None:
+            self.set_visibility(kind, repo, json.loads(self.body))
+            self.answer({"private": (kind, repo) in self.hub.private})
+
+    def create_branch(self, kind: str, repo: str, revision: str) -> None:
+        files = self.files(kind, repo, "main")
+        if files is None:
+            return
+        if (kind, repo, revision) in self.hub.branches:
+            return self.fail("Conflict", 409)
+        self.hub.branches[kind, repo, revision] = dict(files)
+        self.answer({})
+
+    def tell_repo(self, kind: str, repo: str, revision: str) -> None:
+        files = self.files(kind, repo, revision)
         if files is not None:
             siblings = [{"rfilename": path, "size": len(data)} for path, data in sorted(files.items())]
-            facts = {"id": repo, "modelId": repo, "sha": self.sha(files), "private": False, "gated": False, "tags": []}
+            facts = {
+                "id": repo,
+                "modelId": repo,
+                "sha": self.sha(files),
+                "private": (kind, repo) in self.hub.private,
+                "gated": False,
+                "tags": [],
+            }
             self.answer({**facts, "disabled": False, "siblings": siblings, "lastModified": DATE, "createdAt": DATE})
 
-    def list_tree(self, kind: str, repo: str, folder: str) -> None:
-        files = self.files(kind, repo)
+    def list_tree(self, kind: str, repo: str, revision: str, folder: str) -> None:
+        files = self.files(kind, repo, revision)
         if files is None:
             return
         prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
@@ -153,8 +202,8 @@ class HubHandler(BaseHTTPRequestHandler):
                 entries[path] = describe_file(path, data)
         self.answer(list(entries.values()))
 
-    def tell_paths(self, kind: str, repo: str) -> None:
-        files = self.files(kind, repo)
+    def tell_paths(self, kind: str, repo: str, revision: str) -> None:
+        files = self.files(kind, repo, revision)
         if files is None:
             return
         if self.headers.get("Content-Type", "").startswith("application/json"):
@@ -167,8 +216,8 @@ class HubHandler(BaseHTTPRequestHandler):
                 entries.append({"type": "directory", "path": path, "oid": "0" * 40, "size": 0})
         self.answer(entries)
 
-    def plan_upload(self, kind: str, repo: str) -> None:
-        if self.files(kind, repo) is None:
+    def plan_upload(self, kind: str, repo: str, revision: str) -> None:
+        if self.files(kind, repo, revision) is None:
             return
         files = json.loads(self.body)["files"]
         modes = [("lfs" if is_lfs(file["path"], file["size"]) else "regular", file["path"]) for file in files]
@@ -189,8 +238,8 @@ class HubHandler(BaseHTTPRequestHandler):
         self.hub.objects[oid] = self.body
         self.answer({})
 
-    def commit(self, kind: str, repo: str) -> None:
-        files = self.files(kind, repo)
+    def commit(self, kind: str, repo: str, revision: str) -> None:
+        files = self.files(kind, repo, revision)
         if files is None:
             return
         for line in self.body.decode().splitlines():
@@ -206,11 +255,12 @@ class HubHandler(BaseHTTPRequestHandler):
                 for path in [path for path in files if path.startswith(value["path"])]:
                     del files[path]
         oid = self.sha(files)
+        self.hub.commits[oid] = dict(files)
         url = f"{self.hub.address}/{'' if kind == 'models' else 'datasets/'}{repo}/commit/{oid}"
         self.answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None})
 
-    def send_file(self, kind: str, repo: str, path: str) -> None:
-        files = self.files(kind, repo)
+    def send_file(self, kind: str, repo: str, revision: str, path: str) -> None:
+        files = self.files(kind, repo, revision)
         if files is None:
             return
         if path not in files:
@@ -225,12 +275,25 @@ class HubHandler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.sha(files), "Accept-Ranges": "bytes", **extra}
         self.send(data, status, {"Content-Type": "application/octet-stream", **headers})
 
-    def files(self, kind: str, repo: str) -> dict[str, bytes] | None:
-        """A repository's files; answers 404 itself, and gives None, where there is none."""
+    def files(self, kind: str, repo: str, revision: str) -> dict[str, bytes] | None:
+        """A repository's files at a branch or commit; answers 404 itself, and gives None, where there is none."""
         files = self.hub.repos.get((kind, repo))
         if files is None:
             self.fail("RepoNotFound")
-        return files
+            return None
+        if revision in ("", "main"):
+            return files
+        for known in (self.hub.branches.get((kind, repo, revision)), self.hub.commits.get(revision)):
+            if known is not None:
+                return known
+        if revision == self.sha(files):
+            return files
+        self.fail("RevisionNotFound")
+        return None
+
+    def drop_connection(self) -> None:
+        self.close_connection = True
+        self.connection.close()
 
     def sha(self, files: dict[str, bytes]) -> str:
         digest = hashlib.sha1()
