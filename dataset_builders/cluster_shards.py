@@ -1,0 +1,40 @@
+"""Build PU-VALOR's shards as tasks of datatrove, for more than one machine (optional extra: `pip install avicuna[cluster]`).
+
+A shard is a pure function of the settings and its number, so any engine can hand them out. datatrove brings executors for
+Slurm, Ray and this machine; the last call, `build_folder` without `shards`, finds all shards done and writes the card.
+
+    SlurmPipelineExecutor(pipeline=[BuildShards(settings, output)], tasks=64, ...).run()
+    build_folder(settings, output)
+"""
+
+from pathlib import Path
+
+from datatrove.pipeline.base import PipelineStep
+
+from .built_folder import build_folder, list_shards, prepare_folder
+from .pseudo_untrimmed.settings import CurationSettings
+
+
+class BuildShards(PipelineStep):
+    """Pipeline step without documents: task `rank` of `world_size` writes each `world_size`-th shard of the folder.
+
+    Args:
+        settings (`CurationSettings`):
+            Of the build; every task must see the same captions file and encoder.
+        output (`str` or `Path`):
+            The folder, shared by all tasks.
+    """
+
+    name = "PU-VALOR shards"
+    type = "BUILD"
+
+    def __init__(self, settings: CurationSettings, output: str | Path):
+        super().__init__()
+        self.settings, self.output = settings, str(output)
+
+    def run(self, data, rank: int = 0, world_size: int = 1):
+        prepared = prepare_folder(self.settings, self.output)
+        shards = list_shards(prepared, self.settings)[rank::world_size]
+        build_folder(self.settings, self.output, shards=shards)
+        self.stat_update("shards", value=len(shards))
+        yield from data or ()

@@ -1,0 +1,278 @@
+"""The built folder: the same bytes however it was built, and readable without our code, from disk and from a Hub."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dataset_builders import build
+from dataset_builders.built_folder import build_folder, list_shards, prepare_folder
+from dataset_builders.curation_report import CurationReport
+from dataset_builders.media import MediaWriter
+from dataset_builders.schema import FEATURES
+from dataset_builders.vtimellm import read_vtimellm, write_vtimellm
+
+from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
+from .hub_server import serve_hub
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "data").iterdir())}
+
+
+def run_python(code, *, cwd, env=None):
+    """Run code in a fresh process that cannot import our packages; returns its output."""
+    environment = {**(env or os.environ), "PYTHONPATH": "", "HF_DATASETS_CACHE": str(cwd / "cache")}
+    guard = "import sys; sys.path[:] = [path for path in sys.path if path != '']\n"
+    check = "\nassert not any(name.startswith('dataset_builders') for name in sys.modules)\n"
+    result = subprocess.run(
+        [sys.executable, "-c", guard + code + check], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished small build, and its settings' captions file beside it."""
+    root = tmp_path_factory.mktemp("built")
+    write_captions(root / "desc.json")
+    return build_folder(quick_settings(root / "desc.json", videos_per_shard=9), root / "pu_valor")
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(folder, tmp_path):
+    written = []
+    for num_workers in (2, 4):
+        settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
+        written.append(files_of(build_folder(settings, tmp_path / str(num_workers), num_workers=num_workers)))
+    assert written[0] == written[1] == files_of(folder)
+    assert len(written[0]) == 5
+
+
+def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_path):
+    """kill -9 in the middle: finished shards stay as they are, the rest is written, and all bytes are the same."""
+    options = {"num_videos": 12000, "videos_per_shard": 60}
+    captions = write_captions(tmp_path / "desc.json", 300)
+    output = tmp_path / "killed"
+    command = [sys.executable, "-m", "dataset_builders.build", "--output", str(output)]
+    for name, value in quick_options(captions, **options).items():
+        command += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
+    project = Path(__file__).parents[1]
+    process = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(output.glob(".build/*/done/*.json"))) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output / "report.json").exists()
+    marks = list(output.glob(".build/*/done/*.json"))
+    assert 5 <= len(marks) < 200
+    times = {path.name: path.stat().st_mtime_ns for path in (output / "data").iterdir() if path.name[0] != "."}
+    done = {f"{mark.stem}-of-00200.parquet" for mark in marks}
+    (output / "data" / sorted(done)[0]).write_bytes(b"torn by a full disk")
+
+    settings = quick_settings(captions, **options)
+    build_folder(settings, output)
+    for name in sorted(done)[1:]:
+        assert (output / "data" / name).stat().st_mtime_ns == times[name]
+    whole = build_folder(settings, tmp_path / "whole")
+    shards = {name: data for name, data in files_of(output).items() if name[0] != "."}
+    assert shards == files_of(whole)
+    assert not (output / ".build").exists()
+
+
+def test_tasks_write_their_shares_and_a_last_call_finishes(folder, tmp_path, capsys):
+    output = tmp_path / "pu_valor"
+    arguments = ["--output", str(output), "--videos-per-shard", "9"]
+    for name, value in quick_options(folder.parent / "desc.json").items():
+        arguments += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
+    for task in range(2):
+        build.main([*arguments, "--task", str(task), "--num-tasks", "2"])
+        assert not (output / "report.json").exists()
+    assert [len(list(output.glob("data/*.parquet")))] == [5]
+    build.main(arguments)
+    assert files_of(output) == files_of(folder)
+    assert "{'train': 40} rows" in capsys.readouterr().out
+
+
+def test_two_shards_through_datatrove_have_the_same_bytes(folder, tmp_path):
+    pytest.importorskip("datatrove", reason="the optional extra `cluster` is not installed")
+    from datatrove.executor import LocalPipelineExecutor
+
+    from dataset_builders.cluster_shards import BuildShards
+
+    settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
+    output = tmp_path / "pu_valor"
+    steps = [BuildShards(settings, output)]
+    LocalPipelineExecutor(pipeline=steps, tasks=2, workers=1, logging_dir=str(tmp_path / "logs")).run()
+    assert not (output / "report.json").exists()
+    build_folder(settings, output)
+    assert files_of(output) == files_of(folder)
+
+
+def test_a_folder_of_another_build_is_refused(folder):
+    settings = quick_settings(folder.parent / "desc.json", seed=1)
+    with pytest.raises(ValueError, match="holds the finished build .* choose another folder"):
+        build_folder(settings, folder)
+    with pytest.raises(ValueError, match="no such shards"):
+        build_folder(settings, folder.parent / "other", shards=[("train", 99)])
+    with pytest.raises(ValueError, match="holds the unfinished build"):
+        build_folder(quick_settings(folder.parent / "desc.json", seed=2), folder.parent / "other")
+
+
+def test_a_finished_folder_is_left_alone(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    build_folder(quick_settings(folder.parent / "desc.json", videos_per_shard=9), folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_command_names_what_is_wrong(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        build.main(["--output", str(tmp_path / "x"), "--captions-file", str(tmp_path / "absent.json")])
+    assert "absent.json" in capsys.readouterr().err
+
+
+def test_the_card_tells_the_counts_and_the_report_the_hashes(folder):
+    card = (folder / "README.md").read_text()
+    report = json.loads((folder / "report.json").read_text())
+    assert card.startswith("---\n") and "path: data/train-*.parquet" in card
+    assert "| train | 40 |" in card and report["num_rows"] == {"train": 40}
+    assert report["fingerprint"] in card and set(report["sha256"]) == set(files_of(folder))
+    for name in ("timeline.png", "distributions.png"):
+        assert f"figures/{name}" in card and (folder / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    assert "301 test videos of UnAV-100" in card
+
+
+def test_the_folder_loads_without_our_code(folder, tmp_path):
+    (tmp_path / "pu_valor").symlink_to(folder)
+    code = (
+        "from datasets import load_dataset\n"
+        "ds = load_dataset('./pu_valor')\n"
+        "print(ds['train'].features)\n"
+        "rows = list(load_dataset('./pu_valor', split='train', streaming=True))\n"
+        "assert rows == list(ds['train']) and len(rows) == 40\n"
+    )
+    assert run_python(code, cwd=tmp_path).strip() == str(FEATURES)
+
+
+def test_the_folder_travels_through_a_hub(folder, tmp_path):
+    code = (
+        "from datasets import load_dataset\n"
+        "ds = load_dataset('user/pu_valor', split='train')\n"
+        "rows = list(load_dataset('user/pu_valor', split='train', streaming=True))\n"
+        "assert rows == list(ds) and len(rows) == 40\n"
+        "ds.select(range(3)).push_to_hub('user/part')\n"
+        "assert list(load_dataset('user/part', split='train')) == rows[:3]\n"
+    )
+    with serve_hub() as hub:
+        environment = hub.environment(tmp_path / "home")
+        push = [
+            sys.executable,
+            "-m",
+            "dataset_builders.build",
+            "--output",
+            str(folder),
+            "--push-to-hub",
+            "user/pu_valor",
+        ]
+        for name, value in quick_options(folder.parent / "desc.json", videos_per_shard=9).items():
+            push += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
+        subprocess.run(push, env=environment, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+        run_python(code, cwd=tmp_path, env=environment)
+        files = hub.repos["datasets", "user/pu_valor"]
+    assert {name for name in files if name.endswith(".parquet") and name.startswith("data/")} == {
+        f"data/{name}" for name in files_of(folder)
+    }
+
+
+def make_clip(path, *, with_sound):
+    import numpy as np
+
+    with MediaWriter(path, width=64, height=48, fps=10, sampling_rate=16000 if with_sound else None) as writer:
+        for frame in range(20):
+            writer.write_frame(np.full((48, 64, 3), 10 * frame, np.uint8))
+        if with_sound:
+            writer.write_audio(np.sin(np.arange(32000) / 5)[None].repeat(2, 0).astype(np.float32) * 0.2)
+
+
+def test_rendered_rows_carry_their_video_and_bad_clips_are_counted(tmp_path):
+    clips_dir = tmp_path / "clips"
+    records = [{**record, "video_id": f"-clip_{number}"} for number, record in enumerate(make_captions(6))]
+    (tmp_path / "desc.json").write_text(json.dumps(records), encoding="utf-8")
+    for number in range(4):
+        make_clip(clips_dir / f"-clip_{number}.mp4", with_sound=number != 2)
+    (clips_dir / "-clip_4.mp4").write_bytes(b"")  # clip 5 has no file at all
+    settings = quick_settings(
+        tmp_path / "desc.json", clips_dir=str(clips_dir), media="rendered", num_videos=3, render_size=(64, 48)
+    )
+    folder = build_folder(settings, tmp_path / "pu_valor")
+    report = json.loads((folder / "report.json").read_text())
+    assert report["sources"]["captions"]["dropped"] == {"no_media_file": 1, "unreadable_media_file": 1}
+    table = pq.read_table(folder / "data").to_pylist()
+    for row in table:
+        path = folder / row["media"]["video"]
+        assert row["video"]["bytes"] == path.read_bytes() and row["media"]["video"] == f"videos/train/{row['id']}.mp4"
+    code = (
+        "import datasets, io, av\n"
+        "ds = datasets.load_dataset('./pu_valor', split='train')\n"
+        "assert isinstance(ds.features['video'], datasets.Video)\n"
+        "for row in ds.cast_column('video', datasets.Video(decode=False)):\n"
+        "    with av.open(io.BytesIO(row['video']['bytes'])) as file:\n"
+        "        num_frames = sum(1 for _ in file.decode(video=0))\n"
+        "    assert abs(num_frames / 25 - row['duration']) <= 0.04, (num_frames, row['duration'])\n"
+        "print(len(ds))\n"
+    )
+    assert run_python(code, cwd=tmp_path).strip() == "3"
+
+
+def test_vtimellm_json_is_written_and_read_without_loss(folder, tmp_path):
+    rows = pq.read_table(folder / "data").to_pylist()
+    path = tmp_path / "pu_valor.json"
+    assert write_vtimellm(rows, path) == 40
+    report = CurationReport()
+    assert list(read_vtimellm(path, report=report)) == rows
+    assert report.counts()["vtimellm"] == {"read": 40, "kept": 40, "dropped": {}, "repaired": {}}
+    record = json.loads(path.read_text())[0]
+    assert set(record) == {"id", "source", "conversations", "meta"} and record["source"] == "pseudo-valor"
+    assert {turn["from"] for turn in record["conversations"]} == {"human", "gpt"}
+    assert set(record["meta"]) >= {"duration", "token", "sub_videos", "scale"}
+    assert write_vtimellm([], tmp_path / "none.json") == 0
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_published_records_are_read(tmp_path):
+    turns = [{"from": "human", "value": "<video>\nWhen?"}, {"from": "gpt", "value": "From <s0> to <e0>."}]
+    meta = {"duration": 21.0, "token": {"<s0>": 10, "<e0>": 21.0}, "sub_videos": ["a", "b"], "scale": [1.0, 1.1]}
+    excerpt = {"split": [3.5, 9.0], "duration": 5.5, "token": {}}
+    records = [
+        {"id": "x", "source": "pseudo-valor", "conversations": turns, "meta": meta},
+        {"id": "x", "conversations": turns[:1], "meta": excerpt},
+        {"id": "gone", "conversations": turns, "meta": {"duration": 4}},
+        {"id": "empty", "conversations": []},
+    ]
+    path = tmp_path / "stage.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "x_3.500_9.000.mp4").write_bytes(b"-")
+    report = CurationReport()
+    first, second = read_vtimellm(path, report=report, media_dir=tmp_path / "media", source="internvid")
+    assert first["segments"] == [
+        {"clip_id": "a", "start": 0.0, "end": 10.0, "scale": 1.0, "caption": None},
+        {"clip_id": "b", "start": 10.0, "end": 21.0, "scale": 1.1, "caption": None},
+    ]
+    assert second["media"]["video"].endswith("x_3.500_9.000.mp4") and second["source"] == "internvid"
+    assert len({first["id"], second["id"]}) == 2
+    assert report.counts()["internvid"]["dropped"] == {"no_conversation": 1, "no_media_file": 1}
+
+
+def test_a_build_lists_its_shards(folder, tmp_path):
+    settings = quick_settings(folder.parent / "desc.json", videos_per_shard=15)
+    shards = list_shards(prepare_folder(settings, tmp_path), settings)
+    assert shards == [("train", 0), ("train", 1), ("train", 2)]

@@ -1,0 +1,103 @@
+"""Clusters of captions: whole, large enough to permute, and tighter than chance."""
+
+import numpy as np
+import pytest
+
+from dataset_builders.pseudo_untrimmed import embedding
+from dataset_builders.pseudo_untrimmed.clustering import DROPPED, cluster_clips, measure_clusters
+from dataset_builders.pseudo_untrimmed.embedding import embed_captions
+
+
+def make_blobs(sizes, *, spread=0.15, width=16, seed=0):
+    """Unit rows around one random direction per blob, and the blob of each row."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(len(sizes), width))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    rows = centres[owners] + spread * rng.normal(size=(len(owners), width)) / np.sqrt(width)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), owners
+
+
+@pytest.mark.parametrize("method", ["kmeans", "agglomerative"])
+def test_clusters_are_tighter_than_random_groups_and_large_enough(method):
+    rows, _ = make_blobs([40] * 12)
+    labels, _ = cluster_clips(rows, method=method, cluster_size=20, min_cluster_size=8)
+    report = measure_clusters(rows, labels)
+    assert min(report["sizes"]) >= 8 and sum(report["sizes"]) == len(rows)
+    assert report["mean_cosine"] > 0.8 > 0.4 > report["random_mean_cosine"]
+
+
+def test_the_two_methods_find_separate_blobs():
+    rows, owners = make_blobs([30, 30, 30], spread=0.05)
+    for method in ("kmeans", "agglomerative"):
+        labels, _ = cluster_clips(rows, method=method, cluster_size=30, min_cluster_size=3)
+        for blob in range(3):
+            assert len(set(labels[owners == blob])) <= 2
+        for label in set(labels):
+            assert len(set(owners[labels == label])) == 1 or method == "kmeans"
+
+
+def test_small_clusters_are_merged_into_the_nearest_or_dropped():
+    rows, owners = make_blobs([40, 40, 3], spread=0.05)
+    merged, num_small = cluster_clips(rows, method="agglomerative", cluster_size=28, min_cluster_size=8)
+    assert num_small == 1 and np.bincount(merged).min() >= 8 and DROPPED not in merged
+    dropped, num_small = cluster_clips(
+        rows, method="agglomerative", cluster_size=28, min_cluster_size=8, small_clusters="drop"
+    )
+    assert num_small == 1
+    assert set(np.flatnonzero(dropped == DROPPED)) == set(np.flatnonzero(owners == 2))
+
+
+def test_labels_depend_on_the_seed_alone():
+    rows, _ = make_blobs([25] * 8, spread=0.6)
+    first, again = (cluster_clips(rows, cluster_size=10, seed=3)[0] for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, cluster_clips(rows, cluster_size=10, seed=4)[0])
+
+
+def test_none_is_one_cluster():
+    labels, num_small = cluster_clips(np.eye(5), method="none", min_cluster_size=3)
+    assert labels.tolist() == [0] * 5 and num_small == 0
+
+
+def test_wrong_values_are_refused_by_name():
+    with pytest.raises(ValueError, match="'dbscan'"):
+        cluster_clips(np.eye(9), method="dbscan")
+    with pytest.raises(ValueError, match="2 clips"):
+        cluster_clips(np.eye(2), min_cluster_size=3)
+    rows, _ = make_blobs([4, 4])
+    with pytest.raises(ValueError, match="no cluster has 8 clips"):
+        cluster_clips(rows, method="agglomerative", cluster_size=4, min_cluster_size=8, small_clusters="drop")
+
+
+def test_the_mean_cosine_is_that_of_all_pairs():
+    rows, owners = make_blobs([5, 7])
+    pairs = [rows[i] @ rows[j] for i in range(12) for j in range(12) if i != j and owners[i] == owners[j]]
+    assert measure_clusters(rows, owners)["mean_cosine"] == pytest.approx(np.mean(pairs), abs=1e-6)
+
+
+def test_real_captions_are_embedded_once(sentence_encoder_dir, tmp_path, monkeypatch):
+    captions = ["A dog barks in the yard.", "A puppy is barking.", "A train passes."]
+    rows = embed_captions(captions, text_encoder=sentence_encoder_dir, cache_dir=tmp_path)
+    assert rows.shape == (3, 384) and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.2
+
+    encoded = []
+
+    def count(texts, **options):
+        encoded.extend(texts)
+        return np.ones((len(texts), 384), np.float32)
+
+    monkeypatch.setattr(embedding, "encode_texts", count)
+    again = embed_captions(captions[::-1], text_encoder=sentence_encoder_dir, cache_dir=tmp_path)
+    assert np.array_equal(again, rows[::-1]) and not encoded
+    embed_captions(["A new one.", *captions], text_encoder=sentence_encoder_dir, cache_dir=tmp_path)
+    assert encoded == ["A new one."]
+
+
+def test_an_encoder_folder_is_known_by_its_contents(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = embedding.fingerprint_encoder(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"0")
+    assert embedding.fingerprint_encoder(tmp_path) != before
+    assert embedding.fingerprint_encoder("some/model") != embedding.fingerprint_encoder("another/model")

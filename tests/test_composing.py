@@ -1,0 +1,133 @@
+"""Virtual videos: the token at k/100 shows what the plan has there; the published rule against the published numbers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dataset_builders.composing import compose_features, missing_clips, pick_rows, truncated_linspace
+from dataset_builders.pseudo_untrimmed.planning import Segment
+
+
+def numbered(clip, num_rows, width=3):
+    """Rows that tell their clip, their number and how many there are."""
+    return np.array([[clip, row, num_rows] for row in range(num_rows)], np.float32).reshape(num_rows, width)
+
+
+def make_case(scales, *, num_rows=10, num_windows=1, seconds=10.0):
+    segments, features, position = [], {}, 0.0
+    for clip, scale in enumerate(scales):
+        name = f"clip{clip}"
+        segments.append(Segment(name, position, position + scale * seconds, scale, "A dog barks."))
+        features[name] = (numbered(clip, num_rows), numbered(clip, num_windows))
+        position += scale * seconds
+    return segments, features
+
+
+@pytest.mark.parametrize("scales", [(0.6, 1.9, 1.0), (1.0,), (0.6,) * 3, (1.9,) * 8, (1.23, 0.87, 1.5, 0.61)])
+@pytest.mark.parametrize("num_tokens", [75, 100, 25, 7])
+def test_each_token_shows_the_clip_and_the_moment_of_the_plan(scales, num_tokens):
+    segments, features = make_case(scales)
+    video, audio = compose_features(segments, features, num_video_tokens=num_tokens)
+    assert video.shape == (num_tokens, 3) and audio.shape == (25, 3)
+    duration = segments[-1].end
+    for token, (clip, row, _) in enumerate(video):
+        moment = (token + 0.5) / num_tokens * duration
+        segment = segments[int(clip)]
+        assert segment.start <= moment <= segment.end
+        share = (moment - segment.start) / (segment.end - segment.start)
+        assert abs(share * 10 - (row + 0.5)) <= 0.5 + 1e-9
+    for token, (clip, _, _) in enumerate(audio):
+        moment = (token + 0.5) / 25 * duration
+        assert segments[int(clip)].start <= moment <= segments[int(clip)].end
+
+
+def test_no_token_is_zero_however_short_the_video_is():
+    segments, features = make_case((0.6, 0.6, 0.6))
+    features = {name: (video + 1, audio + 1) for name, (video, audio) in features.items()}
+    video, audio = compose_features(segments, features)
+    assert (video != 0).all() and (audio != 0).all()
+
+
+def test_rows_of_the_dataset_serve_as_segments():
+    segments, features = make_case((1.0, 1.5))
+    rows = [
+        {"clip_id": s.clip_id, "start": np.float32(s.start), "end": np.float32(s.end), "scale": s.scale, "caption": ""}
+        for s in segments
+    ]
+    for one, other in zip(compose_features(segments, features), compose_features(rows, features)):
+        assert np.array_equal(one, other)
+
+
+def test_the_same_indices_pick_raw_frames():
+    segments, features = make_case((0.8, 1.7))
+    times = [(segment.start, segment.end) for segment in segments]
+    picks = pick_rows(times, [10, 10], 75)
+    assert [(int(clip), int(row)) for clip, row, _ in compose_features(segments, features)[0]] == picks
+
+
+def test_a_missing_clip_is_an_error_that_names_it():
+    segments, features = make_case((1.0, 1.0, 1.0))
+    del features["clip1"]
+    assert missing_clips(segments, features) == ["clip1"]
+    with pytest.raises(ValueError, match="clip1"):
+        compose_features(segments, features)
+    with pytest.raises(ValueError, match="clip1"):
+        compose_features(segments, features, rule="published")
+
+
+def test_silent_clips_need_a_row_for_silence_and_all_silent_gives_no_audio():
+    segments, features = make_case((1.0, 1.0))
+    silent = np.zeros((0, 3), np.float32)
+    features["clip1"] = (features["clip1"][0], silent)
+    with pytest.raises(ValueError, match=r"silent clip\(s\) \['clip1'\]"):
+        compose_features(segments, features)
+    audio = compose_features(segments, features, silence=np.array([7, 7, 7]))[1]
+    assert (audio[:12, 0] == 0).all() and (audio[13:] == 7).all()
+    features["clip0"] = (features["clip0"][0], silent)
+    assert compose_features(segments, features)[1].shape == (0, 3)
+
+
+def test_wrong_compositions_are_refused():
+    segments, features = make_case((1.0, 1.0))
+    with pytest.raises(ValueError, match="'centre'"):
+        compose_features(segments, features, rule="centre")
+    with pytest.raises(ValueError, match="at least one"):
+        compose_features([], features)
+    with pytest.raises(ValueError, match="contiguous"):
+        compose_features(segments[1:], features)
+    features["clip0"] = (np.zeros((0, 3)), features["clip0"][1])
+    with pytest.raises(ValueError, match="without a visual row.*clip0"):
+        compose_features(segments, features)
+
+
+def test_the_published_rule_gives_the_published_rows(golden_dir):
+    cases = json.loads((golden_dir / "resample" / "resample.json").read_text())["pseudo"]
+    compared = 0
+    for case in cases:
+        if None in case["sub_lens"]:
+            continue  # a missing clip: zeros there, an error here
+        segments, features, position = [], {}, 0.0
+        shapes = zip(case["scales"], case["sub_lens"], case["audio_rows_per_sub"])
+        for clip, (scale, num_rows, num_windows) in enumerate(shapes):
+            segments.append(Segment(f"clip{clip}", position, position + 10 * scale, scale, ""))
+            features[f"clip{clip}"] = (numbered(clip, num_rows) + 1, numbered(clip, num_windows) + 1)
+            position += 10 * scale
+        video, audio = compose_features(segments, features, rule="published")
+        assert (video[:, :2] - 1).tolist() == case["image_sub_and_index"]
+        assert (audio[:, :2] - 1).tolist() == case["audio_sub_and_index"]
+        compared += 1
+    assert compared == 10
+
+
+def test_the_published_linspace_is_reproduced_to_the_last_truncation(golden_dir):
+    tables = np.load(golden_dir / "resample" / "linspace_long_10_to_m.npz")
+    for name in tables.files:
+        for num_picked in range(1, 101):
+            first = num_picked * (num_picked - 1) // 2
+            expected = tables[name][first : first + num_picked]
+            assert np.array_equal(truncated_linspace(int(name[1:]), num_picked), expected)
+    examples = json.loads((golden_dir / "resample" / "resample.json").read_text())["linspace_diff_examples"]
+    for num_rows, num_picked, differing in examples:
+        exact = np.arange(num_picked) * (num_rows - 1) // (num_picked - 1)
+        assert np.flatnonzero(truncated_linspace(num_rows, num_picked) != exact).tolist() == differing

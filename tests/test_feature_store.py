@@ -1,0 +1,89 @@
+"""Cached tower outputs: what is written is read, a killed extraction continues, nothing half-written is seen."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from dataset_builders.composing import compose_features
+from dataset_builders.feature_store import FeatureStore, FeatureWriter
+
+
+def rows(seed, num, width):
+    return np.random.default_rng(seed).normal(size=(num, width)).astype(np.float32)
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    with FeatureWriter(tmp_path, media_per_part=2) as writer:
+        for number in range(5):
+            writer.add(
+                f"-id_{number}", video=rows(number, 3 + number, 8), audio=rows(number, number, 4), duration=number
+            )
+        writer.add("picture", video=rows(9, 1, 8), audio=np.zeros((0, 4)), duration=None)
+    store = FeatureStore(tmp_path)
+    assert len(store) == 6 and "-id_3" in store and "other" not in store
+    for number in range(5):
+        assert np.array_equal(store.video(f"-id_{number}"), rows(number, 3 + number, 8))
+        assert np.array_equal(store.audio(f"-id_{number}"), rows(number, number, 4))
+        assert store.duration(f"-id_{number}") == number
+    assert store.duration("picture") is None and store.audio("picture").shape == (0, 4)
+    assert np.array_equal(pickle.loads(pickle.dumps(store)).video("-id_2"), store.video("-id_2"))
+
+
+def test_an_interrupted_writer_continues_and_repeats_nothing(tmp_path):
+    writer = FeatureWriter(tmp_path, media_per_part=2)
+    for number in range(3):  # the third is never flushed: the process is killed here
+        writer.add(str(number), video=rows(number, 2, 8), audio=rows(number, 1, 4), duration=1)
+    (tmp_path / "part-0000-00001.safetensors").write_bytes(b"torn")  # rows without an index do not count
+    assert sorted(FeatureStore(tmp_path)) == ["0", "1"]
+    with FeatureWriter(tmp_path, media_per_part=2) as again:
+        todo = [number for number in range(4) if str(number) not in again]
+        assert todo == [2, 3]
+        for number in todo:
+            again.add(str(number), video=rows(number, 2, 8), audio=rows(number, 1, 4), duration=1)
+    store = FeatureStore(tmp_path)
+    assert all(np.array_equal(store.video(str(number)), rows(number, 2, 8)) for number in range(4))
+
+
+def test_processes_write_parts_of_their_own(tmp_path):
+    for rank in (0, 1):
+        with FeatureWriter(tmp_path, rank=rank) as writer:
+            writer.add(f"rank{rank}", video=rows(rank, 2, 8), audio=rows(rank, 1, 4), duration=1)
+    assert sorted(FeatureStore(tmp_path)) == ["rank0", "rank1"]
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    with FeatureWriter(tmp_path, dtype="float16") as writer:
+        writer.add("a", video=rows(0, 4, 8), audio=rows(0, 1, 4), duration=1)
+    read = FeatureStore(tmp_path).video("a")
+    assert read.dtype == np.float32 and np.allclose(read, rows(0, 4, 8), atol=2e-3)
+
+
+def test_a_store_composes_and_knows_silence(tmp_path):
+    with FeatureWriter(tmp_path) as writer:
+        writer.add("loud", video=rows(0, 10, 8), audio=rows(0, 1, 4), duration=10)
+        writer.add("mute", video=rows(1, 10, 8), audio=np.zeros((0, 4)), duration=10)
+        writer.write_silence(np.full(4, 0.5))
+    segments = [
+        {"clip_id": "loud", "start": 0.0, "end": 10.0, "scale": 1.0},
+        {"clip_id": "mute", "start": 10.0, "end": 20.0, "scale": 1.0},
+    ]
+    video, audio = compose_features(segments, FeatureStore(tmp_path))
+    assert video.shape == (75, 8) and (audio[-12:] == 0.5).all()
+
+
+def test_wrong_input_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="no cached features"):
+        FeatureStore(tmp_path)
+    with pytest.raises(ValueError, match="bfloat16"):
+        FeatureWriter(tmp_path, dtype="bfloat16")
+    with FeatureWriter(tmp_path, settings={"vision_tower": "a"}) as writer:
+        writer.add("x", video=rows(0, 2, 8), audio=rows(0, 1, 4), duration=1)
+        with pytest.raises(ValueError, match="'x' is already"):
+            writer.add("x", video=rows(0, 2, 8), audio=rows(0, 1, 4), duration=1)
+        with pytest.raises(ValueError, match="2-dimensional"):
+            writer.add("y", video=rows(0, 2, 8)[0], audio=rows(0, 1, 4), duration=1)
+    with pytest.raises(ValueError, match="vision_tower"):
+        FeatureWriter(tmp_path, settings={"vision_tower": "b"})
+    with pytest.raises(ValueError, match="'z'"):
+        FeatureStore(tmp_path).video("z")

@@ -1,0 +1,132 @@
+"""Plans: pure per row, contiguous, in range, never twice; times that follow from clip, scale and offset exactly."""
+
+import numpy as np
+import pytest
+
+from dataset_builders.pseudo_untrimmed.planning import (
+    Segment,
+    draw_plan,
+    draw_uniform,
+    place_segments,
+    plan_pseudo_untrimmed,
+)
+
+
+CLUSTERS = [np.arange(0, 12), np.arange(12, 20), np.arange(20, 60)]
+ROWS = np.arange(4000)
+
+
+def accept_all(plan):
+    return np.full(len(plan), "", "U32")
+
+
+def test_a_row_is_drawn_alike_whatever_is_drawn_beside_it():
+    whole = draw_plan(ROWS, CLUSTERS, seed=5)
+    part = draw_plan(ROWS[1000:1100], CLUSTERS, seed=5)
+    assert np.array_equal(whole.clips[1000:1100], part.clips) and np.array_equal(whole.scales[1000:1100], part.scales)
+    other = draw_plan(ROWS, CLUSTERS, seed=6)
+    assert (whole.clips != other.clips).any(axis=1).mean() > 0.99
+
+
+def test_draws_are_uniform_and_independent():
+    draws = np.stack([draw_uniform(np.arange(20000), attempt, slot) for attempt in (0, 1) for slot in (0, 1)])
+    assert draws.min() >= 0 and draws.max() < 1
+    assert np.abs(np.histogram(draws, bins=20)[0] / 4000 - 1).max() < 0.06
+    assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 0.03
+
+
+def test_counts_scales_and_clusters_are_in_range():
+    plan = draw_plan(ROWS, CLUSTERS, clips_per_video=(3, 8), scale_range=(0.6, 1.9))
+    present = plan.clips >= 0
+    counts = present.sum(axis=1)
+    assert set(counts) == {3, 4, 5, 6, 7, 8}
+    assert np.array_equal(present, np.arange(8) < counts[:, None])
+    assert plan.scales[present].min() == 60 and plan.scales[present].max() == 190
+    owner = np.repeat([0, 1, 2], [12, 8, 40])
+    for clips, mask in zip(plan.clips[:500], present):
+        assert len(set(owner[clips[mask]])) == 1
+
+
+def test_clips_are_used_alike():
+    plan = draw_plan(np.arange(60000), CLUSTERS, clips_per_video=(4, 4), max_repeats=1)
+    uses = np.bincount(plan.clips[plan.clips >= 0], minlength=60)
+    assert uses.min() > 0.9 * uses.mean() and uses.max() < 1.1 * uses.mean()
+
+
+def test_order_within_a_video_is_random():
+    plan = draw_plan(np.arange(20000), [np.arange(8)], clips_per_video=(8, 8), max_repeats=1)
+    first = np.bincount(plan.clips[:, 0], minlength=8) / len(plan)
+    last = np.bincount(plan.clips[:, 7], minlength=8) / len(plan)
+    assert np.abs(first - 1 / 8).max() < 0.01 and np.abs(last - 1 / 8).max() < 0.01
+
+
+@pytest.mark.parametrize("max_repeats", [1, 2, 3])
+def test_repeats_are_limited(max_repeats):
+    plan = draw_plan(ROWS, CLUSTERS, max_repeats=max_repeats, repeat_probability=0.5)
+    most = []
+    for clips in plan.clips:
+        shown = clips[clips >= 0]
+        most.append(np.bincount(shown).max())
+        if max_repeats <= 2:
+            assert (shown[1:] != shown[:-1]).all()
+    assert max(most) == max_repeats
+    if max_repeats == 2:
+        assert 0.4 < np.mean(np.array(most) == 2) < 0.6
+
+
+def test_a_small_cluster_gives_shorter_videos():
+    plan = draw_plan(ROWS, [np.arange(4)], clips_per_video=(3, 8))
+    assert set((plan.clips >= 0).sum(axis=1)) == {3, 4}
+
+
+def test_segments_are_contiguous_and_sum_to_the_duration():
+    rng = np.random.default_rng(0)
+    durations = np.round(rng.uniform(2, 10, size=60), 3)
+    plan = draw_plan(ROWS, CLUSTERS)
+    present = plan.clips >= 0
+    lengths = np.where(present, durations[plan.clips], 0.0)
+    starts, ends = place_segments(lengths, plan.scales)
+    assert (starts[:, 0] == 0).all() and np.array_equal(starts[:, 1:], ends[:, :-1])
+    assert np.allclose(ends[:, -1], (lengths * plan.scales / 100).sum(axis=1), rtol=0, atol=1e-9)
+    assert np.allclose((ends - starts)[present], (lengths * plan.scales / 100)[present], rtol=0, atol=1e-9)
+
+
+def test_original_times_scale_and_offset_give_the_new_times():
+    segment = Segment("clip", start=12.5, end=12.5 + 1.3 * 10, scale=1.3, caption="A dog barks.")
+    assert segment.transfer_time(0) == segment.start
+    assert segment.transfer_time(10) == pytest.approx(segment.end, abs=1e-12)
+    assert segment.transfer_time(4) == pytest.approx(12.5 + 5.2, abs=1e-12)
+
+
+def test_no_video_is_planned_twice_even_where_few_are_possible():
+    plan, rejected = plan_pseudo_untrimmed(
+        200, [np.arange(4)], find_rejected=accept_all, clips_per_video=(3, 3), max_repeats=1, max_attempts=40
+    )
+    assert len(plan) == 24  # 4 x 3 x 2 orders of three of four clips
+    assert len({clips.tobytes() for clips in plan.clips}) == 24
+    assert set(rejected["reason"]) == {"same_video"}
+    assert np.array_equal(plan.rows, np.sort(plan.rows))
+
+
+def test_a_rejected_row_is_drawn_again_and_counted():
+    def refuse_long(plan):
+        return np.where((plan.clips >= 0).sum(axis=1) > 5, "too_long", "").astype("U32")
+
+    plan, rejected = plan_pseudo_untrimmed(1000, CLUSTERS, find_rejected=refuse_long)
+    assert len(plan) == 1000 and (plan.clips >= 0).sum(axis=1).max() == 5
+    reasons, counts = np.unique(rejected["reason"], return_counts=True)
+    assert "too_long" in reasons and counts[reasons == "too_long"] > 500
+    # the row keeps its number, and its accepted draw is that of its own attempt
+    row = rejected["row"][0]
+    attempts = int((rejected["row"] == row).sum())
+    again = draw_plan(np.array([row]), CLUSTERS, attempts=attempts)
+    assert np.array_equal(plan.clips[plan.rows == row], again.clips)
+
+
+def test_one_plan_per_seed_is_frozen():
+    plan = draw_plan(np.arange(2), CLUSTERS, seed=0)
+    assert plan.clips.tolist() == FROZEN_CLIPS and plan.scales.tolist() == FROZEN_SCALES
+
+
+FROZEN_CLIPS = [[22, 48, 27, 30, 26, 43, -1, -1], [34, 54, 43, 33, 24, -1, -1, -1]]
+FROZEN_SCALES = [[160, 118, 110, 103, 160, 171, -1, -1], [175, 143, 63, 125, 90, -1, -1, -1]]

@@ -1,0 +1,242 @@
+"""`load_dataset("pu_valor", ...)`: what it builds, what its cache depends on, and what it says of wrong input."""
+
+import doctest
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+import dataset_builders
+from dataset_builders import registration
+from dataset_builders.media import probe
+from dataset_builders.pu_valor import PUValor
+from dataset_builders.schema import FEATURES
+
+from .curation_fixtures import make_captions, quick_options, write_captions
+
+
+@pytest.fixture
+def load(tmp_path):
+    """`load_dataset("pu_valor")` with a cache of its own and no encoder, unless the test says otherwise."""
+
+    def load_quick(captions_file, /, *, name="pu_valor", num_proc=None, streaming=False, split=None, **changes):
+        options = quick_options(captions_file, **changes)
+        cache = str(tmp_path / "cache")
+        return load_dataset(name, cache_dir=cache, num_proc=num_proc, streaming=streaming, split=split, **options)
+
+    return load_quick
+
+
+def built_beside(dataset):
+    return Path(dataset.cache_files[0]["filename"]).parent
+
+
+def test_rows_have_the_schema_and_follow_the_plan(tmp_path, load):
+    dataset = load(write_captions(tmp_path / "desc.json"))["train"]
+    assert dataset.features == FEATURES and len(dataset) == 40
+    captions = {record["video_id"]: record["desc"] for record in make_captions(60)}
+    for row in dataset:
+        segments = row["segments"]
+        assert 3 <= len(segments) <= 8
+        assert segments[0]["start"] == 0 and segments[-1]["end"] == row["duration"]
+        assert all(one["end"] == other["start"] for one, other in zip(segments, segments[1:]))
+        for segment in segments:
+            assert captions[segment["clip_id"]] == segment["caption"]
+            assert segment["end"] - segment["start"] == pytest.approx(10 * segment["scale"], abs=1e-4)
+        borders = {segment["start"] for segment in segments} | {segment["end"] for segment in segments}
+        assert row["times"] and all(time["seconds"] in borders for time in row["times"])
+        assert row["media"] == {"video": None, "audio": None, "image": None} and row["source"] == "pseudo-valor"
+    assert len(set(dataset["id"])) == 40
+
+
+def test_splits_are_those_that_the_captions_name(tmp_path, load):
+    records = make_captions(60)
+    for number, record in enumerate(records):
+        record["split"] = "val" if number < 20 else "test"
+    path = tmp_path / "desc.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    dataset = load(path, num_videos=30)
+    assert {split: len(rows) for split, rows in dataset.items()} == {"val": 10, "test": 20}
+    assigned = {record["video_id"]: record["split"] for record in records}
+    for split, rows in dataset.items():
+        assert {assigned[segment["clip_id"]] for row in rows for segment in row["segments"]} == {split}
+
+
+def test_the_same_seed_gives_the_same_parquet_for_any_num_proc(tmp_path, load):
+    path = write_captions(tmp_path / "desc.json")
+    written = []
+    for number, num_proc in enumerate((None, 2)):
+        dataset = load(path, num_proc=num_proc, videos_per_shard=7)["train"]
+        assert len(dataset.cache_files) == (num_proc or 1)
+        dataset.to_parquet(tmp_path / f"{number}.parquet")
+        written.append((tmp_path / f"{number}.parquet").read_bytes())
+        shutil.rmtree(tmp_path / "cache")
+    assert written[0] == written[1]
+    assert load(path, seed=1)["train"][0] != dataset[0]
+
+
+def test_the_cache_depends_on_contents_not_on_paths(tmp_path, load):
+    path = write_captions(tmp_path / "desc.json")
+    first = built_beside(load(path)["train"])
+    moved = tmp_path / "elsewhere.json"
+    shutil.copyfile(path, moved)
+    assert built_beside(load(moved)["train"]) == first
+    assert built_beside(load(path, seed=1)["train"]) != first
+    write_captions(path, num_clips=59)  # the same path with other contents
+    assert built_beside(load(path)["train"]) != first
+
+
+def test_streaming_gives_the_same_rows(tmp_path, load):
+    path = write_captions(tmp_path / "desc.json")
+    streamed = load(path, streaming=True, split="train", videos_per_shard=15)
+    assert streamed.num_shards == 3
+    built = load(path, split="train", videos_per_shard=15)
+    assert list(streamed) == list(built)
+
+
+def test_the_builder_works_without_registration(tmp_path):
+    options = quick_options(write_captions(tmp_path / "desc.json"))
+    builder = PUValor(cache_dir=str(tmp_path / "cache"), **options)
+    builder.download_and_prepare(file_format="parquet", output_dir=str(tmp_path / "out"))
+    rows = load_dataset("parquet", data_files=str(tmp_path / "out" / "*.parquet"), split="train")
+    assert len(rows) == 40 and rows.features == FEATURES
+
+
+def test_the_account_lies_beside_the_data(tmp_path, load):
+    records = make_captions(30) + [{"video_id": "number_0.000_10.000", "desc": "800"}]
+    path = tmp_path / "desc.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    folder = built_beside(load(path)["train"])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["sources"]["captions"]["dropped"] == {"caption_without_words": 1}
+    assert report["sources"]["videos"] == {"read": 40, "kept": 40, "dropped": {}, "repaired": {}}
+    dropped = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
+    assert [(entry["id"], entry["detail"]) for entry in dropped] == [("number_0.000_10.000", "800")]
+    assert report["settings"]["splits"]["train"]["num_clips"] == 30
+
+
+def test_too_few_orders_for_the_wanted_number_are_counted_as_drops(tmp_path, load):
+    dataset = load(write_captions(tmp_path / "desc.json", 3), num_videos=50, max_repeats=1)["train"]
+    assert len(dataset) == 6  # the orders of three clips
+    report = json.loads((built_beside(dataset) / "report.json").read_text())
+    assert report["sources"]["videos"]["dropped"] == {"no_plan_passed_same_video": 44}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"captions_file": None}, "needs a captions_file"),
+        ({"captions_file": "absent.json"}, "no such annotation file.*absent.json"),
+        ({"clustering": "dbscan"}, "clustering must be one of.*'dbscan'"),
+        ({"clips_per_video": (8, 3)}, r"clips_per_video must be .*\(8, 3\)"),
+        ({"scale_range": (0, 1)}, "scale_range"),
+        ({"media": "rendered"}, "needs clips_dir"),
+        ({"media": "mp4"}, "media must be one of"),
+        ({"conversation_types": ("T4",)}, "T4"),
+        ({"num_videos": 0}, "num_videos must be at least 1"),
+        ({"clips_dir": "nowhere"}, "no such clips_dir: nowhere"),
+        ({"coherence_threshold": "high"}, "coherence_threshold"),
+        ({"min_clips": 3}, "min_clips"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(tmp_path, load, changes, message):
+    path = write_captions(tmp_path / "desc.json")
+    with pytest.raises((ValueError, TypeError), match=message):
+        load(path, **changes)
+
+
+def test_too_few_clips_are_an_error_that_counts_them(tmp_path, load):
+    with pytest.raises(ValueError, match="2 usable clips do not make one video of 3"):
+        load(write_captions(tmp_path / "desc.json", 2))
+
+
+def test_data_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="takes its files by its own settings"):
+        load_dataset("pu_valor", data_files=str(write_captions(tmp_path / "desc.json")))
+
+
+def test_other_builders_of_datasets_still_work(tmp_path):
+    (tmp_path / "a.csv").write_text("x\n1\n", encoding="utf-8")
+    assert load_dataset("csv", data_files=str(tmp_path / "a.csv"), split="train", cache_dir=str(tmp_path))[0] == {
+        "x": 1
+    }
+
+
+def test_the_private_names_that_registration_needs_are_there():
+    """Pins the parts of `datasets` that registration stands on: a failure here means a new version moved them."""
+    assert dataset_builders.register_builders()
+    for name, module_path in registration.BUILDERS.items():
+        assert datasets.packaged_modules._PACKAGED_DATASETS_MODULES[name][0] == module_path
+    assert datasets.load.PackagedDatasetModuleFactory is registration.PackagedFactory
+
+
+def test_a_datasets_without_these_names_is_told_clearly(monkeypatch):
+    monkeypatch.delattr(datasets.load, "PackagedDatasetModuleFactory")
+    with pytest.warns(UserWarning, match=r"PackagedDatasetModuleFactory.*pu_valor"):
+        assert not dataset_builders.register_builders()
+
+
+def test_real_captions_with_a_real_encoder_make_coherent_videos(data_dir, sentence_encoder_dir, tmp_path):
+    import gzip
+
+    lines = gzip.decompress((data_dir / "valor" / "valor32k_captions.jsonl.gz").read_bytes()).splitlines()[:240]
+    path = tmp_path / "captions.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    options = {
+        "captions_file": str(path),
+        "text_encoder": str(sentence_encoder_dir),
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    dataset = load_dataset("pu_valor", num_videos=120, **options)["val"]
+    facts = json.loads((built_beside(dataset) / "report.json").read_text())["settings"]["splits"]["val"]
+    assert len(dataset) == 120 and min(facts["clusters"]["sizes"]) >= 8
+    assert facts["clusters"]["mean_cosine"] > facts["clusters"]["random_mean_cosine"] + 0.1
+    # the embeddings are cached now: filters can be tried quickly
+    strict = load_dataset("pu_valor", num_videos=120, coherence_threshold=0.4, **options)["val"]
+    strict_facts = json.loads((built_beside(strict) / "report.json").read_text())["settings"]["splits"]["val"]
+    assert strict_facts["rejected_plans"]["incoherent"] > facts["rejected_plans"].get("incoherent", 0)
+
+
+def test_real_clips_are_rendered_and_the_missing_ones_counted(data_dir, tmp_path, load):
+    clips_dir = data_dir / "valor_clips"
+    dataset = load(
+        clips_dir / "captions.jsonl",
+        clips_dir=str(clips_dir),
+        num_videos=1,
+        media="rendered",
+        render_size=(128, 96),
+        render_fps=10,
+        scale_range=(0.6, 0.6),
+    )["test"]
+    info = probe(dataset[0]["media"]["video"])
+    assert (info.width, info.height, info.fps) == (128, 96, 10) and info.has_audio
+    assert info.duration == pytest.approx(dataset[0]["duration"], abs=0.1)
+    assert any(segment["clip_id"].startswith("-") for segment in dataset[0]["segments"])
+    report = json.loads((built_beside(dataset) / "report.json").read_text())
+    assert report["sources"]["captions"]["dropped"] == {"no_media_file": 3}
+    video = datasets.Video(decode=False).encode_example(dataset[0]["media"]["video"])
+    assert video["path"] == dataset[0]["media"]["video"]
+
+
+MODULES = (
+    "composing",
+    "feature_store",
+    "build",
+    "pseudo_untrimmed.captions",
+    "pseudo_untrimmed.curation",
+    "pseudo_untrimmed.filtering",
+    "pseudo_untrimmed.planning",
+    "pseudo_untrimmed.shards",
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name):
+    module = importlib.import_module(f"dataset_builders.{name}")
+    result = doctest.testmod(module, extraglobs={"np": np})
+    assert result.attempted > 0 and result.failed == 0
