@@ -13,7 +13,6 @@ from pathlib import Path
 
 import datasets
 
-from .annotation_files import as_paths
 from .builder_config import AnnotationFilesConfig
 from .curation_report import CurationReport
 from .media import MediaError, probe
@@ -102,26 +101,26 @@ def read_sources(config: A5222KConfig, *, report: CurationReport) -> dict[str, I
         ValueError: no source at all, or label files without the list of classes.
     """
     readers = {
-        "audiocaps": (config.audiocaps_file, read_audiocaps),
-        "clotho": (config.clotho_file, read_clotho),
-        "captions": (config.captions_file, read_captioned_clips),
-        "auto_acd": (config.auto_acd_file, read_auto_acd),
-        "wavcaps": (config.wavcaps_file, read_wavcaps),
+        "audiocaps": (config.files("audiocaps_file"), read_audiocaps),
+        "clotho": (config.files("clotho_file"), read_clotho),
+        "captions": (config.files("captions_file"), read_captioned_clips),
+        "auto_acd": (config.files("auto_acd_file"), read_auto_acd),
+        "wavcaps": (config.files("wavcaps_file"), read_wavcaps),
     }
     sources = {name: _read_files(files, reader, report) for name, (files, reader) in readers.items() if files}
-    if config.audioset_file:
-        classes = as_paths(config.class_labels_file)
+    if config.audioset_file is not None:
+        classes = config.files("class_labels_file")
         if len(classes) != 1:
             raise ValueError(f"audioset_file needs one class_labels_file (class_labels_indices.csv), got {classes}")
         reader = functools.partial(read_audioset_labels, class_labels_file=classes[0])
-        sources["audioset"] = _read_files(config.audioset_file, reader, report)
+        sources["audioset"] = _read_files(config.files("audioset_file"), reader, report)
     if not sources:
         raise ValueError(f"a5_222k needs a source: one of {[f'{name}_file' for name in (*readers, 'audioset')]}")
     return sources
 
 
-def _read_files(files: Files, reader: Callable, report: CurationReport) -> Iterator[AudioCaption]:
-    for path in as_paths(files):
+def _read_files(paths: list[Path], reader: Callable, report: CurationReport) -> Iterator[AudioCaption]:
+    for path in paths:
         yield from reader(path, report=report)
 
 
@@ -129,15 +128,15 @@ def read_held_out(config: A5222KConfig) -> HeldOutSounds:
     """The sounds of every evaluation set that the configuration names."""
     held_out = HeldOutSounds()
     lists = (
-        ("audiocaps", config.exclude_audiocaps_file, audiocaps_keys),
-        ("clotho", config.exclude_clotho_file, clotho_keys),
-        ("wavcaps_blacklist", config.exclude_blacklist_file, blacklist_keys),
-        ("unav100", config.exclude_unav100_file, unav100_keys),
-        ("captions", config.exclude_captions_file, captioned_clip_keys),
-        ("ids", config.exclude_ids_file, listed_keys),
+        ("audiocaps", config.files("exclude_audiocaps_file"), audiocaps_keys),
+        ("clotho", config.files("exclude_clotho_file"), clotho_keys),
+        ("wavcaps_blacklist", config.files("exclude_blacklist_file"), blacklist_keys),
+        ("unav100", config.files("exclude_unav100_file"), unav100_keys),
+        ("captions", config.files("exclude_captions_file"), captioned_clip_keys),
+        ("ids", config.files("exclude_ids_file"), listed_keys),
     )
-    for name, files, read_keys in lists:
-        for path in as_paths(files):
+    for name, paths, read_keys in lists:
+        for path in paths:
             held_out.add(name, read_keys(path))
     return held_out
 
@@ -158,12 +157,12 @@ def select_pairs(config: A5222KConfig, *, report: CurationReport) -> list[Select
     """
     report.settings.update(config.settings())
     folders = {
-        "audiocaps": config.audiocaps_dir,
-        "clotho": config.clotho_dir,
-        "captions": config.clips_dir,
-        "auto_acd": config.auto_acd_dir,
-        "wavcaps": config.wavcaps_dir,
-        "audioset": config.audioset_dir,
+        "audiocaps": config.folder("audiocaps_dir"),
+        "clotho": config.folder("clotho_dir"),
+        "captions": config.folder("clips_dir"),
+        "auto_acd": config.folder("auto_acd_dir"),
+        "wavcaps": config.folder("wavcaps_dir"),
+        "audioset": config.folder("audioset_dir"),
     }
     sources = read_sources(config, report=report)
     media = {

@@ -186,7 +186,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[A5222KConfig, P
     """The configuration and the output folder, one option for each field of the configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    inherited = {field.name for field in dataclasses.fields(datasets.BuilderConfig)}
+    inherited = {field.name for field in dataclasses.fields(datasets.BuilderConfig)} - {"data_dir"}
     for field in dataclasses.fields(A5222KConfig):
         if field.name in inherited:
             continue

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import datasets
 
-from .annotation_files import as_paths
 from .builder_config import AnnotationFilesConfig
 from .curation_report import CurationReport
 from .media import MediaError, probe
@@ -51,10 +50,10 @@ def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Ro
     Raises:
         ValueError: no file at all, or more pictures missing than `max_missing` allows.
     """
-    annotations, captions = as_paths(config.annotations_file), as_paths(config.captions_file)
+    annotations, captions = config.files("annotations_file"), config.files("captions_file")
     if not annotations and not captions:
         raise ValueError("image_text needs annotations_file or captions_file")
-    images, clips = MediaFolder(config.image_dir, suffix=".jpg"), MediaFolder(config.clips_dir)
+    images, clips = MediaFolder(config.folder("image_dir"), suffix=".jpg"), MediaFolder(config.folder("clips_dir"))
     for number, path in enumerate(annotations):
         yield from of_file(_image_rows(path, images, max_turns=config.max_turns, report=report), number)
     for number, path in enumerate(captions):

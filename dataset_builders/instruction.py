@@ -11,7 +11,6 @@ from pathlib import Path
 
 import datasets
 
-from .annotation_files import as_paths
 from .builder_config import AnnotationFilesConfig
 from .curation_report import CurationReport
 from .media import MediaError, probe
@@ -103,7 +102,7 @@ def read_videos(
         case "activitynet_captions":
             return timed_events.read_activitynet_captions(path, report=report)
         case "charades_sta":
-            given = as_paths(config.durations_file)
+            given = config.files("durations_file")
             durations = timed_events.read_durations(given[0]) if given else ProbedDurations(media)
             return timed_events.read_charades_sta(path, durations=durations, report=report)
         case "didemo":
@@ -117,7 +116,7 @@ def read_videos(
         case "music_avqa":
             return questions.read_music_avqa(path, report=report)
         case "activitynet_qa":
-            files, answers = as_paths(config.annotations_file), as_paths(config.answers_file)
+            files, answers = config.files("annotations_file"), config.files("answers_file")
             if len(files) != len(answers):
                 raise ValueError(f"{len(files)} files of questions but {len(answers)} of answers")
             return questions.read_activitynet_qa(path, answers[files.index(path)], report=report)
@@ -132,11 +131,11 @@ def read_rows(config: InstructionConfig, *, report: CurationReport) -> Iterator[
     Raises:
         ValueError: no annotation file, or more videos missing than `max_missing` allows.
     """
-    paths = as_paths(config.annotations_file)
+    paths = config.files("annotations_file")
     if not paths:
         raise ValueError(f"instruction/{config.name} needs annotations_file")
-    media = MediaFolder(config.media_dir)
-    excluded = {name for path in as_paths(config.exclude_ids_file) for name in read_excluded_ids(path)}
+    media = MediaFolder(config.folder("media_dir"))
+    excluded = {name for path in config.files("exclude_ids_file") for name in read_excluded_ids(path)}
     for number, path in enumerate(paths):
         if config.name == "vtimellm":
             rows = _conversation_rows(path, media=media, excluded=excluded, report=report)

@@ -105,6 +105,14 @@ def test_a_changed_file_is_read_again_under_the_same_name(tmp_path):
     assert built == ["A dog barks.", "A cat meows."]
 
 
+def test_relative_paths_are_taken_from_data_dir(data_dir, tmp_path):
+    settings = {"data_dir": str(data_dir), "cache_dir": str(tmp_path), "split": "train"}
+    dataset = load_dataset("a5_222k", wavcaps_file="wavcaps/sb_final.json.gz", **settings)
+    assert len(dataset) == 1_232 - 33 - 149  # too long, repeated captions
+    with pytest.raises(ValueError, match="no such annotation file.*shared/data/wavcaps/none.json"):
+        load_dataset("a5_222k", wavcaps_file="wavcaps/none.json", **settings)
+
+
 def test_clips_without_sound_or_unreadable_are_no_audio_pairs(data_dir, tmp_path):
     (tmp_path / "clips").mkdir()
     for name in ("video7013.mp4", "video7016.mp4"):
