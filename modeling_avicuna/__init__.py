@@ -16,13 +16,16 @@ from transformers import (
     AutoProcessor,
     AutoVideoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_avicuna import AVicunaConfig
 from .feature_extraction_avicuna import AVicunaFeatureExtractor, MediaError, load_audio
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
 from .modeling_avicuna import AVicunaForConditionalGeneration, AVicunaModel, AVicunaPreTrainedModel
+from .pipeline_avicuna import AVicunaPipeline
 from .processing_avicuna import AVicunaProcessor, build_processor
 from .prompt_avicuna import PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
+from .timestamp_avicuna import Event, TimeCodec, format_events, parse_events
 from .video_processing_avicuna import AVicunaVideoProcessor, load_video_frames
 
 
@@ -32,6 +35,9 @@ for _auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, A
 AutoProcessor.register(AVicunaConfig, AVicunaProcessor, exist_ok=True)
 AutoVideoProcessor.register(AVicunaConfig, AVicunaVideoProcessor, exist_ok=True)
 AutoFeatureExtractor.register(AVicunaConfig, AVicunaFeatureExtractor, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(
+    "audio-visual-event-localization", pipeline_class=AVicunaPipeline, pt_model=AutoModelForCausalLM, type="multimodal"
+)
 # save_pretrained copies the code of classes marked so into the checkpoint
 AVicunaConfig.register_for_auto_class()
 AVicunaForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
@@ -44,16 +50,21 @@ __all__ = [
     "AVicunaFeatureExtractor",
     "AVicunaForConditionalGeneration",
     "AVicunaModel",
+    "AVicunaPipeline",
     "AVicunaPreTrainedModel",
     "AVicunaProcessor",
     "AVicunaVideoProcessor",
+    "Event",
     "MediaError",
     "PLAIN_CHAT_TEMPLATE",
+    "TimeCodec",
     "VICUNA_CHAT_TEMPLATE",
     "build_processor",
+    "format_events",
     "interleave_order",
     "load_audio",
     "load_video_frames",
     "num_modality_tokens",
+    "parse_events",
     "resample_rows",
 ]

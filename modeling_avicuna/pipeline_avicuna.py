@@ -66,12 +66,11 @@ class AVicunaPipeline(Pipeline):
         preprocess_params, forward_params, _ = self._sanitize_parameters(**_renamed(kwargs))
         params = {**self._preprocess_params, **preprocess_params}
         forward_params = {**self._forward_params, **forward_params}
-        step = forward_params.pop("questions_per_batch", 1)
         requests = [self.preprocess(video, **params) for video in videos]
         if any(len(request["questions"]) != 1 for request in requests):
-            answered = [self.forward(request, questions_per_batch=step, **forward_params) for request in requests]
+            answered = [self.forward(request, **forward_params) for request in requests]
         else:
-            answered = []
+            step, answered = forward_params.pop("questions_per_batch", 1), []
             for begin in range(0, len(requests), step):
                 answered += self._forward_batch(requests[begin : begin + step], **forward_params)
         return [self.postprocess(outputs) for outputs in answered]

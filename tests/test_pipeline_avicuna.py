@@ -1,0 +1,222 @@
+"""One call from a video file to events in seconds; the same pipeline out of a checkpoint, in a process of its own."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import pipeline
+
+import modeling_avicuna  # noqa: F401  (registers the task)
+from modeling_avicuna.feature_extraction_avicuna import MediaError
+from modeling_avicuna.pipeline_avicuna import AVicunaPipeline
+from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
+from tests.media_files import pictures, tone, write_media
+from tests.time_fixtures import Talkative, tiny_model_for, tiny_processor
+
+
+TASK = "audio-visual-event-localization"
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model(processor):
+    return tiny_model_for(processor)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    write_media(folder / "sound.mp4", frames=pictures(40), fps=10, waveform=tone(4.0))
+    write_media(folder / "-silent.mp4", frames=pictures(30)[::-1], fps=10)
+    write_media(folder / "alone.wav", waveform=tone(13.0), audio_codec="pcm_s16le")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(model, processor):
+    """Made to speak in spans, so that there are events to look at."""
+    return pipeline(
+        task=TASK, model=model, processor=processor, device="cpu", max_new_tokens=24, do_sample=False,
+        logits_processor=[Talkative(processor.tokenizer)],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def asked(pipe, monkeypatch):
+    """The questions that reach the model."""
+    questions = []
+    from modeling_avicuna import pipeline_avicuna
+
+    for name in ("answer_questions", "answer_batch"):
+        original = getattr(pipeline_avicuna, name)
+
+        def recorded(*args, original=original, **kwargs):
+            questions.extend(kwargs["questions"])
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(pipeline_avicuna, name, recorded)
+    return questions
+
+
+def check_events(events: list[dict], *, duration: float):
+    assert events
+    for event in events:
+        assert list(event) == ["start", "end", "label", "score"]
+        assert 0.0 <= event["start"] <= event["end"] <= duration and 0.0 < event["score"] < 1.0
+
+
+def test_without_a_question_every_event_is_narrated(pipe, videos, asked):
+    events = pipe(videos / "sound.mp4")
+    check_events(events, duration=4.0)
+    assert asked == [NARRATION_PROMPT]
+
+
+def test_a_query_gives_its_times_under_its_own_name(pipe, videos, asked):
+    events = pipe(str(videos / "sound.mp4"), query="dog barking")
+    check_events(events, duration=4.0)
+    assert {event["label"] for event in events} == {"dog barking"}
+    assert asked == [GROUNDING_PROMPT.format(query="dog barking")]
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_several_queries_equal_those_asked_one_by_one(pipe, videos, batch_size):
+    queries = ["dog barking", "rain", "a {curly} man", "a very long description of something that never happens"]
+    together = pipe(videos / "sound.mp4", query=queries, batch_size=batch_size)
+    assert list(together) == queries
+    for query in queries:
+        alone = pipe(videos / "sound.mp4", query=query)
+        assert [{**event, "score": None} for event in alone] == [{**event, "score": None} for event in together[query]]
+        for event, other in zip(alone, together[query]):
+            assert event["score"] == pytest.approx(other["score"], rel=1e-3)
+
+
+def test_an_interval_gives_the_event_in_it(pipe, videos, asked):
+    event = pipe(videos / "sound.mp4", interval=(1.0, 3.0))
+    assert list(event) == ["start", "end", "label", "score"]
+    assert (event["start"], event["end"], event["score"]) == (1.0, 3.0, None) and event["label"]
+    assert asked == [SEGMENT_CAPTION_PROMPT.format(start="25", end="75")]
+    several = pipe(videos / "sound.mp4", interval=[(1.0, 3.0), (0.0, 4.0)])
+    assert several[0] == event and [item["end"] for item in several] == [3.0, 4.0]
+
+
+def test_a_question_gives_words(pipe, videos, asked):
+    answer = pipe(videos / "sound.mp4", question="What is it?")
+    assert isinstance(answer, str) and answer
+    assert pipe(videos / "sound.mp4", question=["What is it?", "Why?"])[0] == answer
+    assert asked == ["What is it?", "What is it?", "Why?"]
+
+
+def test_a_file_object_is_the_file(pipe, videos):
+    content = (videos / "sound.mp4").read_bytes()
+    expected = pipe(videos / "sound.mp4", query="rain")
+    assert pipe(io.BytesIO(content), query="rain") == expected
+    with open(videos / "sound.mp4", "rb") as file:
+        assert pipe(file, query="rain") == expected
+
+
+def test_lists_of_videos_equal_single_videos(pipe, videos):
+    paths = [videos / "sound.mp4", videos / "-silent.mp4", videos / "sound.mp4"]
+    alone = [pipe(path) for path in paths]
+    for together in (
+        pipe(paths),
+        pipe(paths, batch_size=3),
+        pipe(paths, batch_size=2),
+        list(pipe(path for path in paths)),
+    ):
+        assert len(together) == 3
+        for events, expected in zip(together, alone):
+            assert [(event["start"], event["end"], event["label"]) for event in events] == [
+                (event["start"], event["end"], event["label"]) for event in expected
+            ]
+    assert alone[0] != alone[1]
+    several = pipe(paths, query=["rain", "dog"])
+    assert [list(result) for result in several] == [["rain", "dog"]] * 3
+    assert several[1] == pipe(paths[1], query=["rain", "dog"])
+
+
+def test_sound_matters_and_may_be_all_there_is(pipe, videos):
+    with_sound = pipe(videos / "sound.mp4", question="What?")
+    assert with_sound != pipe({"path": videos / "sound.mp4", "audio": False}, question="What?")
+    events = pipe({"type": "audio", "path": videos / "alone.wav"}, query="a tone")
+    check_events(events, duration=13.1)
+
+
+def test_cached_features_answer_like_the_file(pipe, videos, model, processor):
+    messages = [{"role": "user", "content": [{"type": "video", "path": videos / "sound.mp4"}]}]
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    with torch.no_grad():
+        video = model.model.encode_video(inputs["pixel_values_videos"]).pooler_output[0]
+        audio = model.model.encode_audio(inputs["input_features"]).pooler_output[0]
+    block = {"video_features": video, "audio_features": audio, "duration": 4.0}
+    assert pipe(block, question="What?") == pipe(videos / "sound.mp4", question="What?")
+
+
+def test_mistakes_are_named(pipe, videos):
+    video = videos / "sound.mp4"
+    with pytest.raises(ValueError, match="one of query, interval and question"):
+        pipe(video, query="a", question="b")
+    with pytest.raises(ValueError, match=r"interval \(3.0, 2.0\) is not within a video of 4.000 s"):
+        pipe(video, interval=(3.0, 2.0))
+    with pytest.raises(ValueError, match="expected a str or a list of them, got 5"):
+        pipe(video, query=5)
+    with pytest.raises(ValueError, match="empty list"):
+        pipe(video, query=[])
+    with pytest.raises(MediaError, match="missing.mp4"):
+        pipe(videos / "missing.mp4")
+    with pytest.raises(MediaError, match="no video stream"):
+        pipe(videos / "alone.wav")
+    with pytest.raises(ValueError, match="duration in seconds"):
+        pipe({"video_features": torch.zeros(3, 24)})
+    with pytest.raises(ValueError, match="placeholder '<video>'"):
+        pipe(video, question="What is <video>?")
+
+
+FRESH_PROCESS = """
+import json, sys
+sys.modules["modeling_avicuna"] = None  # a user's machine has never seen the project
+from transformers import pipeline
+folder, video, task, trust = sys.argv[1:]
+pipe = pipeline(task=task or None, model=folder, trust_remote_code=trust == "yes", device="cpu", max_new_tokens=12)
+print(json.dumps({
+    "class": type(pipe).__name__, "module": type(pipe).__module__,
+    "answer": pipe(video, question="What is it?", do_sample=False),
+    "events": pipe(video, query=["rain", "dog"], do_sample=False),
+}))
+"""
+
+
+@pytest.mark.parametrize("saved_by", ["model and processor", "pipeline"])
+def test_a_checkpoint_brings_its_pipeline_to_a_fresh_process(model, processor, videos, tmp_path, saved_by):
+    plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, max_new_tokens=12, do_sample=False)
+    folder = tmp_path / "checkpoint"
+    if saved_by == "pipeline":
+        plain.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    video = videos / "sound.mp4"
+    expected = {"answer": plain(video, question="What is it?"), "events": plain(video, query=["rain", "dog"])}
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
+
+    def run(task: str, trust: str):
+        return subprocess.run(
+            [sys.executable, "-c", FRESH_PROCESS, folder, video, task, trust],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    done = run(TASK if saved_by == "pipeline" else "", "yes")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["class"] == "AVicunaPipeline" and result["module"].startswith("transformers_modules.")
+    assert {"answer": result["answer"], "events": result["events"]} == expected
+    if saved_by == "pipeline":
+        refused = run(TASK, "no")
+        assert refused.returncode != 0 and "trust_remote_code" in refused.stderr
