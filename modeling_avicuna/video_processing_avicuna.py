@@ -90,7 +90,10 @@ def _usable_times(times: np.ndarray, *, fps: float) -> np.ndarray:
 
 
 class _DecordReader:
-    """Random access to the frames of a file through decord."""
+    """
+    Random access to the frames of a file through decord: `times` `(num_total, 2)` in seconds, and `chunks(indices)`, the
+    frames of strictly growing indices, at most `CHUNK_SIZE` at a time.
+    """
 
     def __init__(self, target, *, name: str):
         try:
@@ -155,21 +158,15 @@ class _PyAVReader:
             return []
 
     def chunks(self, indices: np.ndarray) -> Iterator[np.ndarray]:
-        wanted, chunk = list(indices), []
+        wanted, last, chunk = set(indices.tolist()), int(indices[-1]), []
         for frame, number in self._frames():
-            if not wanted:
-                break
-            if number != wanted[0]:
-                continue
-            picture = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
-            while wanted and wanted[0] == number:
-                chunk.append(picture)
-                wanted.pop(0)
-            if len(chunk) >= CHUNK_SIZE:
+            if number in wanted:
+                chunk.append(np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90)))
+            if chunk and (len(chunk) == CHUNK_SIZE or number == last):
                 yield np.stack(chunk)
                 chunk = []
-        if chunk:
-            yield np.stack(chunk)
+            if number == last:
+                break
 
 
 def read_video(
@@ -178,16 +175,16 @@ def read_video(
     num_frames: int,
     start: float | None = None,
     end: float | None = None,
-    transform: Callable[[np.ndarray], torch.Tensor] | None = None,
-) -> tuple[list, float]:
+    transform: Callable[[np.ndarray], torch.Tensor] = torch.from_numpy,
+) -> tuple[torch.Tensor, float]:
     """
     Decodes evenly spaced frames chunk by chunk, so that a long or large video needs no more memory than its result.
 
     Args:
-        transform (`Callable`, *optional*): applied to each chunk, uint8 of shape `(num, height, width, 3)`.
+        transform (`Callable`): applied to each chunk of different frames, uint8 of shape `(num, height, width, 3)`.
 
     Returns:
-        the transformed chunks in order, and the duration in seconds of the part shown.
+        the transformed frames, `num_frames` rows, and the duration in seconds of the part shown.
 
     Raises:
         MediaError: see `open_media`; also a file without a video stream or without a picture that can be decoded.
@@ -199,12 +196,14 @@ def read_video(
         try:
             reader = reader_class(target, name=name)
             indices = frame_indices(reader.times, num_frames, start=start, end=end)
-            chunks = [transform(chunk) if transform else chunk for chunk in reader.chunks(indices)]
+            different, place = np.unique(indices, return_inverse=True)  # a short video shows its frames several times
+            frames = torch.cat([transform(chunk) for chunk in reader.chunks(different)])
         except DECORDError as error:
             failure = error
             continue
         duration = float(reader.times[-1, 1] - reader.times[0, 0])
-        return chunks, min(duration if end is None else end, duration) - max(start or 0.0, 0.0)
+        shown = min(duration if end is None else end, duration) - max(start or 0.0, 0.0)
+        return (frames if len(different) == num_frames else frames[torch.from_numpy(place)]), shown
     raise MediaError(f"{name}: cannot be read as video ({failure})") from failure
 
 
@@ -226,8 +225,8 @@ def load_video_frames(
         MediaError: the file is missing, empty, has no video stream, or no picture of it can be decoded.
         ValueError: `num_frames` below 1 or an interval outside of the video.
     """
-    chunks, duration = read_video(source, num_frames=num_frames, start=start, end=end)
-    return np.concatenate(chunks), duration
+    frames, duration = read_video(source, num_frames=num_frames, start=start, end=end)
+    return frames.numpy(), duration
 
 
 def load_image(source: Media) -> np.ndarray:
@@ -294,6 +293,6 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
                 raise ValueError(
                     f"frames must be uint8 of shape (num, height, width, 3), got {video.dtype} {tuple(video.shape)}"
                 )
-            return self.preprocess_frames(video[evenly_spaced(len(video), num_frames)]), None
-        chunks, duration = read_video(video, num_frames=num_frames, transform=self.preprocess_frames)
-        return torch.cat(chunks), duration
+            different, place = np.unique(evenly_spaced(len(video), num_frames), return_inverse=True)
+            return self.preprocess_frames(video[different])[torch.from_numpy(place)], None
+        return read_video(video, num_frames=num_frames, transform=self.preprocess_frames)
