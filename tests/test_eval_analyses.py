@@ -1,0 +1,234 @@
+"""Analyses: the paper's numbers as data, comparison tables, studies of variants, the use of sound, time-line pictures."""
+
+import json
+import sys
+
+import pytest
+import yaml
+from PIL import Image
+
+from eval import comparison, sound_use, study
+from eval.records import AnswerLog, write_json
+from eval.task import Answer
+from eval.timeline import draw_timeline
+from modeling_avicuna.timestamp_avicuna import Event
+
+
+def result_of(task, name, metrics, **more):
+    fields = {"task": task, "name": name, "metrics": metrics, "num_examples": 9, "num_expected": 10, "judge": None}
+    return {**fields, "model": "m", "git_commit": "c", **more}
+
+
+def assert_picture(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.width > 300
+        assert len(picture.convert("L").getcolors()) > 10, "an empty picture"
+
+
+def test_every_row_of_the_papers_tables_is_kept_and_whole():
+    for table in comparison.PAPER.values():
+        if isinstance(table, dict):
+            assert all(len(row["values"]) == len(table["columns"]) for row in table["rows"])
+            assert len({row["method"] for row in table["rows"]}) == len(table["rows"])
+    sizes = {
+        name: len(comparison.PAPER[name]["rows"])
+        for name in ("localization", "ablation", "rate_sweep", "question_answering")
+    }
+    assert sizes == {"localization": 8, "ablation": 5, "rate_sweep": 12, "question_answering": 9}
+
+
+def test_the_papers_numbers_are_those_of_the_shared_facts(shared_dir):
+    facts = (shared_dir / "FACTS.md").read_text()
+    for row in comparison.PAPER["ablation"]["rows"]:
+        assert f"| {row['method']} | " + " | ".join(f"{value:.1f}" for value in row["values"]) in facts
+    sweep = ", ".join(f"{row['method']}: {row['values'][0]}" for row in comparison.PAPER["rate_sweep"]["rows"])
+    assert sweep.replace("0: ", "0 %: ", 1) in facts
+    for row in comparison.PAPER["question_answering"]["rows"]:
+        cells = ["yes" if row[key] else "no" for key in ("audio_visual", "temporal")] + [row["pairs"], row["llm"]]
+        cells += ["-" if value is None else f"{value:.1f}" for value in row["values"]]
+        assert f"| {row['method']} | " + " | ".join(cells) + " |" in facts
+
+
+def test_our_row_stands_only_where_data_set_and_metric_are_the_tables(tmp_path):
+    judge = {"model": "j", "version": "j-1", "prompt_sha256": "0"}
+    results = [
+        result_of("unav100_query", "unav100_query/query-time_tokens", {"mAP@0.5": 12.5, "average_mAP": 20.0}),
+        result_of("sandbox", "sandbox/narration-exact-constant", {"average_mAP": 99.0}),
+        result_of("msvd_qa", "msvd_qa/text", {"exact_match": 88.0}),
+        result_of("msvd_qa", "msvd_qa/judge-j", {"accuracy": 44.0}, judge=judge),
+    ]
+    files = [tmp_path / f"{n}.json" for n in range(len(results))]
+    for path, result in zip(files, results):
+        write_json(path, result)
+    comparison.main(["--results", *map(str, files), "--output", str(tmp_path)])
+    tables = json.loads((tmp_path / "comparison.json").read_text())
+    ours = {name: [r for r in table["rows"] if r["method"].startswith("ours")] for name, table in tables.items()}
+    assert [row["values"] for row in ours["localization"]] == [[12.5, None, None, None, None, 20.0]]
+    assert [row["values"] for row in ours["question_answering"]] == [[None, None, 44.0, None, None]]
+    text = (tmp_path / "comparison.md").read_text()
+    assert "| ours: unav100_query/query-time_tokens | 12.5 | - | - | - | - | 20.0 | 9 of 10 videos |" in text
+    assert "99.0" not in text and "88.0" not in text and "poster" in text
+    for name in tables:
+        assert_picture(tmp_path / f"comparison_{name}.png")
+
+
+def test_without_a_run_the_comparison_has_no_row_of_ours(tmp_path):
+    comparison.main(["--output", str(tmp_path)])
+    assert "ours" not in (tmp_path / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["ablations", "interleaving_rates"])
+def test_the_plans_cover_the_papers_tables(project_dir, name):
+    plan = study.read_plan(project_dir / "eval/studies" / f"{name}.yaml")
+    assert [variant.paper for variant in plan.variants] == [
+        row["method"] for row in comparison.PAPER[plan.paper]["rows"]
+    ]
+
+
+def test_a_recipe_that_loses_all_its_sources_is_left_out():
+    recipe = {"datasets": [{"path": "pu_valor"}, "instruction"], "learning_rate": 1}
+    assert study.changed_recipe(recipe, drop_datasets=["pu_valor"]) == {
+        "datasets": ["instruction"],
+        "learning_rate": 1,
+    }
+    assert study.changed_recipe(recipe, drop_datasets=["pu_valor", "instruction"]) is None
+    assert study.changed_recipe({"learning_rate": 1}, drop_datasets=["pu_valor"]) == {
+        "learning_rate": 1,
+        "datasets": [],
+    }
+
+
+def test_a_plan_with_a_wrong_key_or_stage_is_refused(tmp_path):
+    path = tmp_path / "plan.yaml"
+    plan = {"title": "t", "paper": "ablation", "stages": ["stage1"], "config_from": "stage1", "variants": []}
+    for wrong, message in (
+        ({"stagse": []}, "stagse"),
+        ({"config_from": "stage9"}, "stage9"),
+        ({"variants": [{}]}, "name"),
+    ):
+        path.write_text(yaml.safe_dump({**plan, **wrong}))
+        with pytest.raises(ValueError, match=message):
+            study.read_plan(path)
+
+
+# Stands for `accelerate launch`: a training copies its model and notes what it was told; an evaluation scores by the config.
+LAUNCHER = """
+import json, pathlib, shutil, sys
+arguments = sys.argv[1:]
+value = lambda name: arguments[arguments.index(name) + 1]
+calls = pathlib.Path(__file__).with_name("calls.txt")
+if arguments[0].endswith("sft.py"):
+    model, output = value("--model_name_or_path"), pathlib.Path(value("--output_dir"))
+    shutil.copytree(model, output)
+    trained = (output / "trained.txt").read_text() if (output / "trained.txt").exists() else ""
+    (output / "trained.txt").write_text(trained + pathlib.Path(value("--config")).read_text() + "---")
+    calls.open("a").write("train\\n")
+else:
+    assert arguments[:2] == ["-m", "eval.run"] and value("--task") == "sandbox"
+    model, output = pathlib.Path(value("--model")), pathlib.Path(value("--output"))
+    rate = json.loads((model / "config.json").read_text())["audio_interleaving_rate"]
+    output.mkdir(parents=True, exist_ok=True)
+    fields = {"name": "sandbox/x", "metrics": {"average_mAP": 100 * rate}, "num_examples": 1, "model": str(model)}
+    (output / "results.json").write_text(json.dumps(fields))
+    calls.open("a").write("evaluate\\n")
+"""
+
+
+@pytest.fixture
+def study_folder(tmp_path):
+    """A start checkpoint, four recipes and a launcher that trains nothing."""
+    start, recipes = tmp_path / "start", tmp_path / "recipes"
+    start.mkdir()
+    recipes.mkdir()
+    for name in ("config.json", "processor_config.json"):
+        write_json(start / name, {"audio_interleaving_rate": 0.25, "interleaving": "uniform"})
+    for number, source in enumerate(("image_text", "a5_222k", "pu_valor", "instruction"), start=1):
+        recipe = {"datasets": [{"path": source}], "learning_rate": number}
+        (recipes / f"stage{number}_x.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "launcher.py").write_text(LAUNCHER)
+    return tmp_path
+
+
+def run_study(folder, plan, *more):
+    launcher = f"{sys.executable} {folder / 'launcher.py'}"
+    own = ["--plan", str(plan), "--start", str(folder / "start"), "--recipes", str(folder / "recipes")]
+    study.main([*own, "--output", str(folder / "out"), "--launcher", launcher, *more, "--", "--task", "sandbox"])
+    return json.loads((folder / "out" / "study.json").read_text())["rows"]
+
+
+def test_an_ablation_trains_each_variant_without_its_part_and_shares_what_is_equal(study_folder, project_dir):
+    rows = run_study(study_folder, project_dir / "eval/studies/ablations.yaml")
+    calls = (study_folder / "calls.txt").read_text().split()
+    # full: 4 stages; w/o PU-VALOR: stage 4; concatenated: 3 and 4; w/o A5: 3 and 4; w/o audio: 3 and 4
+    assert calls.count("train") == 4 + 1 + 2 + 2 + 2 and calls.count("evaluate") == 5
+    by_name = {row["variant"]: row for row in rows}
+    assert by_name["full"]["paper"]["average_mAP"] == 60.3 and by_name["full"]["metrics"]["average_mAP"] == 25.0
+    assert by_name["w/o audio"]["metrics"]["average_mAP"] == 0.0
+
+    def trained(name):
+        return (study.Path(by_name[name]["model"]) / "trained.txt").read_text()
+
+    assert [trained("full").count(f"path: {s}") for s in ("image_text", "a5_222k", "pu_valor", "instruction")] == [
+        1
+    ] * 4
+    assert "pu_valor" not in trained("w/o PU-VALOR") and "a5_222k" not in trained("w/o A5-222K")
+    config = json.loads(
+        (study.Path(by_name["w/o AVTI (concatenated)"]["model"]) / "processor_config.json").read_text()
+    )
+    assert config["interleaving"] == "concatenated"
+    assert_picture(study_folder / "out" / "study.png")
+    run_study(study_folder, project_dir / "eval/studies/ablations.yaml")
+    assert (study_folder / "calls.txt").read_text().split().count("train") == 11, "nothing is trained twice"
+
+
+def test_a_sweep_trains_each_rate_and_a_failed_training_stops_it(study_folder, project_dir):
+    plan = project_dir / "eval/studies/interleaving_rates.yaml"
+    rows = run_study(study_folder, plan, "--variants", "0", "50", "100")
+    assert [row["metrics"]["average_mAP"] for row in rows] == [0.0, 50.0, 100.0]
+    assert [row["paper"]["average_mAP"] for row in rows] == [35.8, 39.6, 48.4]
+    assert_picture(study_folder / "out" / "study.png")
+    (study_folder / "launcher.py").write_text("raise SystemExit(3)")
+    with pytest.raises(ValueError, match="exit status 3 of: .*sft.py"):
+        run_study(study_folder, plan, "--variants", "10")
+
+
+def test_is_the_sound_used_compares_four_runs(tmp_path, monkeypatch):
+    def evaluate(arguments):
+        output = study.Path(arguments[arguments.index("--output") + 1])
+        sound = arguments[arguments.index("--sound") + 1]
+        log = AnswerLog(output)
+        texts = {"original": "abcd", "removed": "xxxx", "swapped": "abxx", "shifted": "abcd"}[sound]
+        log.write(Answer(str(n), "v", 1.0, text) for n, text in enumerate(texts))
+        log.join(list("0123"))
+        write_json(
+            output / "results.json",
+            result_of("sandbox", "sandbox/p", {"mAP@0.5": 9.0, "average_mAP": len(set(texts))}),
+        )
+
+    monkeypatch.setattr(sound_use.run, "main", evaluate)
+    sound_use.main(["--output", str(tmp_path), "--", "--task", "sandbox"])
+    rows = {row["sound"]: row for row in json.loads((tmp_path / "sound_use.json").read_text())["rows"]}
+    assert {s: row["answers_changed"] for s, row in rows.items()} == {
+        "original": 0.0,
+        "removed": 100.0,
+        "swapped": 50.0,
+        "shifted": 0.0,
+    }
+    assert rows["removed"]["metrics"]["average_mAP"] == 1
+    assert_picture(tmp_path / "sound_use.png")
+    with pytest.raises(ValueError, match="are set here"):
+        sound_use.main(["--output", str(tmp_path), "--", "--sound", "removed"])
+    with pytest.raises(ValueError, match="after `--`"):
+        sound_use.main(["--output", str(tmp_path)])
+
+
+def test_a_timeline_shows_truth_and_prediction_whatever_the_label(tmp_path):
+    truth = [Event(0, 5, "dog $x$ barking"), Event(3, 9, "rain_1")]
+    many = [Event(n, n, f"label {n}", n / 40) for n in range(40)]
+    draw_timeline(
+        tmp_path / "few.png", truth=truth, prediction=[Event(1, 4, "rain_1", None)], duration=10, title="-id"
+    )
+    draw_timeline(tmp_path / "many.png", truth=truth, prediction=many, duration=40, title="many")
+    draw_timeline(tmp_path / "none.png", truth=truth, prediction=[], duration=10, title="none")
+    for name in ("few", "many", "none"):
+        assert_picture(tmp_path / f"{name}.png")
