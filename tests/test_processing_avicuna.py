@@ -1,6 +1,7 @@
 """The processor: token counts and order, batches of any mix, length limits, saving, and mp4 -> generate."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -195,8 +196,6 @@ def test_cached_features_are_resampled_to_the_tokens(processor, num_rows):
 
 def test_published_resampling_of_the_golden_rows(golden_dir):
     """Rows of golden/resample that reach the processor; intended differences: no zero rows, no lost tail of the sound."""
-    import json
-
     golden = json.loads((golden_dir / "resample" / "resample.json").read_text())
     processor = build_processor(byte_level_tokenizer(), num_av_tokens=100)
     for row in golden["video"]:
@@ -217,6 +216,29 @@ def test_published_resampling_of_the_golden_rows(golden_dir):
                 assert row["index"] == list(range(25)), "published: the tail is lost"
                 assert ours[0] == 0 and ours[-1] >= row["m_in"] - row["m_in"] / 25 - 1
                 assert resample_rows(row["m_in"], 25, "published") == row["index"]
+
+
+def test_published_rows_of_a_single_modality(golden_dir):
+    """
+    A picture or a sound of one row is one token, as published. Intended differences: several rows of a picture are
+    frames, of which the middle one is shown (published: a token per row); a sound of several windows fills the budget,
+    so that position is time as in a video (published: a token per window).
+    """
+    rows = json.loads((golden_dir / "resample" / "resample.json").read_text())["single_modality"]
+    assert len(rows) == 7
+    processor = build_processor(byte_level_tokenizer(), num_av_tokens=100)
+    for row in rows:
+        kind, num_rows = row["placeholder"], row["in_shape"][0] if len(row["in_shape"]) == 2 else 1
+        features = np.arange(float(num_rows))[:, None] * np.ones(row["in_shape"][-1])
+        features = features.reshape(row["in_shape"])
+        name = "video_features" if kind == "<image>" else "audio_features"
+        ours = processor(kind, **{name: [features]})[name][0, :, 0].tolist()
+        if num_rows == 1:
+            assert ours == row["index"] == [0]
+        elif kind == "<image>":
+            assert ours == [num_rows // 2]
+        else:
+            assert ours == resample_rows(num_rows, 100) and row["index"] == list(range(num_rows))
 
 
 def test_features_of_silence_and_of_one_row(processor):
