@@ -78,7 +78,7 @@ def probe(path: str | Path) -> MediaInfo:
         MediaError: the file is missing, empty or unreadable, or holds neither picture nor sound.
     """
     with _open(path) as container:
-        video, audio = container.streams.best("video"), container.streams.best("audio")
+        video, audio = _best_video(container), container.streams.best("audio")
         if video is None and audio is None:
             raise MediaError(path, "neither a video nor an audio stream")
         width = height = fps = None
@@ -109,7 +109,7 @@ def decode_video(path: str | Path) -> Iterator[TimedFrame]:
         MediaError: the file is missing, empty or unreadable, has no video stream, or breaks off.
     """
     with _open(path) as container:
-        stream = container.streams.best("video")
+        stream = _best_video(container)
         if stream is None:
             raise MediaError(path, "no video stream")
         # one thread: parallelism comes from rendering several videos at once
@@ -207,6 +207,13 @@ class naming_errors:
     def __exit__(self, error_type, error, traceback) -> None:
         if isinstance(error, av.FFmpegError):
             raise MediaError(self.path, self.reason, str(error)) from error
+
+
+def _best_video(container: av.container.InputContainer) -> av.video.VideoStream | None:
+    """The stream that FFmpeg, and so decord, would show; the cover of a music file is not a video."""
+    stream = container.streams.best("video")
+    cover = stream is not None and stream.disposition & av.stream.Disposition.attached_pic
+    return None if cover else stream
 
 
 def _origin(container: av.container.InputContainer) -> float:

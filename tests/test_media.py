@@ -165,6 +165,23 @@ def test_sound_alone_can_be_probed_and_read(data_dir):
         next(decode_video(path))
 
 
+def test_the_cover_of_a_music_file_is_not_a_video(tmp_path):
+    path = tmp_path / "song.mp3"
+    with av.open(str(path), "w") as container:
+        audio, cover = container.add_stream("mp3", rate=RATE, layout="mono"), container.add_stream("mjpeg")
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        sound = av.AudioFrame.from_ndarray(tone(500, 1)[None], format="fltp", layout="mono")
+        sound.sample_rate = RATE
+        for packet in [*audio.encode(sound), *audio.encode(None)]:
+            container.mux(packet)
+        picture = av.VideoFrame.from_ndarray(smooth_frames(1)[0], format="rgb24").reformat(format="yuvj420p")
+        container.mux([*cover.encode(picture), *cover.encode(None)])
+    with av.open(str(path)) as container:
+        assert container.streams.video  # the file does hold a picture
+    assert not probe(path).has_video and probe(path).duration == pytest.approx(1.0, abs=0.1)
+
+
 def test_unusable_files_are_named_with_a_reason_to_count_by(data_dir, tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a film\n" * 50)

@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dataset_builders.sandbox", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     parser.add_argument("--num-clips", type=int, default=240, help="10-s clips with a caption each")
-    parser.add_argument("--num-test-videos", type=int, default=24, help="untrimmed videos with annotations")
+    parser.add_argument("--num-test-videos", type=int, default=12, help="untrimmed videos with annotations")
     parser.add_argument("--num-train-videos", type=int, default=0, help="the same of the subset train")
     parser.add_argument("--num-classes", type=int, default=None, help="use only the first classes of the list")
     parser.add_argument("--num-proc", type=int, default=1, help="processes; any number gives the same world")
