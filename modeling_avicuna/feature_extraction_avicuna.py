@@ -45,6 +45,8 @@ def open_media(source: Media) -> tuple[str | BinaryIO, str]:
         return source, str(getattr(source, "name", None) or "<file object>")
     if not isinstance(source, (str, os.PathLike)):
         raise MediaError(f"expected a path or a binary file object, got {source!r:.80}")
+    if str(source).startswith(("http://", "https://")):
+        raise MediaError(f"{source}: is a URL; download it first")
     path = Path(source)
     if not path.is_file():
         raise MediaError(f"{path}: {'is a folder, not a media file' if path.is_dir() else 'no such media file'}")
@@ -82,12 +84,15 @@ def load_audio(source: Media, *, sampling_rate: int = 48_000) -> np.ndarray | No
             waveform, rate = _decode_audio(container, name=name)
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"{name}: cannot be read as media ({error})") from error
-    if waveform is None:
-        return None
-    return torchaudio.functional.resample(waveform, rate, sampling_rate).numpy()
+    return None if waveform is None else resample(waveform, rate, sampling_rate)
 
 
-def _decode_audio(container, *, name: str) -> tuple[torch.Tensor | None, int]:
+def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """`(num_samples,)` float32 at another rate, in Hz."""
+    return torchaudio.functional.resample(torch.from_numpy(waveform), from_rate, to_rate).numpy()
+
+
+def _decode_audio(container, *, name: str) -> tuple[np.ndarray | None, int]:
     """The best sound stream as one mono float32 waveform, and its rate in Hz; silence where the stream has a gap."""
     stream = container.streams.best("audio")
     to_float = av.AudioResampler(format="fltp", layout=None, rate=None)
@@ -111,7 +116,7 @@ def _decode_audio(container, *, name: str) -> tuple[torch.Tensor | None, int]:
             position += len(samples)
     if failure is not None and position == 0:
         raise MediaError(f"{name}: its sound cannot be decoded ({failure})") from failure
-    return (torch.from_numpy(np.concatenate(chunks)) if position else None), rate
+    return (np.concatenate(chunks) if position else None), rate
 
 
 def _start_of_file(container) -> float:

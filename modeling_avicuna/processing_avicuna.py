@@ -11,9 +11,16 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .feature_extraction_avicuna import AVicunaFeatureExtractor
-from .media_slots_avicuna import check_conversation, fill_slots, media_of_conversations
+from .media_slots_avicuna import MediaSlot, check_conversation, fill_slots, media_of_conversations
 from .prompt_avicuna import AUDIO_TOKEN, VICUNA_CHAT_TEMPLATE, VIDEO_TOKEN
-from .slot_encoding_avicuna import TokenBudget, encode_slot, expand_slots, pack_pictures, pack_sounds
+from .slot_encoding_avicuna import (
+    EncodedSlot,
+    SlotSettings,
+    encode_slot,
+    expand_slots,
+    pack_pictures,
+    pack_sounds,
+)
 from .timestamp_avicuna import Event, TimeCodec, parse_events
 from .tokenization_avicuna import add_placeholder_tokens
 from .video_processing_avicuna import AVicunaVideoProcessor
@@ -112,6 +119,7 @@ class AVicunaProcessor(ProcessorMixin):
         num_av_tokens: int | None = None,
         audio_interleaving_rate: float | list[float] | None = None,
         interleaving: str | None = None,
+        sampling_rate: int | None = None,
         padding: bool | str = True,
         padding_side: str | None = None,
         truncation: bool = False,
@@ -127,8 +135,9 @@ class AVicunaProcessor(ProcessorMixin):
         Args:
             text (`str` or `list[str]`): with one `<video>`, `<audio>` or `<image>` per medium.
             videos, images, audio, video_features, audio_features: see `fill_slots`. Videos and sounds are files (paths or
-                binary file objects) or arrays: RGB frames, uint8 of shape `(num, height, width, 3)`, and mono waveforms at
-                the feature extractor's rate. Features are cached tower outputs `(num_rows, feature_size)`.
+                binary file objects) or arrays: RGB frames, uint8 of shape `(num, height, width, 3)`, and mono waveforms.
+                Features are cached tower outputs `(num_rows, feature_size)`.
+            sampling_rate (`int`, *optional*): of the waveforms given as arrays, in Hz; by default the feature extractor's.
             num_av_tokens, audio_interleaving_rate, interleaving (*optional*): for this call; the rate may be a list, one per
                 text.
             padding_side (`str`, *optional*): `"left"` (the tokenizer's default, for generation) or `"right"`.
@@ -146,9 +155,11 @@ class AVicunaProcessor(ProcessorMixin):
             MediaError: a file cannot be used; the message names it.
             ValueError: slots and media do not match, or a text is longer than `max_length`.
         """
-        if return_tensors != "pt":
+        if return_tensors not in (None, "pt"):
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ValueError("text is an empty list")
         slots = fill_slots(
             texts,
             videos=videos,
@@ -157,21 +168,14 @@ class AVicunaProcessor(ProcessorMixin):
             video_features=video_features,
             audio_features=audio_features,
         )
-        budgets = self._budgets(
-            len(texts), num_av_tokens=num_av_tokens, rate=audio_interleaving_rate, interleaving=interleaving
+        settings = SlotSettings(
+            num_av_tokens=self.num_av_tokens if num_av_tokens is None else num_av_tokens,
+            interleaving=self.interleaving if interleaving is None else interleaving,
+            audio_resampling=self.audio_resampling,
+            sampling_rate=self.feature_extractor.sampling_rate if sampling_rate is None else sampling_rate,
         )
-        encoded = [
-            [
-                encode_slot(
-                    slot,
-                    video_processor=self.video_processor,
-                    feature_extractor=self.feature_extractor,
-                    budget=budget,
-                )
-                for slot in row
-            ]
-            for row, budget in zip(slots, budgets)
-        ]
+        rates = self._rates(audio_interleaving_rate, num_texts=len(texts))
+        encoded = [[self._encode(slot, rate, settings) for slot in row] for row, rate in zip(slots, rates)]
         expanded, expansions = zip(*map(expand_slots, texts, encoded))
         data = self._tokenize(
             list(expanded), padding=padding, padding_side=padding_side, truncation=truncation, max_length=max_length
@@ -182,20 +186,21 @@ class AVicunaProcessor(ProcessorMixin):
             data["assistant_masks"] = _assistant_masks(offsets, supervised_spans, expansions)
         return BatchFeature(data)
 
-    def _budgets(self, num_texts: int, *, num_av_tokens, rate, interleaving) -> list[TokenBudget]:
-        rates = self.audio_interleaving_rate if rate is None else rate
+    def _rates(self, rates: float | list[float] | None, *, num_texts: int) -> list[float]:
+        rates = self.audio_interleaving_rate if rates is None else rates
         rates = list(rates) if isinstance(rates, (list, tuple)) else [rates] * num_texts
         if len(rates) != num_texts:
             raise ValueError(f"got {len(rates)} audio_interleaving_rate values for {num_texts} texts")
-        return [
-            TokenBudget(
-                num_av_tokens=self.num_av_tokens if num_av_tokens is None else num_av_tokens,
-                audio_interleaving_rate=rate,
-                interleaving=self.interleaving if interleaving is None else interleaving,
-                audio_resampling=self.audio_resampling,
-            )
-            for rate in rates
-        ]
+        return rates
+
+    def _encode(self, slot: MediaSlot, rate: float, settings: SlotSettings) -> EncodedSlot:
+        return encode_slot(
+            slot,
+            audio_interleaving_rate=rate,
+            settings=settings,
+            video_processor=self.video_processor,
+            feature_extractor=self.feature_extractor,
+        )
 
     def _tokenize(self, texts: list[str], *, padding, padding_side, truncation, max_length) -> dict[str, torch.Tensor]:
         """Padded `input_ids`, `attention_mask` and character offsets; see `__call__` for `max_length`."""

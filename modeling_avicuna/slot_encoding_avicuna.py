@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .feature_extraction_avicuna import AVicunaFeatureExtractor, load_audio
+from .feature_extraction_avicuna import AVicunaFeatureExtractor, load_audio, resample
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
 from .media_slots_avicuna import OWN_SOUND, MediaSlot
 from .prompt_avicuna import AUDIO_TOKEN, SLOT_PATTERN, VIDEO_TOKEN
@@ -18,13 +18,13 @@ from .video_processing_avicuna import AVicunaVideoProcessor, load_image
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenBudget:
-    """How a video's tokens are shared out; the fields are those of `AVicunaProcessor`."""
+class SlotSettings:
+    """How tokens are shared out (fields of `AVicunaProcessor`), and the rate in Hz of waveforms given as arrays."""
 
     num_av_tokens: int
-    audio_interleaving_rate: float
     interleaving: str
     audio_resampling: str
+    sampling_rate: int
 
 
 @dataclasses.dataclass
@@ -46,15 +46,16 @@ class EncodedSlot:
 def encode_slot(
     slot: MediaSlot,
     *,
+    audio_interleaving_rate: float,
+    settings: SlotSettings,
     video_processor: AVicunaVideoProcessor,
     feature_extractor: AVicunaFeatureExtractor,
-    budget: TokenBudget,
 ) -> EncodedSlot:
     """
     Decodes and resamples what fills a slot.
 
     An image is one visual token (stage I). A sound alone is one audio token where it is a single window (stage II), otherwise
-    the whole budget. A video with sound shares the budget at the interleaving rate, a silent one spends it on pictures, so
+    the whole settings. A video with sound shares the budget at the interleaving rate, a silent one spends it on pictures, so
     that position stays time. A video file's sound is cut or filled with silence to the length of its pictures.
 
     Raises:
@@ -62,17 +63,17 @@ def encode_slot(
     """
     if slot.kind == "image":
         return EncodedSlot(["video"], pictures=_image(slot, video_processor=video_processor))
-    sound = _sound(slot)
+    sound = _sound(slot, rate=settings.sampling_rate, feature_extractor=feature_extractor)
     if slot.kind == "audio":
         if sound is None:
             raise ValueError(f"an <audio> slot got something without sound: {_named(slot.sound)}")
         num_rows = len(sound) if slot.sound_is_features else len(feature_extractor.split_windows(len(sound)))
-        encoded = EncodedSlot(["audio"] * (1 if num_rows == 1 else budget.num_av_tokens))
+        encoded = EncodedSlot(["audio"] * (1 if num_rows == 1 else settings.num_av_tokens))
     else:
-        num_video, num_audio = num_modality_tokens(budget.num_av_tokens, budget.audio_interleaving_rate)
+        num_video, num_audio = num_modality_tokens(settings.num_av_tokens, audio_interleaving_rate)
         if sound is None or num_audio == 0:
-            num_video, num_audio = budget.num_av_tokens, 0
-        encoded, duration = EncodedSlot(interleave_order(num_video, num_audio, budget.interleaving)), None
+            num_video, num_audio = settings.num_av_tokens, 0
+        encoded, duration = EncodedSlot(interleave_order(num_video, num_audio, settings.interleaving)), None
         if num_video > 0 and slot.picture_is_features:
             rows = as_features(slot.picture, name="video_features")
             encoded.pictures = rows[resample_rows(len(rows), num_video, "proportional")]
@@ -83,9 +84,9 @@ def encode_slot(
         if duration is not None and not slot.sound_is_features:
             sound = _fit(sound, round(duration * feature_extractor.sampling_rate))
     if slot.sound_is_features:
-        encoded.sounds = sound[resample_rows(len(sound), encoded.order.count("audio"), budget.audio_resampling)]
+        encoded.sounds = sound[resample_rows(len(sound), encoded.order.count("audio"), settings.audio_resampling)]
     else:
-        _add_windows(encoded, sound, feature_extractor=feature_extractor, rule=budget.audio_resampling)
+        _add_windows(encoded, sound, feature_extractor=feature_extractor, rule=settings.audio_resampling)
     return encoded
 
 
@@ -108,19 +109,20 @@ def _image(slot: MediaSlot, *, video_processor: AVicunaVideoProcessor) -> torch.
     return video_processor.load(load_image(slot.picture), num_frames=1)[0]
 
 
-def _sound(slot: MediaSlot) -> Any:
+def _sound(slot: MediaSlot, *, rate: int, feature_extractor: AVicunaFeatureExtractor) -> Any:
     """Waveform `(num_samples,)` or features `(M, D)` of a slot; None where there is no sound."""
     if slot.sound is None:
         return None
     if slot.sound_is_features:
         rows = as_features(slot.sound, name="audio_features")
         return rows if len(rows) else None
-    source = slot.picture if slot.sound is OWN_SOUND else slot.sound
+    source, target_rate = slot.picture if slot.sound is OWN_SOUND else slot.sound, feature_extractor.sampling_rate
     if isinstance(source, (np.ndarray, torch.Tensor)):
         if slot.sound is OWN_SOUND or len(source) == 0:
             return None
-        return np.asarray(source, dtype=np.float32)
-    return load_audio(source)
+        waveform = np.asarray(source, dtype=np.float32)
+        return waveform if rate == target_rate else resample(waveform, rate, target_rate)
+    return load_audio(source, sampling_rate=target_rate)
 
 
 def _fit(waveform: np.ndarray, num_samples: int) -> np.ndarray:

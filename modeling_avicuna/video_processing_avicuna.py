@@ -229,14 +229,16 @@ def load_video_frames(
     return frames.numpy(), duration
 
 
-def load_image(source: Media) -> np.ndarray:
-    """A picture file, or the middle frame of a video file -> upright RGB, uint8 of shape `(1, height, width, 3)`."""
+def load_image(source) -> np.ndarray:
+    """A picture (file or PIL), or the middle frame of a video file -> upright RGB, uint8 `(1, height, width, 3)`."""
     if PIL is None:
         raise ImportError("reading pictures needs Pillow: pip install pillow")
+    if isinstance(source, PIL.Image.Image):
+        return np.array(PIL.ImageOps.exif_transpose(source).convert("RGB"))[None]
     target, _ = open_media(source)
     try:
         with PIL.Image.open(target) as picture:
-            return np.asarray(PIL.ImageOps.exif_transpose(picture).convert("RGB"))[None]
+            return np.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))[None]
     except PIL.UnidentifiedImageError:
         return load_video_frames(source, 3)[0][1:2]
 
@@ -282,17 +284,22 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
         One video -> `(num_frames, 3, crop_height, crop_width)` and its duration in seconds (`None` for an array).
 
         Args:
-            video: a media file, or RGB frames as uint8 of shape `(any, height, width, 3)`, which are sampled evenly.
+            video: a media file, or RGB frames as uint8 of shape `(any, height, width, 3)` or `(any, 3, height, width)`, which
+                are sampled evenly.
 
         Raises:
             MediaError, ValueError: see `read_video`; an array of another shape or type.
         """
         num_frames = self.num_frames if num_frames is None else num_frames
-        if isinstance(video, (np.ndarray, torch.Tensor)):
-            if video.ndim != 4 or video.shape[-1] != 3 or str(video.dtype).removeprefix("torch.") != "uint8":
-                raise ValueError(
-                    f"frames must be uint8 of shape (num, height, width, 3), got {video.dtype} {tuple(video.shape)}"
-                )
-            different, place = np.unique(evenly_spaced(len(video), num_frames), return_inverse=True)
-            return self.preprocess_frames(video[different])[torch.from_numpy(place)], None
-        return read_video(video, num_frames=num_frames, transform=self.preprocess_frames)
+        if not isinstance(video, (np.ndarray, torch.Tensor)):
+            return read_video(video, num_frames=num_frames, transform=self.preprocess_frames)
+        frames = np.asarray(video)
+        if frames.ndim == 4 and frames.shape[1] == 3 != frames.shape[3]:
+            frames = frames.transpose(0, 2, 3, 1)
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+            raise ValueError(
+                "frames must be uint8 of shape (num, height, width, 3) or (num, 3, height, width), "
+                f"got {frames.dtype} {frames.shape}"
+            )
+        different, place = np.unique(evenly_spaced(len(frames), num_frames), return_inverse=True)
+        return self.preprocess_frames(frames[different])[torch.from_numpy(place)], None

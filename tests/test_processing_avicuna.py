@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from transformers import AutoProcessor
@@ -97,7 +99,9 @@ def test_a_picture_is_one_visual_token(processor, clips):
     batch = processor(["<image>", "<image>"], videos=[picture, clips["silent"]])
     assert [modalities(processor, ids) for ids in batch["input_ids"]] == [["video"], ["video"]]
     assert batch["pixel_values_videos"].shape == (2, 1, 3, SIZE, SIZE)
-    assert processor("<image>", images=[picture])["pixel_values_videos"].equal(batch["pixel_values_videos"][:1])
+    for same in (picture, PIL.Image.fromarray(picture), np.ascontiguousarray(picture.transpose(2, 0, 1))):
+        again = processor("<image>", images=[same])
+        assert again["pixel_values_videos"].equal(batch["pixel_values_videos"][:1])
 
 
 def test_sound_is_fitted_to_the_length_of_the_picture(processor, tmp_path):
@@ -118,6 +122,21 @@ def test_the_sound_of_another_file_or_array_can_be_given(processor, clips):
     assert torch.equal(other["input_features"], array["input_features"])
     assert torch.equal(tokenized(processor, [user(block)])["input_features"], other["input_features"])
     assert not torch.equal(own["input_features"], other["input_features"])
+
+
+def test_waveforms_at_another_rate_are_resampled(processor):
+    batch = processor("<audio>", audio=[tone(3.0, sampling_rate=16_000)], sampling_rate=16_000)
+    expected = processor("<audio>", audio=[tone(3.0)])
+    assert batch["input_features"].shape == expected["input_features"].shape
+    loud = expected["input_features"] > -30
+    assert (batch["input_features"] - expected["input_features"])[loud].abs().mean() < 0.1
+
+
+def test_the_processor_survives_pickling(processor, clips):
+    """Data loaders with spawned workers send it."""
+    copy = pickle.loads(pickle.dumps(processor))
+    ours, expected = copy("<video>", videos=clips["video"]), processor("<video>", videos=clips["video"])
+    assert all(torch.equal(ours[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, (8, 0)), (0.29, (6, 2)), (0.5, (4, 4)), (1.0, (0, 8))])

@@ -151,6 +151,11 @@ def test_bad_files_are_named(tmp_path):
         assert str(tmp_path / name) in str(error.value)
 
 
+def test_a_url_is_told_to_be_downloaded():
+    with pytest.raises(MediaError, match="https://example.org/a.mp4: is a URL"):
+        load_video_frames("https://example.org/a.mp4")
+
+
 def test_a_real_mp4_without_a_video_stream_is_named(data_dir):
     with pytest.raises(MediaError, match="audio_only.mp4: has no video stream"):
         load_video_frames(data_dir / "clips" / "gs-16b-2c-44100hz_audio_only.mp4")
@@ -173,7 +178,9 @@ def test_the_video_processor_alone_takes_paths_and_arrays(tmp_path):
     path = write_media(tmp_path / "a.mp4", frames=pictures(10))
     assert processor(str(path), return_tensors="pt")["pixel_values_videos"].shape == (1, 75, 3, 32, 32)
     assert processor.load(pictures(10), num_frames=4)[0].shape == (4, 3, 32, 32)
-    for wrong in (np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 3, 8, 8), np.uint8)):
+    first = torch.from_numpy(pictures(10)).permute(0, 3, 1, 2)
+    assert torch.equal(processor.load(first, num_frames=4)[0], processor.load(pictures(10), num_frames=4)[0])
+    for wrong in (np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.float32), np.zeros((0, 8, 8, 3), np.uint8)):
         with pytest.raises(ValueError, match="must be uint8 of shape"):
             processor.load(wrong)
 
