@@ -50,7 +50,10 @@ def read_text(path: str | Path) -> str:
 
 def read_json(path: str | Path) -> Any:
     """The value of a JSON file. ValueError, naming the file, for what is not JSON."""
-    text = read_text(path)
+    return _parse_json(read_text(path), path)
+
+
+def _parse_json(text: str, path: str | Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -61,7 +64,7 @@ def read_json_records(path: str | Path) -> list[dict[str, Any]]:
     """The records of a JSON list or of JSON lines, whichever the file holds."""
     text = read_text(path)
     if text.lstrip().startswith("["):
-        return read_json(path)
+        return _parse_json(text, path)
     records = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
