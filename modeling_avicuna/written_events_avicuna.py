@@ -49,9 +49,11 @@ _DASH = r"[-\u2013\u2014~]"
 _TO = rf"\s*(?:to|and|until|till|through|{_DASH}|(?:,|and|,\s*and)?\s*(?:ending|ends|end|stops)\s+at)\s*"
 _START = rf"(?P<start>{_NUMBER})(?:\s*(?P<start_unit>{_UNIT}))?"
 _END = rf"(?:(?P<end>{_NUMBER})(?![0-9])(?:\s*(?P<end_unit>{_UNIT}))?|(?P<last>the\s+end\b))"
+_MARK = r"(?:(?:frames?|timestamps?)\s+)?"
 # "from 03 to 17", "between 3 and 17 seconds", "starting at 0:03 and ending at 0:17"
 _SPAN_IN_WORDS = re.compile(
-    rf"\b(?:from|between|during|start(?:s|ing)?\s+(?:at|from)|begin(?:s|ning)?\s+at)\s+{_START}{_TO}{_END}",
+    rf"\b(?:from|between|during|start(?:s|ing)?\s+(?:at|from)|begin(?:s|ning)?\s+at|start(?:\s+time)?\s*[:=])"
+    rf"\s*(?<![A-Za-z]){_MARK}{_START}(?:{_TO}|\s*[,;]?\s*(?:and\s+)?end(?:\s+time)?\s*[:=]\s*){_MARK}{_END}",
     re.IGNORECASE,
 )
 # "03 - 17", "90.0 - 102.0 seconds", "[03, 17]": read only in a text without any span in words

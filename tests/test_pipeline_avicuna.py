@@ -159,6 +159,13 @@ def test_cached_features_answer_like_the_file(pipe, videos, model, processor):
     assert pipe(block, question="What?") == pipe(videos / "sound.mp4", question="What?")
 
 
+def test_a_real_video_with_its_own_sound(pipe, data_dir):
+    video = data_dir / "clips" / "dog_barking.mp4"
+    events = pipe(video, query="dog barking")
+    check_events(events, duration=7.1)
+    assert pipe(video, question="What?") != pipe({"path": video, "audio": False}, question="What?")
+
+
 def test_mistakes_are_named(pipe, videos):
     video = videos / "sound.mp4"
     with pytest.raises(ValueError, match="one of query, interval and question"):
