@@ -196,15 +196,23 @@ def check_recipe_keys(path: str, known: set[str]):
             raise ValueError(f"unknown key {key!r} in recipe {path}{hint}")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[StageArguments, AVicunaTrainingArguments]:
+def parse_arguments(
+    arguments: list[str] | None = None,
+) -> tuple[str | None, StageArguments, AVicunaTrainingArguments]:
     """Reads `--config recipe.yaml` and the command line, which wins.
+
+    Returns:
+        The name of the recipe, if one was given, and what it and the command line say.
 
     Raises:
         ValueError: an unknown key in the recipe or on the command line, named; a value that the dataclasses refuse.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = TrlParser((StageArguments, AVicunaTrainingArguments))
+    recipe = None
     if "--config" in arguments[:-1]:
+        path = arguments[arguments.index("--config") + 1]
         known = {name for kind in (StageArguments, AVicunaTrainingArguments) for name in kind.__dataclass_fields__}
-        check_recipe_keys(arguments[arguments.index("--config") + 1], known)
-    return parser.parse_args_and_config(arguments)
+        check_recipe_keys(path, known)
+        recipe = Path(path).stem
+    parser = TrlParser((StageArguments, AVicunaTrainingArguments), allow_abbrev=False)
+    return recipe, *parser.parse_args_and_config(arguments)

@@ -18,7 +18,7 @@ from train.arguments import StageArguments
 
 ADAPTER_FOLDER = "adapter"
 # resume points and logs stay at home: a release is the model, its processor and the adapter
-NOT_PUSHED = ["checkpoint-*", "runs/*", "training_args.bin", f"{ADAPTER_FOLDER}/training_args.bin"]
+NOT_PUSHED = ["checkpoint-*", "runs/*", "*training_args.bin", "training_summary.json"]
 
 
 def load_processor(path: str) -> ProcessorMixin:

@@ -28,8 +28,11 @@ from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
 from modeling_avicuna.processing_avicuna import build_processor
 from modeling_avicuna.prompt_avicuna import SYSTEM_PROMPT
 from modeling_avicuna.tokenization_avicuna import add_placeholder_tokens
+from train.extract_features import list_media
+from train.whitening import spread, whiten_towers
 
 
+NUM_WHITENING_CLIPS = 96
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # our choice throughout: small enough for two CPU cores, large enough to tell the sandbox's pictures and sounds apart
 TINY_VISION = {
@@ -41,6 +44,7 @@ TINY_VISION = {
     "num_attention_heads": 4,
     "image_size": 48,
     "patch_size": 8,
+    "initializer_factor": 3.0,
 }
 TINY_AUDIO = {
     "model_type": "clap_audio_model",
@@ -56,18 +60,36 @@ TINY_AUDIO = {
     "num_mel_bins": 64,
     "window_size": 8,
 }
-TINY_TEXT = {
-    "model_type": "llama",
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 2048,
+# Llama is what the project stands for. LFM2 mixes short convolutions into attention and learns to read a position out of
+# the sequence within minutes on a CPU, where a Llama of this size is still at chance (benchmarks/results): the demo's choice.
+TINY_TEXTS = {
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+    },
+    "lfm2": {
+        "model_type": "lfm2",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "block_auto_adjust_ff_dim": False,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.04,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+    },
 }
 
 
-def train_tokenizer(texts: list[str], *, vocab_size: int = 2000) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str], *, vocab_size: int = 1000) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer learned from `texts`, each digit a token of its own, as LLaMA's: any time is two tokens.
 
     Besides `texts` it sees every question wording and the system prompt, so that prompts stay short.
@@ -103,7 +125,8 @@ def build_tiny(
     texts: list[str],
     *,
     seed: int = 0,
-    vocab_size: int = 2000,
+    language_model: str = "llama",
+    vocab_size: int = 1000,
     vision: dict | None = None,
     audio: dict | None = None,
     text: dict | None = None,
@@ -114,11 +137,12 @@ def build_tiny(
     Args:
         texts: captions, for the tokenizer.
         seed: of the weights.
+        language_model: a key of TINY_TEXTS.
         vision, audio, text: replace single fields of the sub-configurations (TINY_VISION, ...).
         config: fields of `AVicunaConfig`, for example `num_av_tokens`.
     """
     tokenizer = add_placeholder_tokens(train_tokenizer(texts, vocab_size=vocab_size))
-    text_config = {**TINY_TEXT, **token_ids(tokenizer), "vocab_size": len(tokenizer), **(text or {})}
+    text_config = {**TINY_TEXTS[language_model], **token_ids(tokenizer), "vocab_size": len(tokenizer), **(text or {})}
     avicuna = AVicunaConfig(
         vision_config={**TINY_VISION, **(vision or {})},
         audio_config={**TINY_AUDIO, **(audio or {})},
@@ -213,9 +237,14 @@ class InitializeArguments:
     output: str = field(metadata={"help": "Folder for the checkpoint."})
     size: str | None = field(default=None, metadata={"help": '"tiny": random weights, made from nothing.'})
     captions: str | None = field(default=None, metadata={"help": "Caption file that the tiny tokenizer learns from."})
-    language_model: str | None = field(default=None, metadata={"help": "Pretrained causal language model."})
+    language_model: str | None = field(
+        default=None, metadata={"help": 'Pretrained causal language model; with --size tiny, "llama" or "lfm2".'}
+    )
     vision_tower: str | None = field(default=None, metadata={"help": "Pretrained CLIP model."})
     audio_tower: str | None = field(default=None, metadata={"help": "Pretrained CLAP model."})
+    clips_dir: str | None = field(
+        default=None, metadata={"help": "Media on whose features the tiny towers are whitened; none: left random."}
+    )
     num_av_tokens: int = field(default=100, metadata={"help": "Audio-visual tokens of a video (published: 100)."})
     audio_interleaving_rate: float = field(default=0.25, metadata={"help": "Share of audio (published best: 0.25)."})
     dtype: str = field(default="auto", metadata={"help": "Data type of the pretrained parts."})
@@ -232,7 +261,11 @@ def main(arguments: list[str] | None = None):
     config = {"num_av_tokens": args.num_av_tokens, "audio_interleaving_rate": args.audio_interleaving_rate}
     torch.manual_seed(args.seed)
     if args.size == "tiny" and args.captions:
-        model, processor = build_tiny(read_captions(args.captions), seed=args.seed, **config)
+        model, processor = build_tiny(
+            read_captions(args.captions), seed=args.seed, language_model=args.language_model or "llama", **config
+        )
+        if args.clips_dir:
+            whiten_towers(model, processor, spread(list_media(args.clips_dir, []), NUM_WHITENING_CLIPS))
     elif args.size is None and args.language_model:
         model, processor = assemble(
             language_model=args.language_model,

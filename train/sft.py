@@ -7,6 +7,7 @@ Every field of the recipe can be given on the command line, which wins. All four
 """
 
 import sys
+import time
 from pathlib import Path
 
 from accelerate.logging import get_logger
@@ -21,6 +22,7 @@ from train.arguments import parse_arguments  # noqa: E402
 from train.checkpoint import load_model, load_processor, push_folder, resume_point, save_stage  # noqa: E402
 from train.collator import AVicunaCollator  # noqa: E402
 from train.media_rows import open_media  # noqa: E402
+from train.summary import write_summary  # noqa: E402
 from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
 from train.training_rows import load_rows  # noqa: E402
 
@@ -29,7 +31,7 @@ logger = get_logger(__name__)
 
 
 def main(arguments: list[str] | None = None):
-    stage, training = parse_arguments(arguments)
+    recipe, stage, training = parse_arguments(arguments)
     push, training.push_to_hub = (
         training.push_to_hub,
         False,
@@ -58,9 +60,14 @@ def main(arguments: list[str] | None = None):
         peft_config=lora_config(model, stage),
     )
     logger.info("trained / all parameters: %s", count_parameters(model), main_process_only=True)
+    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
+    seconds = time.perf_counter() - started
     save_stage(trainer, stage=stage, processor=processor)
-    if push and trainer.is_world_process_zero():
+    if not trainer.is_world_process_zero():
+        return
+    write_summary(trainer, recipe=recipe, stage=stage, training=training, counts=counts, seconds=seconds)
+    if push:
         push_folder(
             training.output_dir,
             repo_id=training.hub_model_id,

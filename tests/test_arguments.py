@@ -1,0 +1,114 @@
+"""Arguments: dataclass = command line = recipe, one clear error for what is wrong, published values in the recipes."""
+
+from pathlib import Path
+
+import pytest
+
+from train.arguments import DataSource, accumulation_steps, parse_arguments, read_data_source, read_share
+
+
+RECIPES = Path(__file__).parents[1] / "train" / "recipes"
+BASE = ["--use_peft", "--bf16", "false", "--output_dir", "/nowhere"]
+
+
+def write_recipe(folder: Path, text: str) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_an_unknown_recipe_key_is_named_with_the_nearest_known_one(tmp_path):
+    recipe = write_recipe(tmp_path, "use_peft: true\nlearning_rat: 1.0e-4\n")
+    with pytest.raises(ValueError, match=r"'learning_rat'.*did you mean 'learning_rate'"):
+        parse_arguments(["--config", recipe])
+
+
+def test_the_command_line_beats_the_recipe(tmp_path):
+    text = "trainable: [vision_adapter]\nlearning_rate: 1.0e-4\nbf16: false\nlora_r: 3\nmax_missing: 1%\n"
+    recipe = write_recipe(tmp_path, text)
+    name, stage, training = parse_arguments(
+        ["--config", recipe, "--learning_rate", "0.5", "--trainable", "audio_adapter"]
+    )
+    assert (name, training.learning_rate, stage.trainable) == ("recipe", 0.5, ["audio_adapter"])
+    assert (stage.lora_r, stage.max_missing) == (3, 0.01)
+
+
+def test_published_settings_are_the_defaults():
+    _, stage, training = parse_arguments(BASE)
+    assert (stage.lora_r, stage.lora_alpha, stage.lora_dropout) == (64, 128, 0.05)
+    assert (training.lr_scheduler_type, training.warmup_steps, training.weight_decay) == ("cosine", 0.03, 0.0)
+    assert (training.max_length, training.effective_batch_size) == (2048, 128)
+    assert training.activation_checkpointing is True
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable", "use_peft", "epochs", "lr", "batch", "template", "zero"),
+    [
+        ("stage1_vision_text", ["vision_adapter"], False, 1, 1e-3, 16, "plain", "ds_config.json"),
+        ("stage2_audio_text", ["audio_adapter"], False, 1, 1e-3, 16, "plain", "ds_config.json"),
+        ("stage3_time_event", [], True, 2, 1e-4, 8, "vicuna", "ds_config.json"),
+        ("stage4_instruction", [], True, 2, 1e-4, 8, "vicuna", "train/recipes/ds_zero2.json"),
+    ],
+)
+def test_recipes_hold_the_published_table(name, trainable, use_peft, epochs, lr, batch, template, zero):
+    # --deepspeed "" and --bf16 false: this machine need have neither DeepSpeed's launcher nor a GPU to read a recipe
+    line = ["--config", str(RECIPES / f"{name}.yaml"), "--bf16", "false", "--deepspeed", ""]
+    _, stage, training = parse_arguments(line)
+    assert (stage.trainable, stage.use_peft, stage.chat_template) == (trainable, use_peft, template)
+    assert (training.num_train_epochs, training.learning_rate) == (epochs, lr)
+    assert (training.per_device_train_batch_size, training.effective_batch_size) == (batch, 128)
+    assert f"deepspeed: {zero}\n" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    assert stage.datasets
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_sandbox_recipes_parse(number):
+    _, stage, _ = parse_arguments(["--config", str(RECIPES / "sandbox" / f"stage{number}.yaml")])
+    assert stage.datasets and "language_model" in stage.trainable
+
+
+@pytest.mark.parametrize(
+    ("world_size", "batch", "given", "expected"), [(8, 16, None, 1), (1, 16, None, 8), (2, 8, 8, 8), (4, 4, None, 8)]
+)
+def test_accumulation_keeps_the_effective_batch_on_any_number_of_processes(world_size, batch, given, expected):
+    steps = accumulation_steps(
+        effective_batch_size=128, per_device_batch_size=batch, world_size=world_size, given=given
+    )
+    assert steps == expected
+
+
+@pytest.mark.parametrize(("batch", "given"), [(24, None), (16, 4), (256, None)])
+def test_another_effective_batch_raises_and_zero_accepts_it(batch, given):
+    values = {"per_device_batch_size": batch, "world_size": 1, "given": given}
+    with pytest.raises(ValueError, match=f"effective batch is 128.*batch {batch}"):
+        accumulation_steps(effective_batch_size=128, **values)
+    assert accumulation_steps(effective_batch_size=0, **values) == (given or 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--bf16", "false"], "nothing to train"),
+        (["--trainable", "projector"], "projector"),
+        (["--use_peft", "--trainable", "language_model"], "either in full or by LoRA"),
+        ([*BASE, "--chat_template", "alpaca"], "alpaca"),
+        ([*BASE, "--datasets", '{"path": "x", "wieght": 2}'], "wieght"),
+        ([*BASE, "--max_missing", "120%"], "120%"),
+        ([*BASE, "--learning_rat", "1"], "learning_rat"),
+    ],
+)
+def test_a_wrong_value_is_named(line, words):
+    with pytest.raises(ValueError, match=words):
+        parse_arguments(line)
+
+
+def test_a_data_source_reads_from_path_json_or_mapping():
+    full = DataSource("pu_valor", weight=0.5, options={"num_videos": 3})
+    assert read_data_source("folder/rows.parquet") == DataSource("folder/rows.parquet")
+    assert read_data_source('{"path": "pu_valor", "weight": 0.5, "options": {"num_videos": 3}}') == full
+    assert read_data_source({"path": "pu_valor", "weight": 0.5, "options": {"num_videos": 3}}) == full
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.01", 0.01), (0, 0.0), ("100%", 1.0)])
+def test_a_share_reads_as_percent_or_number(text, share):
+    assert read_share(text) == pytest.approx(share)

@@ -1,0 +1,77 @@
+"""Makes the outputs of random tiny towers usable: each feature centred and decorrelated on example media.
+
+A random encoder says nearly the same about every picture; what differs is hidden in directions of small variance. The
+last linear map of each tower is replaced by principal components of equal variance (our choice). It stands in for
+pretraining in the demo, looks at no label, and is never used on pretrained towers.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, ProcessorMixin
+
+from train.extract_features import read_media
+
+
+# directions whose variance is smaller than this share of the largest are noise of the arithmetic, not of the world
+LEAST_VARIANCE = 1e-6
+
+
+def whitening_map(rows: torch.Tensor, num_components: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weight `(num_components, size)`, bias `(num_components,)`) after which `rows` have mean 0 and variance
+    1 / num_components in each component, so that a typical result has length 1."""
+    mean = rows.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov((rows - mean).T.double()))
+    values, vectors = values.flip(0)[:num_components], vectors.flip(1)[:, :num_components]
+    scales = torch.where(
+        values > LEAST_VARIANCE * values[0], values.clamp(min=1e-12).rsqrt(), torch.zeros_like(values)
+    )
+    weight = (vectors * scales).T.float() / num_components**0.5  # [components, size]
+    padding = num_components - len(weight)
+    weight = nn.functional.pad(weight, (0, 0, 0, padding))
+    return weight, -weight @ mean
+
+
+@torch.no_grad()
+def whiten_towers(model: PreTrainedModel, processor: ProcessorMixin, paths: list) -> None:
+    """Whitens both towers of a CLIP + CLAP model on media files, in place.
+
+    Raises:
+        MediaError: a file that cannot be used.
+    """
+    captured = {"vision": [], "audio": []}
+    vision, audio = model.model.vision_tower, model.model.audio_tower
+    hooks = [
+        vision.visual_projection.register_forward_pre_hook(lambda _, inputs: captured["vision"].append(inputs[0])),
+        audio.audio_projection.linear2.register_forward_pre_hook(
+            lambda _, inputs: captured["audio"].append(inputs[0])
+        ),
+    ]
+    for path in paths:
+        inputs, _ = read_media(path, processor=processor)
+        if "pixel_values_videos" in inputs:
+            model.model.encode_video(inputs["pixel_values_videos"])
+        if "input_features" in inputs:
+            model.model.encode_audio(inputs["input_features"])
+    for hook in hooks:
+        hook.remove()
+    weight, _ = whitening_map(torch.cat(captured["vision"]), vision.config.projection_dim)
+    vision.visual_projection.weight.copy_(weight)
+    # the projection has no bias of its own: the layer norm before it moves the mean to zero
+    normed = find_post_layernorm(vision)
+    normed.bias.sub_(torch.cat(captured["vision"]).mean(dim=0))
+    weight, bias = whitening_map(torch.cat(captured["audio"]), audio.config.projection_dim)
+    audio.audio_projection.linear2.weight.copy_(weight)
+    audio.audio_projection.linear2.bias.copy_(bias)
+
+
+def find_post_layernorm(vision: PreTrainedModel) -> nn.LayerNorm:
+    (norm,) = [module for name, module in vision.named_modules() if name.endswith("post_layernorm")]
+    return norm
+
+
+def spread(paths: list, number: int) -> list:
+    """`number` of `paths`, evenly over the list; all where there are fewer."""
+    if len(paths) <= number:
+        return list(paths)
+    return [paths[int(i)] for i in np.linspace(0, len(paths) - 1, number)]
