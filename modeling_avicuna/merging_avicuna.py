@@ -88,6 +88,23 @@ def select_rows(
     return features[is_real]  # [num_tokens.sum(), D]
 
 
+def require_features(mask: torch.BoolTensor, modality: str) -> None:
+    """Raises `ValueError` if a sample has placeholders, `(batch_size, sequence_length)`, but the batch no features."""
+    if torch.compiler.is_compiling():
+        return
+    for sample in mask.any(-1).nonzero().flatten().tolist():
+        raise ValueError(
+            f"sample {sample} of the batch has {int(mask[sample].sum())} {modality} placeholders but no {modality} "
+            "features were given"
+        )
+
+
+def refuse_both(raw_name: str, features_name: str, features: torch.Tensor | None) -> None:
+    """Raises `ValueError` if features come beside the raw media that they stand for."""
+    if features is not None:
+        raise ValueError(f"pass either {raw_name} or {features_name}, not both")
+
+
 def _real_rows(num_rows: int, lengths: torch.Tensor) -> torch.BoolTensor:
     return torch.arange(num_rows, device=lengths.device) < lengths.unsqueeze(-1)
 

@@ -8,9 +8,11 @@ Token order is the processor's matter: here the k-th placeholder of a sample tak
 merge lives in the base model, so that hidden states are as long as `input_ids` (trainers compute the loss from there).
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -21,19 +23,25 @@ from transformers.utils import can_return_tuple
 
 from .adapters_avicuna import build_adapter
 from .configuration_avicuna import AVicunaConfig
-from .merging_avicuna import encode_padded, select_rows
+from .media_generation_avicuna import MediaGenerationMixin
+from .merging_avicuna import encode_padded, refuse_both, require_features, select_rows
 from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
 
 
-MEDIA_INPUTS = (
-    "pixel_values_videos",
-    "input_features",
-    "video_features",
-    "audio_features",
-    "video_lengths",
-    "audio_lengths",
-    "audio_row_ids",
-)
+if TYPE_CHECKING:
+    # Not imported, only named: transformers copies the files of all relative imports that it finds in the text into a
+    # checkpoint, and the pipeline that the configuration promises must be among them.
+    from .pipeline_avicuna import AVicunaPipeline  # noqa: F401
+
+# What a quantisation config should skip, so that the language model alone is quantised: bitsandbytes calls the list
+# llm_int8_skip_modules, other methods modules_to_not_convert.
+FULL_PRECISION_MODULES = [
+    "model.vision_tower",
+    "model.audio_tower",
+    "model.vision_adapter",
+    "model.audio_adapter",
+    "lm_head",
+]
 
 
 class AVicunaPreTrainedModel(PreTrainedModel):
@@ -168,6 +176,51 @@ class AVicunaModel(AVicunaPreTrainedModel):
         rows = adapter(rows.to(_floating_dtype(adapter, inputs_embeds.dtype)))  # [N, hidden_size]
         return inputs_embeds.masked_scatter(mask.unsqueeze(-1), rows.to(inputs_embeds.device, inputs_embeds.dtype))
 
+    def embed_prompt(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        *,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        video_lengths: torch.LongTensor | None = None,
+        audio_lengths: torch.LongTensor | None = None,
+        audio_row_ids: torch.LongTensor | None = None,
+    ) -> torch.Tensor:
+        """What the language model reads, `(batch_size, sequence_length, hidden_size)`: words and media merged.
+
+        Arguments as in `AVicunaForConditionalGeneration.forward`. A prompt given as embeddings may have had its media
+        merged before; one given as ids must come with features for each of its placeholders.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if pixel_values_videos is not None:
+            refuse_both("pixel_values_videos", "video_features", video_features)
+            video_features = self.encode_video(pixel_values_videos, video_lengths).pooler_output
+        if input_features is not None:
+            refuse_both("input_features", "audio_features", audio_features)
+            audio_features = self.encode_audio(input_features, audio_lengths).pooler_output
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)  # [B, T, hidden_size]
+        for modality, features, lengths, row_ids in (
+            ("video", video_features, video_lengths, None),
+            ("audio", audio_features, audio_lengths, audio_row_ids),
+        ):
+            token_id = self.config.video_token_id if modality == "video" else self.config.audio_token_id
+            if features is None and not self.training:
+                if input_ids is not None:
+                    require_features(input_ids == token_id, modality)
+                continue
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)  # [B, T]
+            if features is None:
+                # an adapter without rows still takes part in the step: sharded engines wait for it on every process
+                size = self.config.vision_feature_size if modality == "video" else self.config.audio_feature_size
+                features, lengths, row_ids = inputs_embeds.new_zeros(len(mask), 0, size), None, None
+            inputs_embeds = self.merge_features(inputs_embeds, mask, features, modality, lengths, row_ids)
+        return inputs_embeds
+
     @can_return_tuple
     def forward(
         self,
@@ -185,34 +238,21 @@ class AVicunaModel(AVicunaPreTrainedModel):
         audio_row_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """Merges media into the prompt and runs the language model. Arguments as in
-        `AVicunaForConditionalGeneration.forward`."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of input_ids and inputs_embeds")
-        if pixel_values_videos is not None:
-            _refuse_both("pixel_values_videos", "video_features", video_features)
-            video_features = self.encode_video(pixel_values_videos, video_lengths).pooler_output
-        if input_features is not None:
-            _refuse_both("input_features", "audio_features", audio_features)
-            audio_features = self.encode_audio(input_features, audio_lengths).pooler_output
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)  # [B, T, hidden_size]
-        for modality, features, lengths, row_ids in (
-            ("video", video_features, video_lengths, None),
-            ("audio", audio_features, audio_lengths, audio_row_ids),
-        ):
-            token_id = self.config.video_token_id if modality == "video" else self.config.audio_token_id
-            if features is None and not self.training:
-                is_decoding = past_key_values is not None and inputs_embeds.shape[1] == 1
-                if input_ids is not None and not is_decoding:
-                    _require_features(input_ids == token_id, modality)
-                continue
-            mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)  # [B, T]
-            if features is None:
-                # an adapter without rows still takes part in the step: sharded engines wait for it on every process
-                size = self.config.vision_feature_size if modality == "video" else self.config.audio_feature_size
-                features, lengths, row_ids = inputs_embeds.new_zeros(len(mask), 0, size), None, None
-            inputs_embeds = self.merge_features(inputs_embeds, mask, features, modality, lengths, row_ids)
+        """Embeds the prompt and runs the language model. Arguments as in `AVicunaForConditionalGeneration.forward`."""
+        if past_key_values is not None and input_ids is not None and input_ids.shape[1] == 1:
+            # one decoding step: a generated token is never a placeholder, and looking would wait for the device
+            input_ids, inputs_embeds = None, self.get_input_embeddings()(input_ids)
+        inputs_embeds = self.embed_prompt(
+            input_ids,
+            inputs_embeds,
+            pixel_values_videos=pixel_values_videos,
+            input_features=input_features,
+            video_features=video_features,
+            audio_features=audio_features,
+            video_lengths=video_lengths,
+            audio_lengths=audio_lengths,
+            audio_row_ids=audio_row_ids,
+        )
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -222,7 +262,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
         )
 
 
-class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, GenerationMixin):
+class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMixin):
     """AVicuna with its language modelling head: what every auto class loads."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -331,54 +371,10 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, GenerationMixin):
         is_unused = torch.stack([vocabulary == token_id for token_id in unused]).any(0)  # [vocab_size]
         return logits.masked_fill(is_unused, torch.finfo(logits.dtype).min)
 
-    @torch.no_grad()
-    def generate(self, *args, **kwargs):
-        """As `GenerationMixin.generate`. Raw media are encoded once, before beams or samples multiply the batch."""
-        if kwargs.get("pixel_values_videos") is not None:
-            _refuse_both("pixel_values_videos", "video_features", kwargs.get("video_features"))
-            pixels = kwargs.pop("pixel_values_videos").to(self.device)
-            kwargs["video_features"] = self.model.encode_video(pixels, kwargs.get("video_lengths")).pooler_output
-        if kwargs.get("input_features") is not None:
-            _refuse_both("input_features", "audio_features", kwargs.get("audio_features"))
-            windows = kwargs.pop("input_features").to(self.device)
-            kwargs["audio_features"] = self.model.encode_audio(windows, kwargs.get("audio_lengths")).pooler_output
-        return super().generate(*args, **kwargs)
-
-    def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, **kwargs):
-        model_inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
-        )
-        # media belong to the pass that reads their placeholders: the first one, or every one where nothing is cached
-        new_ids = model_inputs.get("input_ids")
-        is_continuing = new_ids is not None and new_ids.shape[1] < input_ids.shape[1]
-        if is_continuing and not (is_first_iteration and self._holds_placeholders(new_ids)):
-            for name in MEDIA_INPUTS:
-                model_inputs.pop(name, None)
-        return model_inputs
-
-    def _holds_placeholders(self, input_ids: torch.LongTensor) -> bool:
-        is_placeholder = (input_ids == self.config.video_token_id) | (input_ids == self.config.audio_token_id)
-        return bool(is_placeholder.any())
-
 
 def _floating_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
     """The dtype a module computes in; `default` where its weights are quantised to integers."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), default)
-
-
-def _require_features(mask: torch.BoolTensor, modality: str) -> None:
-    if torch.compiler.is_compiling():
-        return
-    for sample in mask.any(-1).nonzero().flatten().tolist():
-        raise ValueError(
-            f"sample {sample} of the batch has {int(mask[sample].sum())} {modality} placeholders but no {modality} "
-            "features were given"
-        )
-
-
-def _refuse_both(raw_name: str, features_name: str, features: torch.Tensor | None) -> None:
-    if features is not None:
-        raise ValueError(f"pass either {raw_name} or {features_name}, not both")
 
 
 __all__ = ["AVicunaForConditionalGeneration", "AVicunaModel", "AVicunaPreTrainedModel"]
