@@ -146,6 +146,11 @@ def split_windows(
     return [(start, min(start + window, num_samples)) for start in starts]
 
 
+def fit_waveform(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Cut, or filled with silence, to `num_samples`: the sound of a video on the time axis of its picture."""
+    return np.pad(waveform[:num_samples], (0, max(0, num_samples - len(waveform))))
+
+
 def quantize_int16(waveform: np.ndarray) -> np.ndarray:
     """Float32 samples after a trip through 16-bit integers, clipped to -1 ... 1: what the published extraction does."""
     clipped = np.clip(waveform, -1.0, 1.0)

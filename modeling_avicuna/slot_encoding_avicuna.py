@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .feature_extraction_avicuna import AVicunaFeatureExtractor, load_audio, resample
+from .feature_extraction_avicuna import AVicunaFeatureExtractor, fit_waveform, load_audio, resample
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
 from .media_slots_avicuna import OWN_SOUND, MediaSlot
 from .prompt_avicuna import AUDIO_TOKEN, SLOT_PATTERN, VIDEO_TOKEN
@@ -82,7 +82,7 @@ def encode_slot(
         if num_audio == 0:
             return encoded
         if duration is not None and not slot.sound_is_features:
-            sound = _fit(sound, round(duration * feature_extractor.sampling_rate))
+            sound = fit_waveform(sound, round(duration * feature_extractor.sampling_rate))
     if slot.sound_is_features:
         encoded.sounds = sound[resample_rows(len(sound), encoded.order.count("audio"), settings.audio_resampling)]
     else:
@@ -123,10 +123,6 @@ def _sound(slot: MediaSlot, *, rate: int, feature_extractor: AVicunaFeatureExtra
         waveform = np.asarray(source, dtype=np.float32)
         return waveform if rate == target_rate else resample(waveform, rate, target_rate)
     return load_audio(source, sampling_rate=target_rate)
-
-
-def _fit(waveform: np.ndarray, num_samples: int) -> np.ndarray:
-    return np.pad(waveform[:num_samples], (0, max(0, num_samples - len(waveform))))
 
 
 def _named(source: Any) -> str:
