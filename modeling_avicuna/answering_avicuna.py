@@ -127,21 +127,21 @@ def generate_shared(
     """
     if not prompts:
         raise ValueError("got no prompts")
-    shared = _common_length(prompts)
-    placeholders = torch.tensor([model.config.video_token_id, model.config.audio_token_id])
-    for prompt in prompts:
-        if torch.isin(prompt[shared:].cpu(), placeholders).any():
-            raise ValueError(f"the prompts share only their first {shared} tokens, and media stand behind that")
     device = _device(model)
-    prefix = prompts[0][None, :shared].to(device)  # [1, P]
+    prompts = [prompt.to(device) for prompt in prompts]
+    shared = _common_length(prompts)
+    prefix, rests = prompts[0][None, :shared], [prompt[shared:] for prompt in prompts]  # [1, P], [R] each
+    placeholders = torch.tensor([model.config.video_token_id, model.config.audio_token_id], device=device)
+    if torch.isin(torch.cat(rests), placeholders).any():
+        raise ValueError(f"the prompts share only their first {shared} tokens, and media stand behind that")
     cache = DynamicCache(config=model.config.get_text_config())
     with torch.no_grad():
         model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1, **media)
     config = copy.deepcopy(generate_kwargs.pop("generation_config", None) or model.generation_config)
     generate_kwargs = config.update(**{**generate_kwargs, "return_dict_in_generate": True})  # the rest
+    config.cache_implementation = None  # the shared cache is the one that is used
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     pad_id = config.pad_token_id if config.pad_token_id is not None else 0
-    rests = [prompt[shared:].to(device) for prompt in prompts]
     for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=not _takes_padding(cache)):
         ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
         expanded = copy.deepcopy(cache)
