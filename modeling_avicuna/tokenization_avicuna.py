@@ -12,6 +12,7 @@ from .prompt_avicuna import AUDIO_TOKEN, VIDEO_TOKEN
 
 
 PAD_TOKEN = "<pad>"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 _WORD_START = "\u2581"  # sentencepiece's visible space
 
 
@@ -25,35 +26,34 @@ def add_placeholder_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedToke
     never the unknown token (the published `pad = unk` hides real unknown tokens).
 
     Args:
-        tokenizer (`PreTrainedTokenizerFast`): any tokenizer backed by `tokenizers`; it is not changed. One that has the
-            placeholder tokens already is returned as it is.
+        tokenizer (`PreTrainedTokenizerFast`): any tokenizer backed by `tokenizers`; it is not changed. One that is as
+            described already is returned as it is.
 
     Raises:
         ValueError: the tokenizer is not backed by `tokenizers` (assistant masks need character offsets).
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"AVicuna needs a tokenizer backed by `tokenizers`, got {type(tokenizer).__name__}")
-    vocabulary = tokenizer.get_vocab()
-    if VIDEO_TOKEN in vocabulary and AUDIO_TOKEN in vocabulary:
-        return tokenizer
     description = json.loads(tokenizer.backend_tokenizer.to_str())
+    pieces = _pieces(description)
+    cut_before_normalizing = _follow_published_pieces(description) if _is_sentencepiece(description) else True
+    vocabulary = tokenizer.get_vocab()
+    if {VIDEO_TOKEN, AUDIO_TOKEN} <= vocabulary.keys() and _pieces(description) == pieces:
+        return tokenizer
     description["truncation"] = description["padding"] = None
-    splits_before_normalizing = True
-    if _is_sentencepiece(description):
-        splits_before_normalizing = _follow_published_pieces(description)
-    next_id = max(vocabulary.values()) + 1
-    for offset, content in enumerate((VIDEO_TOKEN, AUDIO_TOKEN)):
-        description["added_tokens"].append(
-            _added_token(next_id + offset, content=content, normalized=not splits_before_normalizing)
-        )
     special = {
-        name: str(token) for name in ("bos_token", "eos_token", "unk_token") if (token := getattr(tokenizer, name))
+        name: str(tokenizer.special_tokens_map[name]) for name in _SPECIAL if name in tokenizer.special_tokens_map
     }
-    if tokenizer.pad_token is not None and tokenizer.pad_token != tokenizer.unk_token:
-        special["pad_token"] = tokenizer.pad_token
-    else:
-        description["added_tokens"].append(_added_token(next_id + 2, content=PAD_TOKEN, normalized=False))
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.unk_token:
         special["pad_token"] = PAD_TOKEN
+    next_id = max(vocabulary.values()) + 1
+    for content in (VIDEO_TOKEN, AUDIO_TOKEN, special["pad_token"]):
+        if content not in vocabulary:
+            description["added_tokens"].append(_added_token(next_id, content=content))
+            next_id += 1
+    for token in description["added_tokens"]:
+        if token["content"] in (VIDEO_TOKEN, AUDIO_TOKEN):
+            token["normalized"] = not cut_before_normalizing
     return PreTrainedTokenizerFast(
         tokenizer_object=type(tokenizer.backend_tokenizer).from_str(json.dumps(description)),
         model_max_length=tokenizer.model_max_length,
@@ -63,8 +63,13 @@ def add_placeholder_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedToke
     )
 
 
-def _added_token(token_id: int, *, content: str, normalized: bool) -> dict:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": normalized, "special": True}
+def _pieces(description: dict) -> str:
+    """What decides how text is cut into pieces, to compare two descriptions."""
+    return json.dumps([description["normalizer"], description["pre_tokenizer"]])
+
+
+def _added_token(token_id: int, *, content: str) -> dict:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {"id": token_id, "content": content, **flags}
 
 

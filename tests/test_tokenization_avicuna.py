@@ -59,13 +59,28 @@ def test_a_piece_after_a_placeholder_begins_with_a_word_start(prepend_scheme, pi
         assert pieces_ids(tokenizer, "rain\n" + "".join(placeholders) + piece) == before + ids + alone
 
 
-def test_saved_and_loaded_gives_the_same_ids(tmp_path):
-    tokenizer = add_placeholder_tokens(sentencepiece_tokenizer())
+def test_placeholders_added_by_the_caller_are_kept_and_the_pieces_put_right():
+    original = sentencepiece_tokenizer()
+    original.add_special_tokens({"pad_token": "<mypad>", "additional_special_tokens": ["<audio>", "<video>"]})
+    tokenizer, expected = add_placeholder_tokens(original), add_placeholder_tokens(sentencepiece_tokenizer())
+    names = ["<audio>", "<video>", "<mypad>"]
+    assert tokenizer.convert_tokens_to_ids(names) == original.convert_tokens_to_ids(names)
+    assert len(tokenizer) == len(original) and tokenizer.pad_token == "<mypad>"
+    text = "USER: <video><audio>\nrain</s>USER: x"
+    tokens = [t.convert_ids_to_tokens(t(text).input_ids) for t in (tokenizer, expected)]
+    assert tokens[0] == tokens[1]
+    assert add_placeholder_tokens(tokenizer) is tokenizer
+
+
+@pytest.mark.parametrize("prepend_scheme", ["first", "always"])
+def test_saved_and_loaded_gives_the_same_ids(tmp_path, prepend_scheme):
+    tokenizer = add_placeholder_tokens(sentencepiece_tokenizer(prepend_scheme))
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     text = "USER: <video><audio>\nWhat? ASSISTANT: rain</s>USER: <audio> x ASSISTANT:"
     assert loaded(text).input_ids == tokenizer(text).input_ids
     assert (loaded.padding_side, loaded.pad_token) == ("left", "<pad>")
+    assert add_placeholder_tokens(loaded) is loaded
 
 
 def test_llama_after_an_answer(golden_dir):
