@@ -42,7 +42,7 @@ def _figure(*, width: float):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(min(width, 20.0), 4.5), layout="constrained")
+    figure = Figure(figsize=(min(width, 14.0), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
@@ -57,4 +57,4 @@ def _finish(figure, axes, path: Path, *, unit: str, title: str) -> None:
 
 
 def _shade(index: int, count: int) -> str:
-    return str(0.25 + 0.55 * index / max(count - 1, 1))
+    return str(0.85 - 0.6 * index / max(count - 1, 1))

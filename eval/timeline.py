@@ -46,11 +46,12 @@ def draw_timeline(
             alpha = 1.0 if event.score is None else 0.25 + 0.75 * min(max(event.score, 0.0), 1.0)
             width = max(event.end - event.start, duration / 500)  # an empty span still shows where it is
             axes.barh(rows[event.label] + 0.19, width, 0.34, event.start, color=PREDICTION_COLOUR, alpha=alpha)
-    axes.set_yticks(range(len(shown)), shown)
+    axes.set_yticks(range(len(shown)), shown, parse_math=False)  # "$" in a label is a "$"
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, duration)
     axes.set_xlabel("seconds")
-    axes.set_title(title if len(shown) == len(labels) else f"{title} ({len(shown)} of {len(labels)} labels)")
+    told = title if len(shown) == len(labels) else f"{title} ({len(shown)} of {len(labels)} labels)"
+    axes.set_title(told, parse_math=False)
     axes.legend(
         handles=[Patch(color=TRUTH_COLOUR, label="truth"), Patch(color=PREDICTION_COLOUR, label="prediction")],
         loc="upper left",

@@ -223,7 +223,7 @@ def test_is_the_sound_used_compares_four_runs(tmp_path, monkeypatch):
 
 
 def test_a_timeline_shows_truth_and_prediction_whatever_the_label(tmp_path):
-    truth = [Event(0, 5, "dog $x$ barking"), Event(3, 9, "rain_1")]
+    truth = [Event(0, 5, "dog $x^{$ barking"), Event(3, 9, "rain_1")]
     many = [Event(n, n, f"label {n}", n / 40) for n in range(40)]
     draw_timeline(
         tmp_path / "few.png", truth=truth, prediction=[Event(1, 4, "rain_1", None)], duration=10, title="-id"

@@ -1,0 +1,65 @@
+"""Between lmms-eval's words and ours: what a task shows as content blocks, and answers as a task wants to read them.
+
+Pure functions that need nothing of lmms-eval.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torchaudio
+
+from modeling_avicuna.timestamp_avicuna import TimeCodec, read_events
+
+
+SAMPLING_RATE = 48_000  # Hz, what the feature extractor takes
+
+
+def content_blocks(text: str, visuals) -> list[dict]:
+    """The content of a user message.
+
+    Args:
+        text: the task's question; media slots that it writes itself are dropped, blocks take their place.
+        visuals: one or a list of: a path (a video with its own sound), a PIL picture, `{"array", "sampling_rate"}` (a sound).
+    """
+    visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]
+    blocks = [_block(visual) for visual in visuals if visual is not None]
+    return [*blocks, {"type": "text", "text": re.sub("<(?:image|video|audio)>", "", text).strip()}]
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop strings.
+
+    >>> cut_at("yes. And no.", ["\\n", "."])
+    'yes'
+    """
+    ends = [text.find(stop) for stop in stops if stop and stop in text]
+    return text[: min(ends)].rstrip() if ends else text
+
+
+def with_seconds(text: str, duration: float, *, codec: TimeCodec) -> str:
+    """The text with every time that the model wrote in its own unit as seconds with one decimal.
+
+    >>> with_seconds("From 10 to 50, a dog barks.", 20.0, codec=TimeCodec())
+    'From 2.0 to 10.0, a dog barks.'
+    """
+    reading = read_events(text, duration, codec=codec)
+    changes = {}
+    for event, (start, end) in zip(reading.events, reading.places):
+        earlier, later = sorted((start, end), key=lambda place: codec.decode(text[slice(*place)], duration))
+        changes |= {earlier: event.start, later: event.end}
+    for (begin, stop), seconds in sorted(changes.items(), reverse=True):
+        text = f"{text[:begin]}{seconds:.1f}{text[stop:]}"
+    return text
+
+
+def _block(visual) -> dict:
+    if isinstance(visual, str):
+        return {"type": "video", "path": visual}
+    if isinstance(visual, dict) and "array" in visual:
+        samples = torch.as_tensor(np.asarray(visual["array"], np.float32))
+        samples = samples.mean(dim=0 if samples.shape[0] < samples.shape[-1] else -1) if samples.ndim > 1 else samples
+        resampled = torchaudio.functional.resample(samples, int(visual["sampling_rate"]), SAMPLING_RATE)
+        return {"type": "audio", "audio": resampled.numpy()}
+    return {"type": "image", "image": np.asarray(visual.convert("RGB"))}
