@@ -29,18 +29,21 @@ SCALES = (0.6, 1.9, 1.0)  # the range's ends and its middle, over the clips in t
 PRESETS = ("veryfast", "medium")  # the default of `render_video`, and x264's own
 FORMAT = {"width": 480, "height": 360, "fps": 25}
 SNR_DB = 25.0
-NUM_JOBS = 6  # videos of the scaling test
+NUM_JOBS = 4  # videos of the scaling test
 
 
-def measure(run: Callable[[], object], *, repeats: int) -> dict[str, float]:
-    """CPU and wall seconds of the run that took the least CPU: the one that was disturbed least."""
-    figures = []
+def measure(*runs: Callable[[], object], repeats: int) -> list[dict[str, float]]:
+    """CPU and wall seconds of each function, run turn about so that all meet the same other load.
+
+    Of the repeats the one that took the least CPU counts: the one that was disturbed least.
+    """
+    figures: list[list[tuple[float, float]]] = [[] for _ in runs]
     for _ in range(repeats):
-        cpu, wall = time.process_time(), time.perf_counter()
-        run()
-        figures.append((time.process_time() - cpu, time.perf_counter() - wall))
-    cpu, wall = min(figures)
-    return {"cpu_seconds": round(cpu, 3), "wall_seconds": round(wall, 3)}
+        for run, times in zip(runs, figures):
+            cpu, wall = time.process_time(), time.perf_counter()
+            run()
+            times.append((time.process_time() - cpu, time.perf_counter() - wall))
+    return [{"cpu_seconds": round(min(times)[0], 3), "wall_seconds": round(min(times)[1], 3)} for times in figures]
 
 
 def plan(clip_paths: dict[str, Path]) -> list[Segment]:
@@ -81,19 +84,15 @@ def compare_with_encoder(
         ):
             pass
 
-    full = measure(
-        lambda: render_video(segments, clip_paths, output, background_noise_snr_db=SNR_DB, preset=preset, **FORMAT),
-        repeats=repeats,
-    )
-    bare = measure(encode, repeats=repeats)
+    def render() -> None:
+        render_video(segments, clip_paths, output, background_noise_snr_db=SNR_DB, preset=preset, **FORMAT)
+
+    full, bare, decoding, composing = measure(render, encode, decode, compose_frames, repeats=repeats)
     return {
         "render": full,
         "bare_encoder": bare,
         "ratio_cpu": round(full["cpu_seconds"] / bare["cpu_seconds"], 2),
-        "parts": {
-            "decode_clips": measure(decode, repeats=repeats),
-            "decode_and_fit": measure(compose_frames, repeats=repeats),
-        },
+        "parts": {"decode_clips": decoding, "decode_and_fit": composing},
         "video_seconds": rendered.duration,
         "bytes": output.stat().st_size,
     }
