@@ -20,6 +20,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from .pseudo_untrimmed.curation import REPORT_FILE, Prepared, prepare, write_account
 from .pseudo_untrimmed.rendered_rows import render_rows
@@ -85,14 +86,14 @@ def prepare_folder(settings: CurationSettings, output: str | Path) -> Prepared:
 def write_shards(output: Path, prepared: Prepared, settings, shards: list[Shard], num_workers: int) -> None:
     """Write shards, in this process or in several."""
     if num_workers <= 1 or len(shards) <= 1:
-        for shard in shards:
+        for shard in tqdm(shards, desc="shards", unit="shard"):
             write_shard(output, prepared, settings, shard)
         return
     # spawn: a forked child would inherit the threads of the sentence encoder in an unknown state
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(shards)), mp_context=context) as pool:
         tasks = [pool.submit(write_shard, output, prepared, settings, shard) for shard in shards]
-        for task in as_completed(tasks):
+        for task in tqdm(as_completed(tasks), total=len(tasks), desc="shards", unit="shard"):
             task.result()
 
 
@@ -147,6 +148,9 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
         sha256={shard_path(output, prepared, settings, shard).name: mark["sha256"] for shard, mark in marks.items()},
     )
     write_card(output, report, settings)
+    for pattern in (".*.partial", ".*.part"):  # what killed processes left behind
+        for path in [path for folder in ("data", "videos") for path in (output / folder).rglob(pattern)]:
+            path.unlink()
     shutil.rmtree(output / WORK_DIR)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
-from datasets.builder import Key
 
 from .pseudo_untrimmed.curation import prepare, read_prepared, write_account
 from .pseudo_untrimmed.rendered_rows import read_drops, render_rows, write_drops
@@ -64,13 +63,13 @@ class PUValor(datasets.ArrowBasedBuilder):
             for split, num_rows in prepared.num_rows.items()
         ]
 
-    def _generate_tables(self, shards: list[int], split: str, prepared: str) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, shards: list[int], split: str, prepared: str) -> Iterator[tuple[int, pa.Table]]:
         for place, shard in enumerate(shards):
             table = build_shard(prepared, split, shard, settings=self.config)
             if self.config.media == "rendered":
                 table, drops = render_rows(table, self._videos_dir / split, settings=self.config)
                 write_drops(self._videos_dir, f"{split}-{shard:05d}", drops)
-            yield Key(place, 0), table
+            yield place, table
 
     def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs) -> None:
         super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)

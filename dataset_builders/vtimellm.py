@@ -15,6 +15,7 @@ import numpy as np
 
 from .annotation_files import read_json_records
 from .curation_report import CurationReport
+from .sources.rows import TIME_PLACEHOLDER
 
 
 SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
@@ -44,8 +45,8 @@ def read_vtimellm(
         path (`str` or `Path`):
             The file; gzipped or not.
         report (`CurationReport`):
-            Is told of records read, kept and dropped: without turns, with a time in the text that has no seconds, or (with
-            `media_dir`) without a media file.
+            Is told of records read, kept and dropped: without turns, with a time in the text that has no seconds, with
+            clips and scales that differ in number, or (with `media_dir`) without a media file.
         media_dir (`str` or `Path`, *optional*):
             Folder of the videos, named by id; for an excerpt (`meta["split"]` is `[start, end]`) by `<id>_<start>_<end>`.
         source (`str`, *optional*):
@@ -57,19 +58,25 @@ def read_vtimellm(
         report.read(name)
         record_id = str(record.get("id", number))
         row, reason = record_to_row(record, number, source=name)
-        if reason is None and files is not None and not row["segments"]:
-            stem = name_media(record)
-            if stem not in files:
-                reason = "no_media_file"
-            else:
-                row["media"]["video"] = str(files[stem])
-        if reason is None and files is None and not row["segments"] and not any(row["media"].values()):
-            row["media"]["video"] = f"{name_media(record)}.mp4"  # as the other builders name unchecked media
+        if reason is None:
+            reason = find_media(record, row, files)
         if reason is not None:
             report.drop(name, record_id, reason)
             continue
         report.keep(name)
         yield row
+
+
+def find_media(record: dict, row: dict, files: dict[str, Path] | None) -> str | None:
+    """Name the video of a published record in its row; the reason where its file is wanted but absent."""
+    if row["segments"] or any(row["media"].values()) or OWN in (record.get("meta") or {}):
+        return None
+    stem = name_media(record)
+    if files is not None and stem not in files:
+        return "no_media_file"
+    # unchecked media are named as the other builders name them
+    row["media"]["video"] = f"{stem}.mp4" if files is None else str(files[stem])
+    return None
 
 
 def row_to_record(row: dict) -> dict:
@@ -101,23 +108,32 @@ def record_to_row(record: dict, number: int, *, source: str) -> tuple[dict | Non
     times = [{"name": name, "seconds": seconds} for name, seconds in (meta.get("token") or {}).items()]
     if any(not isinstance(time["seconds"], (int, float)) for time in times):
         return None, "time_is_not_a_number"
+    written = {name for turn in turns for name in TIME_PLACEHOLDER.findall(turn["value"])}
+    if written - {time["name"] for time in times}:
+        return None, "time_without_seconds"
+    segments = read_segments(meta, own)
+    if segments is None:
+        return None, "clips_and_scales_differ_in_number"
     row = {
-        "id": str(record["id"]) if own else f"{record.get('id', source)}_{number:06d}",
+        "id": str(record.get("id")) if own else f"{record.get('id', source)}_{number:06d}",
         "source": record.get("source") or source,
         "duration": meta.get("duration"),
         "media": own["media"] if own else dict.fromkeys(MEDIA),
-        "segments": read_segments(meta, own),
+        "segments": segments,
         "messages": [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in turns],
         "times": times,
     }
     return row, None
 
 
-def read_segments(meta: dict, own: dict | None) -> list[dict]:
-    """The composition. A published record has no times of its clips: 10-s clips, one after the other, each by its scale."""
+def read_segments(meta: dict, own: dict | None) -> list[dict] | None:
+    """The composition, or None where its parts do not fit together.
+
+    A published record has no times of its clips: they are 10-s clips, one after the other, each by its scale.
+    """
     ids, scales = meta.get("sub_videos") or [], meta.get("scale") or []
     if len(ids) != len(scales):
-        raise ValueError(f"{len(ids)} sub_videos but {len(scales)} scales: {ids[:3]}, {scales[:3]}")
+        return None
     if own:
         starts, ends, captions = own["starts"], own["ends"], own["captions"]
     else:

@@ -11,10 +11,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import curation_full_size
 from dataset_builders import build
 from dataset_builders.built_folder import build_folder, list_shards, prepare_folder
 from dataset_builders.curation_report import CurationReport
-from dataset_builders.media import MediaWriter
+from dataset_builders.media import MediaError, MediaWriter
+from dataset_builders.pseudo_untrimmed import embedding, rendered_rows
 from dataset_builders.schema import FEATURES
 from dataset_builders.vtimellm import read_vtimellm, write_vtimellm
 
@@ -83,8 +85,7 @@ def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_pa
     for name in sorted(done)[1:]:
         assert (output / "data" / name).stat().st_mtime_ns == times[name]
     whole = build_folder(settings, tmp_path / "whole")
-    shards = {name: data for name, data in files_of(output).items() if name[0] != "."}
-    assert shards == files_of(whole)
+    assert files_of(output) == files_of(whole)  # what the killed process left half-written is gone, too
     assert not (output / ".build").exists()
 
 
@@ -232,6 +233,25 @@ def test_rendered_rows_carry_their_video_and_bad_clips_are_counted(tmp_path):
     assert run_python(code, cwd=tmp_path).strip() == "3"
 
 
+def test_a_row_whose_clip_breaks_while_rendering_is_dropped_with_the_reason(folder, tmp_path, monkeypatch):
+    table = pq.read_table(next((folder / "data").iterdir()))
+    broken = table["segments"][0].as_py()[0]["clip_id"]
+
+    def render(segments, clip_files, path, **options):
+        if any(segment["clip_id"] == broken for segment in segments):
+            raise MediaError(f"{broken}.mp4", "unreadable video stream", "at 2.0 s")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"-")
+
+    monkeypatch.setattr(rendered_rows, "render_video", render)
+    settings = quick_settings(folder.parent / "desc.json", clips_dir=str(tmp_path), media="rendered")
+    rows, drops = rendered_rows.render_rows(table, tmp_path / "videos", settings=settings, relative_to=tmp_path)
+    assert len(rows) + len(drops) == len(table) and drops[0]["id"] == table["id"][0].as_py()
+    assert {drop["reason"] for drop in drops} == {"not_rendered: unreadable video stream"}
+    assert "at 2.0 s" in drops[0]["detail"]
+    assert all((tmp_path / media["video"]).exists() for media in rows["media"].to_pylist())
+
+
 def test_vtimellm_json_is_written_and_read_without_loss(folder, tmp_path):
     rows = pq.read_table(folder / "data").to_pylist()
     path = tmp_path / "pu_valor.json"
@@ -254,8 +274,10 @@ def test_published_records_are_read(tmp_path):
     records = [
         {"id": "x", "source": "pseudo-valor", "conversations": turns, "meta": meta},
         {"id": "x", "conversations": turns[:1], "meta": excerpt},
-        {"id": "gone", "conversations": turns, "meta": {"duration": 4}},
+        {"id": "gone", "conversations": turns[:1], "meta": {"duration": 4}},
         {"id": "empty", "conversations": []},
+        {"id": "timeless", "conversations": turns, "meta": {"token": {"<s0>": 1}}},
+        {"id": "uneven", "conversations": turns[:1], "meta": {**meta, "scale": [1.0]}},
     ]
     path = tmp_path / "stage.json"
     path.write_text(json.dumps(records), encoding="utf-8")
@@ -269,10 +291,36 @@ def test_published_records_are_read(tmp_path):
     ]
     assert second["media"]["video"].endswith("x_3.500_9.000.mp4") and second["source"] == "internvid"
     assert len({first["id"], second["id"]}) == 2
-    assert report.counts()["internvid"]["dropped"] == {"no_conversation": 1, "no_media_file": 1}
+    assert report.counts()["internvid"]["dropped"] == {
+        "clips_and_scales_differ_in_number": 1,
+        "no_conversation": 1,
+        "no_media_file": 1,
+        "time_without_seconds": 1,
+    }
 
 
 def test_a_build_lists_its_shards(folder, tmp_path):
     settings = quick_settings(folder.parent / "desc.json", videos_per_shard=15)
     shards = list_shards(prepare_folder(settings, tmp_path), settings)
     assert shards == [("train", 0), ("train", 1), ("train", 2)]
+
+
+@pytest.mark.slow
+def test_the_papers_size_takes_at_most_two_minutes_and_two_gigabytes(tmp_path):
+    """114,081 videos of 32,000 captions on 2 workers, embeddings cached: the cache is filled with made-up vectors."""
+    import numpy as np
+
+    encoder, num_clips = "made-up/encoder", 32000
+    captions = write_captions(tmp_path / "desc.json", num_clips)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(1600, 384))[np.arange(num_clips) % 1600] + 1.2 * rng.normal(size=(num_clips, 384))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    keys = [embedding.hash_text(record["desc"]) for record in make_captions(num_clips)]
+    folder = tmp_path / "embeddings" / embedding.fingerprint_encoder(encoder)
+    embedding.write_vectors(folder, keys, vectors.astype(np.float32))
+    arguments = ["--captions-file", str(captions), "--text-encoder", encoder, "--num-workers", "2"]
+    facts = curation_full_size.measure(
+        tmp_path / "out", [*arguments, "--embeddings-dir", str(tmp_path / "embeddings")]
+    )
+    assert facts["rows"] == {"train": 114081}
+    assert facts["seconds"] <= 120 and facts["peak_gigabytes"] <= 2.0, facts

@@ -101,3 +101,8 @@ def test_an_encoder_folder_is_known_by_its_contents(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"0")
     assert embedding.fingerprint_encoder(tmp_path) != before
     assert embedding.fingerprint_encoder("some/model") != embedding.fingerprint_encoder("another/model")
+
+
+def test_an_encoder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="text_encoder .*no_encoder"):
+        embed_captions(["A dog barks."], text_encoder=tmp_path / "no_encoder")

@@ -1,14 +1,12 @@
 """Group clips by what their captions tell (step 2 of the paper: event-based clustering of the caption embeddings).
 
 The paper names neither the algorithm nor the number of clusters: both are our choice. Pure: embeddings in, labels out.
+scikit-learn is imported where it is used: it takes seconds, and a process that only writes shards needs none of it.
 """
 
 import warnings
 
 import numpy as np
-from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
 
 METHODS = ("kmeans", "agglomerative", "none")
@@ -62,6 +60,8 @@ def cluster_clips(
     num_clusters = max(1, round(num_clips / cluster_size))
     if method == "none" or num_clusters == 1:
         return np.zeros(num_clips, np.int64), 0
+    from threadpoolctl import threadpool_limits
+
     # one thread: the order in which threads add up would change the last bit of a centre, and with it a label
     with threadpool_limits(limits=1):
         if method == "kmeans":
@@ -73,6 +73,9 @@ def cluster_clips(
 
 def fit_kmeans(embeddings: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
     """Mini-batch k-means labels, counted from 0 without gaps."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     model = MiniBatchKMeans(n_clusters=num_clusters, random_state=seed, n_init=1, batch_size=4096, max_iter=100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct captions than clusters is no trouble here
@@ -81,6 +84,8 @@ def fit_kmeans(embeddings: np.ndarray, num_clusters: int, seed: int) -> np.ndarr
 
 def fit_agglomerative(embeddings: np.ndarray, cluster_size: int, seed: int) -> np.ndarray:
     """Average-linkage labels by cosine distance, bucket by bucket."""
+    from sklearn.cluster import AgglomerativeClustering
+
     buckets = fit_kmeans(embeddings, max(1, round(len(embeddings) / BUCKET_SIZE)), seed)
     labels = np.zeros(len(embeddings), np.int64)
     first = 0

@@ -47,7 +47,7 @@ def embed_captions(
         `np.ndarray` of shape `(num_captions, embedding_size)`, float32.
 
     Raises:
-        ValueError: no captions.
+        ValueError: no captions, or an encoder that cannot be loaded.
     """
     if not captions:
         raise ValueError("there are no captions to embed")
@@ -67,7 +67,12 @@ def encode_texts(texts: list[str], *, text_encoder: str | Path, batch_size: int,
     """Run the encoder: `(num_texts, embedding_size)` float32 rows of length 1."""
     from sentence_transformers import SentenceTransformer  # slow to import, and not needed when all is cached
 
-    encoder = SentenceTransformer(str(text_encoder), device=device)
+    try:
+        encoder = SentenceTransformer(str(text_encoder), device=device)
+    except OSError as error:
+        raise ValueError(
+            f"text_encoder {str(text_encoder)!r} is neither a model of the Hub nor a folder: {error}"
+        ) from error
     rows = encoder.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=len(texts) > 2000)
     return np.asarray(rows, np.float32)
 
