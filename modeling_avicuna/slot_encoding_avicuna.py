@@ -55,7 +55,7 @@ def encode_slot(
     Decodes and resamples what fills a slot.
 
     An image is one visual token (stage I). A sound alone is one audio token where it is a single window (stage II), otherwise
-    the whole settings. A video with sound shares the budget at the interleaving rate, a silent one spends it on pictures, so
+    the whole budget. A video with sound shares the budget at the interleaving rate, a silent one spends it on pictures, so
     that position stays time. A video file's sound is cut or filled with silence to the length of its pictures.
 
     Raises:
@@ -63,40 +63,56 @@ def encode_slot(
     """
     if slot.kind == "image":
         return EncodedSlot(["video"], pictures=_image(slot, video_processor=video_processor))
-    sound = _sound(slot, rate=settings.sampling_rate, feature_extractor=feature_extractor)
     if slot.kind == "audio":
+        sound = _sound(slot, rate=settings.sampling_rate, feature_extractor=feature_extractor)
         if sound is None:
             raise ValueError(f"an <audio> slot got something without sound: {_named(slot.sound)}")
         num_rows = len(sound) if slot.sound_is_features else len(feature_extractor.split_windows(len(sound)))
-        encoded = EncodedSlot(["audio"] * (1 if num_rows == 1 else settings.num_av_tokens))
+        encoded, duration = EncodedSlot(["audio"] * (1 if num_rows == 1 else settings.num_av_tokens)), None
     else:
         num_video, num_audio = num_modality_tokens(settings.num_av_tokens, audio_interleaving_rate)
-        if sound is None or num_audio == 0:
+        sound = _sound(slot, rate=settings.sampling_rate, feature_extractor=feature_extractor) if num_audio else None
+        if sound is None:
             num_video, num_audio = settings.num_av_tokens, 0
         encoded, duration = EncodedSlot(interleave_order(num_video, num_audio, settings.interleaving)), None
-        if num_video > 0 and slot.picture_is_features:
-            rows = as_features(slot.picture, name="video_features")
-            encoded.pictures = rows[resample_rows(len(rows), num_video, "proportional")]
-        elif num_video > 0:
-            encoded.pictures, duration = video_processor.load(slot.picture, num_frames=num_video)
-        if num_audio == 0:
-            return encoded
-        if duration is not None and not slot.sound_is_features:
-            sound = fit_waveform(sound, round(duration * feature_extractor.sampling_rate))
-    if slot.sound_is_features:
-        encoded.sounds = sound[resample_rows(len(sound), encoded.order.count("audio"), settings.audio_resampling)]
-    else:
-        _add_windows(encoded, sound, feature_extractor=feature_extractor, rule=settings.audio_resampling)
+        if num_video:
+            encoded.pictures, duration = _frames(slot, num_frames=num_video, video_processor=video_processor)
+    if sound is not None:
+        _add_sound(
+            encoded, sound, duration=duration, feature_extractor=feature_extractor, rule=settings.audio_resampling
+        )
     return encoded
 
 
-def _add_windows(encoded: EncodedSlot, waveform: np.ndarray, *, feature_extractor: AVicunaFeatureExtractor, rule: str):
-    """Analyses the windows that some token shows, each once, and says which token shows which."""
-    num_windows = len(feature_extractor.split_windows(len(waveform)))
-    shown = resample_rows(num_windows, encoded.order.count("audio"), rule)
+def _add_sound(
+    encoded: EncodedSlot,
+    sound: np.ndarray | torch.Tensor,
+    *,
+    duration: float | None,
+    feature_extractor: AVicunaFeatureExtractor,
+    rule: str,
+):
+    """Gives each audio token its row: of features `(M, D)`, or of the windows of a waveform, each analysed once."""
+    num_tokens = encoded.order.count("audio")
+    if sound.ndim == 2:
+        encoded.sounds = sound[resample_rows(len(sound), num_tokens, rule)]
+        return
+    if duration is not None:
+        sound = fit_waveform(sound, round(duration * feature_extractor.sampling_rate))
+    shown = resample_rows(len(feature_extractor.split_windows(len(sound))), num_tokens, rule)
     window_ids = sorted(set(shown))
-    encoded.sounds = feature_extractor.extract_windows(waveform, window_ids=window_ids)
+    encoded.sounds = feature_extractor.extract_windows(sound, window_ids=window_ids)
     encoded.sound_rows = [window_ids.index(number) for number in shown]
+
+
+def _frames(
+    slot: MediaSlot, *, num_frames: int, video_processor: AVicunaVideoProcessor
+) -> tuple[torch.Tensor, float | None]:
+    """Frames or features of a video, one row per token, and the duration in seconds where it is known."""
+    if not slot.picture_is_features:
+        return video_processor.load(slot.picture, num_frames=num_frames)
+    rows = as_features(slot.picture, name="video_features")
+    return rows[resample_rows(len(rows), num_frames, "proportional")], None
 
 
 def _image(slot: MediaSlot, *, video_processor: AVicunaVideoProcessor) -> torch.Tensor:
@@ -121,6 +137,8 @@ def _sound(slot: MediaSlot, *, rate: int, feature_extractor: AVicunaFeatureExtra
         if slot.sound is OWN_SOUND or len(source) == 0:
             return None
         waveform = np.asarray(source, dtype=np.float32)
+        if waveform.ndim != 1:
+            raise ValueError(f"a waveform must be mono, of shape (num_samples,), got {waveform.shape}")
         return waveform if rate == target_rate else resample(waveform, rate, target_rate)
     return load_audio(source, sampling_rate=target_rate)
 

@@ -11,11 +11,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from modeling_avicuna import AVicunaFeatureExtractor, AVicunaProcessor, MediaError, build_processor, load_audio
 from modeling_avicuna.interleaving_avicuna import interleave_order, resample_rows
-from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE
+from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE, SLOT_PATTERN
 from tests.media_files import pictures, tone, write_media
 from tests.tiny_models import tiny_config, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
@@ -202,6 +204,31 @@ def test_every_answer_is_supervised_in_a_mixed_batch(processor, clips):
     ]
 
 
+WORDS = st.text(alphabet="aZ 09.,:\n\té☕他<>/", max_size=12).filter(lambda words: not SLOT_PATTERN.search(words))
+MEDIA = st.lists(st.sampled_from(["video", "audio", "image"]), max_size=3)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(turns=st.lists(st.tuples(MEDIA, WORDS, WORDS), min_size=1, max_size=3), before=st.booleans())
+def test_the_mask_covers_the_answers_whatever_stands_around_them(processor, turns, before):
+    """Any media before or after any words, in any turn: the supervised tokens spell the answers and nothing else."""
+    messages = []
+    for kinds, question, reply in turns:
+        media, words = [{"type": kind} for kind in kinds], {"type": "text", "text": question}
+        messages += [{"role": "user", "content": [*media, words] if before else [words, *media]}, answer(reply)]
+    kinds = [kind for turn in turns for kind in turn[0]]
+    features = {
+        "video_features": [np.ones((3, 4))] * (len(kinds) - kinds.count("audio")),
+        "audio_features": [np.ones((2, 5))] * (len(kinds) - kinds.count("image")),
+    }
+    batch = tokenized(processor, messages, return_assistant_tokens_mask=True, processor_kwargs=features)
+    supervised = processor.tokenizer.decode(batch["input_ids"][0][batch["assistant_masks"][0].bool()])
+    assert supervised == "".join(f" {reply}</s>" if reply else "</s>" for _, _, reply in turns)
+    order = modalities(processor, batch["input_ids"][0])
+    assert order.count("video") == batch.get("video_lengths", [0])[0]
+    assert order.count("audio") == batch.get("audio_lengths", [0])[0]
+
+
 @pytest.mark.parametrize("num_rows", [1, 5, 6, 30])
 def test_cached_features_are_resampled_to_the_tokens(processor, num_rows):
     rows, sound = np.arange(num_rows * 4.0).reshape(num_rows, 4), np.arange(15.0).reshape(3, 5).astype(np.float16)
@@ -299,6 +326,8 @@ def test_bad_media_are_named(processor, clips, tmp_path):
         tokenized(processor, [user({"type": "audio", "path": clips["silent"]})])
     with pytest.raises(ValueError, match="videos has 0 entries"):
         tokenized(processor, [user({"type": "video"})])
+    with pytest.raises(ValueError, match=r"must be mono.* got \(2, 100\)"):
+        tokenized(processor, [user({"type": "audio", "audio": np.zeros((2, 100))})])
 
 
 def test_file_objects_are_media(processor, clips):
@@ -381,6 +410,8 @@ def test_saved_and_loaded_in_a_fresh_process(clips, tmp_path):
     torch.save(dict(tokenized(processor, messages, return_assistant_tokens_mask=True)), tmp_path / "expected.pt")
     script = f"""
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoProcessor
 processor = AutoProcessor.from_pretrained({str(tmp_path / "saved")!r}, trust_remote_code=True)
 assert type(processor).__module__.startswith("transformers_modules."), type(processor)
