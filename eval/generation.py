@@ -4,12 +4,16 @@ Each video is decoded and encoded once, whatever the number of its questions: se
 common beginning, single questions of different videos share a left-padded batch. No metric, no file format here.
 """
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, ProcessorMixin
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from dataset_builders.media import MediaError as BuilderMediaError
@@ -23,11 +27,12 @@ from .task import Answer, Example, Question
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are made; all of it but `batch_size` is part of a run's settings.
+    """How answers are made; all of it but `batch_size` and `num_workers` is part of a run's settings.
 
     max_new_tokens (`int`): longest answer.
     num_beams (`int`): 1 is greedy. There is no sampling: an evaluation repeats exactly.
     batch_size (`int`): questions answered together.
+    num_workers (`int`): threads that decode the next videos while the model answers about this one.
     audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: the checkpoint's own.
     dtype (`str`): of the weights; "auto": as saved.
     well_formed_times (`bool`): spans are forced to be whole and not to end before they begin.
@@ -36,6 +41,7 @@ class GenerationSettings:
     max_new_tokens: int = 256
     num_beams: int = 1
     batch_size: int = 8
+    num_workers: int = 1
     audio_interleaving_rate: float | None = None
     interleaving: str | None = None
     dtype: str = "auto"
@@ -77,11 +83,9 @@ class Generator:
 
     def __init__(self, model: str, *, settings: GenerationSettings, device: torch.device | str = "cpu"):
         self.settings, self.device = settings, torch.device(device)
-        self.processor = AutoProcessor.from_pretrained(model)
-        if settings.audio_interleaving_rate is not None:
-            self.processor.audio_interleaving_rate = settings.audio_interleaving_rate
-        if settings.interleaving is not None:
-            self.processor.interleaving = settings.interleaving
+        self.processor = load_processor(model, settings)
+        self._load_processor = partial(load_processor, model, settings)
+        self._of_thread = threading.local()
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=settings.dtype).to(self.device).eval()
         well_formed = TimeSpanLogitsProcessor(self.processor.tokenizer, codec=self.processor.time_codec)
         self._time_constraint = [well_formed] if settings.well_formed_times else []
@@ -91,9 +95,9 @@ class Generator:
     ) -> Iterator[list[Answer] | Unreadable]:
         """Answers to the questions of each job; those of jobs with a single question come when their batch is full."""
         waiting: list[tuple[Example, _Encoded, Question]] = []
-        for example, questions in jobs:
+        for example, questions, decoding in self._decode_ahead(jobs, open_media):
             try:
-                encoded = self.encode(open_media(example))
+                encoded = self._encode(*decoding.result())
             except (MediaError, BuilderMediaError) as error:
                 yield Unreadable(example.video_id, str(error))
                 continue
@@ -107,14 +111,36 @@ class Generator:
         if waiting:
             yield self._answer_batch(waiting)
 
-    @torch.no_grad()
     def encode(self, media: Media) -> _Encoded:
         """Tower outputs of one video. MediaError, naming the file, if it cannot be used."""
+        return self._encode(*self._decode(media))
+
+    def _decode_ahead(
+        self, jobs: Iterable[Job], open_media: Callable[[Example], Media]
+    ) -> Iterator[tuple[Example, Sequence[Question], Future]]:
+        """The jobs in order, each with its media on the way; no more than two per worker wait decoded in memory."""
+        ahead: deque[tuple[Example, Sequence[Question], Future]] = deque()
+        with ThreadPoolExecutor(self.settings.num_workers) as pool:
+            for example, questions in jobs:
+                ahead.append((example, questions, pool.submit(lambda e=example: self._decode(open_media(e)))))
+                if len(ahead) > 2 * self.settings.num_workers:
+                    yield ahead.popleft()
+            while ahead:
+                yield ahead.popleft()
+
+    def _decode(self, media: Media) -> tuple[Media, dict[str, torch.Tensor]]:
+        """The media and the tensors that the towers take; none for cached media. May run in a worker thread."""
+        if media.is_cached:
+            return media, {}
+        if not hasattr(self._of_thread, "processor"):
+            self._of_thread.processor = self._load_processor()  # a tokenizer must not be used by two threads at once
+        messages = [{"role": "user", "content": [{"type": "video", "path": media.video, "audio": media.audio}]}]
+        return media, self._of_thread.processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+
+    @torch.no_grad()
+    def _encode(self, media: Media, inputs: dict[str, torch.Tensor]) -> _Encoded:
         if media.is_cached:
             return _Encoded(media.video, media.audio, media.duration)
-        block = {"type": "video", "path": media.video, "audio": media.audio}
-        messages = [{"role": "user", "content": [block]}]
-        inputs = self.processor.apply_chat_template(messages, tokenize=True, return_dict=True)
         video, audio = np.zeros((1, self.model.config.vision_feature_size), np.float32), None
         if "pixel_values_videos" in inputs:  # a rate of 1 leaves no picture
             frames = inputs["pixel_values_videos"].to(self.device, self.model.dtype)
@@ -158,6 +184,16 @@ class Generator:
             "do_sample": False,
             "logits_processor": self._time_constraint if question.kind != "text" else [],
         }
+
+
+def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
+    """A checkpoint's processor with the token order that the settings ask for."""
+    processor = AutoProcessor.from_pretrained(model)
+    if settings.audio_interleaving_rate is not None:
+        processor.audio_interleaving_rate = settings.audio_interleaving_rate
+    if settings.interleaving is not None:
+        processor.interleaving = settings.interleaving
+    return processor
 
 
 def _answer(example: Example, encoded: _Encoded, question: Question, *, said) -> Answer:

@@ -47,6 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--score", choices=("time_tokens", "constant"), default=Protocol.score)
     parser.add_argument("--encoder", default=Protocol.encoder, help="sentence encoder of --label embedding")
     parser.add_argument("--batch-size", type=int, default=8, help="questions answered at a time")
+    parser.add_argument("--num-workers", type=int, default=1, help="threads that decode the next videos")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--num-beams", type=int, default=1)
     parser.add_argument("--rate", type=float, help="audio interleaving rate 0-1; default: the checkpoint's")
@@ -87,6 +88,7 @@ def generation_settings(arguments: argparse.Namespace) -> GenerationSettings:
         max_new_tokens=arguments.max_new_tokens,
         num_beams=arguments.num_beams,
         batch_size=arguments.batch_size,
+        num_workers=arguments.num_workers,
         audio_interleaving_rate=arguments.rate,
         interleaving=arguments.interleaving,
         dtype=arguments.dtype,

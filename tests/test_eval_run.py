@@ -114,15 +114,15 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, world, checkpoint, tmp_
     (tmp_path / "predictions.0.jsonl").write_text("".join(lines[:2]) + lines[2][:30])  # killed while writing
     (tmp_path / "settings.json").write_text((finished[0] / "settings.json").read_text())
     asked = []
-    original = Generator.encode
-    monkeypatch.setattr(Generator, "encode", lambda self, media: asked.append(media) or original(self, media))
+    original = Generator._decode
+    monkeypatch.setattr(Generator, "_decode", lambda self, media: asked.append(media) or original(self, media))
     assert evaluate(world, checkpoint, tmp_path)["metrics"] == finished[1]["metrics"]
     assert len(asked) == NUM_CACHED - 2
     assert (tmp_path / "predictions.jsonl").read_text() == "".join(lines)
 
 
 def test_batches_do_not_change_the_answers(finished, world, checkpoint, tmp_path):
-    evaluate(world, checkpoint, tmp_path, "--batch-size", "1")
+    evaluate(world, checkpoint, tmp_path, "--batch-size", "1", "--num-workers", "3")
     single, batched = (read_answers(folder / "predictions.jsonl") for folder in (tmp_path, finished[0]))
     assert [answer.text for answer in single] == [answer.text for answer in batched]
 
@@ -150,7 +150,7 @@ def test_queries_ask_every_class_on_one_encoding(world, checkpoint, tmp_path):
 
 def test_a_real_file_is_answered_and_a_broken_one_is_listed(world, checkpoint, tmp_path):
     media = ["--media-dir", str(world / "test")]
-    result = evaluate(world, checkpoint, tmp_path, annotations="files.json", media=media)
+    result = evaluate(world, checkpoint, tmp_path, "--num-workers", "2", annotations="files.json", media=media)
     assert result["num_examples"] == 1 and result["num_expected"] == 2
     assert list(result["unreadable"]) == ["broken"] and "broken.mp4" in result["unreadable"]["broken"]
     (answer,) = read_answers(tmp_path / "predictions.jsonl")

@@ -10,4 +10,4 @@ import evaluate
 
 def load_metric(name: str) -> evaluate.EvaluationModule:
     """The metric of the folder `name` beside this file."""
-    return evaluate.load(str(Path(__file__).parent / name))
+    return evaluate.load(str(Path(__file__).parent / name), keep_in_memory=True)
