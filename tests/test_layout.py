@@ -34,7 +34,8 @@ CLIENT_PACKAGES = (
     "evaluate",
     "sentence_transformers",
 )
-MUST_BE_INSTALLED_BY_USERS_OF_THE_MODEL = {"torch", "transformers", "numpy"}
+# the last two are installed with every transformers
+MUST_BE_INSTALLED_BY_USERS_OF_THE_MODEL = {"torch", "transformers", "numpy", "huggingface_hub", "safetensors"}
 
 
 def project_files() -> list[Path]:
