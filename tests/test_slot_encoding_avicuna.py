@@ -1,0 +1,99 @@
+"""Tokens of each kind of slot, their rows, and the padding of rows into tensors, without any file."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_avicuna import AVicunaFeatureExtractor, AVicunaVideoProcessor
+from modeling_avicuna.interleaving_avicuna import interleave_order, resample_rows
+from modeling_avicuna.media_slots_avicuna import MediaSlot
+from modeling_avicuna.slot_encoding_avicuna import (
+    EncodedSlot,
+    SlotSettings,
+    as_features,
+    encode_slot,
+    expand_slots,
+    pack_pictures,
+    pack_sounds,
+)
+from tests.media_files import pictures, tone
+
+
+def encode(slot: MediaSlot, *, rate: float = 0.25, num_av_tokens: int = 8, rule: str = "even") -> EncodedSlot:
+    return encode_slot(
+        slot,
+        audio_interleaving_rate=rate,
+        settings=SlotSettings(
+            num_av_tokens=num_av_tokens, interleaving="uniform", audio_resampling=rule, sampling_rate=48_000
+        ),
+        video_processor=AVicunaVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        feature_extractor=AVicunaFeatureExtractor(),
+    )
+
+
+def cached(num_pictures: int, num_sounds: int | None) -> MediaSlot:
+    """A video slot of cached features; row i holds the number i. `num_sounds` None: silent."""
+    sound = None if num_sounds is None else np.arange(num_sounds)[:, None] * np.ones(3)
+    return MediaSlot(
+        kind="video",
+        picture=np.arange(num_pictures)[:, None] * np.ones(4),
+        picture_is_features=True,
+        sound=sound,
+        sound_is_features=sound is not None,
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize(("num_pictures", "num_sounds"), [(1, 1), (5, 3), (8, 40), (200, 2), (6, 0), (6, None)])
+def test_every_token_has_one_row_in_order(rate, num_pictures, num_sounds):
+    encoded = encode(cached(num_pictures, num_sounds), rate=rate)
+    num_audio = round(8 * rate) if num_sounds else 0
+    assert encoded.order == interleave_order(8 - num_audio, num_audio)
+    for rows, total in ((encoded.pictures, num_pictures), (encoded.sounds, num_sounds)):
+        if rows is not None:
+            shown = rows[:, 0].tolist()
+            assert shown == sorted(shown) and set(shown) <= set(range(total))
+    assert (0 if encoded.pictures is None else len(encoded.pictures)) == encoded.order.count("video")
+    assert (0 if encoded.sounds is None else len(encoded.sounds)) == encoded.order.count("audio")
+
+
+def test_only_windows_that_a_token_shows_are_analysed():
+    """30 s of sound are six windows; two tokens show two of them."""
+    slot = MediaSlot(kind="video", picture=pictures(3), sound=tone(30.0))
+    encoded = encode(slot)
+    all_windows = AVicunaFeatureExtractor().extract_windows(tone(30.0))
+    assert len(all_windows) == 6
+    assert encoded.sound_rows == [0, 1]
+    torch.testing.assert_close(encoded.sounds, all_windows[resample_rows(6, 2)], rtol=0, atol=0)
+
+
+def test_the_published_cut_of_the_sound_is_available():
+    assert encode(cached(8, 40), rule="published").sounds[:, 0].tolist() == [0.0, 1.0]
+    assert encode(cached(8, 40)).sounds[-1, 0] > 1
+
+
+def test_slots_become_placeholders_and_tell_where():
+    text, expansions = expand_slots("a <video> b <image>", [EncodedSlot(["audio", "video"]), EncodedSlot(["video"])])
+    assert text == "a <audio><video> b <video>"
+    assert expansions == [(2, 9, 14), (12, 19, 7)]
+
+
+def test_rows_are_padded_per_text_and_windows_numbered_per_text():
+    window = torch.ones(2, 5, 3)
+    batch = [
+        [],
+        [EncodedSlot([], sounds=window[:1], sound_rows=[0, 0]), EncodedSlot([], sounds=window, sound_rows=[0, 1])],
+        [EncodedSlot([], pictures=torch.ones(2, 4))],
+    ]
+    sounds, shown = pack_sounds(batch), pack_pictures(batch)
+    assert sounds["input_features"].shape == (3, 3, 5, 3)
+    assert sounds["audio_lengths"].tolist() == [0, 3, 0]
+    assert sounds["audio_row_ids"].tolist() == [[-1] * 4, [0, 0, 1, 2], [-1] * 4]
+    assert shown["video_features"].shape == (3, 2, 4) and shown["video_lengths"].tolist() == [0, 0, 2]
+    assert pack_pictures([[]]) == pack_sounds([[]]) == {}
+
+
+def test_one_row_may_come_without_its_first_dimension():
+    assert as_features(np.ones(4), name="video_features").shape == (1, 4)
+    with pytest.raises(ValueError, match=r"audio_features must have shape .* got \(1, 1, 4\)"):
+        as_features(np.ones((1, 1, 4)), name="audio_features")
