@@ -41,6 +41,7 @@ class AnswerLog:
         self.output, self.rank = output, rank
         self.path = output / f"predictions.{rank}.jsonl"
         output.mkdir(parents=True, exist_ok=True)
+        _cut_unfinished_line(self.path)
         files = sorted([*output.glob("predictions.jsonl"), *output.glob("predictions.*.jsonl")])
         self.answers = {answer.question_id: answer for path in files for answer in read_answers(path)}
         self.unreadable: dict[str, str] = {}
@@ -90,13 +91,10 @@ class AnswerLog:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file. A last line without its line break was cut by a kill: it is left out and cut off."""
+    """The answers of a file. A last line without its line break was cut by a kill and is left out."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole, _, rest = text.rpartition("\n")
-    if rest:
-        write_text(path, whole + "\n" if whole else "")
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     answers = []
     for number, line in enumerate(whole.split("\n") if whole else [], start=1):
         try:
@@ -105,6 +103,13 @@ def read_answers(path: Path) -> list[Answer]:
             raise ValueError(f"{path}, line {number} is damaged: {error}") from error
         answers.append(Answer(**{**row, "events": tuple(Event(**event) for event in row["events"])}))
     return answers
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Makes a file that a kill left in the middle of a line fit for appending; by the process that writes it alone."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not text.endswith("\n"):
+        write_text(path, text[: text.rfind("\n") + 1])
 
 
 def model_hash(model: str) -> str:

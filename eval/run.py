@@ -177,6 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     log.join([question.id for example in examples for question in example.questions])
     answered = [example for example in present if example.video_id not in log.unreadable]
+    if not answered:
+        raise ValueError(
+            f"none of {len(present)} videos can be read; the first: {dict([*log.unreadable.items()][:1])}"
+        )
     protocol = Protocol(label=arguments.label, score=arguments.score, encoder=arguments.encoder)
     score = task.score(answered, log.answers, protocol)
     counts = {"num_examples": len(answered), "num_expected": len(examples), "missing": missing}

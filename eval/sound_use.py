@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate import PartialState
+
 from . import run
 from .figures import draw_bars
 from .media import SOUNDS
@@ -42,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {}
     for sound in SOUNDS:
         run.main([*passed, "--sound", sound, "--output", str(output / sound)])
+        if not PartialState().is_main_process:
+            continue
         results[sound] = json.loads((output / sound / "results.json").read_text(encoding="utf-8"))
+    if not results:
+        return  # one process of several: the main one has them all
     changed = {s: changed_share(*(output / name / "predictions.jsonl" for name in ("original", s))) for s in SOUNDS}
     rows = [{"sound": s, "metrics": results[s]["metrics"], "answers_changed": changed[s]} for s in SOUNDS]
     original = results["original"]

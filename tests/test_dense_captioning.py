@@ -65,7 +65,9 @@ def test_soda_takes_the_best_alignment_that_keeps_the_order():
         for columns in itertools.combinations(range(3), size)
     )
     precision, recall = best / 4, best / 3
-    assert soda_c(prediction, reference, similarity=alike) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert soda_c(prediction, reference, similarity=alike) == pytest.approx(
+        2 * precision * recall / (precision + recall)
+    )
 
 
 def test_a_caption_that_overlaps_nothing_counts_as_a_zero():
@@ -82,6 +84,7 @@ def test_real_annotators_agree_with_themselves_and_less_with_another_video(data_
         records = list(json.load(file).values())[:12]
     stories = [story(*((s, e, t) for (s, e), t in zip(r["timestamps"], r["sentences"]) if e > s)) for r in records]
     own = metric.compute(predictions=stories, references=[[s] for s in stories])
+    assert metric.compute(predictions=stories, references=stories) == own  # a single annotator needs no outer list
     other = metric.compute(predictions=stories[1:] + stories[:1], references=[[s] for s in stories])
     assert own["recall"] == own["precision"] == 100.0
     assert own["SODA_c"] > 90 > 30 > other["SODA_c"] > 0

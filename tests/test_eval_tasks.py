@@ -125,18 +125,29 @@ def test_words_that_are_no_class_are_counted_and_the_score_ranks(small_annotatio
     task = TASKS["unav100"]
     examples = task.read(small_annotations, "test")
     result = task.score(examples, answered(examples, said), Protocol(label="exact"))
-    assert result.counts == {"num_events": 6, "num_events_without_class": 2}
+    assert result.counts == {"num_events": 6, "num_events_without_score": 0, "num_events_without_class": 2}
     assert result.protocol == "narration-exact-time_tokens"
     assert result.metrics["average_mAP"] > 90
 
 
-def test_an_event_without_a_score_cannot_be_ranked_by_time_tokens(small_annotations):
+def test_an_event_without_a_score_ranks_last_and_a_model_without_scores_is_told(small_annotations):
     task = TASKS["unav100"]
     examples = task.read(small_annotations, "test")
-    answers = answered(examples, lambda example, question: [Event(0, 1, "rain", None)])
-    with pytest.raises(ValueError, match="score = None"):
-        task.score(examples, answers, Protocol(score="time_tokens"))
-    assert task.score(examples, answers, Protocol(score="constant")).metrics["average_mAP"] == 0.0
+
+    def said(score):
+        return lambda example, _: [
+            Event(50, 60, "rain", 0.1),
+            *(Event(e.start, e.end, e.label, score) for e in example.events),
+        ]
+
+    last = task.score(examples, answered(examples, said(None)), Protocol(score="time_tokens"))
+    first = task.score(examples, answered(examples, said(0.9)), Protocol(score="time_tokens"))
+    assert last.counts["num_events_without_score"] == 4
+    assert 0 < last.metrics["average_mAP"] < first.metrics["average_mAP"]
+    silent = answered(examples, lambda example, question: [Event(0, 1, "rain", None)])
+    with pytest.raises(ValueError, match="none of 2 events has a score: use the constant protocol"):
+        task.score(examples, silent, Protocol(score="time_tokens"))
+    assert task.score(examples, silent, Protocol(score="constant")).metrics["average_mAP"] == 0.0
 
 
 def test_a_sentence_becomes_the_nearest_class_by_embedding(sentence_encoder_dir):
@@ -189,7 +200,7 @@ def test_the_best_scored_span_comes_first_only_if_the_protocol_says_so(data_dir)
 
     def two_spans(example, question):
         (start, end) = question.reference[0]
-        return [Event(start + 50, end + 50, "", 0.1), Event(start, end, "", 0.9)]
+        return [Event(start + 50, end + 50, "", 0.1), Event(start, end, "", 0.9), Event(90, 99, "", None)]
 
     answers = answered(examples, two_spans)
     assert task.score(examples, answers, Protocol(score="time_tokens")).metrics["mIoU"] == pytest.approx(100.0)

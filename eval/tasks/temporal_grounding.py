@@ -65,7 +65,7 @@ def score_grounding(examples: Sequence[Example], answers: Mapping[str, Answer], 
     for question in questions:
         events = list(answers[question.id].events)
         if protocol.score == "time_tokens":
-            events.sort(key=lambda event: -event.score)
+            events.sort(key=lambda event: 0.0 if event.score is None else -event.score)  # None: no time token
         predictions.append([{"start": event.start, "end": event.end} for event in events])
     references = [[{"start": start, "end": end} for start, end in question.reference] for question in questions]
     metrics = load_metric("temporal_grounding").compute(predictions=predictions, references=references)

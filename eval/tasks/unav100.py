@@ -72,7 +72,7 @@ def score_narrations(examples: Sequence[Example], answers: Mapping[str, Answer],
         for example in examples
     ]
     kept = [[event for event in video if event["label"] is not None] for video in predictions]
-    counts = {"num_events": len(events), "num_events_without_class": len(events) - sum(map(len, kept))}
+    counts = _counts(events, protocol) | {"num_events_without_class": len(events) - sum(map(len, kept))}
     return _score(examples, kept, counts, f"narration-{protocol.label}-{protocol.score}")
 
 
@@ -86,7 +86,8 @@ def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], pr
         ]
         for example in examples
     ]
-    return _score(examples, predictions, {"num_events": sum(map(len, predictions))}, f"query-{protocol.score}")
+    events = [event for example in examples for question in example.questions for event in answers[question.id].events]
+    return _score(examples, predictions, _counts(events, protocol), f"query-{protocol.score}")
 
 
 def _example(key: str, value: dict, questions: tuple[Question, ...]) -> Example:
@@ -95,8 +96,17 @@ def _example(key: str, value: dict, questions: tuple[Question, ...]) -> Example:
 
 
 def _scored(event: Event, label: str | None, protocol: Protocol) -> dict:
-    score = 1.0 if protocol.score == "constant" else event.score
+    # a span without a digit of its own has no time token and so no score: it ranks last
+    score = 1.0 if protocol.score == "constant" else 0.0 if event.score is None else event.score
     return {"start": event.start, "end": event.end, "label": label, "score": score}
+
+
+def _counts(events: Sequence[Event], protocol: Protocol) -> dict[str, int]:
+    """How many events there are, and how many of them rank last for want of a score. ValueError if all do."""
+    without = sum(event.score is None for event in events)
+    if protocol.score == "time_tokens" and events and without == len(events):
+        raise ValueError(f"none of {len(events)} events has a score: use the constant protocol (score 1.0 for all)")
+    return {"num_events": len(events), "num_events_without_score": without}
 
 
 def _score(examples, predictions, counts, name) -> Score:

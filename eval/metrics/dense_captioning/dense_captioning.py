@@ -24,7 +24,7 @@ Dense captioning: SODA_c (in-order alignment by IoU times METEOR), and METEOR, C
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: one list per video of {"start", "end", "caption"}; seconds.
-    references: for each video a list of annotators' lists of the same form.
+    references: for each video a list of annotators' lists of the same form, or one such list where there is one annotator.
     thresholds: tIoU thresholds of the ActivityNet protocol.
 Returns:
     {"SODA_c", "METEOR", "CIDEr", "precision", "recall"} in 0-100 (CIDEr up to 1000, as papers print it).
@@ -47,6 +47,12 @@ class DenseCaptioning(evaluate.Metric):
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features({"predictions": [_EVENT], "references": [[_EVENT]]}),
         )
+
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """As `evaluate.Metric.compute`; the references of a single annotator may come without the outer list."""
+        if references is not None and any(isinstance(first, dict) for video in references for first in video[:1]):
+            references = [[video] for video in references]
+        return super().compute(predictions=predictions, references=references, **kwargs)
 
     def _compute(self, predictions, references, thresholds=THRESHOLDS):
         return score_stories(predictions, references, thresholds=thresholds)
