@@ -46,7 +46,7 @@ def answer_batch(
 
 
 def answer_questions(
-    model, *, processor, media: dict, questions: list[str], duration: float, batch_size: int = 16, **generate_kwargs
+    model, *, processor, media: dict, questions: list[str], duration: float, batch_size: int = 32, **generate_kwargs
 ) -> list[Answer]:
     """Answers several questions about one video, which is decoded, encoded and prefilled once.
 
@@ -105,7 +105,7 @@ def _device(model) -> torch.device:
 
 
 def generate_shared(
-    model, *, prompts: list[torch.LongTensor], media: dict[str, torch.Tensor], batch_size: int = 16, **generate_kwargs
+    model, *, prompts: list[torch.LongTensor], media: dict[str, torch.Tensor], batch_size: int = 32, **generate_kwargs
 ) -> Iterator[tuple[list[int], ModelOutput]]:
     """Answers several prompts about the same media; the part that they share is run through the model once.
 

@@ -18,13 +18,15 @@ from .timestamp_avicuna import DEFAULT_CODEC, Event, TimeCodec, read_events
 
 _TAIL_LENGTH = 48  # tokens that can hold one span, even one character at a time
 _FROM = re.compile(r"(?<![A-Za-z0-9_])from(?![A-Za-z])", re.IGNORECASE)
+_SENTENCE_FROM = re.compile(r"(?:^|[.!?:;>\n][\"')\]]*\s*)From\s*$")
 
 
 class TimeSpanLogitsProcessor(LogitsProcessor):
     """Makes every span "from <time> to <time>" that a model says well-formed: all its digits, and end >= start.
 
-    A digit behind "from" opens a span; from there to its last digit only tokens that continue it are possible, and
-    behind it no further digit. Words are not restricted ("from a tap"). The state is read off the ids alone, so that
+    A digit behind "from" opens a span, and a sentence that begins with "From" must open one; from there to its last
+    digit only tokens that continue it are possible, and behind it no further digit. Other words are not restricted
+    ("water from a tap"). The state is read off the ids alone, so that
     batches, beams and assisted decoding need no care; a span that the prompt left malformed is not touched.
     `max_new_tokens` can still cut a span off.
 
@@ -51,12 +53,13 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
         """`input_ids` `(batch_size * num_beams, sequence_length)`, `scores` `(batch_size * num_beams, vocab_size)`."""
         constrained = scores
         for row, ids in enumerate(input_ids[:, -_TAIL_LENGTH:].tolist()):
-            rest = self._open_span("".join(self._texts[i] if i < len(self._texts) else "" for i in ids))
+            tail = "".join(self._texts[i] if i < len(self._texts) else "" for i in ids)
+            rest = self._open_span(tail)
             if rest is None:
                 continue
             if constrained is scores:
                 constrained = scores.clone()
-            if self._state(rest) == "inside":
+            if self._state(rest) == "inside" or _SENTENCE_FROM.search(tail):
                 allowed = torch.tensor(self._allowed_after(rest), device=scores.device)
                 kept = scores[row, allowed]
                 constrained[row] = -math.inf
@@ -103,7 +106,10 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
         return (number[0], text[number.end() :]) if number else ("", text)
 
     def _find_allowed(self, rest: str) -> list[int]:
-        """Tokens that may follow inside a span."""
+        """Tokens that may follow inside a span, or that open one where it must be opened."""
+        if not rest.strip():
+            spaces = [] if rest else [i for i in self._inside_ids if self._texts[i] == " "]
+            return spaces + [i for i in self._opening_ids if self._state(rest + self._texts[i]) == "inside"]
         return [i for i in self._inside_ids if self._state(rest + self._texts[i]) in ("inside", "complete", "closed")]
 
     def _find_forbidden(self, rest: str) -> list[int]:

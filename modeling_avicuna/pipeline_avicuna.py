@@ -46,7 +46,7 @@ class AVicunaPipeline(Pipeline):
             question (`str` or `list[str]`, *optional*):
                 Any question, answered in words.
             batch_size (`int`, *optional*):
-                Questions about one video, or videos, that are answered together; 16 and 1 by default.
+                Questions about one video, or videos, that are answered together; 32 and 1 by default.
             kwargs: `max_new_tokens` (256 by default), `num_beams` and whatever else `generate` takes.
 
         Returns:
@@ -106,7 +106,7 @@ class AVicunaPipeline(Pipeline):
         request = {"media": media, "duration": duration, "questions": questions}
         return {**request, "kind": kind, "asked": asked, "several": several}
 
-    def _forward(self, request: dict, questions_per_batch: int = 16, **generate_kwargs) -> dict:
+    def _forward(self, request: dict, questions_per_batch: int = 32, **generate_kwargs) -> dict:
         answers = answer_questions(
             self.model,
             processor=self.processor,

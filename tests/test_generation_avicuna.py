@@ -119,6 +119,7 @@ def test_a_batch_is_constrained_like_its_rows_one_by_one(tokenizer):
         for row in order:
             assert torch.equal(constraint(ids[row : row + 1], scores[row : row + 1])[0], together[row])
     finite = [sorted(tokenizer.decode([i]) for i in row.isfinite().nonzero().flatten().tolist()) for row in together]
+    assert finite[0] == [" "] and finite[1] == list("0123456789")
     assert finite[2] == list("0123456789")
     assert finite[3] == [" ", " t", " to"]
     assert finite[4] == ["t"] and finite[5] == [" "]
@@ -126,6 +127,22 @@ def test_a_batch_is_constrained_like_its_rows_one_by_one(tokenizer):
     assert len(finite[8]) == len(tokenizer)
     assert not any(text[:1].isdigit() for text in finite[9]) and len(finite[9]) == len(tokenizer) - 10
     assert together[together.isfinite()].equal(scores[together.isfinite()])
+
+
+def test_a_sentence_that_begins_with_from_goes_on_with_a_time(tokenizer):
+    """And only such a sentence: labels may hold the word."""
+    constraint = TimeSpanLogitsProcessor(tokenizer)
+
+    def allowed(text: str) -> list[str]:
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False).input_ids])
+        finite = constraint(ids, torch.zeros(1, len(tokenizer)))[0].isfinite().nonzero().flatten().tolist()
+        return sorted(tokenizer.decode([token_id]) for token_id in finite)
+
+    for text in ("From", "USER: When? ASSISTANT: From", "</s>From", "From 03 to 17, a dog. From"):
+        assert allowed(text) == [" "]
+        assert allowed(text + " ") == list("0123456789")
+    for text in ("water from", "A man From", "From a", "from"):
+        assert len(allowed(text)) > len(tokenizer) - 11
 
 
 def test_the_end_is_never_before_the_start(tokenizer):
