@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modeling_avicuna import timestamp_avicuna, written_events_avicuna
 from modeling_avicuna.timestamp_avicuna import Event, TimeCodec, format_events, parse_events, read_events
+from train.conversation import write_times
 
 
 CODECS = [TimeCodec(), TimeCodec(num_bins=1000), TimeCodec(num_bins=24), TimeCodec(unit="seconds")]
@@ -75,6 +76,19 @@ def test_time_tokens_equal_the_published_ones_but_for_the_lower_clamp(golden_dir
     assert all(row["seconds"] < 0 and row["token"].startswith("-") for row in differing)
     assert len(differing) == sum(row["token"].startswith("-") for row in table)
     assert {TimeCodec().encode(row["seconds"], row["duration"]) for row in differing} <= {"00"}
+
+
+def test_times_are_put_into_texts_like_the_published_ones_but_for_names_without_brackets(golden_dir):
+    """Intended difference: published names are any strings, replaced one after the other, so that "s1" also eats the
+    beginning of "s10" ("100"); ours are "<s1>" and "<e1>" alone, and plain words stay words."""
+    cases = json.loads((golden_dir / "time_tokens" / "time_tokens.json").read_text())["replacement"]
+    for case in cases:
+        bracketed = all(name.startswith("<") for name in case["token"])
+        expected = case["values_out"] if bracketed else case["values_in"]
+        for before, after in zip(case["values_in"], expected, strict=True):
+            written = write_times(before, seconds=case["token"], duration=case["duration"], codec=TimeCodec())
+            assert written == after
+    assert len(cases) == 4
 
 
 def test_a_video_without_duration_is_an_error_that_names_it(golden_dir):
