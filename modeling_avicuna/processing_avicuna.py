@@ -260,7 +260,8 @@ class AVicunaProcessor(ProcessorMixin):
             kwargs: variables of the template, or further arguments of `__call__`.
 
         Raises:
-            ValueError: text that holds a literal slot ("<video>"); see also `fill_slots` and `__call__`.
+            ValueError: text that holds a literal slot ("<video>"), or an argument that nobody knows; see also `fill_slots`
+                and `__call__`.
         """
         single = isinstance(conversation[0], dict)
         conversations = [conversation] if single else list(conversation)
@@ -268,9 +269,12 @@ class AVicunaProcessor(ProcessorMixin):
             check_conversation(messages)
         call_kwargs = dict(processor_kwargs or {})
         call_kwargs |= {name: kwargs.pop(name) for name in list(kwargs) if name in _CALL_ARGUMENTS}
+        template = self._template(chat_template)
+        if unknown := sorted(name for name, value in kwargs.items() if value is not None and name not in template):
+            raise ValueError(f"{unknown} are neither arguments of the processor nor variables of the chat template")
         texts, spans = render_jinja_template(
             conversations=conversations,
-            chat_template=self._template(chat_template),
+            chat_template=template,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
             continue_final_message=continue_final_message,
             add_generation_prompt=add_generation_prompt,

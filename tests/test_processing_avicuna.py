@@ -332,6 +332,12 @@ def test_bad_media_are_named(processor, clips, tmp_path):
         tokenized(processor, [user({"type": "audio", "audio": np.zeros((2, 100))})])
 
 
+def test_a_misspelt_argument_is_an_error(processor):
+    with pytest.raises(ValueError, match="audio_interleavng_rate"):
+        processor.apply_chat_template([user()], audio_interleavng_rate=0.5)
+    assert processor.apply_chat_template([user()], tools=None) == processor.apply_chat_template([user()])
+
+
 def test_file_objects_are_media(processor, clips):
     stream = io.BytesIO(clips["video"].read_bytes())
     ours, expected = (tokenized(processor, [user({"type": "video", "video": v})]) for v in (stream, clips["video"]))
