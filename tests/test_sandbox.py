@@ -44,6 +44,10 @@ def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
         assert info.duration == float(end) - float(start) == 10.0
         assert info.has_audio and info.sampling_rate == 48_000 and info.fps == FPS
     assert len(list((small_world / "clips").iterdir())) == 6
+    short = json.loads((small_world / "short_captions.json").read_text())
+    assert [row["video_id"] for row in short] == [row["video_id"] for row in captions]
+    assert short[0]["desc"] == "A dog barking."
+    assert all(name["desc"][1:-1] in row["desc"] for name, row in zip(short, captions))
 
     annotations = json.loads((small_world / "annotations.json").read_text())
     assert set(annotations) == {"version", "database"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ..media import MediaWriter
 from .classes import EVENT_CLASSES, HEARD, PLACES, SEEN, SEEN_AND_HEARD, EventClass
@@ -54,7 +55,8 @@ def make_world(
     num_classes: int | None = None,
     num_proc: int = 1,
 ) -> None:
-    """Write `clips/`, `captions.json`, `test/`, `train/` and `annotations.json` below a folder.
+    """Write `clips/`, `captions.json`, `short_captions.json` (the event's name alone), `test/`, `train/` and
+    `annotations.json` below a folder.
 
     Args:
         output (`Path`): folder, made if need be; files of the same name are written over.
@@ -76,25 +78,30 @@ def make_world(
         raise ValueError(f"num_classes must lie between 1 and {len(EVENT_CLASSES)}, got {num_classes}")
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    jobs, captions, database = [], [], {}
+    jobs, captions, short_captions, database = [], [], [], {}
     for index in range(num_clips):
         video_id, caption, take = plan_clip(index, seed=seed, num_classes=num_classes)
         jobs.append((output / "clips" / f"{video_id}.mp4", [take], CLIP_SECONDS, (seed, CLIPS, index, 1)))
         captions.append({"video_id": video_id, "desc": caption})
+        short_captions.append({"video_id": video_id, "desc": name_event(take.event)})
     for subset, num_videos in (("test", num_test_videos), ("train", num_train_videos)):
         for index in range(num_videos):
             video_id, duration, takes = plan_untrimmed_video(index, subset=subset, seed=seed, num_classes=num_classes)
             key = (seed, UNTRIMMED[subset], index, 1)
             jobs.append((output / subset / f"{video_id}.mp4", takes, duration, key))
             database[video_id] = {"duration": duration, "annotations": _annotate(takes), "subset": subset}
-    if num_proc == 1:
-        for job in jobs:
-            _write_job(job)
-    else:
-        with ProcessPoolExecutor(num_proc) as pool:
-            list(pool.map(_write_job, jobs, chunksize=8))
+    with tqdm(total=len(jobs), desc="sandbox", unit="video") as progress:
+        if num_proc == 1:
+            for job in jobs:
+                _write_job(job)
+                progress.update()
+        else:
+            with ProcessPoolExecutor(num_proc) as pool:
+                for _ in pool.map(_write_job, jobs, chunksize=4):
+                    progress.update()
     # last, so that a folder with captions is a complete one
     _write_json(output / "captions.json", captions)
+    _write_json(output / "short_captions.json", short_captions)
     _write_json(output / "annotations.json", {"version": "sandbox-1", "database": database})
 
 
@@ -213,6 +220,11 @@ def _draw_caption(event: EventClass, rng: np.random.Generator) -> str:
         templates = SEEN_AND_HEARD
     place, template = PLACES[rng.integers(len(PLACES))], templates[rng.integers(len(templates))]
     return template.format(place=place, phrase=event.phrase, look=event.look, noise=event.noise)
+
+
+def name_event(event: EventClass) -> str:
+    """The shortest caption: "A dog barking." """
+    return f"{event.phrase[0].upper()}{event.phrase[1:]}."
 
 
 def _draw_id(rng: np.random.Generator) -> str:
