@@ -144,8 +144,9 @@ def _assemble(config: AVicunaConfig, weights: dict, dtype: torch.dtype) -> AVicu
         weights.setdefault("lm_head.weight", weights["model.language_model.embed_tokens.weight"])
     check_keys(weights, expected, where="the given weights")
     check_shapes(weights, expected, where="the given weights")
-    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    model.load_state_dict(cast, assign=True)
+    for name, tensor in weights.items():
+        weights[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    model.load_state_dict(weights, assign=True)
     model.tie_weights()
     for part in (config, config.text_config, config.vision_config, config.audio_config):
         if part is not None:

@@ -27,11 +27,11 @@ class MediaGenerationMixin(GenerationMixin):
         """As `GenerationMixin.generate`. Raw media are encoded once, before beams or samples multiply the batch."""
         if kwargs.get("pixel_values_videos") is not None:
             refuse_both("pixel_values_videos", "video_features", kwargs.get("video_features"))
-            pixels = kwargs.pop("pixel_values_videos").to(self.device)
+            pixels = self._to_device(kwargs.pop("pixel_values_videos"))
             kwargs["video_features"] = self.model.encode_video(pixels, kwargs.get("video_lengths")).pooler_output
         if kwargs.get("input_features") is not None:
             refuse_both("input_features", "audio_features", kwargs.get("audio_features"))
-            windows = kwargs.pop("input_features").to(self.device)
+            windows = self._to_device(kwargs.pop("input_features"))
             kwargs["audio_features"] = self.model.encode_audio(windows, kwargs.get("audio_lengths")).pooler_output
         if assistant_model is not None and assistant_model.config.model_type != self.config.model_type:
             # an assistant that reads text alone would be handed the media and refuse them; under this name, which
@@ -51,6 +51,10 @@ class MediaGenerationMixin(GenerationMixin):
             for name in MEDIA_INPUTS:
                 model_inputs.pop(name, None)
         return model_inputs
+
+    def _to_device(self, media: torch.Tensor) -> torch.Tensor:
+        # an offloaded model stands on "meta" between its passes, and moves its inputs by itself
+        return media if self.device.type == "meta" else media.to(self.device)
 
     def _holds_placeholders(self, input_ids: torch.LongTensor) -> bool:
         is_placeholder = (input_ids == self.config.video_token_id) | (input_ids == self.config.audio_token_id)

@@ -253,6 +253,11 @@ class AVicunaModel(AVicunaPreTrainedModel):
             audio_lengths=audio_lengths,
             audio_row_ids=audio_row_ids,
         )
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # the first real token is position 0 wherever the padding stands, so that a sample in a batch is exactly
+            # the sample alone, also in the last digits of rotary positions
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, past + T]
+            position_ids = positions[:, -inputs_embeds.shape[1] :]
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

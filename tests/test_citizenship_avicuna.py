@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
     BitsAndBytesConfig,
+    CompileConfig,
     LlamaConfig,
     LlamaForCausalLM,
     TextIteratorStreamer,
@@ -268,6 +269,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(inputs):
 )
 def test_every_cache_gives_the_same_tokens(model, inputs, greedy, settings):
     assert torch.equal(answer(model, inputs, **settings), greedy)
+
+
+def test_a_decoding_step_compiles_into_one_graph(model, inputs, greedy):
+    settings = CompileConfig(fullgraph=True, backend="eager", mode=None)
+    settings._compile_all_devices = True  # transformers compiles on accelerators alone unless told
+    assert torch.equal(answer(model, inputs, cache_implementation="static", compile_config=settings), greedy)
+    assert hasattr(model, "_compiled_call"), "generate did not compile"
+    del model._compiled_call
 
 
 def test_beam_search_batched_equals_single(model, inputs):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,7 @@ from transformers import (
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration, AVicunaProcessor, interleave_order
 from modeling_avicuna.convert_avicuna_to_hf import convert_checkpoint
 from modeling_avicuna.published_weights_avicuna import merge_lora, read_language_model, read_projector, read_tensors
-from tests.tiny_models import TINY_AUDIO, TINY_VISION
+from tests.tiny_models import TINY_AUDIO, TINY_TEXT, TINY_VISION
 
 
 PUBLISHED_VOCAB_SIZE = 1000
@@ -70,8 +71,8 @@ def model(convert):
     return convert("stage3", "stage4")
 
 
-def expand(model, ids, fill=None, order=None):
-    """Replaces the published -200 by one video's placeholders (or by `fill` for each of them)."""
+def expand(model, ids, order=None):
+    """Replaces the published -200 by the placeholders of one video, or by those of `order`."""
     token_ids = {"video": model.config.video_token_id, "audio": model.config.audio_token_id}
     placeholders = [token_ids[modality] for modality in order or interleave_order(75, 25)]
     expanded = []
@@ -239,6 +240,57 @@ def test_batched_generation_equals_single(model, golden, release):
         },
     )
     assert generate(model, max_new_tokens=12, **batch).tolist() == description["single"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_ragged_batch_gives_the_numbers_of_each_sample_alone(model, golden, side):
+    inputs, outputs, _ = golden
+    prompts = [expand(model, outputs[f"{name}.input_ids"]) for name in ("p0", "p1")]
+    padding = len(prompts[1]) - len(prompts[0])
+    mask = torch.ones(2, len(prompts[1]), dtype=torch.long)
+    if side == "left":
+        prompts[0], mask[0, :padding] = [model.config.text_config.pad_token_id] * padding + prompts[0], 0
+    else:
+        prompts[0], mask[0, -padding:] = prompts[0] + [model.config.text_config.pad_token_id] * padding, 0
+    features = {name: torch.stack([inputs[f"{name}{i}"] for i in range(2)]) for name in ("video", "audio")}
+    with torch.no_grad():
+        output = model(
+            input_ids=torch.tensor(prompts),
+            attention_mask=mask,
+            video_features=features["video"],
+            audio_features=features["audio"],
+        )
+    for index, name in enumerate(("p0", "p1")):
+        with torch.no_grad():
+            single = model(**model_inputs(model, golden, name, index)).logits[0]
+        logits = output.logits[index, mask[index].bool()]
+        torch.testing.assert_close(logits, single, atol=1e-5, rtol=0)
+        published = outputs[f"{name}.logits"]
+        torch.testing.assert_close(logits[:, :PUBLISHED_VOCAB_SIZE], published, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["b2_v75_a25", "b1_v90_a10", "b1_v50_a50"])
+def test_golden_interleaved_embeddings(golden_dir, case):
+    """Projection and order of the published interleaver, without a checkpoint; `b1_v40_a60` is its case of silent zeros."""
+    arrays = np.load(golden_dir / "interleave/projected_fp32.npz")
+    part = {name: torch.from_numpy(arrays[f"{case}_{name}"]) for name in ("video", "audio", "Wv", "bv", "Wa", "ba")}
+    ids, embeds = torch.from_numpy(arrays[f"{case}_ids"]), torch.from_numpy(arrays[f"{case}_embeds"])
+    text = {**TINY_TEXT, "vocab_size": 22, "hidden_size": 64}
+    config = AVicunaConfig(text_config=text, video_token_id=20, audio_token_id=21)
+    model = AVicunaForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:20] = torch.from_numpy(arrays["token_embedding"])
+    state = {"weight": part["Wv"], "bias": part["bv"]}, {"weight": part["Wa"], "bias": part["ba"]}
+    model.model.vision_adapter.load_state_dict(state[0])
+    model.model.audio_adapter.load_state_dict(state[1])
+    order = interleave_order(part["video"].shape[1], part["audio"].shape[1], rule="published")
+    with torch.no_grad():
+        merged = model.model.embed_prompt(
+            torch.tensor([expand(model, row, order=order) for row in ids]),
+            video_features=part["video"],
+            audio_features=part["audio"],
+        )
+    torch.testing.assert_close(merged, embeds, atol=1e-5, rtol=1e-5)
 
 
 def test_no_token_of_ours_is_generated_or_has_a_share_in_the_loss(model, golden):
