@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow
 
 
 TARGET = {"seconds": 120, "gigabytes": 2.0}
@@ -26,12 +28,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions-file", required=True)
     parser.add_argument("--text-encoder", required=True)
-    parser.add_argument("--output", required=True, help="scratch folder; the figures go to figures.json in it")
+    parser.add_argument("--output", required=True, help="scratch folder")
+    parser.add_argument("--results", default=str(Path(__file__).parent / "results" / "curation_full_size.json"))
     parser.add_argument("--num-videos", type=int, default=114081)
     parser.add_argument("--num-workers", type=int, nargs="+", default=[1, 2, 4])
     options = parser.parse_args()
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
+    load_at_start = os.getloadavg()[0]
     common = ["--captions-file", options.captions_file, "--text-encoder", options.text_encoder]
     common += ["--embeddings-dir", str(output / "embeddings")]
     figures = {"embedding_and_64_videos": measure(output / "small", [*common, "--num-videos", "64"])}
@@ -40,9 +44,24 @@ def main() -> None:
         figures[f"{num_workers}_workers"] = measure(output / f"workers_{num_workers}", arguments)
     hashes = {name: facts.pop("sha256") for name, facts in figures.items()}
     full = {hashes[f"{num_workers}_workers"] for num_workers in options.num_workers}
-    figures.update(byte_identical=len(full) == 1, cores=os.cpu_count(), load=os.getloadavg(), target=TARGET)
-    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures, indent=2))
+    figures.update(byte_identical=len(full) == 1, target=TARGET, conditions=describe_conditions(load_at_start))
+    text = json.dumps(figures, indent=1) + "\n"
+    Path(options.results).write_text(text, encoding="utf-8")
+    print(text)
+
+
+def describe_conditions(load_at_start: float) -> dict:
+    """What the figures depend on beside the code."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "git_commit": commit.stdout.strip(),
+        "num_cores": os.cpu_count(),
+        "load_average_at_start": round(load_at_start, 2),
+        "load_average_at_end": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "pyarrow": pyarrow.__version__,
+    }
 
 
 def measure(folder: Path, arguments: list[str]) -> dict:

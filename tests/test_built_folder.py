@@ -14,11 +14,9 @@ import pytest
 from benchmarks import curation_full_size
 from dataset_builders import build
 from dataset_builders.built_folder import build_folder, list_shards, prepare_folder
-from dataset_builders.curation_report import CurationReport
 from dataset_builders.media import MediaError, MediaWriter
 from dataset_builders.pseudo_untrimmed import embedding, rendered_rows
 from dataset_builders.schema import FEATURES
-from dataset_builders.vtimellm import read_vtimellm, write_vtimellm
 
 from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
 from .hub_server import serve_hub
@@ -250,53 +248,6 @@ def test_a_row_whose_clip_breaks_while_rendering_is_dropped_with_the_reason(fold
     assert {drop["reason"] for drop in drops} == {"not_rendered: unreadable video stream"}
     assert "at 2.0 s" in drops[0]["detail"]
     assert all((tmp_path / media["video"]).exists() for media in rows["media"].to_pylist())
-
-
-def test_vtimellm_json_is_written_and_read_without_loss(folder, tmp_path):
-    rows = pq.read_table(folder / "data").to_pylist()
-    path = tmp_path / "pu_valor.json"
-    assert write_vtimellm(rows, path) == 40
-    report = CurationReport()
-    assert list(read_vtimellm(path, report=report)) == rows
-    assert report.counts()["vtimellm"] == {"read": 40, "kept": 40, "dropped": {}, "repaired": {}}
-    record = json.loads(path.read_text())[0]
-    assert set(record) == {"id", "source", "conversations", "meta"} and record["source"] == "pseudo-valor"
-    assert {turn["from"] for turn in record["conversations"]} == {"human", "gpt"}
-    assert set(record["meta"]) >= {"duration", "token", "sub_videos", "scale"}
-    assert write_vtimellm([], tmp_path / "none.json") == 0
-    assert json.loads((tmp_path / "none.json").read_text()) == []
-
-
-def test_published_records_are_read(tmp_path):
-    turns = [{"from": "human", "value": "<video>\nWhen?"}, {"from": "gpt", "value": "From <s0> to <e0>."}]
-    meta = {"duration": 21.0, "token": {"<s0>": 10, "<e0>": 21.0}, "sub_videos": ["a", "b"], "scale": [1.0, 1.1]}
-    excerpt = {"split": [3.5, 9.0], "duration": 5.5, "token": {}}
-    records = [
-        {"id": "x", "source": "pseudo-valor", "conversations": turns, "meta": meta},
-        {"id": "x", "conversations": turns[:1], "meta": excerpt},
-        {"id": "gone", "conversations": turns[:1], "meta": {"duration": 4}},
-        {"id": "empty", "conversations": []},
-        {"id": "timeless", "conversations": turns, "meta": {"token": {"<s0>": 1}}},
-        {"id": "uneven", "conversations": turns[:1], "meta": {**meta, "scale": [1.0]}},
-    ]
-    path = tmp_path / "stage.json"
-    path.write_text(json.dumps(records), encoding="utf-8")
-    (tmp_path / "media").mkdir()
-    (tmp_path / "media" / "x_3.500_9.000.mp4").write_bytes(b"-")
-    report = CurationReport()
-    first, second = read_vtimellm(path, report=report, media_dir=tmp_path / "media", source="internvid")
-    assert first["segments"] == [
-        {"clip_id": "a", "start": 0.0, "end": 10.0, "scale": 1.0, "caption": None},
-        {"clip_id": "b", "start": 10.0, "end": 21.0, "scale": 1.1, "caption": None},
-    ]
-    assert second["media"]["video"].endswith("x_3.500_9.000.mp4") and second["source"] == "internvid"
-    assert len({first["id"], second["id"]}) == 2
-    assert report.counts()["internvid"]["dropped"] == {
-        "clips_and_scales_differ_in_number": 1,
-        "no_conversation": 1,
-        "no_media_file": 1,
-        "time_without_seconds": 1,
-    }
 
 
 def test_a_build_lists_its_shards(folder, tmp_path):

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset_builders.pseudo_untrimmed import embedding
 from dataset_builders.pseudo_untrimmed.clustering import DROPPED, cluster_clips, measure_clusters
-from dataset_builders.pseudo_untrimmed.embedding import embed_captions
 
 
 def make_blobs(sizes, *, spread=0.15, width=16, seed=0):
@@ -74,35 +72,3 @@ def test_the_mean_cosine_is_that_of_all_pairs():
     rows, owners = make_blobs([5, 7])
     pairs = [rows[i] @ rows[j] for i in range(12) for j in range(12) if i != j and owners[i] == owners[j]]
     assert measure_clusters(rows, owners)["mean_cosine"] == pytest.approx(np.mean(pairs), abs=1e-6)
-
-
-def test_real_captions_are_embedded_once(sentence_encoder_dir, tmp_path, monkeypatch):
-    captions = ["A dog barks in the yard.", "A puppy is barking.", "A train passes."]
-    rows = embed_captions(captions, text_encoder=sentence_encoder_dir, cache_dir=tmp_path)
-    assert rows.shape == (3, 384) and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.2
-
-    encoded = []
-
-    def count(texts, **options):
-        encoded.extend(texts)
-        return np.ones((len(texts), 384), np.float32)
-
-    monkeypatch.setattr(embedding, "encode_texts", count)
-    again = embed_captions(captions[::-1], text_encoder=sentence_encoder_dir, cache_dir=tmp_path)
-    assert np.array_equal(again, rows[::-1]) and not encoded
-    embed_captions(["A new one.", *captions], text_encoder=sentence_encoder_dir, cache_dir=tmp_path)
-    assert encoded == ["A new one."]
-
-
-def test_an_encoder_folder_is_known_by_its_contents(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    before = embedding.fingerprint_encoder(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"0")
-    assert embedding.fingerprint_encoder(tmp_path) != before
-    assert embedding.fingerprint_encoder("some/model") != embedding.fingerprint_encoder("another/model")
-
-
-def test_an_encoder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="text_encoder .*no_encoder"):
-        embed_captions(["A dog barks."], text_encoder=tmp_path / "no_encoder")

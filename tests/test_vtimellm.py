@@ -1,0 +1,60 @@
+"""AVicuna's and VTimeLLM's conversation files: our rows without loss, published ones as far as they go."""
+
+import json
+
+from datasets import load_dataset
+
+import dataset_builders  # noqa: F401  (registers pu_valor)
+from dataset_builders.curation_report import CurationReport
+from dataset_builders.vtimellm import read_vtimellm, write_vtimellm
+
+from .curation_fixtures import quick_options, write_captions
+
+
+def test_our_rows_are_written_and_read_without_loss(tmp_path):
+    options = quick_options(write_captions(tmp_path / "desc.json"))
+    dataset = load_dataset("pu_valor", cache_dir=str(tmp_path / "cache"), split="train", **options)
+    rows = list(dataset)
+    path = tmp_path / "pu_valor.json"
+    assert write_vtimellm(rows, path) == 40
+    report = CurationReport()
+    assert list(read_vtimellm(path, report=report)) == rows
+    assert report.counts()["vtimellm"] == {"read": 40, "kept": 40, "dropped": {}, "repaired": {}}
+    record = json.loads(path.read_text())[0]
+    assert set(record) == {"id", "source", "conversations", "meta"} and record["source"] == "pseudo-valor"
+    assert {turn["from"] for turn in record["conversations"]} == {"human", "gpt"}
+    assert set(record["meta"]) >= {"duration", "token", "sub_videos", "scale"}
+    assert write_vtimellm([], tmp_path / "none.json") == 0
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_published_records_are_read(tmp_path):
+    turns = [{"from": "human", "value": "<video>\nWhen?"}, {"from": "gpt", "value": "From <s0> to <e0>."}]
+    meta = {"duration": 21.0, "token": {"<s0>": 10, "<e0>": 21.0}, "sub_videos": ["a", "b"], "scale": [1.0, 1.1]}
+    excerpt = {"split": [3.5, 9.0], "duration": 5.5, "token": {}}
+    records = [
+        {"id": "x", "source": "pseudo-valor", "conversations": turns, "meta": meta},
+        {"id": "x", "conversations": turns[:1], "meta": excerpt},
+        {"id": "gone", "conversations": turns[:1], "meta": {"duration": 4}},
+        {"id": "empty", "conversations": []},
+        {"id": "timeless", "conversations": turns, "meta": {"token": {"<s0>": 1}}},
+        {"id": "uneven", "conversations": turns[:1], "meta": {**meta, "scale": [1.0]}},
+    ]
+    path = tmp_path / "stage.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "x_3.500_9.000.mp4").write_bytes(b"-")
+    report = CurationReport()
+    first, second = read_vtimellm(path, report=report, media_dir=tmp_path / "media", source="internvid")
+    assert first["segments"] == [
+        {"clip_id": "a", "start": 0.0, "end": 10.0, "scale": 1.0, "caption": None},
+        {"clip_id": "b", "start": 10.0, "end": 21.0, "scale": 1.1, "caption": None},
+    ]
+    assert second["media"]["video"].endswith("x_3.500_9.000.mp4") and second["source"] == "internvid"
+    assert len({first["id"], second["id"]}) == 2
+    assert report.counts()["internvid"]["dropped"] == {
+        "clips_and_scales_differ_in_number": 1,
+        "no_conversation": 1,
+        "no_media_file": 1,
+        "time_without_seconds": 1,
+    }
