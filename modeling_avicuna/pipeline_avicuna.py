@@ -59,11 +59,13 @@ class AVicunaPipeline(Pipeline):
             MediaError: a file that cannot be used; the message names it.
             ValueError: more than one of `query`, `interval` and `question`, or an interval that is none.
         """
+        batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None:
-            kwargs["batch_size"] = batch_size
+            kwargs["questions_per_batch"] = batch_size
         if not isinstance(videos, (list, tuple)):
-            return super().__call__(videos, **_renamed(kwargs))
-        preprocess_params, forward_params, _ = self._sanitize_parameters(**_renamed(kwargs))
+            # the base class's own batches are a data loader's, which cannot pad videos
+            return super().__call__(videos, batch_size=1, **kwargs)
+        preprocess_params, forward_params, _ = self._sanitize_parameters(**kwargs)
         params = {**self._preprocess_params, **preprocess_params}
         forward_params = {**self._forward_params, **forward_params}
         requests = [self.preprocess(video, **params) for video in videos]
@@ -166,14 +168,6 @@ class AVicunaPipeline(Pipeline):
             raise ValueError(f"the interval ({start}, {end}) is not within a video of {duration:.3f} s")
         codec = self.processor.time_codec
         return SEGMENT_CAPTION_PROMPT.format(start=codec.encode(start, duration), end=codec.encode(end, duration))
-
-
-def _renamed(kwargs: dict) -> dict:
-    """The base class keeps "batch_size" for its data loader, which cannot batch videos; ours goes to `_forward`."""
-    kwargs = dict(kwargs)
-    if "batch_size" in kwargs:
-        kwargs["questions_per_batch"] = kwargs.pop("batch_size")
-    return kwargs
 
 
 def _media(video) -> tuple[dict, float]:

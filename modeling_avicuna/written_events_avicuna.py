@@ -69,6 +69,8 @@ _JOIN = re.compile(r"(?:\s|[,;&]|\b(?:and|or|then|again|also|plus|as\s+well\s+as
 _HALF_SPAN = re.compile(rf"(?:from|between|starting\s+at)\s+(?:{_NUMBER})(?![0-9])(?:\s*(?:to|and)\b)?", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?;](?=[\s\"'\u201d\u2019)\]]|$)|\n")
 _NEXT_CLAUSE = re.compile(r"[\s,]*(?:and|then|while|which)\b", re.IGNORECASE)
+_TIME_FIELD = re.compile(r"(?:times?|timestamps?|intervals?|when)", re.IGNORECASE)
+_LABEL_FIELD = re.compile(r"[\s*]*(?:events?|caption|label|description)\s*[0-9]*[\s*]*:", re.IGNORECASE)
 _BULLET = re.compile(r"(?:^|(?<=[.!?;]\s)|(?<=\n))\s*(?:[-*\u2022]|\(?[0-9]{1,3}[.)]|#[0-9]{1,3}:?)\s*$")
 _OPENERS = re.compile(r"[\[{]")
 _LOOK_BACK = 32  # characters before a span that decide whether it opens a sentence
@@ -192,16 +194,28 @@ def _labels(text: str, groups: list[_Group]) -> list[str]:
         elif leads:
             labels.append(_clean(own_after))
         else:
-            head = before[_last_sentence_end(before) :]
+            head = _clean(before[_last_sentence_end(before) :])
             tail = _SENTENCE_END.split(own_after, maxsplit=1)[0]
             tail = "" if _NEXT_CLAUSE.match(tail) else tail
-            labels.append(_clean(" ".join(part for part in (_clean(head), _clean(tail)) if part)))
+            label = _clean(" ".join(part for part in (head, _clean(tail)) if part))
+            labels.append(_label_of_record(before, after) if _TIME_FIELD.fullmatch(label) else label)
     return labels
+
+
+def _label_of_record(before: str, after: str) -> str:
+    """The label of a record in lines, "Event: rain" above or below "Time: from 03 to 17"."""
+    record = re.split(r"\n\s*\n", before)[-1]
+    above = [line for line in record.splitlines() if line.strip()][-2:-1]
+    below = [line for line in after.splitlines() if line.strip()][:1]
+    for line in above or below:
+        if field := _LABEL_FIELD.match(line):
+            return _clean(line[field.end() :])
+    return _clean(above[0]) if above else ""
 
 
 def _opens_sentence(before: str, *, has_words_behind: bool = True) -> bool:
     """Whether what stands before a span is complete, so that the span opens a sentence or a list item."""
-    before = _BULLET.sub("", before[-_LOOK_BACK:]).rstrip(" \t\"'\u201d\u2019)")
+    before = _BULLET.sub("", before[-_LOOK_BACK:]).rstrip(" \t\"'\u201d\u2019)*")
     return before == "" or before[-1] in ".!?;\n" or (before[-1] == ":" and has_words_behind)
 
 
@@ -226,9 +240,11 @@ def _last_sentence_end(gap: str) -> int:
 
 def _clean(label: str) -> str:
     """A label without the punctuation and the joining words around it; quotes only where they enclose all of it."""
-    label = _BULLET.sub("", label.strip()).strip(" \t\n,:;").lstrip("-\u2013\u2014)],:; \t\n")
+    label = _BULLET.sub("", label.strip()).strip(" \t\n,:;*").lstrip("-\u2013\u2014)],:;* \t\n")
     label = re.sub(r"^(?:(?:and|then|while)\s+)+", "", label)
-    while (trimmed := label.rstrip("-\u2013\u2014([,:; \t\n")).endswith((" and", " then", ",and")) or trimmed != label:
+    while (trimmed := label.rstrip("-\u2013\u2014([,:;* \t\n")).endswith(
+        (" and", " then", ",and")
+    ) or trimmed != label:
         label = trimmed.removesuffix(" and").removesuffix(" then").removesuffix(",and")
     label = label.rstrip(".").rstrip()
     for opening, closing in ('""', "''", "\u201c\u201d", "\u2018\u2019"):

@@ -142,6 +142,14 @@ def test_lists_of_videos_equal_single_videos(pipe, videos):
     assert several[1] == pipe(paths[1], query=["rain", "dog"])
 
 
+def test_a_batch_size_given_at_the_start_holds_for_every_call(model, processor, videos):
+    paths = [videos / "sound.mp4", videos / "-silent.mp4"]
+    settings = {"task": TASK, "model": model, "processor": processor, "device": "cpu", "max_new_tokens": 8}
+    batched, plain = pipeline(**settings, batch_size=2), pipeline(**settings)
+    expected = [plain(path, question="What?") for path in paths]
+    assert batched(paths, question="What?") == list(batched((path for path in paths), question="What?")) == expected
+
+
 def test_sound_matters_and_may_be_all_there_is(pipe, videos):
     with_sound = pipe(videos / "sound.mp4", question="What?")
     assert with_sound != pipe({"path": videos / "sound.mp4", "audio": False}, question="What?")
