@@ -74,7 +74,7 @@ _LABEL_FIELD = re.compile(r"[\s*]*(?:events?|caption|label|description)\s*[0-9]*
 _BULLET = re.compile(r"(?:^|(?<=[.!?;]\s)|(?<=\n))\s*(?:[-*\u2022]|\(?[0-9]{1,3}[.)]|#[0-9]{1,3}:?)\s*$")
 _OPENERS = re.compile(r"[\[{]")
 _LOOK_BACK = 32  # characters before a span that decide whether it opens a sentence
-_MAX_JSON_TRIES = 64
+_MAX_JSON_TRIES = 64  # brackets that turn out to open no JSON: bounds the work on garbage
 _MAX_JSON_DEPTH = 8
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 _TIME_KEYS = (
@@ -126,10 +126,10 @@ def _find_groups(text: str, span_pattern: re.Pattern) -> list[_Group]:
         span = span_pattern.search(text, position)
         opener = _OPENERS.search(text, position, span.start() if span else len(text))
         while opener and json_tries < _MAX_JSON_TRIES:
-            json_tries += 1
             block = _json_block(text, opener.start())
             if block:
                 break
+            json_tries += 1
             opener = _OPENERS.search(text, opener.end(), span.start() if span else len(text))
         else:
             block = []

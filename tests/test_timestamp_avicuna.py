@@ -230,6 +230,11 @@ def test_reads_what_models_say(text, expected):
     assert spans(text) == expected
 
 
+def test_any_number_of_json_lines_is_read():
+    lines = "\n".join(json.dumps({"event": f"event {i}", "start": i, "end": i + 1}) for i in range(90))
+    assert spans(lines) == [(i, i + 1, f"event {i}") for i in range(90)]
+
+
 def test_written_units_are_taken_at_their_word():
     assert spans("90.0 - 102.0 seconds, spread butter. 114 - 127 seconds, eat.", 200) == [
         (90, 102, "spread butter"),
