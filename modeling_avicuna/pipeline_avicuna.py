@@ -57,7 +57,8 @@ class AVicunaPipeline(Pipeline):
 
         Raises:
             MediaError: a file that cannot be used; the message names it.
-            ValueError: more than one of `query`, `interval` and `question`, or an interval that is none.
+            ValueError: more than one of `query`, `interval` and `question`, an interval outside of the video, or an
+                empty list of questions.
         """
         batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None:
@@ -97,6 +98,8 @@ class AVicunaPipeline(Pipeline):
             kind, asked = "query", _as_list(query, of=str)
             questions = [GROUNDING_PROMPT.format(query=text) for text in asked]
         elif interval is not None:
+            if isinstance(interval, list) and interval and not isinstance(interval[0], (list, tuple)):
+                interval = tuple(interval)  # one pair as JSON writes it
             kind, asked = "interval", _as_list(interval, of=tuple)
             questions = [self._segment_question(*pair, duration=duration) for pair in asked]
         elif question is not None:

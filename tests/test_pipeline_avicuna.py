@@ -104,6 +104,7 @@ def test_an_interval_gives_the_event_in_it(pipe, videos, asked):
     assert (event["start"], event["end"], event["score"]) == (1.0, 3.0, None) and event["label"]
     assert asked == [SEGMENT_CAPTION_PROMPT.format(start="25", end="75")]
     several = pipe(videos / "sound.mp4", interval=[(1.0, 3.0), (0.0, 4.0)])
+    assert pipe(videos / "sound.mp4", interval=[1.0, 3.0]) == event
     assert several[0] == event and [item["end"] for item in several] == [3.0, 4.0]
 
 
