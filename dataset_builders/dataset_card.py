@@ -21,6 +21,8 @@ FROM_PAPER = {
     "coherence_threshold": "a filter is stated, its rule is ours",
     "clustering": "clustering of caption embeddings is stated, the algorithm is ours",
 }
+# Hashes of what was read, and what is nobody's choice.
+NO_CHOICE = ("captions", "clips", "curation_version", "encoder", "excluded_ids", "seed")
 
 
 def write_card(output: str | Path, report: dict, settings: CurationSettings) -> Path:
@@ -30,7 +32,7 @@ def write_card(output: str | Path, report: dict, settings: CurationSettings) -> 
         write_summary(report, settings),
         write_usage(report, settings),
         write_making(report),
-        write_settings(report),
+        write_settings(report, settings),
         write_drops(report),
         write_limits(settings),
     ]
@@ -125,11 +127,15 @@ def write_making(report: dict) -> str:
     return "\n".join(lines)
 
 
-def write_settings(report: dict) -> str:
+def write_settings(report: dict, settings: CurationSettings) -> str:
     """Every setting, with what the paper says of it."""
     lines = ["## Settings\n", "| setting | value | in the paper |", "|---|---|---|"]
-    for name, value in sorted(report["settings"]["settings"].items()):
-        lines.append(f"| `{name}` | `{json.dumps(value)}` | {FROM_PAPER.get(name, 'open: our choice')} |")
+    encoder = settings.text_encoder
+    encoder = f"folder {Path(encoder).name}" if Path(encoder).is_dir() else encoder
+    values = {**report["settings"]["settings"], "text_encoder": encoder}
+    for name, value in sorted(values.items()):
+        said = "-" if name in NO_CHOICE else FROM_PAPER.get(name, "open: our choice")
+        lines.append(f"| `{name}` | `{json.dumps(value)}` | {said} |")
     lines.append(
         f"\nThe same settings and seed give the same bytes (build `{report['fingerprint']}`; hashes of the files in report.json)."
         " `captions`, `excluded_ids`, `encoder` and `clips` are hashes of contents.\n"
