@@ -38,6 +38,8 @@ def test_an_answer_ends_at_the_first_stop_string():
     [
         ("From 10 to 50.", "From 2.0 to 10.0."),
         ("It happens from 10 to 50 and from 60 to 70.", "It happens from 2.0 to 10.0 and from 12.0 to 14.0."),
+        ("From 50 to 10, rain.", "From 2.0 to 10.0, rain."),
+        ("From 0:05 to 0:07, rain.", "From 5.0 to 7.0, rain."),
         ("There are 2 dogs.", "There are 2 dogs."),
         ("No event.", "No event."),
     ],

@@ -47,8 +47,7 @@ def with_seconds(text: str, duration: float, *, codec: TimeCodec) -> str:
     reading = read_events(text, duration, codec=codec)
     changes = {}
     for event, (start, end) in zip(reading.events, reading.places):
-        earlier, later = sorted((start, end), key=lambda place: codec.decode(text[slice(*place)], duration))
-        changes |= {earlier: event.start, later: event.end}
+        changes |= {start: event.start, end: event.end}  # a span that was said backwards is told forwards
     for (begin, stop), seconds in sorted(changes.items(), reverse=True):
         text = f"{text[:begin]}{seconds:.1f}{text[stop:]}"
     return text
