@@ -15,7 +15,7 @@ from benchmarks import curation_full_size
 from dataset_builders import build
 from dataset_builders.built_folder import build_folder, list_shards, prepare_folder
 from dataset_builders.media import MediaError, MediaWriter
-from dataset_builders.pseudo_untrimmed import embedding, rendered_rows
+from dataset_builders.pseudo_untrimmed import curation, embedding, rendered_rows
 from dataset_builders.schema import FEATURES
 
 from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
@@ -114,6 +114,21 @@ def test_two_shards_through_datatrove_have_the_same_bytes(folder, tmp_path):
     assert not (output / "report.json").exists()
     build_folder(settings, output)
     assert files_of(output) == files_of(folder)
+
+
+def test_a_plan_that_another_process_finished_first_is_used(folder, tmp_path, monkeypatch):
+    settings = quick_settings(folder.parent / "desc.json")
+    curate = curation.curate
+
+    def curate_late(settings, target):
+        monkeypatch.setattr(curation, "curate", curate)
+        prepare_folder(settings, tmp_path)  # the other process
+        curate(settings, target)
+
+    monkeypatch.setattr(curation, "curate", curate_late)
+    prepared = prepare_folder(settings, tmp_path)
+    assert prepared.num_rows == {"train": 40}
+    assert [path.name for path in (tmp_path / ".build").iterdir()] == [settings.fingerprint()]
 
 
 def test_a_folder_of_another_build_is_refused(folder):

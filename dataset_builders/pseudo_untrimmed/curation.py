@@ -7,6 +7,7 @@ account of every clip and plan left out. From there on `shards.build_shard` need
 import json
 import os
 import shutil
+import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +57,16 @@ def prepare(settings: CurationSettings, folder: str | Path) -> Prepared:
     """
     target = Path(folder) / settings.fingerprint()
     if not (target / SUMMARY_FILE).exists():
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        temporary.mkdir(parents=True, exist_ok=True)
+        # a random name: tasks on several machines may have the same process number
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        temporary.mkdir(parents=True)
         curate(settings, temporary)
-        if target.exists():  # another process was faster
-            shutil.rmtree(temporary)
-        else:
+        try:
             os.replace(temporary, target)
+        except OSError:
+            if not (target / SUMMARY_FILE).exists():
+                raise
+            shutil.rmtree(temporary)  # another process was faster
     return read_prepared(target)
 
 
