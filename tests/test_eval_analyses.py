@@ -232,3 +232,44 @@ def test_a_timeline_shows_truth_and_prediction_whatever_the_label(tmp_path):
     draw_timeline(tmp_path / "none.png", truth=truth, prediction=[], duration=10, title="none")
     for name in ("few", "many", "none"):
         assert_picture(tmp_path / f"{name}.png")
+
+
+@pytest.mark.slow
+def test_a_study_really_trains_and_evaluates(tmp_path, sentence_encoder_dir):
+    """Two steps of the real training from a random model, for two variants, each evaluated on a real sandbox video."""
+    from dataset_builders.sandbox.world import make_world
+    from train.initialize import build_tiny
+
+    world = tmp_path / "world"
+    make_world(world, num_clips=12, num_test_videos=1, num_classes=4)
+    model, processor = build_tiny([row["desc"] for row in json.loads((world / "captions.json").read_text())])
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    source = {"captions_file": str(world / "captions.json"), "clips_dir": str(world / "clips"), "num_videos": 8}
+    source |= {"text_encoder": str(sentence_encoder_dir), "coherence_threshold": -1.0, "media": "rendered"}
+    recipe = {"datasets": [{"path": "pu_valor", "options": source}], "trainable": ["audio_adapter", "language_model"]}
+    recipe |= {"output_dir": str(tmp_path / "unused"), "max_steps": 2, "per_device_train_batch_size": 1}
+    recipe |= {"effective_batch_size": 1, "bf16": False, "use_cpu": True, "save_strategy": "no", "report_to": "none"}
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "stage3.yaml").write_text(yaml.safe_dump({**recipe, "gradient_checkpointing": False}))
+    plan = {"title": "t", "paper": "ablation", "stages": ["stage3"], "config_from": "stage3"}
+    variants = [
+        {"name": "full"},
+        {"name": "w/o audio", "paper": "w/o audio", "config": {"audio_interleaving_rate": 0.0}},
+    ]
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**plan, "variants": variants}))
+    own = ["--plan", "plan.yaml", "--start", "start", "--recipes", "recipes", "--output", "out"]
+    own = [str(tmp_path / value) if not value.startswith("--") else value for value in own]
+    task = [
+        "--task",
+        "sandbox_query",
+        "--annotations",
+        str(world / "annotations.json"),
+        "--media-dir",
+        str(world / "test"),
+    ]
+    study.main([*own, "--", *task, "--max-new-tokens", "4"])
+    rows = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["full", "w/o audio"] and all(row["num_examples"] == 1 for row in rows)
+    silent = json.loads((study.Path(rows[1]["model"]) / "processor_config.json").read_text())
+    assert silent["audio_interleaving_rate"] == 0.0
