@@ -140,16 +140,12 @@ def workshop(tmp_path_factory) -> Workshop:
     return shop
 
 
-def stage_arguments(shop: Workshop, kind: str, output: Path, **overrides) -> list[str]:
+def stage_arguments(shop: Workshop | None, kind: str, output: Path, **overrides) -> list[str]:
     """The command line of a quiet two-step stage on rows of `kind`; `overrides` replace or add arguments."""
-    values = {
-        **QUIET,
-        "model_name_or_path": shop.checkpoint,
-        "features_dir": shop.features,
-        "datasets": shop.rows(kind),
-        "output_dir": output,
-        **overrides,
-    }
+    values = {**QUIET, "output_dir": output}
+    if shop is not None:
+        values |= {"model_name_or_path": shop.checkpoint, "features_dir": shop.features, "datasets": shop.rows(kind)}
+    values |= overrides
     line = []
     for name, value in values.items():
         if value is not None:
@@ -157,7 +153,7 @@ def stage_arguments(shop: Workshop, kind: str, output: Path, **overrides) -> lis
     return line
 
 
-def run_stage(shop: Workshop, kind: str, output: Path, **overrides) -> Path:
+def run_stage(shop: Workshop | None, kind: str, output: Path, **overrides) -> Path:
     sft.main(stage_arguments(shop, kind, output, **overrides))
     return output
 

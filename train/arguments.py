@@ -84,6 +84,9 @@ class StageArguments:
         default_factory=list,
         metadata={"help": "Sources to mix: paths, or JSON mappings with path, name, split, weight, options."},
     )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder that relative paths in `datasets` (./rows, *_file, *_dir) start from."}
+    )
     chat_template: str = field(
         default="vicuna", metadata={"help": "vicuna (conversation) or plain (caption alone; stages I and II)."}
     )

@@ -11,6 +11,7 @@ from transformers import ProcessorMixin
 
 from dataset_builders.composing import compose_features
 from dataset_builders.feature_store import FeatureStore
+from dataset_builders.media import probe
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.video_processing_avicuna import load_video_frames
 
@@ -22,7 +23,7 @@ def open_media(features_dirs: list[str], *, media_dir: str | None, processor: Pr
     """`CachedMedia` where feature folders are named, `MediaFiles` otherwise."""
     if features_dirs:
         return CachedMedia(features_dirs, processor=processor)
-    return MediaFiles(media_dir)
+    return MediaFiles(media_dir, processor=processor)
 
 
 def media_names(row: dict) -> list[str]:
@@ -110,8 +111,10 @@ class CachedMedia:
 class MediaFiles:
     """Media files, decoded by the processor on the fly. Virtual rows have no file: cache features, or render them."""
 
-    def __init__(self, media_dir: str | None):
+    def __init__(self, media_dir: str | None, *, processor: ProcessorMixin):
         self.media_dir = media_dir
+        self.num_av_tokens = processor.num_av_tokens
+        self.rate = processor.audio_interleaving_rate
 
     def missing(self, row: dict) -> list[str]:
         if row["segments"] and row["media"]["video"] is None:
@@ -133,13 +136,19 @@ class MediaFiles:
         for block in media_blocks(messages):
             path = self.path(medium_of(row, block["type"]))
             if block["type"] == "image" and path.suffix.lower() not in IMAGE_SUFFIXES:
-                block["image"] = load_video_frames(path, num_frames=3)[
-                    0
-                ]  # the processor shows the frame in the middle
+                block["image"] = self._middle_frame(path)
             else:
                 block["path"] = str(path)
             if block["type"] == "video" and row["media"]["audio"] is not None:
                 block["audio"] = str(self.path(row["media"]["audio"]))
+
+    def _middle_frame(self, path: Path) -> np.ndarray:
+        """Of the frames that the video's visual tokens would show, the one in the middle: what the cache would give."""
+        num_frames = self.num_av_tokens
+        if probe(path).has_audio:
+            num_frames, _ = num_modality_tokens(self.num_av_tokens, self.rate)
+        frames, _ = load_video_frames(path, num_frames=num_frames)
+        return frames[len(frames) // 2]
 
 
 def media_blocks(messages: list[dict]) -> list[dict]:

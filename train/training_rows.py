@@ -21,18 +21,31 @@ logger = logging.getLogger(__name__)
 FILE_FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
-def load_source(source: DataSource) -> Dataset:
+def placed(value, data_dir: str | None):
+    """A relative path, or a list of them, below `data_dir`; whatever is no path stays."""
+    if isinstance(value, list):
+        return [placed(entry, data_dir) for entry in value]
+    return str(Path(data_dir, value)) if isinstance(value, str) and data_dir is not None else value
+
+
+def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
     """One source as rows of `dataset_builders.schema`.
+
+    Args:
+        data_dir: relative paths of the source start here: options that end in `_file` or `_dir`, and a `path` that names
+            a file or begins with "./".
 
     Raises:
         ValueError: a missing column, or no rows.
     """
-    options = dict(source.options)
-    path = source.path
-    if Path(path).suffix in FILE_FORMATS:
-        if not Path(path).is_file():
-            raise ValueError(f"no such file of rows: {path}")
-        path, options = FILE_FORMATS[Path(path).suffix], {**options, "data_files": path, "features": FEATURES}
+    options = {k: placed(v, data_dir) if k.endswith(("_file", "_dir")) else v for k, v in source.options.items()}
+    is_file = Path(source.path).suffix in FILE_FORMATS
+    path = placed(source.path, data_dir) if is_file or source.path.startswith("./") else source.path
+    if is_file and not Path(path).is_file():
+        raise ValueError(f"no such file of rows: {path}")
+    if is_file:
+        options = {**options, "data_files": path, "features": FEATURES}
+        path = FILE_FORMATS[Path(path).suffix]
     rows = load_dataset(path, name=source.name, split=source.split, **options)
     if absent := sorted(set(FEATURES) - set(rows.column_names)):
         raise ValueError(f"data source {source.path!r} lacks the columns {absent} of dataset_builders.schema")
@@ -58,7 +71,7 @@ def load_rows(stage: StageArguments, *, media, seed: int) -> tuple[Dataset, dict
     sources, weights, missing = {}, {}, {}
     num_rows = 0
     for number, source in enumerate(stage.datasets):
-        rows = load_source(source)
+        rows = load_source(source, data_dir=stage.data_dir)
         num_rows += len(rows)
         absent = {index: names for index, row in enumerate(rows) if (names := media.missing(row))}
         missing.update({rows[index]["id"]: names for index, names in absent.items()})

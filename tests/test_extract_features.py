@@ -1,0 +1,131 @@
+"""The cache of tower outputs: equal to training from the media themselves, resumable, honest about what failed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from dataset_builders.feature_store import FeatureStore, FeatureWriter
+from dataset_builders.sandbox.world import make_world
+from dataset_builders.schema import FEATURES
+from dataset_builders.sources.rows import make_row
+from tests.train_fixtures import changed_names, run_stage, saved_weights
+from train import extract_features
+from train.checkpoint import load_model, load_processor
+from train.collator import AVicunaCollator
+from train.extract_features import list_media, tower_fingerprint
+from train.initialize import build_tiny
+from train.media_rows import CachedMedia, MediaFiles
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Three real mp4 clips and one untrimmed video, a checkpoint with 8 tokens per video, and the cache of both."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, num_clips=3, num_test_videos=1, seed=3)
+    model, processor = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8)
+    model.save_pretrained(folder / "checkpoint")
+    processor.save_pretrained(folder / "checkpoint")
+    for media in ("clips", "test"):
+        extract_features.main(command(folder, folder / media, folder / "features"))
+    return folder
+
+
+def command(folder, media_dir, output, *more: str) -> list[str]:
+    return ["--model", str(folder / "checkpoint"), "--media_dir", str(media_dir), "--output", str(output), *more]
+
+
+def rows_of(world) -> list[dict]:
+    """A clip as picture, as sound, and as video, and the untrimmed video."""
+    clips, (test,) = sorted((world / "clips").iterdir()), (world / "test").iterdir()
+    turns = [("What is this?", "Something that was rendered.")]
+    return [
+        make_row("image", source="s", turns=turns, image=str(clips[0])),
+        make_row("audio", source="s", turns=turns, audio=str(clips[1])),
+        make_row("clip", source="s", turns=turns, video=str(clips[2])),
+        make_row("untrimmed", source="s", turns=turns, video=str(test)),
+    ]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_features_lose_what_raw_media_lose(world, index):
+    processor, model = load_processor(str(world / "checkpoint")), load_model(str(world / "checkpoint")).eval()
+    row = rows_of(world)[index]
+    cached = AVicunaCollator(processor, media=CachedMedia([str(world / "features")], processor=processor))([row])
+    raw = AVicunaCollator(processor, media=MediaFiles(None, processor=processor))([row])
+    assert not {"pixel_values_videos", "input_features"} & cached.keys()
+    assert not {"video_features", "audio_features"} & raw.keys()
+    with torch.no_grad():
+        assert model(**cached).loss.item() == pytest.approx(model(**raw).loss.item(), rel=1e-5)
+
+
+def test_training_from_raw_media_moves_no_tower_and_no_batch_statistics(world, tmp_path):
+    rows = tmp_path / "rows.parquet"
+    Dataset.from_list(rows_of(world)[2:], features=FEATURES).to_parquet(str(rows))
+    same = {
+        "datasets": rows,
+        "trainable": ["vision_adapter", "audio_adapter"],
+        "model_name_or_path": world / "checkpoint",
+    }
+    same |= {"per_device_train_batch_size": 2, "effective_batch_size": 2}
+    outputs = {}
+    for name, features in (("raw", None), ("cached", world / "features")):
+        outputs[name] = run_stage(None, "unused", tmp_path / name, features_dir=features, **same)
+        names = changed_names(world / "checkpoint", outputs[name])
+        assert names and all("_adapter." in changed for changed in names)
+    assert any("running_mean" in name for name in saved_weights(outputs["raw"]))
+    summaries = [json.loads((folder / "training_summary.json").read_text()) for folder in outputs.values()]
+    assert summaries[0]["final_loss"] == pytest.approx(summaries[1]["final_loss"], rel=1e-4)
+
+
+def test_an_interrupted_extraction_goes_on(world, tmp_path, monkeypatch):
+    clips = sorted((world / "clips").iterdir())
+    output = tmp_path / "features"
+    one = ["--media", str(clips[0])]
+    extract_features.main(["--model", str(world / "checkpoint"), "--output", str(output), *one])
+    encoded = []
+    encode = extract_features.encode_media
+    monkeypatch.setattr(extract_features, "encode_media", lambda *a: encoded.append(1) or encode(*a))
+    extract_features.main(command(world, world / "clips", output))
+    assert len(encoded) == len(clips)  # the two that were missing, and silence
+    whole, resumed = FeatureStore(world / "features"), FeatureStore(output)
+    for clip in clips:
+        np.testing.assert_array_equal(whole.video(clip.stem), resumed.video(clip.stem))
+        np.testing.assert_array_equal(whole.audio(clip.stem), resumed.audio(clip.stem))
+
+
+def test_what_fails_is_listed_with_its_reason(world, tmp_path):
+    media = tmp_path / "media"
+    media.mkdir()
+    clip = next((world / "clips").iterdir())
+    shutil.copy(clip, media / "good.mp4")
+    (media / "empty.mp4").write_bytes(b"")
+    (media / "-broken.mp4").write_bytes(clip.read_bytes()[:400])
+    extract_features.main(command(world, media, tmp_path / "out"))
+    lines = (tmp_path / "out" / "failed-0000.jsonl").read_text(encoding="utf-8").splitlines()
+    failed = {entry["media_id"]: entry["reason"] for entry in map(json.loads, lines)}
+    assert failed.keys() == {"empty", "-broken"} and all("mp4" in reason for reason in failed.values())
+    assert list(FeatureStore(tmp_path / "out")) == ["good"]
+    with pytest.raises(ValueError, match="2 of 3 media failed"):
+        extract_features.main(command(world, media, tmp_path / "strict", "--max_missing", "0.5"))
+
+
+def test_a_cache_refuses_the_features_of_other_towers(world, tmp_path):
+    model, _ = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8, seed=1)
+    own = tower_fingerprint(load_model(str(world / "checkpoint")))
+    assert own != tower_fingerprint(model)
+    assert FeatureStore(world / "features").settings["towers"] == own
+    with pytest.raises(ValueError, match="was written with settings"):
+        FeatureWriter(world / "features", settings={"towers": tower_fingerprint(model)})
+
+
+def test_two_files_of_one_id_are_an_error(tmp_path):
+    for name in ("a.mp4", "a.wav"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match="id 'a'"):
+        list_media(str(tmp_path), [])
+    with pytest.raises(ValueError, match="no such media folder"):
+        list_media(str(tmp_path / "none"), [])
