@@ -147,7 +147,7 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
         num_rows=dict(num_rows),
         sha256={shard_path(output, prepared, settings, shard).name: mark["sha256"] for shard, mark in marks.items()},
     )
-    write_card(output, report, settings)
+    write_card(output, report)
     for pattern in (".*.partial", ".*.part"):  # what killed processes left behind
         for path in [path for folder in ("data", "videos") for path in (output / folder).rglob(pattern)]:
             path.unlink()

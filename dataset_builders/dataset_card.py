@@ -1,13 +1,12 @@
 """The README.md of a built PU-VALOR folder: YAML that `load_dataset` reads, and the account of how the rows were made.
 
-Every number about the build comes from its report or its settings. The one number from elsewhere is the overlap of
+Every number about the build comes from its report.json. The one number from elsewhere is the overlap of
 VALOR-32K with UnAV-100's test videos, counted over the whole of both.
 """
 
 import json
 from pathlib import Path
 
-from .pseudo_untrimmed.settings import CurationSettings
 from .report_figures import DISTRIBUTIONS, FIGURES_DIR, TIMELINE
 
 
@@ -25,28 +24,37 @@ FROM_PAPER = {
 NO_CHOICE = ("captions", "clips", "curation_version", "encoder", "excluded_ids", "seed")
 
 
-def write_card(output: str | Path, report: dict, settings: CurationSettings) -> Path:
+def write_card(output: str | Path, report: dict) -> Path:
     """Write `output`/README.md."""
-    sections = [
-        write_header(report, settings),
-        write_summary(report, settings),
-        write_usage(report, settings),
-        write_making(report),
-        write_settings(report, settings),
-        write_drops(report),
-        write_limits(settings),
-    ]
     path = Path(output) / "README.md"
-    path.write_text("\n".join(sections), encoding="utf-8")
+    path.write_text(card_text(report), encoding="utf-8")
     return path
 
 
-def write_header(report: dict, settings: CurationSettings) -> str:
+def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
+    """The card of a build, from its report.json alone; `name` is what `load_dataset` is called with (a Hub id, say)."""
+    sections = [
+        write_header(report),
+        write_summary(report),
+        write_usage(report, name),
+        write_making(report),
+        write_settings(report),
+        write_drops(report),
+        write_limits(),
+    ]
+    return "\n".join(sections)
+
+
+def is_rendered(report: dict) -> bool:
+    return report["settings"]["settings"]["media"] == "rendered"
+
+
+def write_header(report: dict) -> str:
     """The YAML block: which files are which split, and the tags the Hub searches by."""
     num_rows = sum(report["num_rows"].values())
     size = next((name for limit, name in SIZES if num_rows < limit), "n>1M")
     files = "".join(f"  - split: {split}\n    path: data/{split}-*.parquet\n" for split in report["num_rows"])
-    modalities = "- text\n" + ("- video\n" if settings.media == "rendered" else "")
+    modalities = "- text\n" + ("- video\n" if is_rendered(report) else "")
     return (
         "---\npretty_name: PU-VALOR\nlanguage:\n- en\nlicense: other\nlicense_name: as-the-captioned-clips\n"
         f"size_categories:\n- {size}\ntask_categories:\n- video-text-to-text\n"
@@ -55,7 +63,7 @@ def write_header(report: dict, settings: CurationSettings) -> str:
     )
 
 
-def write_summary(report: dict, settings: CurationSettings) -> str:
+def write_summary(report: dict) -> str:
     """Title, what a row is, and the counts per split."""
     lines = [
         "# PU-VALOR: pseudo-untrimmed videos with time-stamped audio-visual events\n",
@@ -73,7 +81,7 @@ def write_summary(report: dict, settings: CurationSettings) -> str:
         lines.append(
             f"| {split} | {report['num_rows'][split]:,} | {facts['hours']:,.1f} | {facts['num_clips']:,} | {per_video} | {span} |"
         )
-    if settings.media == "virtual":
+    if not is_rendered(report):
         lines.append(
             "\nThe videos are virtual: `segments` names the clips and their times; pixels and sound stay in the clips."
         )
@@ -84,18 +92,18 @@ def write_summary(report: dict, settings: CurationSettings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_usage(report: dict, settings: CurationSettings) -> str:
+def write_usage(report: dict, name: str) -> str:
     """How to load it, and what the columns hold."""
     split = next(iter(report["num_rows"]))
     play = ""
-    if settings.media == "rendered":
+    if is_rendered(report):
         play = (
             'row["video"]  # a decoder of frames; needs torchcodec and the system\'s FFmpeg libraries\n'
             'ds.cast_column("video", datasets.Video(decode=False))[0]["video"]["bytes"]  # the mp4 itself, without torchcodec\n'
         )
     return (
         "## Use\n\n```python\nimport datasets\n\n"
-        f'ds = datasets.load_dataset("path/to/this/folder", split="{split}")  # or streaming=True\nrow = ds[0]\n{play}```\n\n'
+        f'ds = datasets.load_dataset("{name}", split="{split}")  # or streaming=True\nrow = ds[0]\n{play}```\n\n'
         "| column | holds |\n|---|---|\n"
         "| `id`, `source` | name of the row; `pseudo-valor` |\n"
         "| `duration` | seconds |\n"
@@ -127,12 +135,10 @@ def write_making(report: dict) -> str:
     return "\n".join(lines)
 
 
-def write_settings(report: dict, settings: CurationSettings) -> str:
+def write_settings(report: dict) -> str:
     """Every setting, with what the paper says of it."""
     lines = ["## Settings\n", "| setting | value | in the paper |", "|---|---|---|"]
-    encoder = settings.text_encoder
-    encoder = f"folder {Path(encoder).name}" if Path(encoder).is_dir() else encoder
-    values = {**report["settings"]["settings"], "text_encoder": encoder}
+    values = {**report["settings"]["settings"], "text_encoder": report["settings"]["text_encoder"]}
     for name, value in sorted(values.items()):
         said = "-" if name in NO_CHOICE else FROM_PAPER.get(name, "open: our choice")
         lines.append(f"| `{name}` | `{json.dumps(value)}` | {said} |")
@@ -161,7 +167,7 @@ def write_drops(report: dict) -> str:
     return "\n".join(lines)
 
 
-def write_limits(settings: CurationSettings) -> str:
+def write_limits() -> str:
     """What the data are not."""
     return (
         "## Limits\n\nThe events of a video do not belong together beyond their captions' likeness, each fills its segment from end to"

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import curation_full_size
 from dataset_builders import build
 from dataset_builders.built_folder import build_folder, list_shards, prepare_folder
+from dataset_builders.dataset_card import card_text
 from dataset_builders.media import MediaError, MediaWriter
 from dataset_builders.pseudo_untrimmed import curation, embedding, rendered_rows
 from dataset_builders.schema import FEATURES
@@ -162,6 +163,8 @@ def test_the_card_tells_the_counts_and_the_report_the_hashes(folder):
     for name in ("timeline.png", "distributions.png"):
         assert f"figures/{name}" in card and (folder / "figures" / name).read_bytes().startswith(b"\x89PNG")
     assert "301 test videos of UnAV-100" in card
+    published = card_text(report, name="user/pu_valor")
+    assert published == card.replace("path/to/this/folder", "user/pu_valor") != card
 
 
 def test_the_folder_loads_without_our_code(folder, tmp_path):
