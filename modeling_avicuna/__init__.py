@@ -21,7 +21,12 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_avicuna import AVicunaConfig
 from .feature_extraction_avicuna import AVicunaFeatureExtractor, MediaError, load_audio
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
-from .modeling_avicuna import AVicunaForConditionalGeneration, AVicunaModel, AVicunaPreTrainedModel
+from .modeling_avicuna import (
+    FULL_PRECISION_MODULES,
+    AVicunaForConditionalGeneration,
+    AVicunaModel,
+    AVicunaPreTrainedModel,
+)
 from .pipeline_avicuna import AVicunaPipeline
 from .processing_avicuna import AVicunaProcessor, build_processor
 from .prompt_avicuna import PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
@@ -55,6 +60,7 @@ __all__ = [
     "AVicunaProcessor",
     "AVicunaVideoProcessor",
     "Event",
+    "FULL_PRECISION_MODULES",
     "MediaError",
     "PLAIN_CHAT_TEMPLATE",
     "TimeCodec",

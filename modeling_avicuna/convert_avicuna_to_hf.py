@@ -72,7 +72,7 @@ def convert_checkpoint(
     vision_config, vision_weights = _read_tower(vision_tower, "vision_config", build_vision_tower)
     audio_config, audio_weights = _read_tower(audio_tower, "audio_config", build_audio_tower)
     processor = build_processor(
-        AutoTokenizer.from_pretrained(base),
+        AutoTokenizer.from_pretrained(base, trust_remote_code=False),
         image_size=224 if vision_config is None else vision_config.image_size,
         # the fused CLAP was trained on the HTK mel scale, the unfused one on Slaney's
         mel_scale="htk" if audio_config is None or audio_config.enable_fusion else "slaney",
@@ -94,7 +94,7 @@ def _read_tower(folder: str | Path | None, config_name: str, build) -> tuple[Pre
     """The config and weights of one tower, from a folder of the whole CLIP or CLAP or of the tower alone."""
     if folder is None:
         return None, {}
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config = getattr(config, config_name, config)
     with torch.device("meta"):
         tower_class = type(build(config))
@@ -105,7 +105,7 @@ def _read_tower(folder: str | Path | None, config_name: str, build) -> tuple[Pre
 
 
 def _build_config(base: Path, tokenizer, adapters: dict, vision_config, audio_config) -> AVicunaConfig:
-    text_config = AutoConfig.from_pretrained(base)
+    text_config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     published_vocab_size = text_config.vocab_size
     text_config.vocab_size = max(len(tokenizer), published_vocab_size)
     text_config.pad_token_id = tokenizer.pad_token_id
@@ -126,11 +126,18 @@ def _build_config(base: Path, tokenizer, adapters: dict, vision_config, audio_co
 
 
 def _place_language_model(weights: dict[str, torch.Tensor], *, num_rows: int) -> dict[str, torch.Tensor]:
-    """Moves the language model into its place and gives the added tokens rows of zeros."""
+    """Moves the language model into its place and gives the added tokens rows: zeros in the head, which masks them.
+
+    No two of their embeddings are alike, so that placeholders are found in a prompt given as embeddings, too; what
+    the values are does not matter, since features replace them.
+    """
     placed = {}
     for name, tensor in weights.items():
         if name in ("lm_head.weight", "model.embed_tokens.weight"):
-            tensor = torch.cat([tensor, tensor.new_zeros(num_rows - len(tensor), tensor.shape[1])])
+            added = tensor.new_zeros(num_rows - len(tensor), tensor.shape[1])
+            if name == "model.embed_tokens.weight":
+                added += 1e-3 * torch.arange(1, len(added) + 1).unsqueeze(-1)
+            tensor = torch.cat([tensor, added])
         inner = name.removeprefix("model.")
         placed[name if inner == name else f"model.language_model.{inner}"] = tensor
     return placed

@@ -56,6 +56,12 @@ class AVicunaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs) -> None:
+        """As in `PreTrainedModel`; one name for all leaves the audio tower alone, since CLAP knows eager only."""
+        if isinstance(attn_implementation, str) and self.config.audio_config is not None:
+            attn_implementation = dict.fromkeys(("", "vision_config", "text_config"), attn_implementation)
+        super().set_attn_implementation(attn_implementation, **kwargs)
+
 
 class AVicunaModel(AVicunaPreTrainedModel):
     """Towers, adapters and language model, without the language modelling head."""

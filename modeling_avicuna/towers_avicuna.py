@@ -31,7 +31,8 @@ def build_audio_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """
     if config.model_type != "clap_audio_model":
         raise ValueError(f"the audio tower must be a clap_audio_model, got {config.model_type!r}")
-    return ClapAudioModelWithProjection._from_config(config)
+    # CLAP knows eager attention alone and would refuse a checkpoint that asks for flash attention elsewhere
+    return ClapAudioModelWithProjection._from_config(config, attn_implementation="eager")
 
 
 def encode_frames(tower: PreTrainedModel, frames: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:

@@ -27,8 +27,13 @@ from transformers import (
     TorchAoConfig,
 )
 
-from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration, AVicunaProcessor, build_processor
-from modeling_avicuna.modeling_avicuna import FULL_PRECISION_MODULES
+from modeling_avicuna import (
+    FULL_PRECISION_MODULES,
+    AVicunaConfig,
+    AVicunaForConditionalGeneration,
+    AVicunaProcessor,
+    build_processor,
+)
 from tests.tiny_models import (
     AUDIO_TOKEN_ID,
     EOS_ID,
@@ -238,6 +243,20 @@ def test_eager_and_sdpa_attention_agree_and_flash_is_declared(model, inputs, tmp
     assert mixed.config.vision_config._attn_implementation == "eager"
     torch.testing.assert_close(logits_of(mixed, inputs)[kept], logits_of(model, inputs)[kept], atol=1e-4, rtol=0)
     assert model._supports_flash_attn and model._supports_sdpa
+
+
+def test_an_attention_that_clap_lacks_is_used_everywhere_else(model, inputs, greedy, tmp_path):
+    """Flash attention needs a GPU and its package; flex attention takes the same way through transformers."""
+    model.save_pretrained(tmp_path)
+    at_loading = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="flex_attention")
+    later = AutoModelForCausalLM.from_pretrained(tmp_path)
+    later.set_attn_implementation("flex_attention")
+    for changed in (at_loading, later):
+        parts = changed.model.language_model, changed.model.vision_tower, changed.model.audio_tower
+        names = [part.config._attn_implementation for part in parts]
+        assert names == ["flex_attention", "flex_attention", "eager"]
+    later.set_attn_implementation("sdpa")
+    assert torch.equal(answer(later, inputs), greedy)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(inputs):

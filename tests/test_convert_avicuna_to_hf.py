@@ -242,6 +242,14 @@ def test_batched_generation_equals_single(model, golden, release):
     assert generate(model, max_new_tokens=12, **batch).tolist() == description["single"]
 
 
+def test_placeholders_are_found_in_a_prompt_given_as_embeddings(model, golden):
+    inputs = model_inputs(model, golden, "p0", 0)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        inputs["inputs_embeds"] = model.get_input_embeddings()(inputs.pop("input_ids"))
+        assert torch.equal(model(**inputs).logits, expected)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_ragged_batch_gives_the_numbers_of_each_sample_alone(model, golden, side):
     inputs, outputs, _ = golden
@@ -470,6 +478,20 @@ def test_a_base_that_lacks_or_adds_keys_is_an_error(release, tmp_path):
     save_file({**weights, "model.norm.weight": norm, "surprise": norm.clone()}, base / "model.safetensors")
     with pytest.raises(ValueError, match=r"unknown keys \['surprise'\]"):
         convert_with(release, tmp_path, base=base)
+
+
+def test_code_inside_the_base_folder_is_not_run(release, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in (release / "base").iterdir():
+        (base / file.name).write_bytes(file.read_bytes())
+    config = json.loads((base / "config.json").read_text())
+    config |= {"model_type": "surprise", "auto_map": {"AutoConfig": "payload.Config"}}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "payload.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\n")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        convert_with(release, tmp_path, base=base)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_stage4_without_stage3_is_an_error_also_on_the_command_line(release, tmp_path, project_dir):
