@@ -103,7 +103,8 @@ def curate(settings: CurationSettings, folder: Path) -> None:
     if not sum(num_rows.values()):
         raise ValueError(f"no planned video passes the filters: {report.settings['splits']}")
     report.settings["settings"] = settings.values()
-    report.settings["text_encoder"] = Path(settings.text_encoder).name if settings.needs_embeddings else None
+    encoder = Path(settings.text_encoder).name if Path(settings.text_encoder).is_dir() else settings.text_encoder
+    report.settings["text_encoder"] = encoder if settings.needs_embeddings else None
     report.write(folder)
     (folder / SUMMARY_FILE).write_text(json.dumps(num_rows) + "\n", encoding="utf-8")
 
