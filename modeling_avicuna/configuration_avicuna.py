@@ -7,8 +7,7 @@ classes in a process that has never seen this project. It holds no media setting
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 
 _MODEL_CLASS = "modeling_avicuna.AVicunaForConditionalGeneration"
@@ -64,11 +63,7 @@ class AVicunaConfig(PreTrainedConfig):
     """
 
     model_type = "avicuna"
-    sub_configs_defaults = {
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model", optional=True),
-        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="clap_audio_model", optional=True),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32002}),
-    }
+    sub_configs = {"vision_config": AutoConfig, "audio_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
@@ -89,6 +84,10 @@ class AVicunaConfig(PreTrainedConfig):
     custom_pipelines: dict | None = None
 
     def __post_init__(self, **kwargs):
+        self.vision_config = _build_sub_config(self.vision_config, "clip_vision_model")
+        self.audio_config = _build_sub_config(self.audio_config, "clap_audio_model")
+        default_text_config = {"vocab_size": 32002}  # that of Vicuna and the two placeholder tokens
+        self.text_config = _build_sub_config(self.text_config or default_text_config, "llama")
         super().__post_init__(**kwargs)
         self.vision_feature_size = _feature_size(self.vision_config, self.vision_feature_size or 768)
         self.audio_feature_size = _feature_size(self.audio_config, self.audio_feature_size or 512)
@@ -104,6 +103,16 @@ class AVicunaConfig(PreTrainedConfig):
             )
         if self.video_token_id == self.audio_token_id:
             raise ValueError(f"video_token_id and audio_token_id must differ, both are {self.video_token_id}")
+
+
+def _build_sub_config(config: PreTrainedConfig | dict | None, default_model_type: str) -> PreTrainedConfig | None:
+    """The configuration that a dict describes; anything else is handed through (transformers 5.17 has no help for it)."""
+    if not isinstance(config, dict):
+        return config
+    model_type = config.get("model_type", default_model_type)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"unknown model_type {model_type!r} of a tower or language model")
+    return CONFIG_MAPPING[model_type](**config)
 
 
 def _feature_size(tower_config: PreTrainedConfig | None, without_tower: int) -> int:
