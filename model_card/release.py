@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from .facts import has_both_towers
 
 
 PUBLISHED_PATTERNS = (
@@ -76,10 +78,26 @@ def is_published(name: str, patterns: Iterable[str] = PUBLISHED_PATTERNS) -> boo
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
+def shorten_paths(text: str) -> str:
+    r"""The text with each path of this machine cut down to the file's name.
+
+    >>> shorten_paths('{"file": "/home/me/train.csv", "url": "https://host/data/x"}')
+    '{"file": "train.csv", "url": "https://host/data/x"}'
+    """
+
+    def file_name(found: re.Match) -> str:
+        path = found.group(0)
+        return PurePosixPath(path).name if path.startswith("/") else PureWindowsPath(path.replace("\\\\", "\\")).name
+
+    return ABSOLUTE_PATH.sub(file_name, text)
+
+
 def assemble_release(
     checkpoint: Path, *, output: Path, card: str, example_video: Path | None = None, adapter: bool = False
 ) -> list[Path]:
-    """Copy the publishable files of `checkpoint` into the new folder `output`, with the card as README.md.
+    """Place the publishable files of `checkpoint` in the new folder `output`, with the card as README.md.
+
+    Weights are symbolic links, since a second copy of them could fill the disk; all else is copied.
 
     Returns the written files, sorted. Raises `FileNotFoundError` when `checkpoint` is no checkpoint folder and
     `FileExistsError` when `output` exists: a release is never mixed into older files.
@@ -94,7 +112,10 @@ def assemble_release(
     patterns = ADAPTER_PATTERNS if adapter else PUBLISHED_PATTERNS
     for source in sorted(checkpoint.iterdir()):
         if source.is_file() and is_published(source.name, patterns):
-            shutil.copy2(source, staging / source.name)
+            if source.suffix == ".safetensors":
+                (staging / source.name).symlink_to(source.resolve())
+            else:
+                shutil.copy2(source, staging / source.name)
     (staging / "README.md").write_text(card, encoding="utf-8")
     if example_video is not None:
         shutil.copy2(example_video, staging / "example.mp4")
@@ -124,6 +145,12 @@ def find_problems(folder: Path, *, adapter: bool = False) -> list[str]:
     return problems
 
 
+def find_foreign_ids(card: str, *, repo_id: str) -> list[str]:
+    """Repositories that the card's code loads in place of `repo_id`: a card that was written for another release."""
+    loaded = re.findall(r'(?:from_pretrained|hf_hub_download)\("([^"]+)"', card)
+    return [f"the card loads {other}, but the release goes to {repo_id}" for other in sorted({*loaded} - {repo_id})]
+
+
 def _missing_remote_code(folder: Path) -> list[str]:
     """Files that `auto_map` promises and the folder does not hold."""
     problems = []
@@ -147,7 +174,6 @@ def verify_in_fresh_process(folder: Path, *, question: str, timeout: float = 600
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     video = folder / "example.mp4"
-    has_towers = bool(config.get("vision_config")) and bool(config.get("audio_config"))
     with tempfile.TemporaryDirectory() as scratch:
         environment = {**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
@@ -156,7 +182,7 @@ def verify_in_fresh_process(folder: Path, *, question: str, timeout: float = 600
                 "-c",
                 FRESH_PROCESS,
                 str(folder.resolve()),
-                str(video.resolve()) if video.is_file() and has_towers else "",
+                str(video.resolve()) if video.is_file() and has_both_towers(config) else "",
                 question,
             ],
             cwd=scratch,

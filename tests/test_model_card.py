@@ -1,14 +1,29 @@
 """Every number of the card comes from a file, and what has no file shows as not run."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import DatasetCard, ModelCard
 from safetensors.torch import save_file
 
-from model_card.write import EXPECTED_TASKS, count_parameters, main, write_model_card
+from dataset_builders.a5_222k import A5222KConfig
+from dataset_builders.a5_222k_release import write_release
+from dataset_builders.built_folder import build_folder
+from eval import run
+from eval.records import write_json
+from eval.task import Score
+from model_card.facts import count_parameters, describe_time, read_training_history
+from model_card.write import EXPECTED_TASKS, code_sample, dataset_card, main, write_adapter_card, write_model_card
+from tests.curation_fixtures import quick_settings, write_captions
+from tests.train_fixtures import run_stage, workshop  # noqa: F401
+from train.checkpoint import ADAPTER_FOLDER
+from train.summary import SUMMARY_FILE
 
 
 RESULT = {
@@ -25,7 +40,7 @@ JUDGED = {
     "task": "activitynet_qa",
     "name": "activitynet_qa/judged",
     "dataset": {"name": "ActivityNet-QA", "split": "test"},
-    "metrics": {"accuracy": 41.5},
+    "metrics": {"accuracy": 41.5, "score": 2.5},
     "num_examples": 8000,
     "num_expected": 8000,
     "missing": [],
@@ -35,6 +50,7 @@ SUMMARY = {
     "stage": "stage3_time_event",
     "recipe": {"use_peft": True, "trainable": [], "learning_rate": 1e-4},
     "num_rows": 114081,
+    "rows_per_source": {"pseudo-valor": 114081},
     "dropped": {"missing clip": 17},
     "steps": 1783,
     "effective_batch_size": 128,
@@ -43,6 +59,7 @@ SUMMARY = {
     "seconds": 4321.0,
     "world_size": 8,
     "precision": "bf16",
+    "git_commit": "0123456789",
     "versions": {"torch": "2.11.0"},
 }
 
@@ -59,6 +76,8 @@ def checkpoint(tmp_path: Path) -> Path:
         "num_time_bins": 100,
         "vision_config": None,
         "audio_config": None,
+        "vision_feature_size": 768,
+        "audio_feature_size": 512,
         "text_config": {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2},
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -94,10 +113,11 @@ def test_results_stand_in_the_text_and_in_the_metadata(checkpoint):
         "2160 of 2167",
         "judge-model (2026-01-01), prompt 0123456789ab",
         "7 videos were missing",
+        "| score (0 to 5) | 2.50 |",
     ):
         assert expected in text
     for expected in (
-        "| stage3_time_event | LoRA | 114081 | 17 | 1783 | 128 | 0.0001 | 3.210 | 0.980 | 4321 |",
+        "| stage3_time_event | LoRA | pseudo-valor 114,081 | 17 | 1783 | 128 | 0.0001 | 3.210 | 0.980 | 4321 |",
         "8 process(es) in bf16",
     ):
         assert expected in text
@@ -122,11 +142,13 @@ def test_the_licence_follows_the_base_model(checkpoint):
     assert ModelCard(write_model_card(checkpoint, **shared)).data.license == "other"
 
 
-def test_the_code_sample_of_the_card_is_python(checkpoint):
-    text = write_model_card(checkpoint, repo_id="user/avicuna", results=[], summaries=[])
-    sample = text.split("```python\n")[1].split("```")[0]
-    compile(sample, "card", "exec")
-    assert '"user/avicuna"' in sample
+def test_the_times_are_told_as_the_codec_writes_them():
+    assert describe_time({})[0] == "2 digits, 0 to 99 of the video's length"
+    assert describe_time({"num_time_bins": 1000}) == (
+        "3 digits, 0 to 999 of the video's length",
+        "1/1000 of the video's length",
+    )
+    assert describe_time({"time_unit": "seconds"})[0] == "seconds with one decimal"
 
 
 def test_a_missing_result_file_is_named(checkpoint, tmp_path):
@@ -147,3 +169,102 @@ def test_a_checkpoint_without_weights_is_an_error(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="no safetensors"):
         write_model_card(checkpoint, repo_id="user/avicuna", results=[], summaries=[])
+
+
+@pytest.fixture(scope="module")
+def stages(workshop, tmp_path_factory):  # noqa: F811
+    """Two real stages of training, the second from the first; too short a log for a loss in the first."""
+    folder = tmp_path_factory.mktemp("stages")
+    first = run_stage(workshop, "image", folder / "first", trainable="vision_adapter", logging_steps=50)
+    lora = {"use_peft": True, "lora_r": 4, "model_name_or_path": first}
+    return first, run_stage(workshop, "composed", folder / "second", **lora)
+
+
+def test_the_training_log_of_real_stages_is_found_by_following_the_checkpoints(stages):
+    first, second = stages
+    history = read_training_history(second)
+    assert history == [json.loads((folder / SUMMARY_FILE).read_text()) for folder in stages]
+    text = write_model_card(second, repo_id="user/avicuna", results=[], summaries=history)
+    summary = history[1]
+    assert "| no recipe | vision_adapter | images 6 | 0 | 2 | 4 | 0.01 | - | - |" in text
+    assert f"| LoRA | pseudo-valor 8 | 0 | 2 | 4 | 0.01 | {summary['first_loss']:.3f} |" in text
+    assert f"at commit `{summary['git_commit']}`" in text and f"trl {summary['versions']['trl']}" in text
+
+
+def test_the_adapter_of_a_real_stage_has_a_card_that_names_its_base(stages):
+    adapter = stages[1] / ADAPTER_FOLDER
+    history = read_training_history(stages[1])[-1:]
+    text = write_adapter_card(adapter, repo_id="user/lora", base_model="user/avicuna", summaries=history)
+    metadata = ModelCard(text).data
+    assert (metadata.base_model, metadata.library_name) == ("user/avicuna", "peft")
+    assert "Rank 4, alpha 128" in text and "pseudo-valor 8" in text and str(stages[0]) not in text
+
+
+def test_the_code_sample_for_features_runs_as_it_stands(stages, tmp_path):
+    """The towers are cut out of a tiny checkpoint; a process without the project runs what the card shows."""
+    folder = tmp_path / "model"
+    shutil.copytree(stages[1], folder, ignore=shutil.ignore_patterns("checkpoint-*", ADAPTER_FOLDER))
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {"vision_feature_size": 64, "audio_feature_size": 64}
+    (folder / "config.json").write_text(json.dumps({**config, "vision_config": None, "audio_config": None, **sizes}))
+    card = write_model_card(folder, repo_id=str(folder), results=[], summaries=[])
+    sample = card.split("```python\n")[1].split("```")[0].replace("max_new_tokens=128", "max_new_tokens=4")
+    environment = {**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", sample], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("]")  # the list of events, empty or not
+
+
+def test_a_card_for_a_local_folder_downloads_nothing(tmp_path):
+    config = {"vision_config": {"hidden_size": 1}, "audio_config": {"hidden_size": 1}}
+    assert "hf_hub_download" in code_sample(config, repo_id="user/avicuna")
+    assert "hf_hub" not in code_sample(config, repo_id=str(tmp_path))
+
+
+def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
+    """`result_of` and `write_json` are the writers of results.json; only the figures are made up."""
+    output = tmp_path / "eval"
+    line = ["--task", "sandbox", "--model", str(checkpoint), "--annotations", "a.json", "--output", str(output)]
+    options = run.parse_arguments([*line, "--score", "constant"])
+    score = Score(metrics={"mAP@0.5": 31.25, "average_mAP": 20.125}, protocol="narration-exact-constant")
+    settings = {"task": "sandbox", "subset": "test", "model": str(checkpoint), "prompts_sha256": "0" * 64}
+    counts = {"num_examples": 3, "num_expected": 5, "missing": ["a"], "unreadable": {"b": "no video stream"}}
+    write_json(output / "results.json", run.result_of(score, options, settings, counts=counts, seconds=1.0))
+    main(["--model", str(checkpoint), "--repo-id", "user/avicuna", "--results", str(output / "results.json")])
+    text = (checkpoint / "README.md").read_text()
+    assert "| sandbox/narration-exact-constant | 3 of 5 | mAP@0.5 | 31.25 |" in text
+    assert "1 videos were missing" in text and "1 videos were unreadable" in text
+    entry = next(entry for entry in ModelCard(text).data.eval_results if entry.metric_type == "mAP@0.5")
+    assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("sandbox", "test", 31.25)
+
+
+def test_the_card_of_a_built_pu_valor_folder_is_written_from_its_report_alone(tmp_path):
+    captions = write_captions(tmp_path / "desc.json")
+    folder = build_folder(quick_settings(captions, num_videos=7), tmp_path / "pu_valor")
+    written = (folder / "README.md").read_text()
+    (folder / "README.md").unlink()
+    captions.unlink()
+    main(["--dataset", str(folder), "--repo-id", "user/pu_valor"])
+    card = (folder / "README.md").read_text()
+    assert 'load_dataset("user/pu_valor"' in card and "| train | 7 |" in card
+    lines = {True: set(card.splitlines()), False: set(written.splitlines())}
+    assert all("load_dataset" in line for line in lines[True] ^ lines[False])
+    assert DatasetCard(card).data.pretty_name == "PU-VALOR"
+
+
+def test_the_card_of_a_built_a5_222k_folder_is_written_from_its_report_alone(tmp_path):
+    captions = write_captions(tmp_path / "desc.json", num_clips=12)
+    folder = write_release(A5222KConfig(captions_file=str(captions), num_pairs=None), tmp_path / "a5")
+    card = dataset_card(folder, name="user/a5_222k")
+    assert 'load_dataset("user/a5_222k"' in card and "\n12 pairs of a sound" in card
+    assert DatasetCard(card).data.pretty_name == "A5-222K"
+
+
+def test_a_folder_without_a_report_of_ours_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="report.json does not exist"):
+        dataset_card(tmp_path, name="x")
+    (tmp_path / "report.json").write_text('{"settings": {}}')
+    with pytest.raises(ValueError, match="neither PU-VALOR nor A5-222K"):
+        dataset_card(tmp_path, name="x")

@@ -1,0 +1,123 @@
+"""The release folder of a built data set: names of files, never places of this machine, and no media by accident.
+
+`assemble_dataset` makes it from a finished PU-VALOR or A5-222K folder; `find_dataset_problems` names what may not go to the
+Hub; `verify_dataset` reads it the way a stranger would. Nothing here touches the network.
+"""
+
+import fnmatch
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard
+
+from .release import ABSOLUTE_PATH, PICKLES, shorten_paths
+
+
+TEXT_PATTERNS = ("report.json", "*.jsonl")
+LINKED_PATTERNS = ("*.parquet", "figures/*.png")
+VIDEO_PATTERN = "*.mp4"
+VIDEO_COLUMN = "video"  # of rendered PU-VALOR: the mp4 itself
+PLACE = r"^(?:/|[A-Za-z]:\\).*[/\\]"  # the folders of an absolute path
+
+# leaves without cleaning up: the threads of a stream that was not read to its end abort an ordinary exit
+FRESH_PROCESS = """
+import os, sys
+import datasets
+
+for split, rows in datasets.load_dataset(sys.argv[1], streaming=True).items():
+    if "video" in rows.features:
+        rows = rows.remove_columns("video")
+    print(split, next(iter(rows))["id"], flush=True)
+os._exit(0)
+"""
+
+
+def assemble_dataset(folder: Path, *, output: Path, card: str, include_media: bool = False) -> list[Path]:
+    """Make the release of a built folder in the new folder `output`, with the card as README.md.
+
+    Large files are symbolic links; a Parquet file whose `media` paths are absolute is written anew with bare file names.
+
+    Raises:
+        FileNotFoundError: `folder` holds no Parquet files.
+        ValueError: its build is not finished.
+    """
+    if (folder / ".build").exists():
+        raise ValueError(f"{folder} is an unfinished build: run `python -m dataset_builders.build` to its end first")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    linked = (*LINKED_PATTERNS, VIDEO_PATTERN) if include_media else LINKED_PATTERNS
+    if not any(name.endswith(".parquet") for name in names):
+        raise FileNotFoundError(f"{folder} holds no Parquet files: not a built data set")
+    for name in names:
+        target = output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if any(fnmatch.fnmatch(name, pattern) for pattern in TEXT_PATTERNS):
+            target.write_text(shorten_paths((folder / name).read_text(encoding="utf-8")), encoding="utf-8")
+        elif name.endswith(".parquet"):
+            place_parquet(folder / name, target)
+        elif any(fnmatch.fnmatch(name, pattern) for pattern in linked):
+            target.symlink_to((folder / name).resolve())
+    (output / "README.md").write_text(card, encoding="utf-8")
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def place_parquet(source: Path, target: Path) -> None:
+    """Link a Parquet file, or write it anew where its column `media` names places of this machine."""
+    if "media" in pq.read_schema(source).names:
+        table = pq.read_table(source)
+        media = table["media"].combine_chunks()
+        paths = [pc.struct_field(media, field.name) for field in media.type]
+        short = [pc.replace_substring_regex(path, PLACE, "") for path in paths]
+        if any(not new.equals(old) for new, old in zip(short, paths)):
+            column = pa.StructArray.from_arrays(short, fields=list(media.type), mask=media.is_null())
+            index = table.schema.get_field_index("media")
+            pq.write_table(table.set_column(index, table.schema.field(index), column), target, compression="zstd")
+            return
+    target.symlink_to(source.resolve())
+
+
+def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[str]:
+    """Everything that forbids publishing the release `folder`, one sentence each that names the file."""
+    problems = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in PICKLES):
+            problems.append(f"{name} is a pickle, which runs code when it is loaded")
+        if path.suffix in {".json", ".jsonl", ".md"}:
+            found = ABSOLUTE_PATH.search(path.read_text(encoding="utf-8"))
+            if found:
+                problems.append(f"{name} holds a path of this machine: {found.group(0)}")
+        if path.suffix == ".parquet" and VIDEO_COLUMN in pq.read_schema(path).names and not include_media:
+            problems.append(f"{name} holds the videos themselves: --include-media, if you may publish them")
+    for config in DatasetCard.load(folder / "README.md").data.to_dict().get("configs", []):
+        for files in config["data_files"]:
+            if not any(folder.glob(files["path"])):
+                problems.append(f"README.md promises the split {files['split']} in {files['path']}: no such file")
+    return problems
+
+
+def verify_dataset(folder: Path, *, timeout: float = 600.0) -> dict[str, str]:
+    """The id of the first row of each split, as `load_dataset` reads the folder in a process without our code.
+
+    Raises:
+        RuntimeError: it cannot be read; with the process's last words.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": scratch, "PYTHONPATH": ""}
+        done = subprocess.run(
+            [sys.executable, "-c", FRESH_PROCESS, str(folder.resolve())],
+            cwd=scratch,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+        )
+    if done.returncode:
+        raise RuntimeError(f"{folder} does not load in a fresh process:\n{done.stderr[-2000:]}")
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())

@@ -1,0 +1,200 @@
+"""What the model card says, read from files: weights, configuration, training summaries and results.
+
+Reads safetensors headers, `config.json`, the `training_summary.json` that `train/sft.py` leaves and the results of
+`eval.run` and `eval.judge`; gives the rows of the card's tables. It writes nothing and computes no metric.
+"""
+
+import json
+import math
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult
+from safetensors import safe_open
+
+
+SUMMARY_FILE = "training_summary.json"  # written by train/summary.py
+PARTS = {
+    "vision_tower": "vision tower",
+    "audio_tower": "audio tower",
+    "vision_adapter": "vision adapter",
+    "audio_adapter": "audio adapter",
+    "language_model": "language model",
+    "lm_head": "output head",
+}
+SUB_CONFIGS = {"vision_tower": "vision_config", "audio_tower": "audio_config", "language_model": "text_config"}
+JUDGE_SCORE = "score"  # of eval.judge, the one metric that is not on a scale of 0 to 100
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sub-module of the checkpoint, its configuration in words and its parameter count."""
+
+    name: str
+    description: str
+    num_parameters: int
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file as a dictionary; `ValueError` naming the file when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def read_training_history(checkpoint: Path) -> list[dict]:
+    """The summaries of the stages that led to a checkpoint, the first stage first.
+
+    Each summary names the checkpoint that its stage started from; the chain ends at a folder without a summary, such as
+    the one of `train.initialize`, or at a Hub id. Relative folders are those of the working directory, as in training.
+    """
+    history, seen, folder = [], set(), checkpoint
+    while (folder / SUMMARY_FILE).is_file() and folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        history.insert(0, read_json(folder / SUMMARY_FILE))
+        folder = Path(history[0].get("recipe", {}).get("model_name_or_path") or "/dev/null")
+    return history
+
+
+def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:
+    """Parameters per part and the set of data types, read from the safetensors headers alone.
+
+    Raises:
+        ValueError: a weight that belongs to no part of the model, named.
+    """
+    counts = dict.fromkeys(PARTS, 0)
+    dtypes = set()
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():
+                part = next((part for part in PARTS if part in name.split(".")), None)
+                if part is None:
+                    raise ValueError(f"{path.name}: {name} belongs to no known part of the model")
+                tensor = weights.get_slice(name)
+                counts[part] += math.prod(tensor.get_shape())
+                dtypes.add(tensor.get_dtype())
+    return counts, dtypes
+
+
+def has_both_towers(config: dict) -> bool:
+    """Whether a checkpoint reads media files; without a tower it reads cached features in that tower's place."""
+    return bool(config.get("vision_config")) and bool(config.get("audio_config"))
+
+
+def describe_parts(config: dict, counts: dict[str, int]) -> list[Part]:
+    """One row per part of the model; a tower that the checkpoint does not hold says so."""
+    parts = []
+    for key, name in PARTS.items():
+        sub_config = config.get(SUB_CONFIGS.get(key, "")) or {}
+        described = [str(sub_config[field]) for field in ("model_type",) if field in sub_config]
+        if "hidden_size" in sub_config:
+            described.append(f"width {sub_config['hidden_size']}")
+        if "num_hidden_layers" in sub_config:
+            described.append(f"{sub_config['num_hidden_layers']} layers")
+        if not counts[key] and key.endswith("_tower"):
+            described = ["not included: reads cached features"]
+        elif not counts[key] and key == "lm_head":
+            described = ["shares the word embeddings"]
+        parts.append(Part(name=name, description=", ".join(described) or "-", num_parameters=counts[key]))
+    return parts
+
+
+def describe_stages(summaries: Iterable[dict]) -> list[dict]:
+    """The rows of the training table, in the order of the given summaries."""
+    stages = []
+    for summary in summaries:
+        recipe = summary.get("recipe", {})
+        trained = recipe.get("trainable") or []
+        stages.append(
+            {
+                "name": summary["stage"] or "no recipe",
+                "trained": ", ".join([*trained, *(["LoRA"] if recipe.get("use_peft") else [])]) or "-",
+                "sources": ", ".join(f"{name} {num:,}" for name, num in summary["rows_per_source"].items()),
+                "num_dropped": sum(summary["dropped"].values()),
+                "steps": summary["steps"],
+                "effective_batch_size": summary["effective_batch_size"],
+                "learning_rate": recipe.get("learning_rate", "default"),
+                "first_loss": describe_loss(summary["first_loss"]),
+                "final_loss": describe_loss(summary["final_loss"]),
+                "seconds": f"{summary['seconds']:.0f}",
+            }
+        )
+    return stages
+
+
+def describe_loss(loss: float | None) -> str:
+    """A loss, or a dash where a stage was too short to log one."""
+    return "-" if loss is None else f"{loss:.3f}"
+
+
+def describe_environment(summaries: list[dict]) -> str:
+    """One sentence per distinct set of processes, precision, versions and commit in the training summaries."""
+    sentences = []
+    for summary in summaries:
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(summary["versions"].items()))
+        commit = summary.get("git_commit") or "unknown"
+        sentence = f"Trained on {summary['world_size']} process(es) in {summary['precision']} at commit `{commit}`; {versions}."
+        if sentence not in sentences:
+            sentences.append(sentence)
+    return " ".join(sentences)
+
+
+def numeric_metrics(result: dict) -> dict[str, float]:
+    """The metrics of a result that are numbers."""
+    return {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
+
+
+def describe_results(results: Iterable[dict]) -> tuple[list[dict], list[str]]:
+    """The rows of the evaluation table and the notes on judges and on media that could not be used."""
+    rows, notes = [], []
+    for result in results:
+        for metric, value in numeric_metrics(result).items():
+            shared = {key: result[key] for key in ("name", "num_examples", "num_expected")}
+            on_judges_scale = bool(result.get("judge")) and metric.split("/")[0] == JUDGE_SCORE
+            rows.append({**shared, "metric": f"{metric} (0 to 5)" if on_judges_scale else metric, "value": value})
+        if result.get("judge"):
+            judge = result["judge"]
+            notes.append(
+                f"{result['name']}: judged by {judge['model']} ({judge['version']}), prompt {judge['prompt_sha256'][:12]}."
+            )
+        for kind in ("missing", "unreadable"):
+            if result.get(kind):
+                notes.append(f"{result['name']}: {len(result[kind])} videos were {kind} and are not in the value.")
+    return rows, notes
+
+
+def model_index(results: Iterable[dict]) -> list[EvalResult]:
+    """The results as Hub metadata, one entry per metric; the protocol stays part of the name."""
+    return [
+        EvalResult(
+            task_type="video-text-to-text",
+            dataset_type=result["task"],
+            dataset_name=result["dataset"]["name"],
+            dataset_split=result["dataset"]["split"],
+            metric_type=metric,
+            metric_name=f"{metric} ({result['name']})",
+            metric_value=round(float(value), 4),
+        )
+        for result in results
+        for metric, value in numeric_metrics(result).items()
+    ]
+
+
+def describe_time(config: dict) -> tuple[str, str]:
+    """How the model writes times, and what it resolves."""
+    bins = config.get("num_time_bins", 100)
+    if config.get("time_unit", "relative") == "seconds":
+        return "seconds with one decimal", "a tenth of a second at best"
+    digits = len(str(bins - 1))
+    return f"{digits} digits, 0 to {bins - 1} of the video's length", f"1/{bins} of the video's length"
+
+
+def git_commit() -> str:
+    """The commit of this checkout, or "unknown" outside of one."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
