@@ -9,7 +9,11 @@ export OMP_NUM_THREADS ?= 1
 export ONEDNN_MAX_CPU_ISA ?= AVX512_CORE_BF16
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow lint format clean
+# What the reference documents: every module but those that need another project or an extra.
+MODULES = $(shell find modeling_avicuna dataset_builders train eval model_card -name '*.py' ! -name '__*' \
+	! -path 'eval/lmms_plugin/*' ! -name cluster_shards.py | sed 's|/|.|g; s|\.py$$||' | sort)
+
+.PHONY: setup demo test test-slow lint format docs clean
 
 setup: $(VENV)/.installed
 
@@ -32,6 +36,9 @@ lint: setup
 
 format: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/python -m pdoc --docformat google --output-directory outputs/api $(MODULES)
 
 clean:
 	rm -rf outputs .pytest_cache .ruff_cache *.egg-info

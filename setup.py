@@ -30,6 +30,7 @@ TEST = [
     "sentencepiece>=0.2",
     "protobuf>=4",
 ]
+DOCS = ["pdoc>=15"]
 
 setup(
     name="avicuna",
@@ -50,7 +51,8 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
-        "dev": TRAIN + EVAL + TEST + ["ruff>=0.9"],
+        "docs": DOCS,
+        "dev": TRAIN + EVAL + TEST + DOCS + ["ruff>=0.9"],
         # builds PU-VALOR shards under an existing engine, on Slurm or Ray
         "cluster": ["datatrove>=0.5"],
         # decoding by torchcodec (the Video() and Audio() columns of `datasets`) wants the system's FFmpeg libraries
