@@ -25,6 +25,8 @@ PARTS = {
     "lm_head": "output head",
 }
 SUB_CONFIGS = {"vision_tower": "vision_config", "audio_tower": "audio_config", "language_model": "text_config"}
+# what a checkpoint holds besides parameters: statistics of CLAP's batch normalisation
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 JUDGE_SCORE = "score"  # of eval.judge, the one metric that is not on a scale of 0 to 100
 
 
@@ -72,6 +74,8 @@ def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():
+                if name.endswith(BUFFERS):
+                    continue
                 part = next((part for part in PARTS if part in name.split(".")), None)
                 if part is None:
                     raise ValueError(f"{path.name}: {name} belongs to no known part of the model")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
 from dataset_builders.sandbox.world import make_world
@@ -63,13 +63,18 @@ def choose_card(options: argparse.Namespace, repo_id: str) -> str:
     elif options.adapter is not None:
         history = read_training_history(folder.parent)[-1:]
         card = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model, summaries=history)
-    elif (folder / CARD_FILE).is_file():
+    elif (folder / CARD_FILE).is_file() and not is_trainers_card(folder / CARD_FILE):
         card = (folder / CARD_FILE).read_text(encoding="utf-8")
     else:
         card = write_model_card(folder, repo_id=repo_id, results=[], summaries=read_training_history(folder))
     if options.adapter is None and (foreign := find_foreign_ids(card, repo_id=repo_id)):
         raise ValueError(f"{foreign[0]}: write it again with `python -m model_card.write --repo-id {repo_id}`")
     return card
+
+
+def is_trainers_card(path: Path) -> bool:
+    """Whether a README.md is the one that TRL leaves beside a checkpoint: it tells nothing of the model."""
+    return "generated_from_trainer" in (ModelCard.load(path).data.tags or [])
 
 
 def prepare_model(options: argparse.Namespace, release: Path, repo_id: str) -> None:

@@ -175,7 +175,7 @@ def verify_in_fresh_process(folder: Path, *, question: str, timeout: float = 600
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     video = folder / "example.mp4"
     with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
         done = subprocess.run(
             [
                 sys.executable,

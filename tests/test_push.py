@@ -22,7 +22,10 @@ from model_card.dataset_release import assemble_dataset, find_dataset_problems
 from model_card.push import upload
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.hub_server import TOKEN, serve_hub
+from tests.train_fixtures import run_stage, stage_arguments, workshop  # noqa: F401
+from train.arguments import parse_arguments
 from train.initialize import build_tiny
+from train.publishing import publish_stage
 
 
 MODEL = ("models", "user/avicuna")
@@ -196,6 +199,28 @@ def test_a_new_repository_opens_only_when_its_commit_stands(hub, release):
 def test_a_private_upload_stays_private(hub, release):
     upload(release, api=HfApi(endpoint=hub.address, token=TOKEN), repo_id="user/avicuna", private=True)
     assert MODEL in hub.private
+
+
+def test_training_ends_in_the_same_release(hub, workshop, tmp_path, monkeypatch):  # noqa: F811
+    """`--push_to_hub` publishes what `python -m model_card.push` would: no training state, a card with the log."""
+    for name, value in hub.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    push_options = {"push_to_hub": True, "hub_model_id": "user/avicuna", "save_strategy": "steps", "save_steps": 1}
+    output = run_stage(workshop, "composed", tmp_path / "stage3", use_peft=True, lora_r=4, **push_options)
+    assert (output / "checkpoint-2").is_dir() and (output / "adapter").is_dir()
+    published = hub.repos[MODEL]
+    assert published["model.safetensors"] == (output / "model.safetensors").read_bytes()
+    assert not [name for name in published if "/" in name or name.startswith(("training", "optimizer"))]
+    assert b"| LoRA | pseudo-valor 8 | 0 | 2 |" in published["README.md"]
+    assert "example.mp4" in published and "chat_template.jinja" in published and MODEL not in hub.private
+    hub.faults["POST .*/commit/"] = 403
+    training = parse_arguments(
+        stage_arguments(workshop, "composed", output, trainable="vision_adapter", **push_options)
+    )[2]
+    with pytest.raises(RuntimeError, match="is trained, but not published.*--repo-id user/avicuna"):
+        publish_stage(training)
 
 
 def test_an_adapter_names_its_base_on_the_hub(hub, tmp_path):
