@@ -6,19 +6,16 @@ stage starts from the folder. Periodic checkpoints for resuming are the Trainer'
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
-from train.arguments import StageArguments
+from train.arguments import AVicunaTrainingArguments, StageArguments
 
 
 ADAPTER_FOLDER = "adapter"
-# resume points and logs stay at home: a release is the model, its processor and the adapter
-NOT_PUSHED = ["checkpoint-*", "runs/*", "*training_args.bin", "training_summary.json"]
 
 
 def load_processor(path: str) -> ProcessorMixin:
@@ -41,6 +38,17 @@ def load_model(path: str, *, dtype: str = "auto", attn_implementation: str | Non
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
     model._weight_conversions = None
     return model
+
+
+def start_deepspeed(training: AVicunaTrainingArguments):
+    """Tells DeepSpeed of the processes before the model is read: ZeRO-3 partitions it on the way in.
+
+    The Trainer does so by itself on GPUs; with `use_cpu` it starts torch's process group and leaves DeepSpeed alone.
+    """
+    if training.deepspeed:
+        import deepspeed
+
+        deepspeed.init_distributed()
 
 
 def resume_point(resume: str | None, output_dir: str) -> str | None:
@@ -81,16 +89,3 @@ def merge_adapter(base: str, *, adapter: Path, output: Path, dtype: str = "auto"
     model = PeftModel.from_pretrained(load_model(base, dtype=dtype), str(adapter))
     merged = model.merge_and_unload()
     merged.save_pretrained(output)
-
-
-def push_folder(folder: str, *, repo_id: str | None, private: bool | None, token: str | None) -> str:
-    """Uploads a finished stage, without its resume points, as one commit; returns the repository's id."""
-    api = HfApi(token=token)
-    repo = api.create_repo(repo_id or Path(folder).resolve().name, private=private, exist_ok=True).repo_id
-    api.upload_folder(
-        repo_id=repo,
-        folder_path=folder,
-        ignore_patterns=NOT_PUSHED,
-        commit_message="Trained by AVicuna's train/sft.py",
-    )
-    return repo

@@ -78,6 +78,7 @@ TINY_TEXTS = {
         "intermediate_size": 128,
         "num_hidden_layers": 4,
         "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "conv_L_cache": 12,  # long enough to carry an event's name from a question to the time that answers it
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,

@@ -19,9 +19,10 @@ if __name__ == "__main__":  # a script's own folder leads sys.path; the packages
 
 from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing registers the auto classes)
 from train.arguments import parse_arguments  # noqa: E402
-from train.checkpoint import load_model, load_processor, push_folder, resume_point, save_stage  # noqa: E402
+from train.checkpoint import load_model, load_processor, resume_point, save_stage, start_deepspeed  # noqa: E402
 from train.collator import AVicunaCollator  # noqa: E402
 from train.media_rows import open_media  # noqa: E402
+from train.publishing import publish_stage  # noqa: E402
 from train.summary import write_summary  # noqa: E402
 from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
 from train.training_rows import load_rows  # noqa: E402
@@ -32,10 +33,8 @@ logger = get_logger(__name__)
 
 def main(arguments: list[str] | None = None):
     recipe, stage, training = parse_arguments(arguments)
-    push, training.push_to_hub = (
-        training.push_to_hub,
-        False,
-    )  # one push, of the finished folder, instead of the Trainer's
+    # one push, of the finished and checked release, instead of the Trainer's
+    push, training.push_to_hub = training.push_to_hub, False
     resume = resume_point(training.resume_from_checkpoint, training.output_dir)
 
     processor = load_processor(stage.model_name_or_path)
@@ -49,6 +48,7 @@ def main(arguments: list[str] | None = None):
         flatten=stage.flatten,
     )
 
+    start_deepspeed(training)
     model = load_model(stage.model_name_or_path, dtype=stage.dtype, attn_implementation=stage.attn_implementation)
     set_trainable(model, stage.trainable)
     trainer = SFTTrainer(
@@ -68,12 +68,7 @@ def main(arguments: list[str] | None = None):
         return
     write_summary(trainer, recipe=recipe, stage=stage, training=training, counts=counts, seconds=seconds)
     if push:
-        push_folder(
-            training.output_dir,
-            repo_id=training.hub_model_id,
-            private=training.hub_private_repo,
-            token=training.hub_token,
-        )
+        publish_stage(training)
 
 
 if __name__ == "__main__":
