@@ -1,0 +1,135 @@
+"""ZeRO-2 and ZeRO-3 on two processes learn and leave what one process does: losses, files, logits, resumed runs.
+
+Everything runs in fp32 on the CPU with `stage3_param_persistence_threshold` 0, because tiny parameters would otherwise
+never be partitioned. All jobs of one ZeRO stage share one start of Python.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from tests.train_fixtures import changed_names, run_stage, saved_weights, stage_arguments, workshop  # noqa: F401
+from train.checkpoint import ADAPTER_FOLDER, load_model
+
+
+PROJECT = Path(__file__).parents[1]
+NUM_PROCESSES = 2
+# the batch of one process, split over two: the same samples in every step
+SPLIT = {"per_device_train_batch_size": 2}
+STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+KINDS = {
+    "full": {"trainable": ["language_model", "vision_adapter", "audio_adapter"]},
+    "lora": {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "gradient_checkpointing": True},
+    "adapters": {"trainable": "vision_adapter"},
+}
+CONFIGS = {2: PROJECT / "train" / "recipes" / "ds_zero2.json", 3: PROJECT / "ds_config.json"}
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("c++") is None,
+    reason="DeepSpeed builds its CPU communication with a C++ compiler, and there is none",
+)
+
+
+def test_config(stage: int, folder: Path) -> Path:
+    """The recipe's own DeepSpeed file, made to partition even tiny parameters."""
+    config = json.loads(CONFIGS[stage].read_text(encoding="utf-8"))
+    assert config["zero_optimization"]["stage"] == stage
+    if stage == 3:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    path = folder / f"zero{stage}.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+test_config.__test__ = False
+
+
+def launch(jobs: list[list[str]], folder: Path):
+    """Runs stages on two processes; the output of a failed start is part of the error."""
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(jobs), encoding="utf-8")
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(NUM_PROCESSES),
+        "--master_port",
+        "0",
+    ]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "-m", "tests.zero_worker", str(path)]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+
+
+def losses(folder: Path) -> list[float]:
+    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text(encoding="utf-8"))
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def single(workshop, tmp_path_factory):  # noqa: F811
+    """What one process makes of each kind of stage."""
+    folder = tmp_path_factory.mktemp("single")
+    return {kind: run_stage(workshop, "composed", folder / kind, **STEPS, **what) for kind, what in KINDS.items()}
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
+def sharded(request, workshop, tmp_path_factory):  # noqa: F811
+    """What two processes make of them, and of runs that were cut off after two steps."""
+    folder = tmp_path_factory.mktemp(f"zero{request.param}")
+    shared = {**STEPS, **SPLIT, "deepspeed": test_config(request.param, folder)}
+    jobs = [stage_arguments(workshop, "composed", folder / kind, **shared, **what) for kind, what in KINDS.items()]
+    launch(jobs, folder)
+    resumed = []
+    for kind in ("full", "lora"):
+        cut_off = folder / f"{kind}-resumed"
+        shutil.copytree(folder / kind / "checkpoint-2", cut_off / "checkpoint-2")
+        line = {**shared, **KINDS[kind], "resume_from_checkpoint": "true"}
+        resumed.append(stage_arguments(workshop, "composed", cut_off, **line))
+    launch(resumed, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_lose_what_one_loses(single, sharded, kind):
+    assert losses(sharded / kind) == pytest.approx(losses(single[kind]), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_is_saved_whole_and_under_its_own_name(single, sharded, kind):
+    one, two = saved_weights(single[kind]), saved_weights(sharded / kind)
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_two_processes_move_exactly_what_one_moves(workshop, single, sharded):  # noqa: F811
+    for kind in KINDS:
+        moved = changed_names(workshop.checkpoint, sharded / kind)
+        assert moved == changed_names(workshop.checkpoint, single[kind]) != set()
+
+
+def test_the_adapter_is_whole_and_base_plus_adapter_is_the_merged_model(workshop, single, sharded):  # noqa: F811
+    one = saved_weights(single["lora"] / ADAPTER_FOLDER, "adapter_model.safetensors")
+    two = saved_weights(sharded / "lora" / ADAPTER_FOLDER, "adapter_model.safetensors")
+    assert {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in two.items()}
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        base = load_model(str(workshop.checkpoint)).eval()
+        adapted = PeftModel.from_pretrained(base, str(sharded / "lora" / ADAPTER_FOLDER)).eval()
+        merged = load_model(str(sharded / "lora")).eval()
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_resumed_run_is_bit_exact(sharded, kind):
+    assert changed_names(sharded / kind, sharded / f"{kind}-resumed") == set()
