@@ -1,5 +1,6 @@
 """Publishing, end to end, against a stand-in Hub on this machine: what goes, what a stranger gets, what a failure leaves."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from huggingface_hub import HfApi
 
 from dataset_builders.a5_222k import A5222KConfig
@@ -20,6 +22,7 @@ from dataset_builders.schema import FEATURES
 from model_card import push as push_module
 from model_card.dataset_release import assemble_dataset, find_dataset_problems
 from model_card.push import upload
+from modeling_avicuna import AVicunaForConditionalGeneration, AVicunaProcessor
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.hub_server import TOKEN, serve_hub
 from tests.train_fixtures import run_stage, stage_arguments, workshop  # noqa: F401
@@ -132,8 +135,6 @@ def test_the_card_of_a_pushed_model_runs_as_it_stands(hub, checkpoint, tmp_path,
 
 
 def logits_in_memory(checkpoint: Path) -> float:
-    from modeling_avicuna import AVicunaForConditionalGeneration, AVicunaProcessor
-
     model = AVicunaForConditionalGeneration.from_pretrained(checkpoint)
     inputs = AVicunaProcessor.from_pretrained(checkpoint)(text="USER: hello ASSISTANT:", return_tensors="pt")
     return model(**inputs).logits.double().sum().item()
@@ -237,6 +238,36 @@ def test_an_adapter_names_its_base_on_the_hub(hub, tmp_path):
     published = hub.repos["models", "user/avicuna-lora"]
     assert json.loads(published["adapter_config.json"]) == {**config, "base_model_name_or_path": "user/avicuna"}
     assert b"base_model: user/avicuna" in published["README.md"]
+
+
+def test_the_card_of_a_pushed_adapter_runs_as_it_stands(hub, workshop, tmp_path, monkeypatch):  # noqa: F811
+    """LoRA of a real stage, on its base, in a process without the project: the logits of the merged model."""
+    api = HfApi(endpoint=hub.address, token=TOKEN)
+    monkeypatch.setattr(push_module, "HfApi", lambda: api)
+    upload(workshop.checkpoint, api=api, repo_id="user/avicuna-stage2")
+    output = run_stage(workshop, "composed", tmp_path / "stage3", use_peft=True, lora_r=4, lora_alpha=64)
+    push_module.main(
+        ["--adapter", str(output / "adapter"), "--base-model", "user/avicuna-stage2", "--repo-id", "user/lora"]
+    )
+    card = hub.repos["models", "user/lora"]["README.md"].decode()
+    assert "| pseudo-valor 8 | 2 | 4 | 0.01 |" in card and "Rank 4, alpha 64" in card
+    sample = card.split("```python\n")[1].split("```")[0]
+    asked = "print(model.eval()(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
+    told = run_as_a_stranger(f"import torch\n{sample}\n{asked}", hub, tmp_path)
+    merged = AVicunaForConditionalGeneration.from_pretrained(output).eval()
+    assert float(told.split()[-1]) == pytest.approx(
+        merged(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item(), rel=1e-4
+    )
+
+
+def test_a_full_disk_ends_before_anything_is_sent(hub, checkpoint, monkeypatch):
+    def write(*places, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("model_card.release.shutil.copy2", write)
+    with pytest.raises(SystemExit, match="No space left on device"):
+        push_module.main(["--model", str(checkpoint), "--repo-id", "user/avicuna"])
+    assert hub.requests == []
 
 
 def test_a_card_that_loads_another_repository_is_refused(checkpoint, tmp_path):

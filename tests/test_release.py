@@ -1,10 +1,12 @@
 """What may be published, what may not, and that the checks name the file."""
 
+import doctest
 import json
 from pathlib import Path
 
 import pytest
 
+from model_card import release as release_module
 from model_card.release import assemble_release, find_problems, is_published
 
 
@@ -94,3 +96,8 @@ def test_urls_and_relative_paths_are_no_paths_of_this_machine(checkpoint, tmp_pa
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pipeline_avicuna.py", "tokenizer.model"])
 def test_sharded_weights_remote_code_and_tokenizers_are_published(name):
     assert is_published(name)
+
+
+def test_the_docstrings_example_holds():
+    result = doctest.testmod(release_module)
+    assert result.attempted > 0 and result.failed == 0
