@@ -1,8 +1,7 @@
 """The wording of every question that a training row asks, and of the answers' time spans.
 
-All builders take their questions from here, several wordings per task, so that the model does not learn one phrase.
-The five stems of GROUNDING_QUESTIONS are those that the published data are known to use; every other sentence is our
-own. Times stand as "<s0>", "<e0>"; what they are in seconds, and as text, is not decided here.
+All builders take their questions from here, several wordings per task, so that the model does not learn one phrase. Every
+sentence is our own; the published data ask the same kinds of question in other words. Times stand as "<s0>", "<e0>"; what they are in seconds, and as text, is not decided here.
 """
 
 import hashlib
@@ -23,12 +22,12 @@ NARRATION_QUESTIONS = (
 
 # T2: an event -> the time spans in which it occurs.
 GROUNDING_QUESTIONS = (
-    'At which intervals in the video can we identify "{query}"?',
-    'In which segments of the video do we find "{query}"?',
-    'Which parts of the video showcase "{query}"?',
-    'Where in the video can we detect "{query}"?',
-    'At what point in the video does "{query}" occur?',
     'When does "{query}" happen?',
+    'During which time spans of the video is there "{query}"?',
+    'Mark every part of the video that has "{query}" in it.',
+    'Name the start and the end of each occurrence of "{query}".',
+    'Find all times at which "{query}" can be seen or heard.',
+    'How far into the video does "{query}" begin, and when does it end?',
     'Give the time span of "{query}" in this video.',
     'From when to when does this take place: "{query}"?',
 )

@@ -85,5 +85,5 @@ PLAIN_CHAT_TEMPLATE = """\
 # The questions that the pipeline and the evaluation ask, one per conversation family of PU-VALOR (dense narration,
 # grounding, segment caption). Each is the first of its family's wordings in the training data (a test holds this).
 NARRATION_PROMPT = "List the events of this video with their times."
-GROUNDING_PROMPT = 'At which intervals in the video can we identify "{query}"?'
+GROUNDING_PROMPT = 'When does "{query}" happen?'
 SEGMENT_CAPTION_PROMPT = "What happens from {start} to {end}?"

@@ -76,7 +76,7 @@ def test_frozen_text_of_a_conversation():
 def test_frozen_questions_are_those_that_training_asks_first():
     assert NARRATION_PROMPT == wordings.NARRATION_QUESTIONS[0] == "List the events of this video with their times."
     assert GROUNDING_PROMPT == wordings.GROUNDING_QUESTIONS[0]
-    assert GROUNDING_PROMPT == 'At which intervals in the video can we identify "{query}"?'
+    assert GROUNDING_PROMPT == 'When does "{query}" happen?'
     assert SEGMENT_CAPTION_PROMPT == wordings.SEGMENT_QUESTIONS[0] == "What happens from {start} to {end}?"
 
 
