@@ -16,9 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dataset_builders.provenance import git_commit
+
 from .judge_client import JudgeClient, Prices, Reply, Verdict, read_verdict
 from .prompts import PROMPTS, prompts_hash
-from .records import git_commit, read_answers, write_json
+from .records import read_answers, write_json
 from .task import Answer, Question
 from .tasks import TASKS
 

@@ -7,11 +7,8 @@
 While several processes answer, each appends to a file of its own; they are joined at the end.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import os
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +17,6 @@ from typing import Any
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .task import Answer, Example, Question
-
-
-PACKAGES = ("torch", "transformers", "evaluate", "datasets", "numpy", "sentence-transformers")
-WEIGHTS = ("*.safetensors", "*.bin", "config.json", "processor_config.json", "tokenizer.json", "*.jinja")
 
 
 class AnswerLog:
@@ -110,31 +103,6 @@ def _cut_unfinished_line(path: Path) -> None:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):
         write_text(path, text[: text.rfind("\n") + 1])
-
-
-def model_hash(model: str) -> str:
-    """What tells one model from another: a folder's weights and settings, or a Hub id as it is."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, "-dirty" if it is changed; None outside of a repository."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or None if told.returncode == 0 else None
-
-
-def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,17 +18,19 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset_builders.annotation_files import fingerprint
+from dataset_builders.provenance import git_commit, model_hash, package_versions
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .generation import GenerationSettings, Generator, Unreadable
 from .media import SOUNDS, MediaSource
 from .prompts import prompts_hash
-from .records import AnswerLog, git_commit, model_hash, package_versions, write_json
+from .records import AnswerLog, write_json
 from .task import Example, Protocol, Score, Task
 from .tasks import TASKS
 from .timeline import draw_timeline
 
 
+PACKAGES = ("torch", "transformers", "evaluate", "datasets", "numpy", "sentence-transformers")
 WAIT = timedelta(days=2)  # processes wait for the slowest; the default of minutes would kill them
 
 
@@ -140,7 +142,7 @@ def result_of(score: Score, arguments: argparse.Namespace, settings: dict, *, co
         "settings": settings,
         "git_commit": git_commit(),
         "seconds": seconds,
-        "versions": package_versions(),
+        "versions": package_versions(PACKAGES),
     }
 
 

@@ -22,9 +22,11 @@ from pathlib import Path
 
 import yaml
 
+from dataset_builders.provenance import model_hash
+
 from .comparison import PAPER
 from .figures import draw_bars, draw_lines
-from .records import model_hash, write_json, write_text
+from .records import write_json, write_text
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]

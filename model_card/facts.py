@@ -6,13 +6,14 @@ Reads safetensors headers, `config.json`, the `training_summary.json` that `trai
 
 import json
 import math
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult
 from safetensors import safe_open
+
+from dataset_builders.provenance import model_hash
 
 
 SUMMARY_FILE = "training_summary.json"  # written by train/summary.py
@@ -153,6 +154,17 @@ def numeric_metrics(result: dict) -> dict[str, float]:
     return {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
 
 
+def check_results(checkpoint: Path, results: Iterable[dict], *, repo_id: str) -> None:
+    """Raise `ValueError` for a result of another model: it was evaluated with other weights or settings."""
+    expected = {model_hash(str(checkpoint)), repo_id}
+    for result in results:
+        evaluated = result["settings"]["model_hash"]
+        if evaluated not in expected:
+            raise ValueError(
+                f"{result['name']} was evaluated on another model ({result['model']}, {evaluated}) than {checkpoint}"
+            )
+
+
 def describe_results(results: Iterable[dict]) -> tuple[list[dict], list[str]]:
     """The rows of the evaluation table and the notes on judges and on media that could not be used."""
     rows, notes = [], []
@@ -196,9 +208,3 @@ def describe_time(config: dict) -> tuple[str, str]:
         return "seconds with one decimal", "a tenth of a second at best"
     digits = len(str(bins - 1))
     return f"{digits} digits, 0 to {bins - 1} of the video's length", f"1/{bins} of the video's length"
-
-
-def git_commit() -> str:
-    """The commit of this checkout, or "unknown" outside of one."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"

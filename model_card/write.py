@@ -14,15 +14,16 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from dataset_builders import a5_222k_release
 from dataset_builders import dataset_card as pu_valor_card
+from dataset_builders.provenance import git_commit
 
 from .facts import (
+    check_results,
     count_parameters,
     describe_environment,
     describe_parts,
     describe_results,
     describe_stages,
     describe_time,
-    git_commit,
     has_both_towers,
     model_index,
     read_json,
@@ -132,12 +133,14 @@ def write_model_card(
         summaries (`list[dict]`): contents of `training_summary.json` files of `train/sft.py`, in order.
 
     Raises:
-        ValueError: no configuration or weights, or a weight that belongs to no part of the model.
+        ValueError: no configuration or weights, a weight that belongs to no part of the model, or a result of another
+            model.
     """
     config = read_json(checkpoint / "config.json")
     counts, dtypes = count_parameters(checkpoint)
     if not dtypes:
         raise ValueError(f"{checkpoint} holds no safetensors weights")
+    check_results(checkpoint, results, repo_id=repo_id)
     rows, notes = describe_results(results)
     written_times, resolution = describe_time(config)
     metadata = ModelCardData(
@@ -156,7 +159,7 @@ def write_model_card(
         metadata,
         template_path=str(TEMPLATE),
         model_name=repo_id.split("/")[-1],
-        git_commit=git_commit(),
+        git_commit=git_commit() or "unknown",
         code_sample=code_sample(config, repo_id=repo_id),
         time_description=written_times,
         time_resolution=resolution,

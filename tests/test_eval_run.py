@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dataset_builders.feature_store import FeatureWriter
+from dataset_builders.provenance import git_commit
 from dataset_builders.sandbox.world import make_world
 from eval import run
 from eval.generation import GenerationSettings, Generator
 from eval.media import MediaSource
-from eval.records import AnswerLog, git_commit, read_answers
+from eval.records import AnswerLog, read_answers
 from eval.task import Answer, Example
 from modeling_avicuna.timestamp_avicuna import Event
 from train.initialize import build_tiny

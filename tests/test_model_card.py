@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from dataset_builders.a5_222k import A5222KConfig
 from dataset_builders.a5_222k_release import write_release
 from dataset_builders.built_folder import build_folder
+from dataset_builders.provenance import model_hash
 from eval import run
 from eval.records import write_json
 from eval.task import Score
@@ -35,6 +36,8 @@ RESULT = {
     "num_expected": 2167,
     "missing": ["a", "b", "c", "d", "e", "f", "g"],
     "judge": None,
+    "model": "outputs/model",
+    "settings": {"model_hash": "user/avicuna"},  # evaluated from the Hub, under its id
 }
 JUDGED = {
     "task": "activitynet_qa",
@@ -45,6 +48,8 @@ JUDGED = {
     "num_expected": 8000,
     "missing": [],
     "judge": {"model": "judge-model", "version": "2026-01-01", "prompt_sha256": "0123456789abcdef"},
+    "model": "user/avicuna",
+    "settings": {"model_hash": "user/avicuna"},
 }
 SUMMARY = {
     "stage": "stage3_time_event",
@@ -151,6 +156,17 @@ def test_the_times_are_told_as_the_codec_writes_them():
     assert describe_time({"time_unit": "seconds"})[0] == "seconds with one decimal"
 
 
+def test_a_result_of_another_model_is_refused(checkpoint):
+    result = {**RESULT, "settings": {"model_hash": model_hash(str(checkpoint))}}
+    shared = {"repo_id": "user/avicuna", "summaries": []}
+    assert "23.46" in write_model_card(checkpoint, results=[result], **shared)
+    (checkpoint / "README.md").write_text("no part of the model")
+    assert "23.46" in write_model_card(checkpoint, results=[result], **shared)
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text().replace("0.25", "0.5"))
+    with pytest.raises(ValueError, match="narration-exact-constant was evaluated on another model"):
+        write_model_card(checkpoint, results=[result], **shared)
+
+
 def test_a_missing_result_file_is_named(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="absent.json does not exist"):
         main(
@@ -230,6 +246,7 @@ def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
     options = run.parse_arguments([*line, "--score", "constant"])
     score = Score(metrics={"mAP@0.5": 31.25, "average_mAP": 20.125}, protocol="narration-exact-constant")
     settings = {"task": "sandbox", "subset": "test", "model": str(checkpoint), "prompts_sha256": "0" * 64}
+    settings["model_hash"] = model_hash(str(checkpoint))
     counts = {"num_examples": 3, "num_expected": 5, "missing": ["a"], "unreadable": {"b": "no video stream"}}
     write_json(output / "results.json", run.result_of(score, options, settings, counts=counts, seconds=1.0))
     main(["--model", str(checkpoint), "--repo-id", "user/avicuna", "--results", str(output / "results.json")])

@@ -5,12 +5,11 @@ Written beside the weights by `train/sft.py`; never pushed with them. It measure
 
 import dataclasses
 import json
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 
 from trl import SFTTrainer
 
+from dataset_builders.provenance import git_commit, package_versions
 from train.arguments import AVicunaTrainingArguments, StageArguments
 
 
@@ -33,16 +32,6 @@ def changed_values(arguments) -> dict:
                     else value
                 )
     return changed
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, or None outside of one."""
-    folder = Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def write_summary(
@@ -76,7 +65,7 @@ def write_summary(
         "effective_batch_size": batch_size,
         "world_size": world_size,
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": package_versions(LIBRARIES),
         "git_commit": git_commit(),
     }
     path = Path(training.output_dir) / SUMMARY_FILE

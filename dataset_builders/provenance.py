@@ -1,0 +1,50 @@
+"""Where a figure comes from: the commit, the versions of packages, and the model that a result or a training stands on.
+
+The one home of these for the summaries of `train`, the results of `eval` and the cards of `model_card`. It writes nothing.
+"""
+
+import hashlib
+import importlib.metadata
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+
+# what an answer of a checkpoint depends on; training state and cards are not among it
+MODEL_FILES = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "*.jinja",
+)
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, "-dirty" if it is changed; None outside of a repository, or without git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return told.stdout.strip() or None if told.returncode == 0 else None
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """The installed version of each package."""
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def model_hash(model: str) -> str:
+    """What tells one model from another: a folder's weights and settings, or a Hub id as it is."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
