@@ -1,0 +1,97 @@
+"""The checkpoint before stage I: a tiny one from nothing, or one put together from pretrained parts."""
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    ClapAudioModelWithProjection,
+    CLIPVisionModelWithProjection,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from tests.tiny_models import tiny_model
+from tests.train_fixtures import CAPTIONS
+from train.checkpoint import load_model, load_processor
+from train.initialize import assemble, build_tiny, main, train_tokenizer
+from train.whitening import whitening_map
+
+
+def test_every_digit_is_one_token_and_text_survives():
+    tokenizer = train_tokenizer(CAPTIONS, vocab_size=500)
+    text = f"From 07 to 93, {CAPTIONS[0]}"
+    pieces = tokenizer.tokenize(text)
+    assert [piece for piece in pieces if piece.strip("\u0120").isdigit()] == ["0", "7", "9", "3"]
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("language_model", ["llama", "lfm2"])
+def test_a_seed_gives_one_model_whatever_was_drawn_before(language_model):
+    first, _ = build_tiny(CAPTIONS, vocab_size=400, language_model=language_model, seed=5)
+    torch.rand(3)
+    second, processor = build_tiny(CAPTIONS, vocab_size=400, language_model=language_model, seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+    assert first.config.video_token_id == processor.video_token_id
+    assert first.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+
+
+def test_assembled_parts_are_bit_identical_and_only_adapters_are_new(tmp_path):
+    parts = tiny_model()
+    parts.model.vision_tower.save_pretrained(tmp_path / "clip")
+    parts.model.audio_tower.save_pretrained(tmp_path / "clap")
+    tokenizer = train_tokenizer(CAPTIONS, vocab_size=400)
+    text = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+        )
+    )
+    text.save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    output = tmp_path / "out"
+    line = {"language_model": "llama", "vision_tower": "clip", "audio_tower": "clap"}
+    main(
+        [w for name, folder in line.items() for w in (f"--{name}", str(tmp_path / folder))] + ["--output", str(output)]
+    )
+    model, processor = load_model(str(output)), load_processor(str(output))
+    for name, tensor in AutoModelForCausalLM.from_pretrained(tmp_path / "llama").model.layers.state_dict().items():
+        assert torch.equal(model.model.language_model.layers.state_dict()[name], tensor)
+    for kind, folder, tower in (
+        (CLIPVisionModelWithProjection, "clip", model.model.vision_tower),
+        (ClapAudioModelWithProjection, "clap", model.model.audio_tower),
+    ):
+        own = kind.from_pretrained(tmp_path / folder).state_dict()
+        assert all(torch.equal(tower.state_dict()[name], tensor) for name, tensor in own.items())
+    assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer)
+    assert model.model.vision_adapter.weight.std() > 0
+
+
+def test_a_checkpoint_may_have_no_towers(tmp_path):
+    tokenizer = train_tokenizer(CAPTIONS, vocab_size=400)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4
+        )
+    ).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = assemble(language_model=str(tmp_path), vision_tower=None, audio_tower=None)
+    assert model.model.vision_tower is None and model.model.vision_adapter.in_features == 768
+
+
+def test_whitened_rows_have_mean_zero_and_no_correlation():
+    torch.manual_seed(0)
+    rows = torch.randn(500, 6) @ torch.randn(6, 6) + 10
+    weight, bias = whitening_map(rows, 4)
+    white = rows @ weight.T + bias
+    torch.testing.assert_close(white.mean(dim=0), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cov(white.T), torch.eye(4) / 4, atol=1e-4, rtol=0)
+
+
+def test_the_command_says_what_it_needs(tmp_path):
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps([{"video_id": "a", "desc": text} for text in CAPTIONS]), encoding="utf-8")
+    with pytest.raises(ValueError, match="--size tiny with --captions"):
+        main(["--size", "tiny", "--output", str(tmp_path / "out")])
+    main(["--size", "tiny", "--captions", str(captions), "--output", str(tmp_path / "out"), "--num_av_tokens", "12"])
+    assert load_processor(str(tmp_path / "out")).num_av_tokens == 12
