@@ -1,0 +1,200 @@
+"""Tokens per second of training: samples laid end to end against padding to the longest; on a GPU also MFU and memory.
+
+    python benchmarks/train_throughput.py                              # tiny model, CPU: the ratio
+    python benchmarks/train_throughput.py --device cuda --size 7b      # random weights, stages I and III, 8 x 2048
+
+Writes benchmarks/results/train_throughput[_cuda].json with its conditions. Features are random numbers: no medium is
+decoded. MFU counts 6 FLOPs per trained and 4 per frozen parameter and token, and 12 * layers * hidden * length for attention.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import get_peft_model
+from transformers import LlamaConfig
+
+from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
+from train.arguments import StageArguments
+from train.collator import IGNORED, flatten_batch
+from train.trainable import lora_config, set_trainable
+
+
+RESULTS = Path(__file__).parent / "results"
+# Quantiles (0, 5, 10, 20, ... 90, 95, 100 %) of the tokens of a PU-VALOR row, 100 audio-visual ones included, with LLaMA's
+# tokenizer: 1,300 virtual rows from the 6,141 real VALOR captions, T1, T2 and T3 alike.
+LENGTH_QUANTILES = (
+    [0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100],
+    [174, 185, 190, 201, 243, 257, 279, 301, 318, 340, 392, 429, 552],
+)
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, from NVIDIA's data sheets
+TEXT = {
+    "tiny": {
+        "hidden_size": 128,
+        "intermediate_size": 352,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "vocab_size": 4000,
+    },
+    "7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 32002,
+    },
+}
+STAGES = {
+    "I": StageArguments(trainable=["vision_adapter"]),
+    "III": StageArguments(use_peft=True),
+    "full": StageArguments(trainable=["language_model", "vision_adapter", "audio_adapter"]),
+}
+
+
+def build_model(size: str, *, stage: StageArguments, device: str, dtype: torch.dtype, attention: str):
+    """A feature-only AVicuna with random weights, and what `stage` trains of it."""
+    text = LlamaConfig(max_position_embeddings=8192, attn_implementation=attention, **TEXT[size])
+    config = AVicunaConfig(
+        vision_config=None,
+        audio_config=None,
+        text_config=text,
+        video_token_id=text.vocab_size - 2,
+        audio_token_id=text.vocab_size - 1,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AVicunaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
+    set_trainable(model, stage.trainable)
+    peft = lora_config(model, stage)
+    return (get_peft_model(model, peft) if peft else model).train()
+
+
+def make_batch(lengths: list[int], *, vocab_size: int) -> dict[str, torch.Tensor]:
+    """A padded batch of samples with 75 visual and 25 audio tokens each and a third of the text supervised."""
+    batch_size, longest = len(lengths), max(lengths)
+    ids = torch.randint(5, vocab_size - 2, (batch_size, longest))
+    ids[:, 1:76], ids[:, 76:101] = vocab_size - 2, vocab_size - 1
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    answers = torch.arange(longest) >= (101 + 2 * (torch.tensor(lengths)[:, None] - 101) // 3)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": ids.masked_fill(~(answers & mask.bool()), IGNORED),
+        "video_features": torch.randn(batch_size, 75, 768),
+        "video_lengths": torch.full((batch_size,), 75),
+        "audio_features": torch.randn(batch_size, 25, 512),
+        "audio_lengths": torch.full((batch_size,), 25),
+    }
+
+
+def step(model, optimizer, batch: dict[str, torch.Tensor]) -> float:
+    loss = model(**batch, use_cache=False).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()  # waits for the device
+
+
+def measure(model, batches: list[dict], *, device: str, rounds: int) -> dict:
+    """Median seconds of one pass over the batches after one pass to warm up, and the loss of the first batch."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0)
+    batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+    seconds, losses = [], []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        losses = [step(model, optimizer, batch) for batch in batches]
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": statistics.median(seconds[1:]), "all_seconds": seconds[1:], "loss": losses[0]}
+
+
+def model_flops(model, *, num_tokens: int, length: int) -> float:
+    """FLOPs that the model's own arithmetic needs for one step; recomputation does not count."""
+    config = model.config.text_config
+    body = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    attention = 12 * config.num_hidden_layers * config.hidden_size * length / 2  # causal: half of the square
+    return num_tokens * (4 * body + 2 * trained + attention)
+
+
+def compare_padding(arguments) -> dict:
+    """Useful tokens per second, padded and laid end to end, on the same samples."""
+    rng = np.random.default_rng(0)
+    drawn = np.interp(rng.uniform(0, 100, size=arguments.num_batches * arguments.batch_size), *LENGTH_QUANTILES)
+    lengths = drawn.round().astype(int).reshape(arguments.num_batches, -1).tolist()
+    model = build_model(
+        arguments.size, stage=STAGES["full"], device=arguments.device, dtype=torch.float32, attention="sdpa"
+    )
+    torch.manual_seed(0)
+    padded = [make_batch(row, vocab_size=TEXT[arguments.size]["vocab_size"]) for row in lengths]
+    results, useful = {}, sum(map(sum, lengths))
+    for name, batches in (("padded", padded), ("flattened", [flatten_batch(batch) for batch in padded])):
+        result = measure(model, batches, device=arguments.device, rounds=arguments.rounds)
+        results[name] = {**result, "useful_tokens_per_second": useful / result["seconds"]}
+    computed = sum(max(row) * len(row) for row in lengths)
+    return {
+        "ratio": results["flattened"]["useful_tokens_per_second"] / results["padded"]["useful_tokens_per_second"],
+        "useful_share_of_padded_batches": useful / computed,
+        "loss_difference": abs(results["padded"]["loss"] - results["flattened"]["loss"]),
+        **results,
+    }
+
+
+def measure_stage(arguments, name: str) -> dict:
+    """Tokens per second, MFU and peak memory of full-length batches, bf16 with gradient checkpointing."""
+    model = build_model(
+        arguments.size, stage=STAGES[name], device=arguments.device, dtype=torch.bfloat16, attention="sdpa"
+    )
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()
+    torch.manual_seed(0)
+    batch = make_batch([arguments.length] * arguments.batch_size, vocab_size=TEXT[arguments.size]["vocab_size"])
+    batch.pop("attention_mask")  # nothing is padded
+    torch.cuda.reset_peak_memory_stats()
+    result = measure(model, [batch], device=arguments.device, rounds=arguments.rounds)
+    num_tokens = arguments.batch_size * arguments.length
+    speed = model_flops(model, num_tokens=num_tokens, length=arguments.length) / result["seconds"]
+    peak = next((flops for gpu, flops in PEAK_FLOPS.items() if gpu in torch.cuda.get_device_name()), None)
+    return {
+        **result,
+        "tokens_per_second": num_tokens / result["seconds"],
+        "model_tflops_per_second": speed / 1e12,
+        "mfu": None if peak is None else speed / peak,
+        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", default="tiny", choices=sorted(TEXT))
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--num_batches", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    conditions = {
+        **vars(arguments),
+        "torch": torch.__version__,
+        "machine": torch.cuda.get_device_name()
+        if arguments.device == "cuda"
+        else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    if arguments.device == "cuda":
+        results = {f"stage {name}": measure_stage(arguments, name) for name in ("I", "III")}
+    else:
+        results = compare_padding(arguments)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"train_throughput{'_cuda' if arguments.device == 'cuda' else ''}.json"
+    path.write_text(json.dumps({"conditions": conditions, "results": results}, indent=2) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
