@@ -58,9 +58,9 @@ class Demo:
         """Print and run one command from the project's root; stop the demo when it fails."""
         words = [str(word) for word in command]
         print(f"$ {shlex.join(words)}", flush=True)
-        done = subprocess.run(
-            [sys.executable if words[0] == "python" else str(beside_python(words[0])), *words[1:]], cwd=PROJECT
-        )
+        words[0] = sys.executable if words[0] == "python" else str(beside_python(words[0]))
+        # one model at a time: it may have all cores
+        done = subprocess.run(words, cwd=PROJECT, env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())})
         if done.returncode:
             sys.exit(f"the demo stopped: the command above ended with status {done.returncode}")
 
