@@ -13,6 +13,7 @@ from dataset_builders.sandbox.world import make_world
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.rows import make_row
 from tests.train_fixtures import changed_names, run_stage, saved_weights
+from tests.two_processes import run_on_two_processes
 from train import extract_features
 from train.checkpoint import load_model, load_processor
 from train.collator import AVicunaCollator
@@ -111,6 +112,37 @@ def test_what_fails_is_listed_with_its_reason(world, tmp_path):
     assert list(FeatureStore(tmp_path / "out")) == ["good"]
     with pytest.raises(ValueError, match="2 of 3 media failed"):
         extract_features.main(command(world, media, tmp_path / "strict", "--max_missing", "0.5"))
+
+
+def test_two_processes_continue_a_cache_and_leave_what_one_leaves(world, tmp_path):
+    media, output = tmp_path / "media", tmp_path / "features"
+    shutil.copytree(world / "clips", media)
+    clips = sorted(media.iterdir())
+    one = ["--output", str(output), "--media", str(clips[0])]
+    extract_features.main(["--model", str(world / "checkpoint"), *one])
+    (output / "failed-0002.jsonl").write_text(
+        '{"media_id": "of an earlier run on three processes"}\n', encoding="utf-8"
+    )
+    begun = {path: path.stat().st_mtime_ns for path in output.glob("part-*")}
+    for number in range(4):  # neighbours in the sorted list, which fall to different processes
+        (media / f"zz{number}.mp4").write_bytes(b"")
+    strict = [*command(world, media, output), "--max_missing", "0.5"]
+    text = run_on_two_processes("train.extract_features", *strict, succeeds=False)
+    assert "4 of 7 media failed" in text
+    failed = [
+        {entry["media_id"] for entry in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+        for path in sorted(output.glob("failed-*.jsonl"))
+    ]
+    assert [len(names) for names in failed] == [2, 2] and set.union(*failed) == {f"zz{n}" for n in range(4)}
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
+    assert {path.name[:9] for path in output.glob("part-*.jsonl")} == {"part-0000", "part-0001"}
+    one, two = FeatureStore(world / "features"), FeatureStore(output)
+    assert sorted(two) == [clip.stem for clip in clips] and two.settings == one.settings
+    np.testing.assert_array_equal(two.silence(), one.silence())
+    for clip in clips:
+        assert two.duration(clip.stem) == one.duration(clip.stem)
+        np.testing.assert_array_equal(two.video(clip.stem), one.video(clip.stem))
+        np.testing.assert_array_equal(two.audio(clip.stem), one.audio(clip.stem))
 
 
 def test_a_cache_refuses_the_features_of_other_towers(world, tmp_path):

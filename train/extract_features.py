@@ -2,8 +2,9 @@
 
     accelerate launch -m train.extract_features --model outputs/stage0 --media_dir clips --output features
 
-Each process takes its share of the files and writes parts of its own; run again, it does what is missing. Rows are
-those that the processor would make for training from the file itself. It caches no adapter output: adapters train.
+Each process takes its share of the files and writes parts of its own, and a list of what failed and why; run again,
+on any number of processes, it does what is missing. Rows are those that the processor would make for training from the
+file itself. It caches no adapter output: adapters train.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +32,9 @@ from train.media_rows import IMAGE_SUFFIXES
 
 
 logger = logging.get_logger(__name__)
+
+# The fastest process may wait so long for the slowest: shares of a large collection differ by hours, not by days.
+PATIENCE = timedelta(days=7)
 
 
 @dataclass
@@ -158,9 +163,28 @@ def extract(
     return failed
 
 
+def write_failures(folder: str, failed: list[dict], *, rank: int):
+    """Writes one process's list, `failed-<rank>.jsonl`, empty where nothing failed."""
+    lines = "".join(json.dumps(entry) + "\n" for entry in failed)
+    replace_file(failures_path(folder, rank), lambda path: Path(path).write_text(lines, encoding="utf-8"))
+
+
+def read_failures(folder: str, *, num_processes: int) -> list[dict]:
+    """What failed in this run, on all processes; removes the lists of an earlier run with more of them."""
+    ours = [failures_path(folder, rank) for rank in range(num_processes)]
+    for path in set(Path(folder).glob("failed-*.jsonl")) - set(ours):
+        path.unlink()
+    return [json.loads(line) for path in ours for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def failures_path(folder: str, rank: int) -> Path:
+    return Path(folder) / f"failed-{rank:04d}.jsonl"
+
+
 def main(arguments: list[str] | None = None):
     (args,) = HfArgumentParser(ExtractionArguments).parse_args_into_dataclasses(arguments)
-    state = PartialState()
+    # without cpu=True the processes of a machine without accelerator do not see each other: each would do everything
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     paths = list_media(args.media_dir, args.media)
     processor = load_processor(args.model)
     model = load_model(args.model, dtype=args.compute_dtype).eval()
@@ -182,12 +206,15 @@ def main(arguments: list[str] | None = None):
             writer.write_silence(encode_silence(model, processor))
         share = paths[state.process_index :: state.num_processes]
         failed = extract(model, processor, share, writer=writer, num_workers=args.num_workers)
-    lines = "".join(json.dumps(entry) + "\n" for entry in failed)
-    failures = Path(args.output) / f"failed-{state.process_index:04d}.jsonl"
-    replace_file(failures, lambda path: Path(path).write_text(lines, encoding="utf-8"))
+    write_failures(args.output, failed, rank=state.process_index)
     print(f"process {state.process_index}: {len(share) - len(failed)} media in {args.output}, {len(failed)} failed")
-    if len(failed) > args.max_missing * len(share):
-        raise ValueError(f"{len(failed)} of {len(share)} media failed, see {failures}; the first: {failed[0]}")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        failed = read_failures(args.output, num_processes=state.num_processes)
+        if len(failed) > args.max_missing * len(paths):
+            raise ValueError(
+                f"{len(failed)} of {len(paths)} media failed, see {args.output}/failed-*.jsonl; the first: {failed[0]}"
+            )
 
 
 if __name__ == "__main__":
