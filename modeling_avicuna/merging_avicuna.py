@@ -31,7 +31,8 @@ def encode_padded(
 
     Returns:
         The outputs of the tower with one row per real frame or window, but `pooler_output` of shape `(batch_size,
-        num_rows, feature_size)`, zero in the padding. A batch without a single real row does not reach the tower.
+        num_rows, feature_size)`, zero in the padding. Of a batch of padding alone the tower sees one row, and its
+        answer is dropped: sharded engines need every process to run the same layers.
     """
     batch_size, num_rows = padded.shape[:2]
     if lengths is None:
@@ -40,9 +41,9 @@ def encode_padded(
         is_real = _real_rows(num_rows, lengths.to(padded.device))  # [B, N]
     real = padded[is_real]  # [lengths.sum(), ...]
     features = torch.zeros(batch_size, num_rows, feature_size, dtype=tower.dtype, device=padded.device)
-    if len(real) == 0:
+    if num_rows == 0:
         return BaseModelOutputWithPooling(pooler_output=features)
-    outputs = encode(tower, real, **kwargs)
+    outputs = encode(tower, real if len(real) else padded[0, :1], **kwargs)
     rows = outputs.pooler_output.to(features)  # [lengths.sum(), feature_size]
     outputs.pooler_output = features.masked_scatter(is_real.unsqueeze(-1), rows)  # [B, N, feature_size]
     return outputs

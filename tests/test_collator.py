@@ -1,14 +1,19 @@
 """Batches: labels on the answers alone, any mixture of media in one batch, and flattened batches equal to padded ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
+from transformers import AutoModel, MistralConfig
 
 from tests.train_fixtures import CAPTIONS, FEATURE_SIZE, ROWS, composed_row, workshop  # noqa: F401
 from train.checkpoint import load_model, load_processor
 from train.collator import IGNORED, AVicunaCollator
-from train.media_rows import CachedMedia
+from train.media_rows import CachedMedia, MediaFiles, unused_media
+from train.packed_attention import PACKED_SDPA, prepare_for_packing
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,18 @@ def media(workshop, processor):  # noqa: F811
 @pytest.fixture(scope="module")
 def model(workshop):  # noqa: F811
     return load_model(str(workshop.checkpoint)).train()
+
+
+@pytest.fixture(params=["sdpa", "eager", PACKED_SDPA])
+def packing_model(request, model):
+    """The model with each attention that flattened batches can meet on a CPU; two of them make a mask."""
+    language_model = model.model.language_model
+    language_model.set_attn_implementation("eager" if request.param == "eager" else "sdpa")
+    if request.param == PACKED_SDPA:
+        prepare_for_packing(model)
+    assert language_model.config._attn_implementation == request.param
+    yield model
+    language_model.set_attn_implementation("sdpa")
 
 
 def supervised_text(batch: dict, index: int, processor) -> str:
@@ -88,32 +105,111 @@ def test_a_silent_clip_among_sounding_ones_gets_the_answer_to_silence(processor,
     np.testing.assert_array_equal(batch["audio_features"][0, 1].numpy(), media.silence())
 
 
-def test_flattened_batches_lose_what_padded_ones_lose(processor, media, model):
+def loss_and_gradient(model, batch: dict) -> tuple[float, torch.Tensor]:
+    model.zero_grad()
+    loss = model(**batch, use_cache=False).loss
+    loss.backward()
+    return loss.item(), model.model.vision_adapter.weight.grad.clone()
+
+
+@pytest.fixture(scope="module")
+def padded_outcome(processor, media, model):
+    """Loss and gradient of the padded batch, with transformers' own SDPA."""
+    return loss_and_gradient(model, AVicunaCollator(processor, media=media)(mixed_rows()))
+
+
+def test_flattened_batches_lose_what_padded_ones_lose(processor, media, padded_outcome, packing_model):
     rows = mixed_rows()
     padded = AVicunaCollator(processor, media=media)(rows)
     flat = AVicunaCollator(processor, media=media, flatten=True)(rows)
     assert flat["input_ids"].shape[0] == 1 and "attention_mask" not in flat
     assert flat["input_ids"].shape[1] == int(padded["attention_mask"].sum())
     assert (flat["labels"] != IGNORED).sum() == (padded["labels"] != IGNORED).sum()
-    losses, gradients = [], []
-    for batch in (padded, flat):
-        model.zero_grad()
-        loss = model(**batch, use_cache=False).loss
-        loss.backward()
-        losses.append(loss.item())
-        gradients.append(model.model.vision_adapter.weight.grad.clone())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    loss, gradient = loss_and_gradient(packing_model, flat)
+    assert loss == pytest.approx(padded_outcome[0], rel=1e-5)
+    torch.testing.assert_close(gradient, padded_outcome[1], rtol=1e-4, atol=1e-6)
 
 
-def test_no_token_attends_across_samples_of_a_flattened_batch(processor, media, model):
+def test_no_token_attends_across_samples_of_a_flattened_batch(processor, media, packing_model):
     collate = AVicunaCollator(processor, media=media, flatten=True)
     one, two, other = ROWS["video"]()[:3]
     with torch.no_grad():
-        first = model(**without_labels(collate([one, two])), use_cache=False).logits[0]
-        second = model(**without_labels(collate([other, two])), use_cache=False).logits[0]
+        first = packing_model(**without_labels(collate([one, two])), use_cache=False).logits[0]
+        second = packing_model(**without_labels(collate([other, two])), use_cache=False).logits[0]
     length = len(collate([two])["input_ids"][0])
     torch.testing.assert_close(first[-length:], second[-length:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_flattened_batch_says_where_its_samples_begin(processor, media):
+    rows = mixed_rows()
+    lengths = AVicunaCollator(processor, media=media)(rows)["attention_mask"].sum(dim=1)
+    flat = AVicunaCollator(processor, media=media, flatten=True)(rows)
+    assert flat["cu_seq_lens_q"].diff().tolist() == flat["cu_seq_lens_k"].diff().tolist() == lengths.tolist()
+    assert flat["max_length_q"] == flat["max_length_k"] == lengths.max()
+    assert (flat["position_ids"][0][flat["cu_seq_lens_q"][:-1].long()] == 0).all()
+
+
+def test_packed_attention_keeps_sliding_windows_and_shared_heads():
+    torch.manual_seed(0)
+    config = MistralConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=50,
+        sliding_window=5,
+    )
+    language_model = AutoModel.from_config(config, attn_implementation="sdpa").eval()
+    samples = [torch.randint(0, 50, (1, length)) for length in (3, 12, 5)]
+    with torch.no_grad():
+        alone = [language_model(sample, use_cache=False).last_hidden_state for sample in samples]
+        prepare_for_packing(SimpleNamespace(model=SimpleNamespace(language_model=language_model)))
+        borders = torch.tensor([0, 3, 15, 20])
+        positions = torch.cat([torch.arange(len(sample[0])) for sample in samples])[None]
+        packed = {"input_ids": torch.cat(samples, dim=1), "position_ids": positions, "use_cache": False}
+        together = language_model(**packed, cu_seq_lens_q=borders).last_hidden_state
+        with pytest.raises(ValueError, match="needs cu_seq_lens_q"):
+            language_model(**packed)
+    torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_run_along_the_row_are_refused_by_name():
+    layers = {"layer_types": ["full_attention", "linear_attention"], "model_type": "other"}
+    language_model = torch.nn.Module()
+    language_model.config = SimpleNamespace(**layers)
+    with pytest.raises(ValueError, match="type 'other'"):
+        prepare_for_packing(SimpleNamespace(model=SimpleNamespace(language_model=language_model)))
+
+
+def test_a_tower_without_rows_runs_on_one_that_nothing_shows(processor, workshop, tmp_path):  # noqa: F811
+    model = load_model(str(workshop.checkpoint)).eval()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "clip2.png")
+    words, picture = ROWS["image"]()[1:3]
+    words["messages"][0]["content"] = "Say something."
+    picture["media"]["image"] = "clip2.png"
+    media = MediaFiles(str(tmp_path), processor=processor)
+    unused = unused_media(model, processor=processor)
+    for rows, flatten in (([words, picture], False), ([words, picture], True), ([words], False)):
+        plain = AVicunaCollator(processor, media=media, flatten=flatten)(rows)
+        full = AVicunaCollator(processor, media=media, flatten=flatten, unused_media=unused)(rows)
+        assert {"pixel_values_videos", "input_features"} <= full.keys() and "input_features" not in plain
+        with torch.no_grad():
+            loss, expected = model(**full).loss, model(**plain).loss
+        assert loss.item() == expected.item()
+
+
+def test_both_towers_run_for_a_text(processor, model):
+    ran = []
+    batch = {"input_ids": torch.arange(5, 9)[None]}
+    batch = AVicunaCollator(
+        processor, media=MediaFiles(None, processor=processor), unused_media=unused_media(model, processor=processor)
+    ).with_unused_media(batch)
+    for tower in (model.model.vision_tower, model.model.audio_tower):
+        tower.register_forward_hook(lambda tower, *_: ran.append(tower))
+    with torch.no_grad():
+        model(**batch)
+    assert ran == [model.model.vision_tower, model.model.audio_tower]
 
 
 def test_long_answers_are_cut_and_media_never(processor, media):

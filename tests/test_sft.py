@@ -7,12 +7,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from dataset_builders.schema import FEATURES
-from tests.train_fixtures import changed_names, run_stage, saved_weights, workshop  # noqa: F401
+from tests.train_fixtures import CAPTIONS, changed_names, run_stage, saved_weights, workshop  # noqa: F401
 from train.checkpoint import ADAPTER_FOLDER, load_model, load_processor
 from train.collator import AVicunaCollator
+from train.initialize import build_tiny
 from train.media_rows import CachedMedia
 from train.summary import SUMMARY_FILE
 
@@ -107,6 +109,41 @@ def test_gradient_checkpointing_changes_no_bit(workshop, tmp_path):  # noqa: F81
         workshop, "composed", tmp_path / "saving", trainable="language_model", gradient_checkpointing=True
     )
     assert changed_names(plain, saving) == set()
+
+
+def test_losses_are_reported_to_what_report_to_names(workshop, tmp_path, monkeypatch):  # noqa: F811
+    logged = []
+
+    class Recorder(TrainerCallback):
+        def on_log(self, arguments, state, control, *, logs, **kwargs):
+            logged.append(logs)
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "recorder", Recorder)
+    output = run_stage(workshop, "video", tmp_path, trainable="vision_adapter", report_to="recorder")
+    summary = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
+    losses = [entry["loss"] for entry in logged if "loss" in entry]
+    assert [losses[0], losses[-1]] == [summary["first_loss"], summary["final_loss"]]
+
+
+def test_flattened_training_is_padded_training(workshop, tmp_path):  # noqa: F811
+    outputs = {
+        flatten: run_stage(
+            workshop, "video", tmp_path / str(flatten), use_peft=True, lora_dropout=0.0, flatten=flatten
+        )
+        for flatten in (False, True)
+    }
+    padded, flat = (json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")) for folder in outputs.values())
+    assert flat["first_loss"] == pytest.approx(padded["first_loss"], rel=1e-5)
+    assert flat["final_loss"] == pytest.approx(padded["final_loss"], rel=1e-4)  # after a step, whose digits add up
+
+
+def test_flattened_training_of_short_convolutions_is_refused(workshop, tmp_path):  # noqa: F811
+    model, processor = build_tiny(CAPTIONS, vocab_size=400, num_av_tokens=8, language_model="lfm2")
+    model.save_pretrained(tmp_path / "lfm2")
+    processor.save_pretrained(tmp_path / "lfm2")
+    stage = {"model_name_or_path": tmp_path / "lfm2", "trainable": "vision_adapter", "flatten": True}
+    with pytest.raises(ValueError, match="flatten: true cannot train a language model of type 'lfm2'"):
+        run_stage(workshop, "video", tmp_path / "out", **stage)
 
 
 def test_bf16_trains(workshop, tmp_path):  # noqa: F811

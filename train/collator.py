@@ -7,6 +7,7 @@ the chat template's. It can lay samples end to end instead of padding them. It d
 import logging
 
 import torch
+from torch import nn
 from transformers import ProcessorMixin
 
 from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
@@ -36,6 +37,7 @@ class AVicunaCollator:
         chat_template: "vicuna" or "plain" (FACTS: stages I and II).
         max_length: tokens of a sample after expansion; longer answers are cut, media never. None: no limit.
         flatten: lay the samples end to end, `position_ids` starting anew with each, instead of padding them.
+        unused_media: rows for the towers that a batch would leave out, see `media_rows.unused_media`.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class AVicunaCollator:
         chat_template: str = "vicuna",
         max_length: int | None = 2048,
         flatten: bool = False,
+        unused_media: dict[str, torch.Tensor] | None = None,
     ):
         self.processor, self.media, self.max_length, self.flatten = processor, media, max_length, flatten
+        self.unused_media = unused_media or {}
         self.chat_template = TEMPLATES[chat_template]
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -62,7 +66,18 @@ class AVicunaCollator:
         for row, is_empty in zip(rows, (~is_answer).all(dim=1).tolist()):
             if is_empty:
                 logger.warning("row %r: its answer begins beyond max_length, it teaches nothing", row["id"])
-        return flatten_batch(batch) if self.flatten else batch
+        batch = flatten_batch(batch) if self.flatten else batch
+        return self.with_unused_media(batch)
+
+    def with_unused_media(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch, and for a tower that it has no rows for, a row that no placeholder shows."""
+        batch_size = len(batch["input_ids"])
+        for stream, lengths_name in STREAMS:
+            if stream in self.unused_media and lengths_name not in batch:
+                row = self.unused_media[stream]
+                batch[stream] = row.expand(batch_size, *row.shape[1:])
+                batch[lengths_name] = torch.zeros(batch_size, dtype=torch.long)
+        return batch
 
     def encode(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Messages, media and the processor: ids padded at the end, with the template's `assistant_masks`."""
@@ -93,22 +108,31 @@ class AVicunaCollator:
 def flatten_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A padded batch as one sequence without padding.
 
-    `position_ids` starting anew tell transformers where a sample ends: without an attention mask it lets no token attend
-    across. The first token of a sample is predicted from nothing, so it has no label.
+    `position_ids` starting anew tell transformers where a sample ends: without an attention mask it lets no token
+    attend across. Attention that takes samples one by one (`packed_attention`, flash attention) reads the same from
+    `cu_seq_lens_*` and `max_length_*`. The first token of a sample is predicted from nothing, so it has no label.
 
     Args:
-        batch: `input_ids`, `attention_mask`, `labels` of shape `(batch_size, length)`, media streams with their lengths.
+        batch: `input_ids`, `attention_mask`, `labels` of shape `(batch_size, length)`, media streams, their lengths.
 
     Returns:
-        The same inputs with a batch size of 1 and without `attention_mask`.
+        The same inputs with a batch size of 1 and without `attention_mask`; where each sample begins, as transformers
+        calls it.
     """
     is_real = batch["attention_mask"].bool()
     labels = batch["labels"].clone()
     labels[torch.arange(len(labels)), is_real.int().argmax(dim=1)] = IGNORED
+    sample_lengths = is_real.sum(dim=1)
+    borders = nn.functional.pad(sample_lengths.cumsum(0), (1, 0)).to(torch.int32)  # [batch_size + 1]
+    longest = int(sample_lengths.max())
     flat = {
         "input_ids": batch["input_ids"][is_real][None],  # [1, total]
         "labels": labels[is_real][None],
-        "position_ids": torch.cat([torch.arange(int(length)) for length in is_real.sum(dim=1)])[None],
+        "position_ids": torch.cat([torch.arange(length) for length in sample_lengths.tolist()])[None],
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": longest,
+        "max_length_k": longest,
     }
     for stream, lengths_name in STREAMS:
         if stream in batch:

@@ -7,7 +7,8 @@ in its slots. Nothing is ever swapped for another medium; what the model does wi
 from pathlib import Path
 
 import numpy as np
-from transformers import ProcessorMixin
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
 
 from dataset_builders.composing import compose_features
 from dataset_builders.feature_store import FeatureStore
@@ -149,6 +150,23 @@ class MediaFiles:
             num_frames, _ = num_modality_tokens(self.num_av_tokens, self.rate)
         frames, _ = load_video_frames(path, num_frames=num_frames)
         return frames[len(frames) // 2]
+
+
+def unused_media(model: PreTrainedModel, *, processor: ProcessorMixin) -> dict[str, torch.Tensor]:
+    """An empty frame and a silent window, `(1, 1, ...)`, by name of the model's input, for the towers that it has.
+
+    ZeRO-3 gathers a layer's weights from all processes when it runs, so all must run the same towers in every step. A
+    batch without pictures, or without sound, gets these with a length of 0.
+    """
+    unused = {}
+    if model.config.vision_config is not None:
+        frames = processor(text="<image>", images=[np.zeros((32, 32, 3), np.uint8)])["pixel_values_videos"]
+        unused["pixel_values_videos"] = torch.zeros_like(frames)
+    if model.config.audio_config is not None:
+        extractor = processor.feature_extractor
+        num_samples = round(extractor.window_seconds * extractor.sampling_rate)
+        unused["input_features"] = extractor.extract_windows(np.zeros(num_samples, np.float32))[None]
+    return unused
 
 
 def media_blocks(messages: list[dict]) -> list[dict]:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from accelerate.logging import get_logger
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 
 
@@ -21,7 +22,8 @@ from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing regis
 from train.arguments import parse_arguments  # noqa: E402
 from train.checkpoint import load_model, load_processor, resume_point, save_stage, start_deepspeed  # noqa: E402
 from train.collator import AVicunaCollator  # noqa: E402
-from train.media_rows import open_media  # noqa: E402
+from train.media_rows import open_media, unused_media  # noqa: E402
+from train.packed_attention import prepare_for_packing  # noqa: E402
 from train.publishing import publish_stage  # noqa: E402
 from train.summary import write_summary  # noqa: E402
 from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
@@ -40,17 +42,21 @@ def main(arguments: list[str] | None = None):
     processor = load_processor(stage.model_name_or_path)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
     rows, counts = load_rows(stage, media=media, seed=training.seed)
+
+    start_deepspeed(training)
+    model = load_model(stage.model_name_or_path, dtype=stage.dtype, attn_implementation=stage.attn_implementation)
+    if stage.flatten:
+        prepare_for_packing(model)
+    set_trainable(model, stage.trainable)
+    runs_towers_apart = is_deepspeed_zero3_enabled() and not stage.features_dir
     collator = AVicunaCollator(
         processor,
         media=media,
         chat_template=stage.chat_template,
         max_length=training.max_length,
         flatten=stage.flatten,
+        unused_media=unused_media(model, processor=processor) if runs_towers_apart else None,
     )
-
-    start_deepspeed(training)
-    model = load_model(stage.model_name_or_path, dtype=stage.dtype, attn_implementation=stage.attn_implementation)
-    set_trainable(model, stage.trainable)
     trainer = SFTTrainer(
         model,
         args=training,
