@@ -5,24 +5,34 @@ never be partitioned. All jobs of one ZeRO stage share one start of Python.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
+from PIL import Image
 
-from tests.train_fixtures import changed_names, run_stage, saved_weights, stage_arguments, workshop  # noqa: F401
+from dataset_builders.schema import FEATURES
+from dataset_builders.sources.rows import make_row
+from tests.media_files import tone, write_media
+from tests.train_fixtures import (
+    CAPTIONS,
+    changed_names,
+    run_stage,
+    saved_weights,
+    stage_arguments,
+    workshop,  # noqa: F401
+)
+from tests.two_processes import run_on_two_processes
 from train.checkpoint import ADAPTER_FOLDER, load_model
 
 
 PROJECT = Path(__file__).parents[1]
-NUM_PROCESSES = 2
 # the batch of one process, split over two: the same samples in every step
 SPLIT = {"per_device_train_batch_size": 2}
+SPLIT_RAW = {"per_device_train_batch_size": 1}
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
 KINDS = {
     "full": {"trainable": ["language_model", "vision_adapter", "audio_adapter"]},
@@ -52,27 +62,37 @@ test_config.__test__ = False
 
 
 def launch(jobs: list[list[str]], folder: Path):
-    """Runs stages on two processes; the output of a failed start is part of the error."""
+    """Runs stages on two processes, all in one start."""
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs), encoding="utf-8")
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        str(NUM_PROCESSES),
-        "--master_port",
-        "0",
-    ]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "-m", "tests.zero_worker", str(path)]
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    run_on_two_processes("tests.zero_worker", str(path))
 
 
 def losses(folder: Path) -> list[float]:
     state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text(encoding="utf-8"))
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def mixed_media(workshop, tmp_path_factory):  # noqa: F811
+    """A stage on one picture and one sound, as files: of two processes each runs one tower alone."""
+    folder = tmp_path_factory.mktemp("media")
+    Image.new("RGB", (40, 30), "red").save(folder / "picture.png")
+    write_media(folder / "sound.wav", waveform=tone(2.0), audio_codec="pcm_s16le")
+    turns = [("What is this?", CAPTIONS[0])]
+    rows = [
+        make_row("picture", source="s", turns=turns, image="picture.png"),
+        make_row("sound", source="s", turns=turns, audio="sound.wav"),
+    ]
+    Dataset.from_list(rows, features=FEATURES).to_parquet(str(folder / "rows.parquet"))
+    return {
+        "model_name_or_path": workshop.checkpoint,
+        "datasets": folder / "rows.parquet",
+        "media_dir": folder,
+        "trainable": ["vision_adapter", "audio_adapter"],
+        "per_device_train_batch_size": 2,
+        "effective_batch_size": 2,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +103,13 @@ def single(workshop, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
-def sharded(request, workshop, tmp_path_factory):  # noqa: F811
+def sharded(request, workshop, mixed_media, tmp_path_factory):  # noqa: F811
     """What two processes make of them, and of runs that were cut off after two steps."""
     folder = tmp_path_factory.mktemp(f"zero{request.param}")
     shared = {**STEPS, **SPLIT, "deepspeed": test_config(request.param, folder)}
     jobs = [stage_arguments(workshop, "composed", folder / kind, **shared, **what) for kind, what in KINDS.items()]
+    if request.param == 3:
+        jobs.append(stage_arguments(None, "mixed media", folder / "raw", **{**shared, **mixed_media, **SPLIT_RAW}))
     launch(jobs, folder)
     resumed = []
     for kind in ("full", "lora"):
@@ -128,6 +150,14 @@ def test_the_adapter_is_whole_and_base_plus_adapter_is_the_merged_model(workshop
         adapted = PeftModel.from_pretrained(base, str(sharded / "lora" / ADAPTER_FOLDER)).eval()
         merged = load_model(str(sharded / "lora")).eval()
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharded", [3], indirect=True, ids=["zero3"])
+def test_each_process_may_run_another_tower(mixed_media, sharded, tmp_path):
+    one = run_stage(None, "mixed media", tmp_path, **{**STEPS, **mixed_media})
+    assert losses(sharded / "raw") == pytest.approx(losses(one), rel=1e-5)
+    moved = changed_names(mixed_media["model_name_or_path"], sharded / "raw")
+    assert moved == changed_names(mixed_media["model_name_or_path"], one) != set()
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
