@@ -3,10 +3,11 @@
     python -m dataset_builders.build --captions-file desc_train.json --output pu_valor --num-workers 2
 
 Every field of `CurationSettings` is an option. One task of a cluster job writes a part (`--task 3 --num-tasks 16`); a
-last call without `--task` finishes the folder.
+last call without `--task` finishes the folder. `python -m model_card.push --dataset` publishes it.
 """
 
 import argparse
+import ast
 import dataclasses
 import json
 import time
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser()
     values = vars(parser.parse_args(arguments))
     output, num_workers = Path(values.pop("output")), values.pop("num_workers")
-    task, num_tasks, repo_id = values.pop("task"), values.pop("num_tasks"), values.pop("push_to_hub")
+    task, num_tasks = values.pop("task"), values.pop("num_tasks")
     settings = CurationSettings(**values)
     started = time.monotonic()
     try:
@@ -37,18 +38,15 @@ def main(arguments: list[str] | None = None) -> None:
         return
     report = read_report(output)
     print(f"{output}: {report['num_rows']} rows in {seconds:.1f} s; left out: {json.dumps(drops_of(report))}")
-    if repo_id is not None:
-        push_folder(output, repo_id)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """One option per setting; JSON for the values that are not text."""
+    """One option per setting; JSON or Python for the values that are not text."""
     parser = argparse.ArgumentParser(prog="python -m dataset_builders.build", description=__doc__.splitlines()[0])
     parser.add_argument("--output", required=True, help="the folder to build")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that write shards")
     parser.add_argument("--task", type=int, help="write only this task's shards, counted from 0")
     parser.add_argument("--num-tasks", type=int, default=1, help="among how many tasks the shards are shared")
-    parser.add_argument("--push-to-hub", metavar="USER/NAME", help="upload the finished folder")
     for field in dataclasses.fields(CurationSettings):
         option = "--" + field.name.replace("_", "-")
         parser.add_argument(
@@ -58,33 +56,25 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_value(text: str):
-    """Numbers, lists and null as JSON; anything else is text.
+    """Numbers, lists and nothing as JSON or Python writes them; anything else is text.
 
     ```python
-    >>> parse_value("[3, 8]"), parse_value("0.3"), parse_value("null"), parse_value("desc.json")
-    ([3, 8], 0.3, None, 'desc.json')
+    >>> parse_value("[3, 8]"), parse_value("0.3"), parse_value("null"), parse_value("None"), parse_value("desc.json")
+    ([3, 8], 0.3, None, None, 'desc.json')
 
     ```
     """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
 
 
 def drops_of(report: dict) -> dict:
     """Drops by source and reason."""
     return {source: counts["dropped"] for source, counts in report["sources"].items() if counts["dropped"]}
-
-
-def push_folder(output: Path, repo_id: str) -> None:
-    """Upload the folder as it is; `load_dataset(repo_id)` then reads it."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-    api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=output, commit_message="Build of PU-VALOR")
-    print(f"pushed to {repo_id}")
 
 
 if __name__ == "__main__":

@@ -190,18 +190,10 @@ def test_the_folder_travels_through_a_hub(folder, tmp_path):
     )
     with serve_hub() as hub:
         environment = hub.environment(tmp_path / "home")
-        push = [
-            sys.executable,
-            "-m",
-            "dataset_builders.build",
-            "--output",
-            str(folder),
-            "--push-to-hub",
-            "user/pu_valor",
-        ]
-        for name, value in quick_options(folder.parent / "desc.json", videos_per_shard=9).items():
-            push += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
-        subprocess.run(push, env=environment, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+        push = "import huggingface_hub as hub; hub.create_repo('user/pu_valor', repo_type='dataset'); " + (
+            f"hub.upload_folder(repo_id='user/pu_valor', repo_type='dataset', folder_path={str(folder)!r})"
+        )
+        run_python(push, cwd=tmp_path, env=environment)
         run_python(code, cwd=tmp_path, env=environment)
         files = hub.repos["datasets", "user/pu_valor"]
     assert {name for name in files if name.endswith(".parquet") and name.startswith("data/")} == {
