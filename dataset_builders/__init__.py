@@ -4,7 +4,11 @@
 row schema (`schema.FEATURES`). Imports none of the project's other packages.
 """
 
+from .composing import compose_features
+from .feature_store import FeatureStore, FeatureWriter
 from .registration import register_builders
 
 
 register_builders()
+
+__all__ = ["FeatureStore", "FeatureWriter", "compose_features", "register_builders"]

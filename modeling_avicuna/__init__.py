@@ -20,6 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_avicuna import AVicunaConfig
 from .feature_extraction_avicuna import AVicunaFeatureExtractor, MediaError, load_audio
+from .generation_avicuna import TimeSpanLogitsProcessor, score_events
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
 from .modeling_avicuna import (
     FULL_PRECISION_MODULES,
@@ -64,6 +65,7 @@ __all__ = [
     "MediaError",
     "PLAIN_CHAT_TEMPLATE",
     "TimeCodec",
+    "TimeSpanLogitsProcessor",
     "VICUNA_CHAT_TEMPLATE",
     "build_processor",
     "format_events",
@@ -73,4 +75,5 @@ __all__ = [
     "num_modality_tokens",
     "parse_events",
     "resample_rows",
+    "score_events",
 ]
