@@ -1,14 +1,17 @@
 """Tokens per second of training: samples laid end to end against padding to the longest; on a GPU also MFU and memory.
 
-    python benchmarks/train_throughput.py                              # tiny model, CPU: the ratio
-    python benchmarks/train_throughput.py --device cuda --size 7b      # random weights, stages I and III, 8 x 2048
+    python -m benchmarks.train_throughput                              # tiny model, CPU: the ratio
+    python -m benchmarks.train_throughput --device cuda --size 7b      # random weights, stages I and III, 8 x 2048
 
 Writes benchmarks/results/train_throughput[_cuda].json with its conditions. Features are random numbers: no medium is
-decoded. MFU counts 6 FLOPs per trained and 4 per frozen parameter and token, and 12 * layers * hidden * length for attention.
+decoded. Laid end to end, everything but attention costs what the tokens cost; attention costs less than in a padded batch
+where it is computed sample by sample (our attention, flash attention), and more where a mask of the whole row is made.
+MFU counts 6 FLOPs per trained and 4 per frozen parameter and token, and 12 * layers * hidden * length for attention.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -19,9 +22,11 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaConfig
 
+from dataset_builders.provenance import git_commit
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
 from train.arguments import StageArguments
 from train.collator import IGNORED, flatten_batch
+from train.packed_attention import PACKED_SDPA
 from train.trainable import lora_config, set_trainable
 
 
@@ -100,17 +105,18 @@ def step(model, optimizer, batch: dict[str, torch.Tensor]) -> float:
     return loss.item()  # waits for the device
 
 
-def measure(model, batches: list[dict], *, device: str, rounds: int) -> dict:
-    """Median seconds of one pass over the batches after one pass to warm up, and the loss of the first batch."""
+def measure(model, batches: list[dict], *, device: str, rounds: int, warm_up: bool = True) -> dict:
+    """Median seconds of one pass over the batches, after one pass to warm up, and the loss of the first batch."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.0)
-    batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+    batches = [{n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in batch.items()} for batch in batches]
     seconds, losses = [], []
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm_up):
         started = time.perf_counter()
         losses = [step(model, optimizer, batch) for batch in batches]
         seconds.append(time.perf_counter() - started)
-    return {"seconds": statistics.median(seconds[1:]), "all_seconds": seconds[1:], "loss": losses[0]}
+    seconds = seconds[warm_up:]
+    return {"seconds": statistics.median(seconds), "all_seconds": seconds, "loss": losses[0]}
 
 
 def model_flops(model, *, num_tokens: int, length: int) -> float:
@@ -123,7 +129,8 @@ def model_flops(model, *, num_tokens: int, length: int) -> float:
 
 
 def compare_padding(arguments) -> dict:
-    """Useful tokens per second, padded and laid end to end, on the same samples."""
+    """Useful tokens per second on the same samples: padded to the longest, laid end to end with our attention, and
+    laid end to end with transformers' SDPA, which makes a mask of the whole row squared."""
     rng = np.random.default_rng(0)
     drawn = np.interp(rng.uniform(0, 100, size=arguments.num_batches * arguments.batch_size), *LENGTH_QUANTILES)
     lengths = drawn.round().astype(int).reshape(arguments.num_batches, -1).tolist()
@@ -132,16 +139,26 @@ def compare_padding(arguments) -> dict:
     )
     torch.manual_seed(0)
     padded = [make_batch(row, vocab_size=TEXT[arguments.size]["vocab_size"]) for row in lengths]
-    results, useful = {}, sum(map(sum, lengths))
-    for name, batches in (("padded", padded), ("flattened", [flatten_batch(batch) for batch in padded])):
-        result = measure(model, batches, device=arguments.device, rounds=arguments.rounds)
-        results[name] = {**result, "useful_tokens_per_second": useful / result["seconds"]}
-    computed = sum(max(row) * len(row) for row in lengths)
+    flattened = [flatten_batch(batch) for batch in padded]
+    useful, computed = sum(map(sum, lengths)), sum(max(row) * len(row) for row in lengths)
+    ways = {"padded": (padded, "sdpa"), "flattened": (flattened, PACKED_SDPA), "flattened_masked": (flattened, "sdpa")}
+    seconds, losses = {name: [] for name in ways}, {}
+    for _ in range(arguments.rounds + 1):  # turn about, so that all meet the same other load; the first one warms up
+        for name, (batches, attention) in ways.items():
+            model.model.language_model.set_attn_implementation(attention)
+            result = measure(model, batches, device=arguments.device, rounds=1, warm_up=False)
+            seconds[name].append(result["seconds"])
+            losses[name] = result["loss"]
+    seconds = {name: times[1:] for name, times in seconds.items()}
+    speed = {name: useful / statistics.median(times) for name, times in seconds.items()}
     return {
-        "ratio": results["flattened"]["useful_tokens_per_second"] / results["padded"]["useful_tokens_per_second"],
-        "useful_share_of_padded_batches": useful / computed,
-        "loss_difference": abs(results["padded"]["loss"] - results["flattened"]["loss"]),
-        **results,
+        "ratio": speed["flattened"] / speed["padded"],
+        "ratio_with_a_mask_of_the_whole_row": speed["flattened_masked"] / speed["padded"],
+        "ratio_if_time_were_tokens": computed / useful,
+        "useful_tokens_per_second": speed,
+        "all_seconds": seconds,
+        "num_useful_tokens": useful,
+        "largest_relative_loss_difference": max(abs(loss / losses["padded"] - 1) for loss in losses.values()),
     }
 
 
@@ -175,11 +192,15 @@ def main():
     parser.add_argument("--size", default="tiny", choices=sorted(TEXT))
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--num_batches", type=int, default=4)
+    parser.add_argument("--num_batches", type=int, default=4, help="batches of the length mix, CPU")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     conditions = {
+        "date": time.strftime("%Y-%m-%d"),
+        "git_commit": git_commit(),
         **vars(arguments),
+        "num_cores": os.cpu_count(),
+        "load_average_at_start": [round(value, 2) for value in os.getloadavg()],
         "torch": torch.__version__,
         "machine": torch.cuda.get_device_name()
         if arguments.device == "cuda"
