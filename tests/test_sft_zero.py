@@ -25,7 +25,7 @@ from tests.train_fixtures import (
     stage_arguments,
     workshop,  # noqa: F401
 )
-from tests.two_processes import run_on_two_processes
+from tests.two_processes import run_on_two_processes, without_stale_locks
 from train.checkpoint import ADAPTER_FOLDER, load_model
 
 
@@ -119,6 +119,17 @@ def sharded(request, workshop, mixed_media, tmp_path_factory):  # noqa: F811
         resumed.append(stage_arguments(workshop, "composed", cut_off, **line))
     launch(resumed, folder)
     return folder
+
+
+def test_a_lock_that_nobody_holds_is_removed_and_no_other(tmp_path):
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    with without_stale_locks(tmp_path):
+        assert not lock.exists()
+        lock.touch()
+        with without_stale_locks(tmp_path):  # as a second run would while the first one compiles
+            assert lock.exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)

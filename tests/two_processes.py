@@ -3,11 +3,12 @@
 `accelerate launch --cpu --num_processes 2` starts one process and says nothing, so torchrun starts them here.
 """
 
+import fcntl
 import os
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,10 +22,9 @@ def run_on_two_processes(module: str, *arguments: str, timeout: float = TIMEOUT,
     """What the processes of `python -m module arguments` wrote; a failed start is an error with all of it.
 
     Args:
-        timeout: seconds after which all of them are killed, and the test fails.
+        timeout: seconds after which all of them are ended, and the test fails.
         succeeds: whether the run must end with status 0, or must not.
     """
-    remove_stale_locks(EXTENSIONS)
     environment = {
         **os.environ,
         "DS_ACCELERATOR": "cpu",
@@ -34,27 +34,39 @@ def run_on_two_processes(module: str, *arguments: str, timeout: float = TIMEOUT,
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
     command += ["--rdzv_endpoint", "127.0.0.1:0", "-m", module, *arguments]
-    process = subprocess.Popen(
-        command,
-        cwd=PROJECT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        raise AssertionError(f"{module} did not end within {timeout:.0f} s:\n{output[-6000:]}") from None
+    with without_stale_locks(EXTENSIONS):
+        process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun ends its workers then; killed, it would leave them behind
+            output, _ = process.communicate(timeout=60)
+            raise AssertionError(f"{module} did not end within {timeout:.0f} s:\n{output[-6000:]}") from None
     assert (process.returncode == 0) == succeeds, f"status {process.returncode}:\n{output[-8000:]}"
     return output
 
 
-def remove_stale_locks(extensions: Path):
-    """A compilation that was killed leaves its lock, and torch would wait for it without end."""
-    for lock in extensions.glob("*/lock"):
-        if time.time() - lock.stat().st_mtime > TIMEOUT:
-            lock.unlink()
+@contextmanager
+def without_stale_locks(extensions: Path) -> Iterator[None]:
+    """A compilation that was killed leaves torch's lock, which the next one would wait for without end.
+
+    Where nobody else runs from this folder, a lock there is nobody's; the kernel forgets who runs when they are killed.
+    """
+    extensions.mkdir(parents=True, exist_ok=True)
+    with open(extensions / "in_use", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            for lock in extensions.glob("*/lock"):
+                lock.unlink()
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
