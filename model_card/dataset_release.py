@@ -5,10 +5,6 @@ Hub; `verify_dataset` reads it the way a stranger would. Nothing here touches th
 """
 
 import fnmatch
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
-from .release import ABSOLUTE_PATH, PICKLES, shorten_paths
+from .release import ABSOLUTE_PATH, PICKLES, run_in_fresh_process, shorten_paths
 
 
 TEXT_PATTERNS = ("report.json", "*.jsonl")
@@ -107,17 +103,5 @@ def verify_dataset(folder: Path, *, timeout: float = 600.0) -> dict[str, str]:
     Raises:
         RuntimeError: it cannot be read; with the process's last words.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": scratch, "PYTHONPATH": ""}
-        done = subprocess.run(
-            [sys.executable, "-c", FRESH_PROCESS, str(folder.resolve())],
-            cwd=scratch,
-            env=environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=timeout,
-        )
-    if done.returncode:
-        raise RuntimeError(f"{folder} does not load in a fresh process:\n{done.stderr[-2000:]}")
-    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    output = run_in_fresh_process(FRESH_PROCESS, folder, timeout=timeout)
+    return dict(line.split(" ", 1) for line in output.splitlines())

@@ -174,19 +174,23 @@ def verify_in_fresh_process(folder: Path, *, question: str, timeout: float = 600
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     video = folder / "example.mp4"
+    shown = str(video.resolve()) if video.is_file() and has_both_towers(config) else ""
+    output = run_in_fresh_process(FRESH_PROCESS, folder, shown, question, timeout=timeout)
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def run_in_fresh_process(code: str, folder: Path, *arguments: str, timeout: float) -> str:
+    """What `code` prints about `folder` in a process that has neither this project, nor its caches, nor a network.
+
+    Raises:
+        RuntimeError: it fails; with the process's last words.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+        caches = {"HF_MODULES_CACHE": scratch, "HF_DATASETS_CACHE": scratch}
         done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                FRESH_PROCESS,
-                str(folder.resolve()),
-                str(video.resolve()) if video.is_file() and has_both_towers(config) else "",
-                question,
-            ],
+            [sys.executable, "-c", code, str(folder.resolve()), *arguments],
             cwd=scratch,
-            env=environment,
+            env={**os.environ, **caches, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -194,4 +198,4 @@ def verify_in_fresh_process(folder: Path, *, question: str, timeout: float = 600
         )
     if done.returncode:
         raise RuntimeError(f"{folder} does not load in a fresh process:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return done.stdout
