@@ -5,6 +5,7 @@ upright frames. This file reads no sound (feature_extraction) and does not decid
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -103,6 +104,10 @@ class _DecordReader:
         times = np.asarray(self.reader.get_frame_timestamp(range(len(self.reader))), dtype=np.float64)
         self.times = _usable_times(times.reshape(-1, 2), fps=self.reader.get_avg_fps() or 25.0)
 
+    def close(self):
+        """Ends decord's threads. Were it left to the garbage collector, a forked process could wait for them forever."""
+        self.reader = None
+
     def chunks(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         for begin in range(0, len(indices), CHUNK_SIZE):
             batch = self.reader.get_batch(indices[begin : begin + CHUNK_SIZE].tolist())
@@ -125,6 +130,9 @@ class _PyAVReader:
         begins = np.array([np.nan if time is None else time for time, _, _ in times])
         ends = np.append(begins[1:], begins[-1] + self._last_duration(times[-1], begins))
         self.times = _usable_times(np.stack([begins, ends], axis=1), fps=self.fps)
+
+    def close(self):
+        """Nothing stays open between two passes."""
 
     def _last_duration(self, last: tuple, begins: np.ndarray) -> float:
         _, duration, time_base = last
@@ -190,21 +198,26 @@ def read_video(
         MediaError: see `open_media`; also a file without a video stream or without a picture that can be decoded.
     """
     target, name = open_media(source)
-    for reader_class in (_DecordReader, _PyAVReader) if decord is not None else (_PyAVReader,):
-        if hasattr(target, "seek"):
-            target.seek(0)
+    what = {"name": name, "num_frames": num_frames, "start": start, "end": end, "transform": transform}
+    if decord is not None:
         try:
-            reader = reader_class(target, name=name)
-            indices = frame_indices(reader.times, num_frames, start=start, end=end)
-            different, place = np.unique(indices, return_inverse=True)  # a short video shows its frames several times
-            frames = torch.cat([transform(chunk) for chunk in reader.chunks(different)])
-        except DECORDError as error:
-            failure = error
-            continue
-        duration = float(reader.times[-1, 1] - reader.times[0, 0])
-        shown = min(duration if end is None else end, duration) - max(start or 0.0, 0.0)
-        return (frames if len(different) == num_frames else frames[torch.from_numpy(place)]), shown
-    raise MediaError(f"{name}: cannot be read as video ({failure})") from failure
+            return _read_frames(_DecordReader, target, **what)
+        except DECORDError:  # not kept: its traceback holds the decoder
+            pass
+    if hasattr(target, "seek"):
+        target.seek(0)
+    return _read_frames(_PyAVReader, target, **what)
+
+
+def _read_frames(reader_class, target, *, name, num_frames, start, end, transform) -> tuple[torch.Tensor, float]:
+    with closing(reader_class(target, name=name)) as reader:
+        indices = frame_indices(reader.times, num_frames, start=start, end=end)
+        different, place = np.unique(indices, return_inverse=True)  # a short video shows its frames several times
+        with closing(reader.chunks(different)) as chunks:
+            frames = torch.cat([transform(chunk) for chunk in chunks])
+    duration = float(reader.times[-1, 1] - reader.times[0, 0])
+    shown = min(duration if end is None else end, duration) - max(start or 0.0, 0.0)
+    return (frames if len(different) == num_frames else frames[torch.from_numpy(place)]), shown
 
 
 def load_video_frames(

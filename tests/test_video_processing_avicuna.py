@@ -1,5 +1,6 @@
 """Pictures: which frames are taken, both decoders, CLIP's preprocessing, and files that misbehave."""
 
+import gc
 import io
 import json
 
@@ -10,7 +11,7 @@ from transformers import AutoVideoProcessor, CLIPImageProcessor
 
 from modeling_avicuna import AVicunaVideoProcessor, MediaError, load_video_frames
 from modeling_avicuna import video_processing_avicuna as video_processing
-from modeling_avicuna.video_processing_avicuna import frame_indices, load_image
+from modeling_avicuna.video_processing_avicuna import frame_indices, load_image, read_video
 from tests.media_files import pictures, tone, write_media
 
 
@@ -79,6 +80,48 @@ def test_both_decoders_take_file_objects(tmp_path, monkeypatch):
     np.testing.assert_array_equal(load_video_frames(stream, 4)[0], expected)
     monkeypatch.setattr(video_processing, "decord", None)
     np.testing.assert_array_equal(load_video_frames(stream, 4)[0], expected)
+
+
+@pytest.mark.parametrize("ending", ["frames", "decord fails", "transform fails", "bad interval"])
+def test_no_decoder_outlives_the_call(tmp_path, monkeypatch, ending):
+    """As garbage of a cycle it could be freed in a forked process, which then waits for decord's threads without end."""
+    path, alive, options = write_media(tmp_path / "a.mp4", frames=pictures(20)), [], {}
+    open_reader, read_chunks = video_processing.decord.VideoReader, video_processing._DecordReader.chunks
+
+    class Reader(open_reader):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            alive.append(id(self))
+
+        def __del__(self):
+            super().__del__()
+            alive.remove(id(self))
+
+    def fail(self, indices):
+        yield next(read_chunks(self, indices))
+        raise video_processing.DECORDError("damaged")
+
+    def refuse(chunk):
+        raise ValueError("no such size")
+
+    monkeypatch.setattr(video_processing.decord, "VideoReader", Reader)
+    if ending == "decord fails":
+        monkeypatch.setattr(video_processing._DecordReader, "chunks", fail)
+    if ending == "transform fails":
+        options = {"transform": refuse}
+    if ending == "bad interval":
+        options = {"start": 5.0, "end": 4.0}
+    gc.disable()
+    try:
+        if options:
+            with pytest.raises(ValueError) as raised:
+                read_video(path, num_frames=4, **options)
+            assert raised.value.__traceback__ is not None  # still held, with its frames
+        else:
+            assert len(read_video(path, num_frames=4)[0]) == 4
+        assert alive == []
+    finally:
+        gc.enable()
 
 
 def test_a_short_video_repeats_frames(tmp_path):
