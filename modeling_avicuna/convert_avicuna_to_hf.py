@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from .configuration_avicuna import AVicunaConfig
 from .modeling_avicuna import AVicunaForConditionalGeneration
+from .origin_avicuna import write_origin
 from .processing_avicuna import build_processor
 from .published_weights_avicuna import (
     check_keys,
@@ -66,7 +67,8 @@ def convert_checkpoint(
     language_model = read_language_model(base)
     adapters = read_projector(Path(vision_adapter), "mm_projector", others=["mm_projector_a"])
     adapters |= read_projector(Path(audio_adapter), "mm_projector_a")
-    for folder in (Path(stage) for stage in (stage3, stage4) if stage is not None):
+    stages = [Path(stage) for stage in (stage3, stage4) if stage is not None]
+    for folder in stages:
         language_model = merge_lora(language_model, folder)
         adapters |= read_tuned_projectors(folder)
     vision_config, vision_weights = _read_tower(vision_tower, "vision_config", build_vision_tower)
@@ -88,6 +90,16 @@ def convert_checkpoint(
     model.generation_config = _build_generation_config(config)
     model.save_pretrained(output)
     processor.save_pretrained(output)
+    write_origin(
+        output,
+        made_by="modeling_avicuna.convert_avicuna_to_hf",
+        language_model=base,
+        vision_tower=vision_tower,
+        audio_tower=audio_tower,
+        vision_adapter=vision_adapter,
+        audio_adapter=audio_adapter,
+        merged=stages,
+    )
 
 
 def _read_tower(folder: str | Path | None, config_name: str, build) -> tuple[PreTrainedConfig | None, dict]:

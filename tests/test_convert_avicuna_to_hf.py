@@ -325,6 +325,12 @@ def test_the_checkpoint_is_complete(model):
     assert "/" not in json.dumps(config.to_dict()), "a local path in config.json"
 
 
+def test_the_checkpoint_tells_what_it_was_made_of(model):
+    origin = json.loads((Path(model.name_or_path) / "origin.json").read_text(encoding="utf-8"))
+    assert origin["parts"]["language_model"] == "base" and origin["parts"]["vision_adapter"] == "mm_projector.bin"
+    assert origin["merged"] == ["stage3", "stage4"] and origin["parts"]["vision_tower"] is None
+
+
 def test_towers_are_read_from_folders_of_clip_and_clap(release, tmp_path):
     set_seed(0)
     clip = CLIPModel.config_class(

@@ -12,6 +12,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 from tests.tiny_models import tiny_model
 from tests.train_fixtures import CAPTIONS
 from train.checkpoint import load_model, load_processor
@@ -65,6 +66,8 @@ def test_assembled_parts_are_bit_identical_and_only_adapters_are_new(tmp_path):
         assert all(torch.equal(tower.state_dict()[name], tensor) for name, tensor in own.items())
     assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer)
     assert model.model.vision_adapter.weight.std() > 0
+    origin = json.loads((output / ORIGIN_FILE).read_text(encoding="utf-8"))
+    assert origin["parts"] == {**line, "vision_adapter": RANDOM, "audio_adapter": RANDOM}
 
 
 def test_a_checkpoint_may_have_no_towers(tmp_path):
@@ -95,3 +98,5 @@ def test_the_command_says_what_it_needs(tmp_path):
         main(["--size", "tiny", "--output", str(tmp_path / "out")])
     main(["--size", "tiny", "--captions", str(captions), "--output", str(tmp_path / "out"), "--num_av_tokens", "12"])
     assert load_processor(str(tmp_path / "out")).num_av_tokens == 12
+    parts = json.loads((tmp_path / "out" / ORIGIN_FILE).read_text(encoding="utf-8"))["parts"]
+    assert len(parts) == 5 and set(parts.values()) == {RANDOM}

@@ -25,6 +25,7 @@ from transformers import (
 
 from dataset_builders import wordings
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
+from modeling_avicuna.origin_avicuna import RANDOM, write_origin
 from modeling_avicuna.processing_avicuna import build_processor
 from modeling_avicuna.prompt_avicuna import SYSTEM_PROMPT
 from modeling_avicuna.tokenization_avicuna import add_placeholder_tokens
@@ -280,6 +281,10 @@ def main(arguments: list[str] | None = None):
         raise ValueError("give either --size tiny with --captions FILE, or --language_model (and towers)")
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)
+    adapters = {"vision_adapter": RANDOM, "audio_adapter": RANDOM}
+    names = ("language_model", "vision_tower", "audio_tower")
+    parts = {name: RANDOM if args.size == "tiny" else getattr(args, name) for name in names}
+    write_origin(args.output, made_by="train.initialize", **parts, **adapters)
     print(f"wrote {args.output}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 

@@ -25,7 +25,7 @@ from train.collator import AVicunaCollator  # noqa: E402
 from train.media_rows import open_media, unused_media  # noqa: E402
 from train.packed_attention import prepare_for_packing  # noqa: E402
 from train.publishing import publish_stage  # noqa: E402
-from train.summary import write_summary  # noqa: E402
+from train.summary import describe_start, write_summary  # noqa: E402
 from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
 from train.training_rows import load_rows  # noqa: E402
 
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None):
     resume = resume_point(training.resume_from_checkpoint, training.output_dir)
 
     processor = load_processor(stage.model_name_or_path)
+    start = describe_start(stage.model_name_or_path)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
     rows, counts = load_rows(stage, media=media, seed=training.seed)
 
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None):
     save_stage(trainer, stage=stage, processor=processor)
     if not trainer.is_world_process_zero():
         return
-    write_summary(trainer, recipe=recipe, stage=stage, training=training, counts=counts, seconds=seconds)
+    write_summary(trainer, recipe=recipe, stage=stage, training=training, start=start, counts=counts, seconds=seconds)
     if push:
         publish_stage(training)
 

@@ -1,0 +1,55 @@
+"""What the parts of a fresh checkpoint are made of: `origin.json`, from which cards take base model and licence.
+
+Written by whatever puts a checkpoint together (`convert_avicuna_to_hf.py`, `train/initialize.py`) and read by training
+and cards. It holds names, never places of this machine, and plays no part in loading a model.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+
+ORIGIN_FILE = "origin.json"
+RANDOM = "random weights"
+# a folder of the Hub's cache: models--lmsys--vicuna-7b-v1.5/snapshots/<commit>
+CACHED = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name reads as `user/name` and is neither file nor folder here."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+
+
+def name_of_part(source: str | Path | None) -> str | None:
+    """What a part is called wherever it lay: a Hub id as it is, a folder by its own name.
+
+    >>> name_of_part("lmsys/vicuna-7b-v1.5")
+    'lmsys/vicuna-7b-v1.5'
+    >>> name_of_part("/home/me/.cache/models--lmsys--vicuna-7b-v1.5/snapshots/3321f76e3f527bd14065daf69dad9344000a201d")
+    'lmsys/vicuna-7b-v1.5'
+    >>> name_of_part("/home/me/weights/vicuna-7b-v1.5")
+    'vicuna-7b-v1.5'
+    """
+    if source is None:
+        return None
+    if cached := CACHED.search(str(source)):
+        return "/".join(cached.groups())
+    return str(source) if is_hub_id(str(source)) else Path(source).resolve().name
+
+
+def write_origin(
+    folder: str | Path, *, made_by: str, merged: Sequence[str | Path] = (), **parts: str | Path | None
+) -> None:
+    """Writes `folder`/origin.json.
+
+    Args:
+        made_by: the program that put the checkpoint together.
+        merged: LoRA folders that were added to the language model, in order.
+        parts: where each part came from, a Hub id, a folder or a file; `RANDOM` for new weights, None for a part that
+            the checkpoint does not have.
+    """
+    named = {part: source if source == RANDOM else name_of_part(source) for part, source in parts.items()}
+    origin = {"made_by": made_by, "parts": named, "merged": [name_of_part(adapter) for adapter in merged]}
+    text = json.dumps(origin, indent=2, sort_keys=True)
+    (Path(folder) / ORIGIN_FILE).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,47 @@
+"""What a checkpoint was put together from is told by names: no place of a machine, and a Hub id wherever it was cached."""
+
+import doctest
+import json
+from pathlib import Path
+
+import pytest
+
+from modeling_avicuna import origin_avicuna
+from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM, is_hub_id, name_of_part, write_origin
+
+
+def test_the_docstrings_examples_hold():
+    result = doctest.testmod(origin_avicuna)
+    assert result.attempted == 3 and result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["vicuna-7b-v1.5", "/home/me/vicuna", "./lmsys/vicuna", "a/b/c", "user/", "-user/model", "user/mo del"]
+)
+def test_what_is_no_hub_id(name):
+    assert not is_hub_id(name)
+
+
+def test_a_folder_that_is_there_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("lmsys/vicuna-7b-v1.5")
+    Path("lmsys/vicuna-7b-v1.5").mkdir(parents=True)
+    assert not is_hub_id("lmsys/vicuna-7b-v1.5") and name_of_part("lmsys/vicuna-7b-v1.5") == "vicuna-7b-v1.5"
+    assert name_of_part(".") == tmp_path.name
+
+
+def test_the_record_holds_names_alone(tmp_path):
+    parts = {"language_model": tmp_path / "vicuna", "vision_tower": "openai/clip", "vision_adapter": RANDOM}
+    write_origin(tmp_path, made_by="test", merged=[tmp_path / "stage3"], audio_tower=None, **parts)
+    text = (tmp_path / ORIGIN_FILE).read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    assert json.loads(text) == {
+        "made_by": "test",
+        "merged": ["stage3"],
+        "parts": {
+            "language_model": "vicuna",
+            "vision_tower": "openai/clip",
+            "audio_tower": None,
+            "vision_adapter": RANDOM,
+        },
+    }
