@@ -12,12 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
-from .release import ABSOLUTE_PATH, PICKLES, run_in_fresh_process, shorten_paths
+from .fresh_process import TIMEOUT, run_in_fresh_process
+from .local_paths import shorten_paths
+from .release import find_private_things
 
 
 TEXT_PATTERNS = ("report.json", "*.jsonl")
 LINKED_PATTERNS = ("*.parquet", "figures/*.png")
 VIDEO_PATTERN = "*.mp4"
+DATASET_PATTERNS = (*TEXT_PATTERNS, *LINKED_PATTERNS, VIDEO_PATTERN, "README.md")
 VIDEO_COLUMN = "video"  # of rendered PU-VALOR: the mp4 itself
 PLACE = r"^(?:/|[A-Za-z]:\\).*[/\\]"  # the folders of an absolute path
 
@@ -79,16 +82,10 @@ def place_parquet(source: Path, target: Path) -> None:
 
 def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[str]:
     """Everything that forbids publishing the release `folder`, one sentence each that names the file."""
-    problems = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if any(fnmatch.fnmatch(path.name, pattern) for pattern in PICKLES):
-            problems.append(f"{name} is a pickle, which runs code when it is loaded")
-        if path.suffix in {".json", ".jsonl", ".md"}:
-            found = ABSOLUTE_PATH.search(path.read_text(encoding="utf-8"))
-            if found:
-                problems.append(f"{name} holds a path of this machine: {found.group(0)}")
-        if path.suffix == ".parquet" and VIDEO_COLUMN in pq.read_schema(path).names and not include_media:
+    problems = find_private_things(folder)
+    for path in sorted(folder.rglob("*.parquet")):
+        if VIDEO_COLUMN in pq.read_schema(path).names and not include_media:
+            name = path.relative_to(folder).as_posix()
             problems.append(f"{name} holds the videos themselves: --include-media, if you may publish them")
     for config in DatasetCard.load(folder / "README.md").data.to_dict().get("configs", []):
         for files in config["data_files"]:
@@ -97,7 +94,7 @@ def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[
     return problems
 
 
-def verify_dataset(folder: Path, *, timeout: float = 600.0) -> dict[str, str]:
+def verify_dataset(folder: Path, *, timeout: float = TIMEOUT) -> dict[str, str]:
     """The id of the first row of each split, as `load_dataset` reads the folder in a process without our code.
 
     Raises:

@@ -1,12 +1,12 @@
 """What the model card says, read from files: weights, configuration, training summaries and results.
 
-Reads safetensors headers, `config.json`, the `training_summary.json` that `train/sft.py` leaves and the results of
-`eval.run` and `eval.judge`; gives the rows of the card's tables. It writes nothing and computes no metric.
+Reads safetensors headers, `config.json` and the results of `eval.run` and `eval.judge`; gives the rows of the card's
+tables. It writes nothing and computes no metric; what a checkpoint descends from is read in `descent.py`.
 """
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from safetensors import safe_open
 from dataset_builders.provenance import model_hash
 
 
-SUMMARY_FILE = "training_summary.json"  # written by train/summary.py
 PARTS = {
     "vision_tower": "vision tower",
     "audio_tower": "audio tower",
@@ -33,10 +32,11 @@ JUDGE_SCORE = "score"  # of eval.judge, the one metric that is not on a scale of
 
 @dataclass(frozen=True)
 class Part:
-    """A sub-module of the checkpoint, its configuration in words and its parameter count."""
+    """A sub-module of the checkpoint: its configuration in words, where it came from, and its parameter count."""
 
     name: str
     description: str
+    source: str
     num_parameters: int
 
 
@@ -48,20 +48,6 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path} does not exist") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def read_training_history(checkpoint: Path) -> list[dict]:
-    """The summaries of the stages that led to a checkpoint, the first stage first.
-
-    Each summary names the checkpoint that its stage started from; the chain ends at a folder without a summary, such as
-    the one of `train.initialize`, or at a Hub id. Relative folders are those of the working directory, as in training.
-    """
-    history, seen, folder = [], set(), checkpoint
-    while (folder / SUMMARY_FILE).is_file() and folder.resolve() not in seen:
-        seen.add(folder.resolve())
-        history.insert(0, read_json(folder / SUMMARY_FILE))
-        folder = Path(history[0].get("recipe", {}).get("model_name_or_path") or "/dev/null")
-    return history
 
 
 def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:
@@ -91,8 +77,17 @@ def has_both_towers(config: dict) -> bool:
     return bool(config.get("vision_config")) and bool(config.get("audio_config"))
 
 
-def describe_parts(config: dict, counts: dict[str, int]) -> list[Part]:
-    """One row per part of the model; a tower that the checkpoint does not hold says so."""
+def count_audio_tokens(config: dict) -> int:
+    """Audio tokens of a video with sound."""
+    return round(config["num_av_tokens"] * config["audio_interleaving_rate"])
+
+
+def describe_parts(config: dict, counts: dict[str, int], *, source_of: Callable[[str], str]) -> list[Part]:
+    """One row per part of the model; a tower that the checkpoint does not hold says so.
+
+    Args:
+        source_of: where a part, by its name in the model, came from before training.
+    """
     parts = []
     for key, name in PARTS.items():
         sub_config = config.get(SUB_CONFIGS.get(key, "")) or {}
@@ -105,7 +100,8 @@ def describe_parts(config: dict, counts: dict[str, int]) -> list[Part]:
             described = ["not included: reads cached features"]
         elif not counts[key] and key == "lm_head":
             described = ["shares the word embeddings"]
-        parts.append(Part(name=name, description=", ".join(described) or "-", num_parameters=counts[key]))
+        source = source_of("language_model" if key == "lm_head" else key)
+        parts.append(Part(name, ", ".join(described) or "-", source, counts[key]))
     return parts
 
 
@@ -138,12 +134,15 @@ def describe_loss(loss: float | None) -> str:
 
 
 def describe_environment(summaries: list[dict]) -> str:
-    """One sentence per distinct set of processes, precision, versions and commit in the training summaries."""
+    """One sentence per distinct set of processes, device, precision, versions and commit in the training summaries."""
     sentences = []
     for summary in summaries:
         versions = ", ".join(f"{name} {version}" for name, version in sorted(summary["versions"].items()))
         commit = summary.get("git_commit") or "unknown"
-        sentence = f"Trained on {summary['world_size']} process(es) in {summary['precision']} at commit `{commit}`; {versions}."
+        processes = f"{summary['world_size']} process" + ("es" if summary["world_size"] > 1 else "")
+        sentence = (
+            f"Trained on {processes}, {summary['device']}, in {summary['precision']} at commit `{commit}`; {versions}."
+        )
         if sentence not in sentences:
             sentences.append(sentence)
     return " ".join(sentences)
@@ -180,7 +179,7 @@ def describe_results(results: Iterable[dict]) -> tuple[list[dict], list[str]]:
             )
         for kind in ("missing", "unreadable"):
             if result.get(kind):
-                notes.append(f"{result['name']}: {len(result[kind])} videos were {kind} and are not in the value.")
+                notes.append(f"{result['name']}: videos {kind}, and so not in the value: {len(result[kind])}.")
     return rows, notes
 
 

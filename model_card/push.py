@@ -1,31 +1,43 @@
-"""Publish a checked release on the Hub: model, adapter or built dataset.
+"""Publish a checked release on the Hub: model (and a Space that runs it), adapter or built data set.
 
     python -m model_card.push --model outputs/demo/stage4 --repo-id user/avicuna --dry-run
     python -m model_card.push --dataset outputs/pu_valor --repo-id user/pu_valor
 
-The last thing that `train/sft.py --push_to_hub` does, too. The release is assembled and verified before anything is sent, and it is sent as one commit: a repository is either as
-before or complete. Large files that an interrupted run had sent already are recognised by their hash and not sent again.
+The last thing that `train/sft.py --push_to_hub` does, too. A release is assembled and verified before anything is sent, and
+sent as one commit (`upload.py`).
 """
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 
+from dataset_builders.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
 
-from .dataset_release import assemble_dataset, find_dataset_problems, verify_dataset
-from .facts import has_both_towers, read_json, read_training_history
-from .release import assemble_release, find_foreign_ids, find_problems, verify_in_fresh_process
+from .code_samples import find_foreign_ids, pin_revision
+from .dataset_release import DATASET_PATTERNS, assemble_dataset, find_dataset_problems, verify_dataset
+from .descent import read_descent
+from .facts import has_both_towers, read_json
+from .fresh_process import ask_model
+from .release import ADAPTER_PATTERNS, PICKLES, PUBLISHED_PATTERNS, TRAINING_STATE, assemble_release, find_problems
+from .upload import upload
 from .write import CARD_FILE, dataset_card, write_adapter_card, write_model_card
 
 
-COMMIT_MESSAGE = "Publish an AVicuna release"
 VERIFICATION_QUESTION = "What happens in the video, and when?"
+CARDS_HASH = re.compile(r"hash of weights and settings: `([0-9a-f]+)`")
+# what an older release of the same kind may have left in the repository
+REPLACED = {
+    "model": (*PUBLISHED_PATTERNS, *PICKLES, *TRAINING_STATE),
+    "adapter": (*ADAPTER_PATTERNS, *PICKLES, *TRAINING_STATE),
+    "dataset": DATASET_PATTERNS,
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -47,29 +59,39 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def choose_card(options: argparse.Namespace, repo_id: str) -> str:
-    """The given card, else the README.md that `model_card.write` left in a model's folder, else one written now.
+def choose_texts(options: argparse.Namespace, repo_id: str) -> dict[str, str]:
+    """The card, and what belongs beside it, by file name.
+
+    The given card, else the README.md that `model_card.write` left in a model's folder, else one written now; its code
+    loads the revision that the release goes to.
 
     Raises:
-        ValueError: there is no such card, or it loads another repository than `repo_id`.
+        ValueError: there is no such card, it loads another repository than `repo_id`, or it tells of other weights.
     """
     folder = options.model or options.adapter or options.dataset
     if options.card is not None:
         if not options.card.is_file():
             raise ValueError(f"{options.card} does not exist")
-        card = options.card.read_text(encoding="utf-8")
+        texts = {CARD_FILE: options.card.read_text(encoding="utf-8")}
     elif options.dataset is not None:
-        card = dataset_card(folder, name=repo_id)
+        texts = {CARD_FILE: dataset_card(folder, name=repo_id)}
     elif options.adapter is not None:
-        history = read_training_history(folder.parent)[-1:]
-        card = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model, summaries=history)
+        descent = read_descent(folder.parent)
+        texts = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model, descent=descent)
     elif (folder / CARD_FILE).is_file() and not is_trainers_card(folder / CARD_FILE):
-        card = (folder / CARD_FILE).read_text(encoding="utf-8")
+        texts = {CARD_FILE: (folder / CARD_FILE).read_text(encoding="utf-8")}
     else:
-        card = write_model_card(folder, repo_id=repo_id, results=[], summaries=read_training_history(folder))
+        texts = write_model_card(folder, repo_id=repo_id, results=[], descent=read_descent(folder))
+    card = texts[CARD_FILE]
+    again = f"write it again with `python -m model_card.write --repo-id {repo_id}`"
     if options.adapter is None and (foreign := find_foreign_ids(card, repo_id=repo_id)):
-        raise ValueError(f"{foreign[0]}: write it again with `python -m model_card.write --repo-id {repo_id}`")
-    return card
+        raise ValueError(f"{foreign[0]}: {again}")
+    told = CARDS_HASH.search(card)
+    if options.model is not None and told and told.group(1) != model_hash(str(folder)):
+        raise ValueError(f"the card of {folder} was written for other weights or settings ({told.group(1)}): {again}")
+    if options.revision is not None:
+        card = pin_revision(card, repo_id=repo_id, revision=options.revision)
+    return {**texts, CARD_FILE: card}
 
 
 def is_trainers_card(path: Path) -> bool:
@@ -78,29 +100,44 @@ def is_trainers_card(path: Path) -> bool:
 
 
 def prepare_model(options: argparse.Namespace, release: Path, repo_id: str) -> None:
-    """Assemble and check a model or adapter in `release`; raise `ValueError` naming all that forbids publishing it."""
-    folder, is_adapter = options.model or options.adapter, options.adapter is not None
-    if is_adapter and options.base_model is None:
-        raise ValueError("an adapter's repository names what it adapts: give its Hub id with --base-model")
+    """Assemble and check a model in `release`; raise `ValueError` naming all that forbids publishing it."""
     video = options.example_video
-    if not is_adapter and video is None and has_both_towers(read_json(folder / "config.json")):
+    if video is None and has_both_towers(read_json(options.model / "config.json")):
         video = make_example_video(release.with_name("sandbox"))
-    card = choose_card(options, repo_id)
-    assemble_release(folder, output=release, card=card, example_video=video, adapter=is_adapter)
-    if is_adapter:
-        name_base_model(release / "adapter_config.json", options.base_model)
-    refuse(folder, find_problems(release, adapter=is_adapter))
-    if not is_adapter:
-        answer = verify_in_fresh_process(release, question=VERIFICATION_QUESTION)
-        print(f"loads in a fresh process as {answer['class']} and answers: {answer['answer']!r}")
+    texts = choose_texts(options, repo_id)
+    assemble_release(options.model, output=release, texts=texts, example_video=video)
+    refuse(options.model, find_problems(release))
+    answer = ask_model(release, question=VERIFICATION_QUESTION)
+    print(f"loads in a fresh process as {answer['class']} and answers: {answer['answer']!r}")
+
+
+def prepare_adapter(options: argparse.Namespace, release: Path, repo_id: str) -> None:
+    """The same for LoRA alone, tried on the checkpoint that it was trained on where that lies on this machine."""
+    if options.base_model is None:
+        raise ValueError("an adapter's repository names what it adapts: give its Hub id with --base-model")
+    config = read_json(options.adapter / "adapter_config.json")
+    assemble_release(options.adapter, output=release, texts=choose_texts(options, repo_id), adapter=True)
+    # PEFT stores the folder that the base lay in; a published adapter names its Hub id instead
+    config_text = json.dumps({**config, "base_model_name_or_path": options.base_model}, indent=2, sort_keys=True)
+    (release / "adapter_config.json").write_text(config_text + "\n", encoding="utf-8")
+    refuse(options.adapter, find_problems(release, adapter=True))
+    base = Path(config["base_model_name_or_path"] or "")
+    if (base / "config.json").is_file():
+        answer = ask_model(base, question=VERIFICATION_QUESTION, adapter=release)
+        print(f"loads on {base} in a fresh process as {answer['class']} and answers: {answer['answer']!r}")
+    else:
+        print(f"not tried: {base}, which it was trained on, is not here")
 
 
 def prepare_dataset(options: argparse.Namespace, release: Path, repo_id: str) -> None:
     """The same for a built data set."""
-    card = choose_card(options, repo_id)
+    card = choose_texts(options, repo_id)[CARD_FILE]
     assemble_dataset(options.dataset, output=release, card=card, include_media=options.include_media)
     refuse(options.dataset, find_dataset_problems(release, include_media=options.include_media))
     print(f"loads in a fresh process; first rows: {verify_dataset(release)}")
+
+
+PREPARE = {"model": prepare_model, "adapter": prepare_adapter, "dataset": prepare_dataset}
 
 
 def refuse(folder: Path, problems: list[str]) -> None:
@@ -114,52 +151,19 @@ def make_example_video(folder: Path) -> Path:
     return next((folder / "test").glob("*.mp4"))
 
 
-def name_base_model(config_path: Path, base_model: str) -> None:
-    """PEFT stores the local folder of the base; a published adapter must name a Hub id instead."""
-    config = {**read_json(config_path), "base_model_name_or_path": base_model}
-    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def list_files(folder: Path) -> list[tuple[str, int]]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
 
 
-def upload(
-    folder: Path,
-    *,
-    api: HfApi,
-    repo_id: str,
-    repo_type: str = "model",
-    private: bool = False,
-    revision: str | None = None,
-) -> str:
-    """Send `folder` as one commit and return its URL.
-
-    A new repository is made private and opened, unless `private`, only after the commit stands, so that nobody meets an
-    empty one; an empty private one, as an interrupted run leaves it, counts as new. Raises `RuntimeError` naming
-    repository and reason: wrong token, no rights, connection lost.
-    """
+def check_base_model(api: HfApi, base_model: str) -> None:
+    """Raise `ValueError` where the Hub has no such model: an adapter's users could not load it."""
     try:
-        api.create_repo(repo_id, repo_type=repo_type, private=True, exist_ok=True)
-        before = api.repo_info(repo_id, repo_type=repo_type)
-        is_new = before.private and {file.rfilename for file in before.siblings} <= {".gitattributes"}
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, repo_type=repo_type, revision=revision, commit_message=COMMIT_MESSAGE
-        )
-        if is_new and not private:
-            api.update_repo_settings(repo_id, repo_type=repo_type, private=False)
+        api.model_info(base_model)
     except RepositoryNotFoundError as error:
-        raise RuntimeError(f"{repo_id}: no such repository, or the token may not write to it ({error})") from error
-    except HfHubHTTPError as error:
-        raise RuntimeError(f"{repo_id}: the Hub refused the upload, nothing was published ({error})") from error
-    except (OSError, RuntimeError, HTTPError) as error:  # the last two: a connection lost in the middle
-        raise RuntimeError(
-            f"{repo_id}: the upload broke off, nothing was published ({error}); run it again"
+        raise ValueError(
+            f"--base-model {base_model}: the Hub has no such model, or the token may not read it"
         ) from error
-    return commit.commit_url
 
 
 def publish(options: argparse.Namespace) -> None:
@@ -167,10 +171,13 @@ def publish(options: argparse.Namespace) -> None:
     api, repo_id = HfApi(), options.repo_id
     if "/" not in repo_id and not options.dry_run:
         repo_id = f"{api.whoami()['name']}/{repo_id}"
-    repo_type = "model" if options.dataset is None else "dataset"
+    kind = next(kind for kind in PREPARE if getattr(options, kind) is not None)
+    repo_type = "dataset" if kind == "dataset" else "model"
+    if options.base_model is not None and not options.dry_run:
+        check_base_model(api, options.base_model)
     with tempfile.TemporaryDirectory(prefix="avicuna-release-") as scratch:
         release = Path(scratch) / "release"
-        (prepare_model if options.dataset is None else prepare_dataset)(options, release, repo_id)
+        PREPARE[kind](options, release, repo_id)
         files = list_files(release)
         for name, size in files:
             print(f"{size:>14,} B  {name}")
@@ -185,6 +192,7 @@ def publish(options: argparse.Namespace) -> None:
             repo_type=repo_type,
             private=options.private,
             revision=options.revision,
+            replaces=REPLACED[kind],
         )
         print(f"published: {url}")
 

@@ -3,116 +3,43 @@
     python -m model_card.write --model outputs/demo/stage4 --repo-id user/avicuna --results outputs/demo/eval/results.json
     python -m model_card.write --dataset outputs/pu_valor --repo-id user/pu_valor
 
-No number is typed by hand: what has no file shows as "not run". The training log is read from the `training_summary.json`
-of the checkpoint and of those it descends from. The texts of the data sets' cards live where the data are built.
+No number is typed by hand: what has no file shows as "not run". Training log, base models and licence are read from the
+records beside the weights (`descent.py`). The texts of the data sets' cards live where the data are built.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from dataset_builders import a5_222k_release
 from dataset_builders import dataset_card as pu_valor_card
-from dataset_builders.provenance import git_commit
+from dataset_builders.citation import BIBTEX
+from dataset_builders.provenance import git_commit, model_hash
 
+from .code_samples import adapter_sample, model_sample
+from .descent import LLAMA_2_NOTICE, NOTICE_FILE, Descent, descent_of, describe_licence, read_descent
 from .facts import (
     check_results,
+    count_audio_tokens,
     count_parameters,
     describe_environment,
     describe_parts,
     describe_results,
     describe_stages,
     describe_time,
-    has_both_towers,
     model_index,
     read_json,
-    read_training_history,
 )
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_card_template.md")
 CARD_FILE = "README.md"
+RESULTS_FILE = "evaluation_results.json"  # the result files that a card shows, as they were written
 # The evaluations that a complete release has; a task without a result file is listed as "not run".
 EXPECTED_TASKS = ("unav100", "avsd", "music_avqa", "msvd_qa", "msrvtt_qa", "activitynet_qa")
-VICUNA_LICENCE = "The language model descends from Vicuna v1.5 and so from Llama 2: the weights fall under the Llama 2 Community License."
-OTHER_LICENCE = "The weights follow the licences of the models that they descend from."
-HUB_IMPORT = "from huggingface_hub import hf_hub_download\n"
-FILE_SAMPLE = """import av
-from huggingface_hub import hf_hub_download
-from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-model = AutoModelForMultimodalLM.from_pretrained("{repo_id}", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
-
-video = hf_hub_download("{repo_id}", "example.mp4")  # or a file of your own
-messages = [{{"role": "user", "content": [
-    {{"type": "video", "path": video}},
-    {{"type": "text", "text": "What happens in the video, and when?"}},
-]}}]
-inputs = processor.apply_chat_template(
-    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-)
-generated = model.generate(**inputs, max_new_tokens=128)
-answer = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-with av.open(video) as file:
-    seconds = file.duration / av.time_base
-print(answer, processor.post_process_events([answer], [seconds])[0], sep="\\n")"""
-FEATURE_SAMPLE = """import torch
-from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-model = AutoModelForMultimodalLM.from_pretrained("{repo_id}", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
-
-# what the two towers say about one video: a row per frame, a row per 10-s window (here noise, for the shapes' sake)
-features = {{
-    "video_features": torch.randn({num_video}, {vision_size}),
-    "audio_features": torch.randn({num_audio}, {audio_size}),
-}}
-messages = [{{"role": "user", "content": [
-    {{"type": "video", **features}},
-    {{"type": "text", "text": "What happens in the video, and when?"}},
-]}}]
-inputs = processor.apply_chat_template(
-    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-)
-generated = model.generate(**inputs, max_new_tokens=128)
-answer = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-print(answer, processor.post_process_events([answer], [60.0])[0], sep="\\n")  # 60.0: the video's length in seconds"""
-
-ADAPTER_SAMPLE = """from peft import PeftModel
-from transformers import AutoModelForMultimodalLM
-
-base = AutoModelForMultimodalLM.from_pretrained("{base_model}", trust_remote_code=True)
-model = PeftModel.from_pretrained(base, "{repo_id}")"""
-
-
-def code_sample(config: dict, *, repo_id: str) -> str:
-    """Python that loads the release and asks it, from a file where it has both towers, from features otherwise."""
-    if has_both_towers(config):
-        sample = FILE_SAMPLE.format(repo_id=repo_id)
-        if not Path(repo_id).is_dir():
-            return sample
-        # a card for a local folder: no Hub to download from
-        download = f'video = hf_hub_download("{repo_id}", "example.mp4")'
-        return sample.replace(HUB_IMPORT, "").replace(download, 'video = "example.mp4"')
-    num_audio = count_audio_tokens(config)
-    return FEATURE_SAMPLE.format(
-        repo_id=repo_id,
-        num_video=config["num_av_tokens"] - num_audio,
-        num_audio=num_audio,
-        vision_size=config["vision_feature_size"],
-        audio_size=config["audio_feature_size"],
-    )
-
-
-def count_audio_tokens(config: dict) -> int:
-    return round(config["num_av_tokens"] * config["audio_interleaving_rate"])
-
-
-def is_vicuna(base_model: str | None) -> bool:
-    return base_model is not None and "vicuna" in base_model.lower()
 
 
 def write_model_card(
@@ -120,17 +47,20 @@ def write_model_card(
     *,
     repo_id: str,
     results: list[dict],
-    summaries: list[dict],
-    base_model: str | None = None,
+    descent: Descent,
+    base_models: list[str] | None = None,
     datasets: list[str] | None = None,
-) -> str:
-    """The text of the card: metadata in YAML, then the filled template.
+    license: str | None = None,
+) -> dict[str, str]:
+    """The card and what belongs beside it, as texts by file name.
 
     Args:
         checkpoint (`Path`): a merged checkpoint folder.
         repo_id (`str`): the Hub id that the code sample loads.
         results (`list[dict]`): contents of `results.json` and `results_judge.json` files of `eval.run` and `eval.judge`.
-        summaries (`list[dict]`): contents of `training_summary.json` files of `train/sft.py`, in order.
+        descent (`Descent`): what the checkpoint descends from; base models, data sets and licence follow from it where
+            they are not given.
+        license (`str`, *optional*): the Hub's name of a licence.
 
     Raises:
         ValueError: no configuration or weights, a weight that belongs to no part of the model, or a result of another
@@ -143,16 +73,19 @@ def write_model_card(
     check_results(checkpoint, results, repo_id=repo_id)
     rows, notes = describe_results(results)
     written_times, resolution = describe_time(config)
+    base_models = base_models or descent.base_models
+    licence = describe_licence([*base_models, *descent.names], license=license)
     metadata = ModelCardData(
-        base_model=base_model,
-        datasets=datasets,
+        base_model=base_models or None,
+        base_model_relation="finetune" if base_models else None,
+        datasets=datasets or descent.datasets or None,
         eval_results=model_index(results) or None,
         language="en",
         library_name="transformers",
-        license="llama2" if is_vicuna(base_model) else "other",
         model_name=repo_id.split("/")[-1],
         pipeline_tag="video-text-to-text",
         tags=["audio-visual", "temporal-grounding", "dense-video-captioning", "custom_code"],
+        **licence.metadata,
     )
     total = sum(counts.values())
     card = ModelCard.from_template(
@@ -160,53 +93,63 @@ def write_model_card(
         template_path=str(TEMPLATE),
         model_name=repo_id.split("/")[-1],
         git_commit=git_commit() or "unknown",
-        code_sample=code_sample(config, repo_id=repo_id),
+        code_sample=model_sample(config, repo_id=repo_id),
         time_description=written_times,
         time_resolution=resolution,
-        parts=describe_parts(config, counts),
+        parts=describe_parts(config, counts, source_of=descent.part),
         num_av_tokens=config["num_av_tokens"],
         audio_rate=config["audio_interleaving_rate"],
         num_audio=count_audio_tokens(config),
         interleaving=config["interleaving"],
         num_bytes=sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")),
         dtype=", ".join(sorted(dtypes)),
-        stages=describe_stages(summaries),
-        environment=describe_environment(summaries),
+        model_hash=model_hash(str(checkpoint)),
+        origin=descent.describe_origin(),
+        stages=describe_stages(descent.stages),
+        environment=describe_environment(descent.stages),
         results=rows,
         result_notes=notes,
         not_run=[task for task in EXPECTED_TASKS if task not in {result["task"] for result in results}],
         scale_note=f"It has {total:,} parameters" + ("." if total > 1e9 else ": a demonstration, not a useful model."),
-        licence_note=VICUNA_LICENCE if is_vicuna(base_model) else OTHER_LICENCE,
+        licence_note=licence.note,
+        citation=BIBTEX,
     )
-    return str(card)
+    files = {CARD_FILE: str(card)}
+    if results:
+        files[RESULTS_FILE] = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    return files | ({NOTICE_FILE: LLAMA_2_NOTICE} if licence.is_llama_2 else {})
 
 
-def write_adapter_card(adapter: Path, *, repo_id: str, base_model: str, summaries: list[dict]) -> str:
-    """The text of the card of a LoRA folder that `train/sft.py` left; `base_model` is the Hub id of what it adapts."""
+def write_adapter_card(
+    adapter: Path, *, repo_id: str, base_model: str, descent: Descent, license: str | None = None
+) -> dict[str, str]:
+    """The same for a LoRA folder that `train/sft.py` left; `base_model` is the Hub id of what it adapts."""
     config = read_json(adapter / "adapter_config.json")
+    licence = describe_licence([base_model, *descent.names], license=license)
     metadata = ModelCardData(
         base_model=base_model,
         base_model_relation="adapter",
         language="en",
         library_name="peft",
-        license="llama2" if is_vicuna(base_model) else "other",
         tags=["audio-visual", "temporal-grounding", "lora"],
+        **licence.metadata,
     )
+    own = descent.stages[-1:]  # the stages before it made the base
     card = ModelCard.from_template(
         metadata,
         template_path=str(ADAPTER_TEMPLATE),
         model_name=repo_id.split("/")[-1],
         base_model=base_model,
-        code_sample=ADAPTER_SAMPLE.format(base_model=base_model, repo_id=repo_id),
+        code_sample=adapter_sample(repo_id=repo_id, base_model=base_model),
         rank=config["r"],
         alpha=config["lora_alpha"],
         dropout=config["lora_dropout"],
         saved_modules=", ".join(f"`{name}`" for name in config.get("modules_to_save") or []),
-        stages=describe_stages(summaries),
-        environment=describe_environment(summaries),
-        licence_note=VICUNA_LICENCE if is_vicuna(base_model) else OTHER_LICENCE,
+        stages=describe_stages(own),
+        environment=describe_environment(own),
+        licence_note=licence.note,
     )
-    return str(card)
+    return {CARD_FILE: str(card)} | ({NOTICE_FILE: LLAMA_2_NOTICE} if licence.is_llama_2 else {})
 
 
 def dataset_card(folder: Path, *, name: str) -> str:
@@ -235,13 +178,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repo-id", help="the Hub id that the card's code loads; default: the folder")
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="result files of eval.run and eval.judge")
     parser.add_argument(
-        "--training",
-        type=Path,
-        nargs="*",
-        help="training_summary.json files, in order; default: the checkpoint's own chain",
+        "--training", type=Path, help="the training_summary.json of the last stage; default: the checkpoint's own"
     )
-    parser.add_argument("--base-model", help="Hub id of the language model that the weights descend from")
-    parser.add_argument("--datasets", nargs="*", help="Hub ids of the training data")
+    parser.add_argument(
+        "--base-model", nargs="*", help="Hub ids of what the weights descend from; default: as recorded"
+    )
+    parser.add_argument("--datasets", nargs="*", help="Hub ids of the training data; default: as recorded")
+    parser.add_argument("--license", help="the Hub's name of a licence; default: follows from the base models")
     parser.add_argument("--output", type=Path, help="the card to write; default: README.md of the folder")
     return parser.parse_args(arguments)
 
@@ -250,21 +193,24 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     folder = options.model or options.dataset
     if options.dataset is not None:
-        card = dataset_card(folder, name=options.repo_id or str(folder))
+        files = {CARD_FILE: dataset_card(folder, name=options.repo_id or str(folder))}
     else:
-        summaries = options.training
-        card = write_model_card(
+        own = options.training
+        files = write_model_card(
             folder,
             repo_id=options.repo_id or str(folder),
             results=[read_json(path) for path in options.results],
-            summaries=read_training_history(folder) if summaries is None else [read_json(path) for path in summaries],
-            base_model=options.base_model,
+            descent=read_descent(folder) if own is None else descent_of(read_json(own), where=str(own)),
+            base_models=options.base_model,
             datasets=options.datasets,
+            license=options.license,
         )
     output = options.output or folder / CARD_FILE
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(card, encoding="utf-8")
-    print(f"wrote {output}")
+    for name, text in files.items():
+        path = output if name == CARD_FILE else output.with_name(name)
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

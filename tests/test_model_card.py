@@ -19,8 +19,11 @@ from dataset_builders.provenance import model_hash
 from eval import run
 from eval.records import write_json
 from eval.task import Score
-from model_card.facts import count_parameters, describe_time, read_training_history
-from model_card.write import EXPECTED_TASKS, code_sample, dataset_card, main, write_adapter_card, write_model_card
+from model_card.code_samples import model_sample
+from model_card.descent import Descent, read_descent
+from model_card.facts import count_parameters, describe_time
+from model_card.write import EXPECTED_TASKS, dataset_card, main, write_adapter_card, write_model_card
+from modeling_avicuna.origin_avicuna import RANDOM, write_origin
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.train_fixtures import run_stage, workshop  # noqa: F401
 from train.checkpoint import ADAPTER_FOLDER
@@ -63,10 +66,24 @@ SUMMARY = {
     "final_loss": 0.98,
     "seconds": 4321.0,
     "world_size": 8,
+    "device": "NVIDIA H100",
     "precision": "bf16",
+    "hub_datasets": ["user/pu_valor"],
     "git_commit": "0123456789",
     "versions": {"torch": "2.11.0"},
 }
+
+
+def origin_of(language_model: str, vision_tower: str | None) -> Descent:
+    parts = {"language_model": language_model, "vision_tower": vision_tower, "vision_adapter": "random weights"}
+    return Descent(origin={"made_by": "train.initialize", "parts": parts, "merged": []})
+
+
+def card_of(checkpoint: Path, *, repo_id="user/avicuna", results=(), stages=(), **options) -> str:
+    descent = options.pop("descent", Descent(stages=list(stages)))
+    return write_model_card(checkpoint, repo_id=repo_id, results=list(results), descent=descent, **options)[
+        "README.md"
+    ]
 
 
 @pytest.fixture
@@ -111,19 +128,19 @@ def test_a_weight_of_no_known_part_is_an_error_that_names_it(checkpoint):
 
 
 def test_results_stand_in_the_text_and_in_the_metadata(checkpoint):
-    text = write_model_card(checkpoint, repo_id="user/avicuna", results=[RESULT, JUDGED], summaries=[SUMMARY])
+    text = card_of(checkpoint, results=[RESULT, JUDGED], stages=[SUMMARY])
     for expected in (
         "12.35",
         "23.46",
         "2160 of 2167",
         "judge-model (2026-01-01), prompt 0123456789ab",
-        "7 videos were missing",
+        "videos missing, and so not in the value: 7",
         "| score (0 to 5) | 2.50 |",
     ):
         assert expected in text
     for expected in (
         "| stage3_time_event | LoRA | pseudo-valor 114,081 | 17 | 1783 | 128 | 0.0001 | 3.210 | 0.980 | 4321 |",
-        "8 process(es) in bf16",
+        "8 processes, NVIDIA H100, in bf16",
     ):
         assert expected in text
     evaluated = {
@@ -134,17 +151,53 @@ def test_results_stand_in_the_text_and_in_the_metadata(checkpoint):
 
 
 def test_what_has_no_file_shows_as_not_run(checkpoint):
-    text = write_model_card(checkpoint, repo_id="user/avicuna", results=[], summaries=[])
+    text = card_of(checkpoint)
     assert all(f"* {task}: not run" in text for task in EXPECTED_TASKS)
     assert "Training log: not run." in text
     assert ModelCard(text).data.eval_results is None
 
 
-def test_the_licence_follows_the_base_model(checkpoint):
-    shared = {"repo_id": "user/avicuna", "results": [], "summaries": []}
-    vicuna = write_model_card(checkpoint, base_model="lmsys/vicuna-7b-v1.5", **shared)
-    assert ModelCard(vicuna).data.license == "llama2" and "Llama 2 Community License" in vicuna
-    assert ModelCard(write_model_card(checkpoint, **shared)).data.license == "other"
+@pytest.mark.parametrize(
+    ("descent", "base_models"),
+    [
+        (Descent(base="lmsys/vicuna-7b-v1.5"), ["lmsys/vicuna-7b-v1.5"]),
+        (origin_of("lmsys/vicuna-7b-v1.5", "openai/clip"), ["lmsys/vicuna-7b-v1.5", "openai/clip"]),
+        (origin_of("vicuna-7b-v1.5", "openai/clip"), ["openai/clip"]),
+        (origin_of("meta-llama/Llama-2-7b-hf", None), ["meta-llama/Llama-2-7b-hf"]),
+    ],
+    ids=["a stage from the Hub", "put together", "put together from a folder", "llama 2 itself"],
+)
+def test_a_vicunas_licence_follows_it_without_being_asked_for(checkpoint, descent, base_models):
+    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[], descent=descent)
+    metadata = ModelCard(files["README.md"]).data
+    assert metadata.license == "llama2" and metadata.base_model == base_models
+    assert metadata.base_model_relation == "finetune"
+    assert "Llama 2 Community License" in files["README.md"] and "Llama 2 is licensed under" in files["Notice"]
+    with pytest.raises(ValueError, match="their licence is llama2, not mit"):
+        card_of(checkpoint, descent=descent, license="mit")
+
+
+def test_without_vicuna_the_licence_is_the_owners_word(checkpoint):
+    data = ModelCard(card_of(checkpoint)).data
+    assert (data.license, data.license_name, data.base_model) == ("other", "see-licences", None)
+    assert "## Licences" in card_of(checkpoint) and "not recorded" in card_of(checkpoint)
+    mine = origin_of("Qwen/Qwen3-8B", None)
+    text = card_of(checkpoint, descent=mine, license="cc-by-4.0")
+    assert ModelCard(text).data.license == "cc-by-4.0" and "They descend from Qwen/Qwen3-8B" in text
+    assert "Notice" not in write_model_card(checkpoint, repo_id="u/m", results=[], descent=mine)
+
+
+def test_the_training_data_on_the_hub_are_named(checkpoint):
+    assert ModelCard(card_of(checkpoint, stages=[SUMMARY])).data.datasets == ["user/pu_valor"]
+    assert ModelCard(card_of(checkpoint, stages=[SUMMARY], datasets=["me/mine"])).data.datasets == ["me/mine"]
+
+
+def test_the_results_lie_beside_the_card_as_they_were_written(checkpoint):
+    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[RESULT, JUDGED], descent=Descent())
+    assert json.loads(files["evaluation_results.json"]) == [RESULT, JUDGED]
+    assert "evaluation_results.json" not in write_model_card(
+        checkpoint, repo_id="user/avicuna", results=[], descent=Descent()
+    )
 
 
 def test_the_times_are_told_as_the_codec_writes_them():
@@ -158,13 +211,12 @@ def test_the_times_are_told_as_the_codec_writes_them():
 
 def test_a_result_of_another_model_is_refused(checkpoint):
     result = {**RESULT, "settings": {"model_hash": model_hash(str(checkpoint))}}
-    shared = {"repo_id": "user/avicuna", "summaries": []}
-    assert "23.46" in write_model_card(checkpoint, results=[result], **shared)
+    assert "23.46" in card_of(checkpoint, results=[result])
     (checkpoint / "README.md").write_text("no part of the model")
-    assert "23.46" in write_model_card(checkpoint, results=[result], **shared)
+    assert "23.46" in card_of(checkpoint, results=[result])
     (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text().replace("0.25", "0.5"))
     with pytest.raises(ValueError, match="narration-exact-constant was evaluated on another model"):
-        write_model_card(checkpoint, results=[result], **shared)
+        card_of(checkpoint, results=[result])
 
 
 def test_a_missing_result_file_is_named(checkpoint, tmp_path):
@@ -184,36 +236,52 @@ def test_a_missing_result_file_is_named(checkpoint, tmp_path):
 def test_a_checkpoint_without_weights_is_an_error(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="no safetensors"):
-        write_model_card(checkpoint, repo_id="user/avicuna", results=[], summaries=[])
+        card_of(checkpoint)
 
 
 @pytest.fixture(scope="module")
 def stages(workshop, tmp_path_factory):  # noqa: F811
     """Two real stages of training, the second from the first; too short a log for a loss in the first."""
     folder = tmp_path_factory.mktemp("stages")
-    first = run_stage(workshop, "image", folder / "first", trainable="vision_adapter", logging_steps=50)
+    start = folder / "start"
+    shutil.copytree(workshop.checkpoint, start)
+    write_origin(start, made_by="train.initialize", language_model=RANDOM, vision_tower="openai/clip")
+    begin = {"model_name_or_path": start, "trainable": "vision_adapter", "logging_steps": 50}
+    first = run_stage(workshop, "image", folder / "first", **begin)
     lora = {"use_peft": True, "lora_r": 4, "model_name_or_path": first}
     return first, run_stage(workshop, "composed", folder / "second", **lora)
 
 
-def test_the_training_log_of_real_stages_is_found_by_following_the_checkpoints(stages):
-    first, second = stages
-    history = read_training_history(second)
-    assert history == [json.loads((folder / SUMMARY_FILE).read_text()) for folder in stages]
-    text = write_model_card(second, repo_id="user/avicuna", results=[], summaries=history)
-    summary = history[1]
+def test_a_stage_tells_the_stages_before_it_wherever_their_folders_are_now(stages, tmp_path):
+    first, second = (json.loads((folder / SUMMARY_FILE).read_text()) for folder in stages)
+    alone = tmp_path / "alone"
+    shutil.copytree(stages[1], alone, ignore=shutil.ignore_patterns("checkpoint-*"))
+    descent = read_descent(alone)
+    for summary, told in zip((first, second), descent.stages, strict=True):
+        assert {**told, "started_from": None} == {**summary, "started_from": None}
+    assert descent.origin["parts"]["vision_tower"] == "openai/clip"
+    text = card_of(alone, descent=descent)
     assert "| no recipe | vision_adapter | images 6 | 0 | 2 | 4 | 0.01 | - | - |" in text
-    assert f"| LoRA | pseudo-valor 8 | 0 | 2 | 4 | 0.01 | {summary['first_loss']:.3f} |" in text
-    assert f"at commit `{summary['git_commit']}`" in text and f"trl {summary['versions']['trl']}" in text
+    assert f"| LoRA | pseudo-valor 8 | 0 | 2 | 4 | 0.01 | {second['first_loss']:.3f} |" in text
+    assert f"at commit `{second['git_commit']}`" in text and f"trl {second['versions']['trl']}" in text
+    assert "| openai/clip |" in text and "Put together by `train.initialize` from openai/clip." in text
+    assert [entry["step"] for entry in second["log"]] == [1, 2]
+
+
+def test_a_summary_of_something_else_is_an_error_that_names_the_file(tmp_path):
+    (tmp_path / SUMMARY_FILE).write_text("{}")
+    with pytest.raises(ValueError, match=f"{SUMMARY_FILE} does not say what the stage started from"):
+        read_descent(tmp_path)
 
 
 def test_the_adapter_of_a_real_stage_has_a_card_that_names_its_base(stages):
     adapter = stages[1] / ADAPTER_FOLDER
-    history = read_training_history(stages[1])[-1:]
-    text = write_adapter_card(adapter, repo_id="user/lora", base_model="user/avicuna", summaries=history)
+    descent = read_descent(stages[1])
+    text = write_adapter_card(adapter, repo_id="user/lora", base_model="user/avicuna", descent=descent)["README.md"]
     metadata = ModelCard(text).data
     assert (metadata.base_model, metadata.library_name) == ("user/avicuna", "peft")
     assert "Rank 4, alpha 128" in text and "pseudo-valor 8" in text and str(stages[0]) not in text
+    assert "images 6" not in text, "the stage before made the base"
 
 
 def test_the_code_sample_for_features_runs_as_it_stands(stages, tmp_path):
@@ -223,7 +291,7 @@ def test_the_code_sample_for_features_runs_as_it_stands(stages, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     sizes = {"vision_feature_size": 64, "audio_feature_size": 64}
     (folder / "config.json").write_text(json.dumps({**config, "vision_config": None, "audio_config": None, **sizes}))
-    card = write_model_card(folder, repo_id=str(folder), results=[], summaries=[])
+    card = card_of(folder, repo_id=str(folder))
     sample = card.split("```python\n")[1].split("```")[0].replace("max_new_tokens=128", "max_new_tokens=4")
     environment = {**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(
@@ -235,8 +303,8 @@ def test_the_code_sample_for_features_runs_as_it_stands(stages, tmp_path):
 
 def test_a_card_for_a_local_folder_downloads_nothing(tmp_path):
     config = {"vision_config": {"hidden_size": 1}, "audio_config": {"hidden_size": 1}}
-    assert "hf_hub_download" in code_sample(config, repo_id="user/avicuna")
-    assert "hf_hub" not in code_sample(config, repo_id=str(tmp_path))
+    assert "hf_hub_download" in model_sample(config, repo_id="user/avicuna")
+    assert "hf_hub" not in model_sample(config, repo_id=str(tmp_path))
 
 
 def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
@@ -252,7 +320,10 @@ def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
     main(["--model", str(checkpoint), "--repo-id", "user/avicuna", "--results", str(output / "results.json")])
     text = (checkpoint / "README.md").read_text()
     assert "| sandbox/narration-exact-constant | 3 of 5 | mAP@0.5 | 31.25 |" in text
-    assert "1 videos were missing" in text and "1 videos were unreadable" in text
+    assert (
+        "videos missing, and so not in the value: 1" in text
+        and "videos unreadable, and so not in the value: 1" in text
+    )
     entry = next(entry for entry in ModelCard(text).data.eval_results if entry.metric_type == "mAP@0.5")
     assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("sandbox", "test", 31.25)
 

@@ -2,29 +2,23 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import HfApi
 
-from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.a5_222k_release import write_release
-from dataset_builders.built_folder import build_folder
 from dataset_builders.media import MediaWriter
-from dataset_builders.schema import FEATURES
 from model_card import push as push_module
-from model_card.dataset_release import assemble_dataset, find_dataset_problems
-from model_card.push import upload
+from model_card import write as write_module
+from model_card.fresh_process import HIDE_PROJECT
+from model_card.upload import upload
 from modeling_avicuna import AVicunaForConditionalGeneration, AVicunaProcessor
-from tests.curation_fixtures import quick_settings, write_captions
-from tests.hub_server import TOKEN, serve_hub
+from tests.hub_server import TOKEN
 from tests.train_fixtures import run_stage, stage_arguments, workshop  # noqa: F401
 from train.arguments import parse_arguments
 from train.initialize import build_tiny
@@ -47,12 +41,12 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    with serve_hub() as server:
-        yield server
+@pytest.fixture(scope="module")
+def stage(workshop, tmp_path_factory) -> Path:  # noqa: F811
+    """What a LoRA stage leaves: the merged model, the adapter beside it."""
+    return run_stage(
+        workshop, "composed", tmp_path_factory.mktemp("stage") / "stage3", use_peft=True, lora_r=4, lora_alpha=64
+    )
 
 
 def push(hub, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -67,9 +61,8 @@ def push(hub, home: Path, *arguments: str, **environment: str) -> subprocess.Com
 
 
 STRANGER = """
-import sys, torch
+import sys
 from transformers import AutoModel, AutoProcessor
-assert not any(name.startswith("/work") and name.endswith("main") for name in sys.path)
 model = AutoModel.from_pretrained("user/avicuna", trust_remote_code=True, revision=sys.argv[1])
 processor = AutoProcessor.from_pretrained("user/avicuna", trust_remote_code=True, revision=sys.argv[1])
 assert type(model).__module__.startswith("transformers_modules"), type(model).__module__
@@ -93,7 +86,7 @@ print(type(locate(hf_hub_download("user/avicuna", "example.mp4"), max_new_tokens
 def run_as_a_stranger(code: str, hub, home: Path, *arguments: str) -> str:
     """Run `code` in a process that has neither the project nor its cache; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", HIDE_PROJECT + code, *arguments],
         cwd=home,
         env={**hub.environment(home), "HF_MODULES_CACHE": str(home / "modules"), "PYTHONPATH": ""},
         capture_output=True,
@@ -119,6 +112,7 @@ def test_a_pushed_model_loads_by_its_revision_in_a_process_without_the_project(h
     published = hub.branches["models", "user/avicuna", "v1"]
     assert published["example.mp4"] == video.read_bytes()
     assert "training_args.bin" not in published and "modeling_avicuna.py" in published
+    assert published["README.md"].count(b'revision="v1"') == 3, "the card's code loads what stands on main"
     told = run_as_a_stranger(STRANGER, hub, tmp_path, "v1")
     assert float(told.split()[-1]) == pytest.approx(logits_in_memory(checkpoint), abs=1e-6)
 
@@ -140,121 +134,103 @@ def logits_in_memory(checkpoint: Path) -> float:
     return model(**inputs).logits.double().sum().item()
 
 
-@pytest.fixture
-def release(tmp_path) -> Path:
-    """A folder as `assemble_release` leaves it, in small: what an upload needs to see."""
-    folder = tmp_path / "release"
-    folder.mkdir()
-    (folder / "README.md").write_text("---\nlicense: other\n---\n")
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(bytes(50_000))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("token", "faults", "says"),
-    [
-        ("hf_wrong", {}, "401"),
-        (TOKEN, {"POST .*/commit/": 403}, "403"),
-        (TOKEN, {"POST .*/commit/": 507}, "507"),
-        (TOKEN, {"PUT /objects/": None}, "broke off"),
-    ],
-    ids=["wrong token", "no rights", "the hub's disk is full", "connection dropped"],
-)
-def test_a_failed_upload_says_why_and_publishes_nothing(hub, release, monkeypatch, token, faults, says):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits longer after each lost connection
-    hub.faults.update(faults)
-    with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{says}"):
-        upload(release, api=HfApi(endpoint=hub.address, token=token), repo_id="user/avicuna")
-    assert not hub.repos.get(MODEL), "half a release stands on the Hub"
-    assert MODEL not in hub.repos or MODEL in hub.private
-
-
-def test_an_upload_without_the_right_to_create_the_repository_names_it(hub, release):
-    hub.faults["POST /api/repos/create"] = 403
-    with pytest.raises(RuntimeError, match="user/avicuna"):
-        upload(release, api=HfApi(endpoint=hub.address, token=TOKEN), repo_id="user/avicuna")
-
-
-def test_an_interrupted_upload_sends_no_large_file_twice(hub, release):
-    api = HfApi(endpoint=hub.address, token=TOKEN)
-    hub.faults["POST .*/commit/"] = 403
-    with pytest.raises(RuntimeError):
-        upload(release, api=api, repo_id="user/avicuna")
-    sent = [request for request in hub.requests if request.startswith("PUT /objects/")]
-    hub.faults.clear()
-    upload(release, api=api, repo_id="user/avicuna")
-    assert len(sent) == 1
-    assert [request for request in hub.requests if request.startswith("PUT /objects/")] == sent
-    assert set(hub.repos[MODEL]) >= {"README.md", "config.json", "model.safetensors"}
-    assert MODEL not in hub.private
-
-
-def test_a_new_repository_opens_only_when_its_commit_stands(hub, release):
-    upload(release, api=HfApi(endpoint=hub.address, token=TOKEN), repo_id="user/avicuna")
-    commit = next(i for i, request in enumerate(hub.requests) if "/commit/" in request)
-    opened = next(i for i, request in enumerate(hub.requests) if request.endswith("/settings"))
-    assert commit < opened
-
-
-def test_a_private_upload_stays_private(hub, release):
-    upload(release, api=HfApi(endpoint=hub.address, token=TOKEN), repo_id="user/avicuna", private=True)
-    assert MODEL in hub.private
-
-
-def test_training_ends_in_the_same_release(hub, workshop, tmp_path, monkeypatch):  # noqa: F811
-    """`--push_to_hub` publishes what `python -m model_card.push` would: no training state, a card with the log."""
-    for name, value in hub.environment(tmp_path / "home").items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("WORLD_SIZE", "1")
+def test_a_launched_training_ends_in_the_same_clean_repository(hub, workshop, tmp_path):  # noqa: F811
+    """`accelerate launch train/sft.py --push_to_hub`: no training state, no adapter, a card with the log."""
+    output = tmp_path / "stage3"
     push_options = {"push_to_hub": True, "hub_model_id": "user/avicuna", "save_strategy": "steps", "save_steps": 1}
-    output = run_stage(workshop, "composed", tmp_path / "stage3", use_peft=True, lora_r=4, **push_options)
+    options = stage_arguments(workshop, "composed", output, use_peft=True, lora_r=4, **push_options)
+    launcher = Path(sys.executable).with_name("accelerate")
+    done = subprocess.run(
+        [launcher, "launch", "--num_processes", "1", "--cpu", "train/sft.py", *options],
+        cwd=PROJECT,
+        env=hub.environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     assert (output / "checkpoint-2").is_dir() and (output / "adapter").is_dir()
     published = hub.repos[MODEL]
     assert published["model.safetensors"] == (output / "model.safetensors").read_bytes()
-    assert not [name for name in published if "/" in name or name.startswith(("training", "optimizer"))]
+    assert not [name for name in published if "/" in name or name.startswith(("training_args", "optimizer"))]
     assert b"| LoRA | pseudo-valor 8 | 0 | 2 |" in published["README.md"]
+    assert [entry["step"] for entry in json.loads(published["training_summary.json"])["log"]] == [1, 2]
+    assert str(tmp_path).encode() not in published["training_summary.json"]
     assert "example.mp4" in published and "chat_template.jinja" in published and MODEL not in hub.private
+
+
+def test_a_training_whose_push_fails_is_kept_and_says_how_to_push_it(hub, workshop, tmp_path, monkeypatch):  # noqa: F811
+    output = run_stage(workshop, "composed", tmp_path / "stage", trainable="vision_adapter")
+    line = stage_arguments(workshop, "composed", output, trainable="vision_adapter", hub_model_id="user/avicuna")
+    training = parse_arguments(line)[2]
+    for name, value in hub.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     hub.faults["POST .*/commit/"] = 403
-    training = parse_arguments(
-        stage_arguments(workshop, "composed", output, trainable="vision_adapter", **push_options)
-    )[2]
     with pytest.raises(RuntimeError, match="is trained, but not published.*--repo-id user/avicuna"):
         publish_stage(training)
+    assert not hub.repos[MODEL] and (output / "model.safetensors").is_file()
 
 
-def test_an_adapter_names_its_base_on_the_hub(hub, tmp_path):
+WHAT_IT_STARTED_FROM = """
+import json
+from train.summary import describe_start
+
+print(json.dumps(describe_start("user/avicuna")))
+"""
+
+
+def test_a_stage_that_starts_from_the_hub_knows_the_stages_before_it(hub, stage, tmp_path):
+    upload(stage, api=HfApi(endpoint=hub.address, token=TOKEN), repo_id="user/avicuna")
+    done = subprocess.run(
+        [sys.executable, "-c", WHAT_IT_STARTED_FROM],
+        cwd=PROJECT,
+        env=hub.environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told, summary = json.loads(done.stdout), json.loads((stage / "training_summary.json").read_text())
+    assert told == {**summary.pop("started_from"), "stages": [summary]}
+
+
+def test_an_adapter_names_its_base_on_the_hub(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
     folder = tmp_path / "adapter"
     folder.mkdir()
     config = {"base_model_name_or_path": "/home/me/base", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    arguments = ("--adapter", str(folder), "--repo-id", "user/avicuna-lora")
-    refused = push(hub, tmp_path, *arguments)
-    assert refused.returncode != 0 and "--base-model" in refused.stderr
-    done = push(hub, tmp_path, *arguments, "--base-model", "user/avicuna")
-    assert done.returncode == 0, done.stderr
+    line = ["--adapter", str(folder), "--repo-id", "user/avicuna-lora"]
+    with pytest.raises(SystemExit, match="--base-model"):
+        push_module.main(line)
+    with pytest.raises(SystemExit, match="--base-model user/avicuna: the Hub has no such model"):
+        push_module.main([*line, "--base-model", "user/avicuna"])
+    assert ("models", "user/avicuna-lora") not in hub.repos
+    hub.repos["models", "user/avicuna"] = {"config.json": b"{}"}
+    push_module.main([*line, "--base-model", "user/avicuna"])
+    assert "not tried: /home/me/base, which it was trained on, is not here" in capsys.readouterr().out
     published = hub.repos["models", "user/avicuna-lora"]
     assert json.loads(published["adapter_config.json"]) == {**config, "base_model_name_or_path": "user/avicuna"}
-    assert b"base_model: user/avicuna" in published["README.md"]
+    assert b"base_model: user/avicuna" in published["README.md"] and "Notice" not in published
 
 
-def test_the_card_of_a_pushed_adapter_runs_as_it_stands(hub, workshop, tmp_path, monkeypatch):  # noqa: F811
+def test_the_card_of_a_pushed_adapter_runs_as_it_stands(hub, workshop, stage, tmp_path, monkeypatch, capsys):  # noqa: F811
     """LoRA of a real stage, on its base, in a process without the project: the logits of the merged model."""
     api = HfApi(endpoint=hub.address, token=TOKEN)
     monkeypatch.setattr(push_module, "HfApi", lambda: api)
     upload(workshop.checkpoint, api=api, repo_id="user/avicuna-stage2")
-    output = run_stage(workshop, "composed", tmp_path / "stage3", use_peft=True, lora_r=4, lora_alpha=64)
     push_module.main(
-        ["--adapter", str(output / "adapter"), "--base-model", "user/avicuna-stage2", "--repo-id", "user/lora"]
+        ["--adapter", str(stage / "adapter"), "--base-model", "user/avicuna-stage2", "--repo-id", "user/lora"]
     )
+    assert f"loads on {workshop.checkpoint} in a fresh process as PeftModel" in capsys.readouterr().out
+    assert set(hub.repos["models", "user/lora"]) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     card = hub.repos["models", "user/lora"]["README.md"].decode()
     assert "| pseudo-valor 8 | 2 | 4 | 0.01 |" in card and "Rank 4, alpha 64" in card
     sample = card.split("```python\n")[1].split("```")[0]
     asked = "print(model.eval()(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
     told = run_as_a_stranger(f"import torch\n{sample}\n{asked}", hub, tmp_path)
-    merged = AVicunaForConditionalGeneration.from_pretrained(output).eval()
+    merged = AVicunaForConditionalGeneration.from_pretrained(stage).eval()
     assert float(told.split()[-1]) == pytest.approx(
         merged(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item(), rel=1e-4
     )
@@ -270,83 +246,41 @@ def test_a_full_disk_ends_before_anything_is_sent(hub, checkpoint, monkeypatch):
     assert hub.requests == []
 
 
+def test_a_really_full_disk_is_told_and_nothing_is_sent(hub, checkpoint, tmp_path):
+    """The release is assembled on a disk of 64 KiB, in a mount that only the command sees."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    small = f"mount -t tmpfs -o size=64k tmpfs {disk}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a small disk in a namespace of his own")
+    line = [sys.executable, "-m", "model_card.push", "--model", str(checkpoint), "--repo-id", "user/avicuna"]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f'{small} && TMPDIR={disk} exec "$@"', "sh", *line],
+        cwd=PROJECT,
+        env=hub.environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "No space left on device" in done.stderr.strip().splitlines()[-1], done.stderr
+    assert hub.requests == []
+
+
+def test_a_card_of_other_weights_is_refused(checkpoint, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    write_module.main(["--model", str(other), "--repo-id", "user/avicuna"])
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "audio_interleaving_rate": 0.5}))
+    with pytest.raises(SystemExit, match="was written for other weights or settings"):
+        push_module.main(["--model", str(other), "--repo-id", "user/avicuna", "--dry-run"])
+
+
 def test_a_card_that_loads_another_repository_is_refused(checkpoint, tmp_path):
     card = tmp_path / "card.md"
     card.write_text('```python\nmodel = AutoModel.from_pretrained("user/other", trust_remote_code=True)\n```\n')
     line = ["--model", str(checkpoint), "--repo-id", "user/avicuna", "--card", str(card), "--dry-run"]
     with pytest.raises(SystemExit, match="loads user/other, but the release goes to user/avicuna"):
         push_module.main(line)
-
-
-LOAD_DATASET = """
-import sys
-from datasets import load_dataset
-
-rows = load_dataset("user/pu_valor", split="train")
-assert list(load_dataset("user/pu_valor", split="train", streaming=True)) == list(rows)
-assert not [name for name in sys.modules if name.startswith("dataset_builders")]
-print(len(rows), rows.features)
-"""
-
-
-def test_a_pushed_dataset_loads_in_a_process_without_the_project(hub, tmp_path, monkeypatch):
-    folder = build_folder(quick_settings(write_captions(tmp_path / "desc.json"), num_videos=9), tmp_path / "built")
-    monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
-    push_module.main(["--dataset", str(folder), "--repo-id", "user/pu_valor"])
-    published = hub.repos["datasets", "user/pu_valor"]
-    for path in folder.rglob("*.parquet"):
-        assert published[path.relative_to(folder).as_posix()] == path.read_bytes()
-    assert b'load_dataset("user/pu_valor"' in published["README.md"] and "report.json" in published
-    assert ("datasets", "user/pu_valor") not in hub.private
-    assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).strip() == f"9 {FEATURES}"
-
-
-def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path):
-    """A5-222K built with the clips' folder holds absolute paths, in its rows and in its report."""
-    captions, clips = write_captions(tmp_path / "desc.json", num_clips=3), tmp_path / "clips"
-    for record in json.loads(captions.read_text()):
-        write_example(clips / f"{record['video_id']}.mp4", seconds=1)
-    config = A5222KConfig(captions_file=str(captions), clips_dir=str(clips), num_pairs=None)
-    folder = write_release(config, tmp_path / "a5")
-    assert str(clips) in (folder / "report.json").read_text()
-    assemble_dataset(folder, output=tmp_path / "release", card="---\nlicense: other\n---\n")
-    assert find_dataset_problems(tmp_path / "release") == []
-    before, after = (
-        pq.read_table(next((root / "data").glob("*.parquet"))).to_pylist() for root in (folder, tmp_path / "release")
-    )
-    for old, new in zip(before, after, strict=True):
-        assert old["media"]["audio"] == str(clips / new["media"]["audio"])
-        assert {**old, "media": None} == {**new, "media": None}
-    assert str(tmp_path) not in (tmp_path / "release" / "report.json").read_text()
-
-
-def test_rendered_videos_are_published_on_purpose_only(tmp_path):
-    folder = tmp_path / "built"
-    (folder / "data").mkdir(parents=True)
-    (folder / "videos").mkdir()
-    (folder / "videos" / "a.mp4").write_bytes(b"mp4")
-    pq.write_table(pa.table({"id": ["a"], "video": [b"mp4"]}), folder / "data" / "train-0.parquet")
-    card = (
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
-    )
-    without = assemble_dataset(folder, output=tmp_path / "without", card=card)
-    assert not [path for path in without if path.suffix == ".mp4"]
-    (problem,) = find_dataset_problems(tmp_path / "without")
-    assert "data/train-0.parquet holds the videos themselves" in problem
-    assert any(
-        path.suffix == ".mp4"
-        for path in assemble_dataset(folder, output=tmp_path / "with", card=card, include_media=True)
-    )
-    assert find_dataset_problems(tmp_path / "with", include_media=True) == []
-    (tmp_path / "with" / "data" / "train-0.parquet").unlink()
-    (problem,) = find_dataset_problems(tmp_path / "with", include_media=True)
-    assert "README.md promises the split train" in problem
-
-
-def test_an_unfinished_build_is_not_published(tmp_path):
-    (tmp_path / "built" / ".build").mkdir(parents=True)
-    with pytest.raises(ValueError, match="unfinished build"):
-        assemble_dataset(tmp_path / "built", output=tmp_path / "release", card="")
 
 
 def write_example(path: Path, *, seconds: int = 2) -> None:

@@ -1,13 +1,14 @@
 """What may be published, what may not, and that the checks name the file."""
 
-import doctest
 import json
 from pathlib import Path
 
 import pytest
 
-from model_card import release as release_module
 from model_card.release import assemble_release, find_problems, is_published
+
+
+CARD = {"README.md": "# card\n"}
 
 
 @pytest.fixture
@@ -31,16 +32,16 @@ def checkpoint(tmp_path: Path) -> Path:
         "training_args.bin",
         "trainer_state.json",
         "rng_state_0.pth",
-        "training_summary.json",
     ):
         (folder / name).write_bytes(b"state")
+    (folder / "training_summary.json").write_text('{"recipe": {"data_dir": "/home/me/data/valor"}}')
     (folder / "global_step4").mkdir()
     (folder / "global_step4" / "mp_rank_00_model_states.pt").write_bytes(b"state")
     return folder
 
 
 def test_a_release_holds_what_a_user_needs_and_no_training_state(checkpoint, tmp_path):
-    written = assemble_release(checkpoint, output=tmp_path / "release", card="# card\n")
+    written = assemble_release(checkpoint, output=tmp_path / "release", texts=CARD)
     assert {path.name for path in written} == {
         "README.md",
         "chat_template.jinja",
@@ -51,31 +52,37 @@ def test_a_release_holds_what_a_user_needs_and_no_training_state(checkpoint, tmp
         "processor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "training_summary.json",
     }
+    assert json.loads((tmp_path / "release/training_summary.json").read_text()) == {"recipe": {"data_dir": "valor"}}
     assert find_problems(tmp_path / "release") == []
 
 
 def test_a_release_is_never_mixed_into_an_older_folder(checkpoint, tmp_path):
     (tmp_path / "release").mkdir()
     with pytest.raises(FileExistsError, match="release"):
-        assemble_release(checkpoint, output=tmp_path / "release", card="")
+        assemble_release(checkpoint, output=tmp_path / "release", texts=CARD)
 
 
 def test_a_folder_without_configuration_is_no_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
-        assemble_release(tmp_path, output=tmp_path / "release", card="")
+        assemble_release(tmp_path, output=tmp_path / "release", texts=CARD)
 
 
 def test_each_kind_of_problem_is_found_and_names_its_file(checkpoint, tmp_path):
     release = tmp_path / "release"
-    assemble_release(checkpoint, output=release, card="trained in /home/someone/runs\n")
+    assemble_release(checkpoint, output=release, texts={"README.md": "trained in /home/someone/runs\n"})
     (release / "weights.bin").write_bytes(b"pickle")
     (release / "trainer_state.json").write_text("{}")
     (release / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "missing_avicuna.AVicunaModel"}}))
     (release / "processor_config.json").unlink()
+    (release / "generation_config.json").unlink()
+    (release / "tokenizer_config.json").write_text(json.dumps({"token": "hf_" + "a" * 34}))
     problems = " | ".join(find_problems(release))
     for expected in (
         "processor_config.json is missing",
+        "generation_config.json is missing",
+        "tokenizer_config.json holds what reads as an access token: hf_aaa...",
         "weights.bin is a pickle",
         "trainer_state.json is training state",
         "README.md holds a path of this machine: /home/someone/runs",
@@ -84,20 +91,6 @@ def test_each_kind_of_problem_is_found_and_names_its_file(checkpoint, tmp_path):
         assert expected in problems
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["see https://huggingface.co/data/x", "{% if x %}</s>{% endif %}", "`train/sft.py`", "a/tmp/b is relative"],
-)
-def test_urls_and_relative_paths_are_no_paths_of_this_machine(checkpoint, tmp_path, text):
-    assemble_release(checkpoint, output=tmp_path / "release", card=text)
-    assert find_problems(tmp_path / "release") == []
-
-
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "pipeline_avicuna.py", "tokenizer.model"])
 def test_sharded_weights_remote_code_and_tokenizers_are_published(name):
     assert is_published(name)
-
-
-def test_the_docstrings_example_holds():
-    result = doctest.testmod(release_module)
-    assert result.attempted > 0 and result.failed == 0

@@ -1,0 +1,103 @@
+"""The Python that a card shows, which runs as it stands, and what it loads.
+
+A sample loads one repository, at one revision; `pin_revision` and `find_foreign_ids` keep a card to the place it goes to.
+"""
+
+import re
+from pathlib import Path
+
+from .facts import count_audio_tokens, has_both_towers
+
+
+LOADERS = "from_pretrained|hf_hub_download|load_dataset"
+HUB_IMPORT = "from huggingface_hub import hf_hub_download\n"
+FILE_SAMPLE = """import av
+from huggingface_hub import hf_hub_download
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+model = AutoModelForMultimodalLM.from_pretrained("{repo_id}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
+
+video = hf_hub_download("{repo_id}", "example.mp4")  # or a file of your own
+messages = [{{"role": "user", "content": [
+    {{"type": "video", "path": video}},
+    {{"type": "text", "text": "What happens in the video, and when?"}},
+]}}]
+inputs = processor.apply_chat_template(
+    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+generated = model.generate(**inputs, max_new_tokens=128)
+answer = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+with av.open(video) as file:
+    seconds = file.duration / av.time_base
+print(answer, processor.post_process_events([answer], [seconds])[0], sep="\\n")"""
+FEATURE_SAMPLE = """import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+model = AutoModelForMultimodalLM.from_pretrained("{repo_id}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
+
+# what the two towers say about one video: a row per frame, a row per 10-s window (here noise, for the shapes' sake)
+features = {{
+    "video_features": torch.randn({num_video}, {vision_size}),
+    "audio_features": torch.randn({num_audio}, {audio_size}),
+}}
+messages = [{{"role": "user", "content": [
+    {{"type": "video", **features}},
+    {{"type": "text", "text": "What happens in the video, and when?"}},
+]}}]
+inputs = processor.apply_chat_template(
+    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+generated = model.generate(**inputs, max_new_tokens=128)
+answer = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+print(answer, processor.post_process_events([answer], [60.0])[0], sep="\\n")  # 60.0: the video's length in seconds"""
+ADAPTER_SAMPLE = """from peft import PeftModel
+from transformers import AutoModelForMultimodalLM
+
+base = AutoModelForMultimodalLM.from_pretrained("{base_model}", trust_remote_code=True)
+model = PeftModel.from_pretrained(base, "{repo_id}")"""
+
+
+def model_sample(config: dict, *, repo_id: str) -> str:
+    """Loads the release and asks it: about a file where it has both towers, about features otherwise."""
+    if has_both_towers(config):
+        sample = FILE_SAMPLE.format(repo_id=repo_id)
+        if not Path(repo_id).is_dir():
+            return sample
+        # a card for a local folder: no Hub to download from
+        download = f'video = hf_hub_download("{repo_id}", "example.mp4")'
+        return sample.replace(HUB_IMPORT, "").replace(download, 'video = "example.mp4"')
+    num_audio = count_audio_tokens(config)
+    return FEATURE_SAMPLE.format(
+        repo_id=repo_id,
+        num_video=config["num_av_tokens"] - num_audio,
+        num_audio=num_audio,
+        vision_size=config["vision_feature_size"],
+        audio_size=config["audio_feature_size"],
+    )
+
+
+def adapter_sample(*, repo_id: str, base_model: str) -> str:
+    """Puts the adapter on its base."""
+    return ADAPTER_SAMPLE.format(base_model=base_model, repo_id=repo_id)
+
+
+def pin_revision(card: str, *, repo_id: str, revision: str) -> str:
+    """The card with its code loading `revision` of the repository, where it names none yet.
+
+    >>> pin_revision('AutoModel.from_pretrained("me/avicuna", dtype="auto")', repo_id="me/avicuna", revision="v1")
+    'AutoModel.from_pretrained("me/avicuna", revision="v1", dtype="auto")'
+    """
+    loads = rf'((?:{LOADERS})\((?:\w+, )?"{re.escape(repo_id)}"(?:, "[^"]*")?)(?!, revision=)'
+    return re.sub(loads, rf'\1, revision="{revision}"', card)
+
+
+def find_foreign_ids(card: str, *, repo_id: str) -> list[str]:
+    """Repositories that the card's code loads in place of `repo_id`: a card that was written for another release.
+
+    A bare `repo_id` (a dry run does not ask the Hub for the user's name) stands for any user's.
+    """
+    loaded = {*re.findall(rf'(?:{LOADERS})\("([^"]+)"', card)}
+    foreign = {name for name in loaded if (name if "/" in repo_id else name.split("/")[-1]) != repo_id}
+    return [f"the card loads {other}, but the release goes to {repo_id}" for other in sorted(foreign)]

@@ -1,0 +1,90 @@
+"""Tries a release the way a stranger would: in a new process that has neither this project, nor its caches, nor a network.
+
+Used by `push.py` before anything is sent. It reads the assembled folder and changes nothing in it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .facts import has_both_towers, read_json
+
+
+TIMEOUT = 3600.0  # seconds; 7 billion parameters read from a slow disk answer on a CPU within minutes
+# an editable install would lend the project to every process of its environment
+HIDE_PROJECT = """
+import sys
+for name in ("modeling_avicuna", "dataset_builders"):
+    sys.modules[name] = None
+"""
+ASK = """
+import json
+import torch
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+folder, adapter, video, question = sys.argv[1:]
+model = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True)
+if adapter:
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(model, adapter)
+model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+content = [{"type": "text", "text": question}]
+if video:
+    content.insert(0, {"type": "video", "path": video})
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+).to(model.device)
+with torch.inference_mode():
+    generated = model.generate(**inputs, max_new_tokens=16, do_sample=False)
+answer = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+print(json.dumps({"class": type(model).__name__, "answer": answer}))
+"""
+
+
+def run_in_fresh_process(code: str, folder: Path, *arguments: str, timeout: float = TIMEOUT) -> str:
+    """What `code` prints about `folder`, which is its first argument.
+
+    Raises:
+        RuntimeError: it fails, with the process's last words, or it takes longer than `timeout` seconds.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        caches = {"HF_MODULES_CACHE": scratch, "HF_DATASETS_CACHE": scratch}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", HIDE_PROJECT + code, str(folder.resolve()), *arguments],
+                cwd=scratch,
+                env={**os.environ, **caches, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{folder} gave no answer in a fresh process within {timeout:.0f} s") from None
+    if done.returncode:
+        raise RuntimeError(f"{folder} does not load in a fresh process:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def ask_model(folder: Path, *, question: str, adapter: Path | None = None, timeout: float = TIMEOUT) -> dict[str, str]:
+    """Load a release with its remote code, ask it one question and return {"class", "answer"}.
+
+    The example video is shown where the release has one and the model can decode it (a checkpoint with both towers);
+    otherwise the question is asked as text alone.
+
+    Args:
+        adapter: LoRA folder to put on the model of `folder`.
+
+    Raises:
+        RuntimeError: it does not load, or does not answer.
+    """
+    video = folder / "example.mp4"
+    shown = str(video.resolve()) if video.is_file() and has_both_towers(read_json(folder / "config.json")) else ""
+    lora = "" if adapter is None else str(adapter.resolve())
+    output = run_in_fresh_process(ASK, folder, lora, shown, question, timeout=timeout)
+    return json.loads(output.strip().splitlines()[-1])

@@ -1,0 +1,126 @@
+"""The release of a data set: from a built folder to `load_dataset` of a stranger, and what it may not hold."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import HfApi
+
+from dataset_builders.a5_222k import A5222KConfig
+from dataset_builders.a5_222k_release import write_release
+from dataset_builders.built_folder import build_folder
+from dataset_builders.schema import FEATURES
+from model_card import push as push_module
+from model_card.dataset_release import assemble_dataset, find_dataset_problems
+from tests.curation_fixtures import quick_settings, write_captions
+from tests.hub_server import TOKEN
+from tests.test_push import run_as_a_stranger, write_example
+
+
+LOAD_DATASET = """
+from datasets import load_dataset
+
+rows = load_dataset("user/pu_valor", split="train")
+assert list(load_dataset("user/pu_valor", split="train", streaming=True)) == list(rows)
+print(len(rows), rows.features)
+"""
+
+
+def test_a_pushed_dataset_loads_in_a_process_without_the_project(hub, tmp_path, monkeypatch):
+    folder = build_folder(quick_settings(write_captions(tmp_path / "desc.json"), num_videos=9), tmp_path / "built")
+    monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
+    push_module.main(["--dataset", str(folder), "--repo-id", "user/pu_valor"])
+    published = hub.repos["datasets", "user/pu_valor"]
+    for path in folder.rglob("*.parquet"):
+        assert published[path.relative_to(folder).as_posix()] == path.read_bytes()
+    assert b'load_dataset("user/pu_valor"' in published["README.md"] and "report.json" in published
+    assert ("datasets", "user/pu_valor") not in hub.private
+    assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).strip() == f"9 {FEATURES}"
+
+
+def test_a_smaller_build_replaces_the_shards_of_a_larger_one(hub, tmp_path, monkeypatch):
+    """`data/train-*.parquet` would read the old shards, too: rows twice."""
+    captions = write_captions(tmp_path / "desc.json")
+    monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
+    for num_videos in (9, 4):
+        settings = quick_settings(captions, num_videos=num_videos, videos_per_shard=3)
+        folder = build_folder(settings, tmp_path / f"built{num_videos}")
+        push_module.main(["--dataset", str(folder), "--repo-id", "user/pu_valor"])
+        shards = {path.name for path in (folder / "data").iterdir()}
+        published = hub.repos["datasets", "user/pu_valor"]
+        assert {name.split("/")[1] for name in published if name.startswith("data/")} == shards
+    assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).startswith("4 ")
+
+
+PUSH_ROWS = """
+import sys
+from datasets import load_dataset
+import dataset_builders
+
+options = {"text_encoder": sys.argv[2], "clustering": "none", "coherence_threshold": None, "num_videos": 5}
+rows = load_dataset("pu_valor", captions_file=sys.argv[1], **options)
+rows.push_to_hub("user/pu_valor", private=True)
+"""
+
+
+def test_rows_in_memory_go_with_the_librarys_own_push_to_hub(hub, tmp_path, project_dir, sentence_encoder_dir):
+    captions = write_captions(tmp_path / "desc.json")
+    subprocess.run(
+        [sys.executable, "-c", PUSH_ROWS, str(captions), str(sentence_encoder_dir)],
+        cwd=project_dir,
+        env=hub.environment(tmp_path / "home"),
+        check=True,
+    )
+    assert ("datasets", "user/pu_valor") in hub.private
+    assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).strip() == f"5 {FEATURES}"
+
+
+def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path):
+    """A5-222K built with the clips' folder holds absolute paths, in its rows and in its report."""
+    captions, clips = write_captions(tmp_path / "desc.json", num_clips=3), tmp_path / "clips"
+    for record in json.loads(captions.read_text()):
+        write_example(clips / f"{record['video_id']}.mp4", seconds=1)
+    config = A5222KConfig(captions_file=str(captions), clips_dir=str(clips), num_pairs=None)
+    folder = write_release(config, tmp_path / "a5")
+    assert str(clips) in (folder / "report.json").read_text()
+    assemble_dataset(folder, output=tmp_path / "release", card="---\nlicense: other\n---\n")
+    assert find_dataset_problems(tmp_path / "release") == []
+    before, after = (
+        pq.read_table(next((root / "data").glob("*.parquet"))).to_pylist() for root in (folder, tmp_path / "release")
+    )
+    for old, new in zip(before, after, strict=True):
+        assert old["media"]["audio"] == str(clips / new["media"]["audio"])
+        assert {**old, "media": None} == {**new, "media": None}
+    assert str(tmp_path) not in (tmp_path / "release" / "report.json").read_text()
+
+
+def test_rendered_videos_are_published_on_purpose_only(tmp_path):
+    folder = tmp_path / "built"
+    (folder / "data").mkdir(parents=True)
+    (folder / "videos").mkdir()
+    (folder / "videos" / "a.mp4").write_bytes(b"mp4")
+    pq.write_table(pa.table({"id": ["a"], "video": [b"mp4"]}), folder / "data" / "train-0.parquet")
+    card = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
+    )
+    without = assemble_dataset(folder, output=tmp_path / "without", card=card)
+    assert not [path for path in without if path.suffix == ".mp4"]
+    (problem,) = find_dataset_problems(tmp_path / "without")
+    assert "data/train-0.parquet holds the videos themselves" in problem
+    assert any(
+        path.suffix == ".mp4"
+        for path in assemble_dataset(folder, output=tmp_path / "with", card=card, include_media=True)
+    )
+    assert find_dataset_problems(tmp_path / "with", include_media=True) == []
+    (tmp_path / "with" / "data" / "train-0.parquet").unlink()
+    (problem,) = find_dataset_problems(tmp_path / "with", include_media=True)
+    assert "README.md promises the split train" in problem
+
+
+def test_an_unfinished_build_is_not_published(tmp_path):
+    (tmp_path / "built" / ".build").mkdir(parents=True)
+    with pytest.raises(ValueError, match="unfinished build"):
+        assemble_dataset(tmp_path / "built", output=tmp_path / "release", card="")

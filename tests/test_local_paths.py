@@ -1,0 +1,60 @@
+"""Paths of one machine are found whatever the machine is called, and nothing else is taken for one."""
+
+import doctest
+from pathlib import Path
+
+import pytest
+
+from model_card import code_samples, local_paths
+from model_card.local_paths import find_local_path, shorten_paths
+
+
+@pytest.mark.parametrize("module", [local_paths, code_samples], ids=lambda module: module.__name__)
+def test_the_docstrings_examples_hold(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/me/run",
+        "/root/x",
+        "/mnt/disk/run 1",
+        "/gpfs/group/me/ckpt",
+        "/lustre/a/b",
+        "/workspace/avicuna",
+        "/Users/me/avicuna",
+        "C:\\Users\\me\\run",
+        r"D:\data\run",
+        "file:///srv/models/x",
+        str(Path.cwd() / "outputs"),
+        str(Path.home() / "outputs"),
+    ],
+)
+def test_a_place_of_a_machine_is_found_and_only_its_last_name_stays(path):
+    for text in (f"trained in {path}.", f'{{"data": "{path}"}}', f"({path})"):
+        assert find_local_path(text) is not None
+        assert find_local_path(shorten_paths(text)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see https://huggingface.co/data/x and http://127.0.0.1:80/home/x",
+        "{% if x %}</s>{% endif %}",
+        "`train/sft.py`",
+        "a/tmp/b is relative",
+        "Q:\nA:\n",
+        "and/or; 1/100 of the length; 75 / 25",
+        "data/train-*.parquet",
+    ],
+)
+def test_urls_and_relative_paths_are_no_paths_of_a_machine(text):
+    assert find_local_path(text) is None
+    assert shorten_paths(text) == text
+
+
+def test_the_remote_code_and_the_templates_name_no_place(project_dir):
+    for path in [*(project_dir / "model_card").glob("*.md"), *(project_dir / "modeling_avicuna").glob("[!o]*.py")]:
+        assert find_local_path(path.read_text(encoding="utf-8")) is None, path.name

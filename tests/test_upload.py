@@ -1,0 +1,136 @@
+"""One commit or nothing: what a failed, interrupted, repeated or private upload leaves on the Hub (a stand-in)."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from model_card.upload import upload
+from tests.hub_server import TOKEN
+
+
+MODEL = ("models", "user/avicuna")
+SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def release(tmp_path) -> Path:
+    """A folder as `assemble_release` leaves it, in small: what an upload needs to see."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: other\n---\n")
+    (folder / "config.json").write_text("{}")
+    for number, name in enumerate(SHARDS):
+        (folder / name).write_bytes(bytes([number]) * 50_000)
+    return folder
+
+
+def send(hub, folder: Path, *, token: str = TOKEN, **options) -> str:
+    return upload(folder, api=HfApi(endpoint=hub.address, token=token), repo_id="user/avicuna", **options)
+
+
+def sent_objects(hub) -> list[str]:
+    return [request for request in hub.requests if request.startswith("PUT /objects/")]
+
+
+FAILURES = {
+    "wrong token": ("hf_wrong", {}, "401"),
+    "no rights": (TOKEN, {"POST .*/commit/": 403}, "403"),
+    "missing owner": (TOKEN, {"POST /api/repos/create": 404}, "no such repository"),
+    "missing repository": (TOKEN, {"POST .*/preupload/": 404}, "no such repository"),
+    "the hub's disk is full": (TOKEN, {"POST .*/commit/": 507}, "507"),
+    "connection dropped in a file": (TOKEN, {"PUT /objects/": None}, "broke off"),
+    "connection dropped in the commit": (TOKEN, {"POST .*/commit/": None}, "broke off"),
+}
+
+
+@pytest.mark.parametrize(("token", "faults", "says"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_upload_says_why_and_publishes_nothing(hub, release, monkeypatch, token, faults, says):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits longer after each lost connection
+    hub.faults.update(faults)
+    with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{says}"):
+        send(hub, release, token=token)
+    assert not hub.repos.get(MODEL), "half a release stands on the Hub"
+    assert MODEL not in hub.repos or MODEL in hub.private
+
+
+OF_A_KNOWN_REPOSITORY = {name: failure for name, failure in FAILURES.items() if name != "missing owner"}
+
+
+@pytest.mark.parametrize(("token", "faults", "says"), OF_A_KNOWN_REPOSITORY.values(), ids=OF_A_KNOWN_REPOSITORY)
+def test_a_failed_upload_leaves_an_older_release_as_it_was(hub, release, monkeypatch, token, faults, says):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    send(hub, release)
+    before = dict(hub.repos[MODEL])
+    (release / "config.json").write_text('{"new": true}')
+    (release / SHARDS[0]).write_bytes(b"new" * 20_000)
+    hub.faults.update(faults)
+    with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{says}"):
+        send(hub, release, token=token, revision="v2")
+    assert hub.repos[MODEL] == before and not hub.branches, "an empty branch would pass for the new release"
+
+
+def test_an_interrupted_upload_is_finished_by_the_same_command_and_sends_no_large_file_twice(
+    hub, release, monkeypatch
+):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    last = hashlib.sha256((release / SHARDS[-1]).read_bytes()).hexdigest()
+    hub.faults[f"PUT /objects/{last}"] = None
+    with pytest.raises(RuntimeError, match="run it again"):
+        send(hub, release)
+    arrived = set(hub.objects)
+    assert len(arrived) == 2 and MODEL in hub.private
+    hub.faults.clear()
+    hub.requests.clear()
+    send(hub, release)
+    assert sent_objects(hub) == [f"PUT /objects/{last}"]
+    assert hub.repos[MODEL] == {path.name: path.read_bytes() for path in release.iterdir()}
+    assert MODEL not in hub.private, "the interrupted run made it private, and this one finished its work"
+
+
+def test_a_new_repository_opens_only_when_its_commit_stands(hub, release):
+    send(hub, release)
+    commit = next(i for i, request in enumerate(hub.requests) if "/commit/" in request)
+    opened = next(i for i, request in enumerate(hub.requests) if request.endswith("/settings"))
+    assert commit < opened
+
+
+def test_a_release_that_could_not_be_opened_says_that_it_is_complete_and_is_opened_by_the_next_run(hub, release):
+    hub.faults["PUT .*/settings"] = 403
+    with pytest.raises(RuntimeError, match="complete, but still private"):
+        send(hub, release)
+    hub.faults.clear()
+    send(hub, release)
+    assert MODEL not in hub.private
+
+
+def test_a_private_upload_stays_private(hub, release):
+    send(hub, release, private=True)
+    assert MODEL in hub.private
+    send(hub, release)
+    assert MODEL in hub.private, "a repository that is there keeps its visibility"
+
+
+def test_an_empty_private_repository_of_the_user_is_not_opened(hub, release):
+    """He made it by hand, and said nothing of opening it."""
+    HfApi(endpoint=hub.address, token=TOKEN).create_repo("user/avicuna", private=True)
+    send(hub, release)
+    assert hub.repos[MODEL] and MODEL in hub.private
+
+
+def test_a_public_repository_is_not_filled_where_a_private_one_was_asked_for(hub, release):
+    HfApi(endpoint=hub.address, token=TOKEN).create_repo("user/avicuna", private=False)
+    with pytest.raises(ValueError, match="user/avicuna is public, and --private was asked for"):
+        send(hub, release, private=True)
+    assert hub.repos[MODEL] == {} and not sent_objects(hub)
+
+
+def test_what_an_older_release_left_goes_and_what_others_added_stays(hub, release):
+    send(hub, release)
+    hub.repos[MODEL] |= {"pytorch_model.bin": b"pickle", "assets/logo.svg": b"<svg/>", ".gitattributes": b"lfs"}
+    for name in SHARDS[1:]:
+        (release / name).unlink()
+    send(hub, release, replaces=("model*.safetensors", "config.json", "*.bin"))
+    kept = {"README.md", "config.json", SHARDS[0], "assets/logo.svg", ".gitattributes"}
+    assert set(hub.repos[MODEL]) == kept
