@@ -16,6 +16,7 @@ from PIL import Image
 
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.rows import make_row
+from tests.hub_server import serve_hub
 from tests.media_files import tone, write_media
 from tests.train_fixtures import (
     CAPTIONS,
@@ -102,15 +103,26 @@ def single(workshop, tmp_path_factory):  # noqa: F811
     return {kind: run_stage(workshop, "composed", folder / kind, **STEPS, **what) for kind, what in KINDS.items()}
 
 
+@pytest.fixture(scope="module")
+def hub():
+    with serve_hub() as server:
+        yield server
+
+
 @pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
-def sharded(request, workshop, mixed_media, tmp_path_factory):  # noqa: F811
+def sharded(request, workshop, mixed_media, hub, tmp_path_factory):  # noqa: F811
     """What two processes make of them, and of runs that were cut off after two steps."""
     folder = tmp_path_factory.mktemp(f"zero{request.param}")
     shared = {**STEPS, **SPLIT, "deepspeed": test_config(request.param, folder)}
     jobs = [stage_arguments(workshop, "composed", folder / kind, **shared, **what) for kind, what in KINDS.items()]
     if request.param == 3:
         jobs.append(stage_arguments(None, "mixed media", folder / "raw", **{**shared, **mixed_media, **SPLIT_RAW}))
-    launch(jobs, folder)
+        jobs[list(KINDS).index("lora")] += ["--push_to_hub", "true", "--hub_model_id", "user/avicuna"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in hub.environment(folder / "hf_home").items():
+            patch.setenv(name, value)
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
+        launch(jobs, folder)
     resumed = []
     for kind in ("full", "lora"):
         cut_off = folder / f"{kind}-resumed"
@@ -161,6 +173,17 @@ def test_the_adapter_is_whole_and_base_plus_adapter_is_the_merged_model(workshop
         adapted = PeftModel.from_pretrained(base, str(sharded / "lora" / ADAPTER_FOLDER)).eval()
         merged = load_model(str(sharded / "lora")).eval()
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharded", [3], indirect=True, ids=["zero3"])
+def test_a_partitioned_training_ends_in_one_clean_repository(sharded, hub):
+    files = hub.repos["models", "user/avicuna"]
+    assert files["model.safetensors"] == (sharded / "lora" / "model.safetensors").read_bytes()
+    assert (
+        b"| LoRA | pseudo-valor 8 | 0 | 4 |" in files["README.md"] and b"Trained on 2 processes" in files["README.md"]
+    )
+    assert {"config.json", "processor_config.json", "example.mp4"} <= set(files)
+    assert not [name for name in files if "/" in name or "adapter_model" in name or name.startswith("optimizer")]
 
 
 @pytest.mark.parametrize("sharded", [3], indirect=True, ids=["zero3"])
