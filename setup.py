@@ -14,6 +14,8 @@ MODEL = ["torch>=2.6", "transformers>=5.17", "numpy>=1.26", "safetensors>=0.4"]
 MEDIA = ["av>=14", "decord>=0.6", "torchaudio>=2.6", "torchvision>=0.21", "pillow>=10"]
 DATA = [
     "datasets>=5.0",
+    "huggingface_hub>=1.0",
+    "jinja2>=3.1",
     "matplotlib>=3.8",
     "pyarrow>=18",
     "scikit-learn>=1.4",
@@ -47,6 +49,7 @@ setup(
         "dataset_builders.sandbox",
         "dataset_builders.sources",
     ],
+    package_data={"dataset_builders": ["*_card_template.md"]},
     install_requires=MODEL + MEDIA + DATA,
     extras_require={
         "train": TRAIN,

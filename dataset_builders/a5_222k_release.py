@@ -17,146 +17,98 @@ from typing import Any
 import datasets
 
 from .a5_222k import A5222KConfig, pair_row, select_pairs
+from .card_facts import (
+    add_sizes,
+    card_metadata,
+    describe_environments,
+    describe_size,
+    fill_template,
+    local_name,
+    measure_parquet,
+    write_card_files,
+)
 from .curation_report import CurationReport
+from .provenance import build_environment
 from .schema import FEATURES
 
 
 ROWS_PER_FILE = 100_000
-# How each source's captions came about and on what terms its annotations are published.
+HELD_OUT = "in_test_set"  # the reason of a pair whose sound was to be kept out
+# Where the captions of each source come from, how they came about and on what terms its annotations are published, in the
+# order of trust: a sound that two sources have stays in the first.
 SOURCES = {
-    "audiocaps": "[AudioCaps](https://github.com/cdjkim/audiocaps): captions by people; MIT",
-    "clotho": "[Clotho](https://zenodo.org/records/4783391): five captions by people for each sound; see its licence",
-    "captions": "captioned clips of VALOR's form, given by whoever built this copy: no part of the published set",
-    "auto_acd": "[Auto-ACD](https://auto-acd.github.io): captions made by models; see its licence",
-    "wavcaps": "[WavCaps](https://github.com/XinhaoMei/WavCaps): captions made by a language model; academic use",
-    "audioset": "[AudioSet](https://research.google.com/audioset): class labels in sentences of ours; CC BY 4.0",
+    "audiocaps": ("[AudioCaps](https://github.com/cdjkim/audiocaps)", "by people", "MIT"),
+    "clotho": ("[Clotho](https://zenodo.org/records/4783391)", "by people, five for each sound", "see its page"),
+    "captions": ("captioned clips of VALOR's form, no part of the published set", "as given", "see below"),
+    "auto_acd": ("[Auto-ACD](https://auto-acd.github.io)", "by models", "see its page"),
+    "wavcaps": ("[WavCaps](https://github.com/XinhaoMei/WavCaps)", "by a language model", "academic use"),
+    "audioset": (
+        "[AudioSet](https://research.google.com/audioset), or [LLP](https://github.com/YapengTian/AVVP-ECCV20)",
+        "sentences of ours about class labels",
+        "AudioSet CC BY 4.0, LLP GPL-3.0",
+    ),
 }
-CARD = """\
----
-pretty_name: A5-222K
-language: en
-task_categories:
-- audio-text-to-text
-tags:
-- audio
-- captions
-- avicuna
-size_categories:
-- {size_category}
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*.parquet
----
-
-# A5-222K
-
-{num_rows:,} pairs of a sound and an English caption. Stage II of
-[AVicuna](https://arxiv.org/abs/2403.16276) aligns the audio adapter on such pairs. This card is written from
-`report.json`, which lies beside the data; every number below is counted, none is quoted.
-
-```python
-from datasets import load_dataset
-
-dataset = load_dataset("{name}", split="train")
-```
-
-The sounds themselves are not included: `media.audio` is the file's name (or the path on the machine that built the
-set). They belong to those who uploaded them.
-
-## What is ours
-
-The paper gives the name and the size, "about 222K", and neither proportions nor filters. So these are our choices:
-
-* the target mix of the table below, which adds up to {target_total:,} pairs for the five published sources; where a
-  source has fewer usable pairs, the others give more in the same proportion (asked for here: {num_pairs});
-* captions are brought to one form: one line, plain quotes, a capital first, a final period;
-* pairs are dropped whose caption has fewer than {min_words} words or no letters;
-* pairs are dropped whose sound is longer than a limit: {max_duration};
-* a sound that two sources have stays in the first of them, in the order of the table; several captions of one sound
-  stay within one source; a caption stays {max_per_text} time(s), compared by letters and digits alone;
-* label captions are sentences of ours about the class names;
-* pairs above a source's share are left out by a hash of seed {seed} and their id.
-
-## Sources
-
-| source | read | usable | target | taken |
-|---|---:|---:|---:|---:|
-{source_table}
-
-{source_list}
-
-## Kept out
-
-Evaluation sets whose sounds were kept out: {held_out}.
-
-Dropped, by source and reason (`dropped.jsonl` lists them one by one, but for those that a share had no room for,
-"not_sampled"):
-
-| source | reason | pairs |
-|---|---|---:|
-{drop_table}
-
-## Columns
-
-`id`, `source`, `duration` (s, null where the source does not tell it), `media` (`audio` is set), `messages` (a question
-with the placeholder `<audio>`, the caption), `segments` and `times` (empty here; the schema is that of all training
-sets of AVicuna).
-"""
-
-
-def size_category(num_rows: int) -> str:
-    """The Hub's size category.
-
-    >>> size_category(222_000)
-    '100K<n<1M'
-    """
-    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-    return next((name for bound, name in bounds if num_rows < bound), "1M<n<10M")
+TEMPLATE = Path(__file__).with_name("a5_222k_card_template.md")
+PACKAGES = ("av", "datasets", "pyarrow")  # whose versions may change a byte of the build
 
 
 def card_text(report: dict[str, Any], *, name: str) -> str:
     """The dataset card for a build, from the content of its report.json; `name` is how `load_dataset` will call it."""
-    settings, sources = report["settings"], report["sources"]
-    mix = settings["mix"]
-    published = [source for source in SOURCES if source != "captions"]
-    excluded = {
-        field.removeprefix("exclude_").removesuffix("_file"): value
-        for field, value in settings.items()
-        if field.startswith("exclude_") and value
-    }
-    num_rows = sum(row["taken"] for row in mix.values())
-    return CARD.format(
-        name=name,
+    settings, counts = report["settings"], report["sources"]
+    sources = [source for source in SOURCES if source in settings["mix"]]  # their order decides whose a sound is
+    num_rows = {"train": sum(row["taken"] for row in settings["mix"].values())}
+    metadata = card_metadata(
+        pretty_name="A5-222K",
+        license_name="as-its-sources",
+        task_categories=["audio-text-to-text"],
+        tags=["audio", "audio-captioning", "avicuna"],
         num_rows=num_rows,
-        size_category=size_category(num_rows),
-        target_total=sum(settings["target_mix"][source] for source in published),
-        num_pairs="all" if settings["num_pairs"] is None else f"{settings['num_pairs']:,}",
-        source_table="\n".join(
-            f"| {source} | {sources[source]['read']:,} | {row['usable']:,} | {row['target']:,} | {row['taken']:,} |"
-            for source, row in mix.items()
-        ),
-        source_list="\n".join(f"* {source}: {SOURCES[source]}" for source in mix),
-        held_out=", ".join(f"{kind} ({_file_names(files)})" for kind, files in sorted(excluded.items())) or "none",
-        drop_table="\n".join(
-            f"| {source} | {reason} | {num:,} |"
-            for source in mix
-            for reason, num in sources[source]["dropped"].items()
-        )
-        or "| - | - | 0 |",
-        max_duration="no limit was set" if settings["max_duration"] is None else f"{settings['max_duration']:g} s",
+        sizes=report.get("sizes"),
+        features=FEATURES,
+    )
+    wanted, longest = settings["num_pairs"], settings["max_duration"]
+    return fill_template(
+        TEMPLATE,
+        metadata,
+        name=name,
+        num_pairs=num_rows["train"],
+        size=describe_size(report["sizes"].values() if "sizes" in report else None),
+        source_rows=[describe_source(source, counts[source]["read"], settings["mix"][source]) for source in sources],
+        target_total=sum(settings["target_mix"][source] for source in SOURCES if source != "captions"),
+        num_wanted="all" if wanted is None else f"{wanted:,}",
+        max_duration="no limit was set" if longest is None else f"{longest:g}",
+        drop_rows=describe_drops(sources, counts),
+        held_out=describe_held_out(settings),
+        num_held_out=sum(counts[source]["dropped"].get(HELD_OUT, 0) for source in sources),
+        environments=describe_environments(report),
         **{key: settings[key] for key in ("min_words", "max_per_text", "seed")},
     )
 
 
-def _file_names(files: str | list[str]) -> str:
-    paths = files if isinstance(files, list) else [files]
-    return ", ".join(f"`{Path(path).name}`" for path in paths)
+def describe_source(source: str, num_read: int, row: dict[str, int]) -> list[str]:
+    """Where a source's captions come from, and how many of its pairs were taken."""
+    link, captions, terms = SOURCES[source]
+    return [link, captions, terms, *(f"{num:,}" for num in (num_read, row["usable"], row["target"], row["taken"]))]
+
+
+def describe_drops(sources: list[str], counts: dict[str, dict]) -> list[list[str]]:
+    """What was left out, by source and reason."""
+    rows = [[source, why, f"{num:,}"] for source in sources for why, num in counts[source]["dropped"].items()]
+    return rows or [["-", "-", "-"]]
+
+
+def describe_held_out(settings: dict[str, Any]) -> str:
+    """The lists of sounds that were kept out, by the names of their files; empty where there were none."""
+    lists = []
+    for option, files in sorted(settings.items()):
+        if option.startswith("exclude_") and files:
+            names = [f"`{Path(path).name}`" for path in (files if isinstance(files, list) else [files])]
+            lists.append(f"{option.removeprefix('exclude_').removesuffix('_file')} ({', '.join(names)})")
+    return ", ".join(lists)
 
 
 def write_release(config: A5222KConfig, output: str | Path) -> Path:
-    """Build the set into the folder `output`: data/train-*.parquet, report.json, dropped.jsonl and README.md.
+    """Build the set into the folder `output`: data/train-*.parquet, report.json, dropped.jsonl and the card.
 
     The folder gets its name when it is complete; what an interrupted build left behind is built anew.
 
@@ -175,9 +127,10 @@ def write_release(config: A5222KConfig, output: str | Path) -> Path:
     for number, part in enumerate(parts):
         dataset = datasets.Dataset.from_list(part, features=FEATURES)
         dataset.to_parquet(partial / "data" / f"train-{number:05d}-of-{len(parts):05d}.parquet")
-    report.write(partial)
+    sizes = add_sizes(measure_parquet(path) for path in sorted((partial / "data").iterdir()))
+    report.write(partial, sizes={"train": sizes}, environments=[build_environment(PACKAGES)])
     written = json.loads((partial / "report.json").read_text(encoding="utf-8"))
-    (partial / "README.md").write_text(card_text(written, name=output.name), encoding="utf-8")
+    write_card_files(partial, card_text(written, name=local_name(output)))
     os.replace(partial, output)
     return output
 

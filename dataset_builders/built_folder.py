@@ -1,6 +1,7 @@
 """Write PU-VALOR as a folder of plain Parquet shards (and mp4 files) that `load_dataset` reads without our code.
 
-    <output>/data/<split>-00000-of-00023.parquet    README.md    report.json    dropped.jsonl    figures/    videos/
+    <output>/data/<split>-00000-of-00023.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
+    <output>/figures/    <output>/videos/
 
 A shard is a pure function of the settings and its number, is written under another name and renamed when complete, and
 then marked as done with its hash. A build that was killed goes on with the shards that are not marked; the bytes are the
@@ -22,7 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .pseudo_untrimmed.curation import REPORT_FILE, Prepared, prepare, write_account
+from .card_facts import add_sizes, measure_parquet
+from .provenance import build_environment
+from .pseudo_untrimmed.curation import PACKAGES, REPORT_FILE, Prepared, prepare, write_account
 from .pseudo_untrimmed.rendered_rows import render_rows
 from .pseudo_untrimmed.settings import CurationSettings
 from .pseudo_untrimmed.shards import build_shard, count_shards
@@ -85,20 +88,21 @@ def prepare_folder(settings: CurationSettings, output: str | Path) -> Prepared:
 
 def write_shards(output: Path, prepared: Prepared, settings, shards: list[Shard], num_workers: int) -> None:
     """Write shards, in this process or in several."""
+    environment = build_environment(PACKAGES)
     if num_workers <= 1 or len(shards) <= 1:
         for shard in tqdm(shards, desc="shards", unit="shard"):
-            write_shard(output, prepared, settings, shard)
+            write_shard(output, prepared, settings, shard, environment)
         return
     # spawn: a forked child would inherit the threads of the sentence encoder in an unknown state
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(shards)), mp_context=context) as pool:
-        tasks = [pool.submit(write_shard, output, prepared, settings, shard) for shard in shards]
+        tasks = [pool.submit(write_shard, output, prepared, settings, shard, environment) for shard in shards]
         for task in tqdm(as_completed(tasks), total=len(tasks), desc="shards", unit="shard"):
             task.result()
 
 
-def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard) -> None:
-    """Build one shard, put it in place by a rename, then mark it as done."""
+def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard, environment: dict) -> None:
+    """Build one shard, put it in place by a rename, then mark it as done, with its size and what it was built on."""
     split, index = shard
     table, drops = build_shard(prepared.folder, split, index, settings=settings), []
     if settings.media == "rendered":
@@ -108,7 +112,13 @@ def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, sh
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_SIZE)
-    mark = {"num_rows": len(table), "sha256": hash_file(temporary), "drops": drops}
+    mark = {
+        "num_rows": len(table),
+        "sha256": hash_file(temporary),
+        "size": measure_parquet(temporary),
+        "drops": drops,
+        "environment": environment,
+    }
     os.replace(temporary, path)
     mark_path = done_path(prepared, shard)
     mark_path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,21 +143,26 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     from .report_figures import draw_report
 
     marks = {shard: read_mark(prepared, shard) for shard in list_shards(prepared, settings)}
-    num_rows = Counter()
+    num_rows, sizes = Counter(), {}
     for (split, _), mark in marks.items():
         num_rows[split] += mark["num_rows"]
+        sizes[split] = add_sizes([*([sizes[split]] if split in sizes else []), mark["size"]])
+    # a build that was stopped may go on at another commit, or on another machine
+    environments = [*prepared.report.get("environments", [None]), *(mark["environment"] for mark in marks.values())]
     for path in sorted(prepared.folder.glob("rejected-*.parquet")):
         shutil.copyfile(path, output / path.name)
     draw_report(output, prepared.folder, prepared.report)
-    report = write_account(
+    write_account(
         output,
         prepared,
         [drop for mark in marks.values() for drop in mark["drops"]],
         fingerprint=settings.fingerprint(),
         num_rows=dict(num_rows),
+        sizes=sizes,
+        environments=[json.loads(text) for text in sorted({json.dumps(one, sort_keys=True) for one in environments})],
         sha256={shard_path(output, prepared, settings, shard).name: mark["sha256"] for shard, mark in marks.items()},
     )
-    write_card(output, report)
+    write_card(output, read_report(output))
     for pattern in (".*.partial", ".*.part"):  # what killed processes left behind
         for path in [path for folder in ("data", "videos") for path in (output / folder).rglob(pattern)]:
             path.unlink()
@@ -188,7 +203,8 @@ def is_done(output: Path, prepared: Prepared, settings: CurationSettings, shard:
     path = shard_path(output, prepared, settings, shard)
     if not done_path(prepared, shard).exists() or not path.exists():
         return False
-    return hash_file(path) == read_mark(prepared, shard)["sha256"]
+    mark = read_mark(prepared, shard)
+    return "size" in mark and hash_file(path) == mark["sha256"]  # marks of older versions tell no size
 
 
 def read_report(output: str | Path) -> dict | None:

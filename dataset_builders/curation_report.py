@@ -103,11 +103,14 @@ class CurationReport:
             for source, row in self.counts().items()
         )
 
-    def write(self, folder: str | Path) -> None:
-        """Write `folder`/report.json and `folder`/dropped.jsonl. The bytes depend on the decisions alone."""
+    def write(self, folder: str | Path, **facts: Any) -> None:
+        """Write `folder`/report.json, `facts` being further entries of it, and `folder`/dropped.jsonl.
+
+        The bytes depend on the decisions and the facts alone.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        report = {"settings": self.settings, "sources": self.counts()}
+        report = {"settings": self.settings, "sources": self.counts(), **facts}
         text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, default=str)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         lines = (json.dumps(entry, sort_keys=True, ensure_ascii=False, default=str) for entry in self.entries)

@@ -36,6 +36,11 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
+def build_environment(packages: Iterable[str]) -> dict:
+    """What a build ran on, as its report states it."""
+    return {"git_commit": git_commit(), "packages": package_versions(packages)}
+
+
 def model_hash(model: str) -> str:
     """What tells one model from another: a folder's weights and settings, or a Hub id as it is."""
     folder = Path(model)

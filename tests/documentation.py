@@ -1,4 +1,4 @@
-"""Reads the pages: which code they show, which commands, and what starts each of them. Runs nothing."""
+"""Reads the pages: which code they show, where a test can run it, and what makes it short. Runs nothing."""
 
 import re
 import shlex
@@ -7,35 +7,61 @@ from pathlib import Path
 
 
 PROJECT = Path(__file__).resolve().parents[1]
+# in the order in which a reader who makes everything himself comes by
 PAGES = (
     "docs/data.md",
     "docs/train.md",
+    "docs/convert.md",
     "docs/evaluate.md",
     "docs/use.md",
     "docs/publish.md",
-    "docs/convert.md",
     "README.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
-# what a page's code needs and a test does not have
-NOT_HERE = {
-    "data/": "published data",
-    "features/": "features of published data",
-    "weights/": "published weights",
-    "lmsys/": "published weights",
-    "unav100_annotations.json": "published data",
-    "stage3_time_event": "published data",
-    "outputs/stage3/adapter": "LoRA of a real stage: tests/test_push.py publishes one",
-    "eval.study": "trains dozens of stages: tests/test_eval_analyses.py runs a small plan",
-    "run_stages": "starts four trainings: the slow test below",
-    "lmms_eval": "another project",
-    "SlurmPipelineExecutor": "a cluster",
-    "sbatch": "a cluster",
-    "https://": "a judge",
-    "make ": "sets up an environment",
-    "pip ": "changes the environment",
+# what runs in a process of its own, as typed into a shell
+IN_A_SHELL = {
+    "lmsys/": "downloads models of the Hub",
+    "stage3_time_event": "starts DeepSpeed",
+    "sbatch": "is Slurm's command",
+    "SlurmPipelineExecutor": "calls Slurm's command",
+    "push_to_hub": "sends to the Hub",
 }
+# what takes minutes, or installs things: `make test-slow`
+SLOW = {
+    "eval.study": "trains dozens of stages",
+    "run_stages": "trains four stages",
+    "lmms_eval": "installs another project",
+    "make demo": "sets up an environment and trains four stages",
+}
+# what no test can run
+NOWHERE = {"make test": "runs these tests: CI is what runs it (.ci/run)"}
+
+# so much is enough to see a command work; what it does stays what the page says
+AT_MOST = {
+    "--num-clips": 24,
+    "--num-train-videos": 2,
+    "--num-test-videos": 2,
+    "--num-videos": 12,
+    "--num-workers": 1,
+    "--num-tasks": 2,
+}
+ONE_STEP = "--max_steps 1 --per_device_train_batch_size 2 --effective_batch_size 2"
+FEW_VIDEOS = "--num-videos 12 --videos-per-shard 6"
+# the recipe's two sources, the first one cut down; its precision and ZeRO stage are the recipe's
+FEW_ROWS = """--datasets '{"path": "pu_valor", "options": {"captions_file": "data/valor/desc_train.json", "num_videos": 8}}' \
+ '{"path": "instruction", "name": "vtimellm", "options": {"annotations_file": "data/vtimellm/stage2.json"}}'"""
+SHORTER = (
+    (r"(--captions-file data/valor/desc_train.json)", rf"\1 {FEW_VIDEOS}"),
+    (r'(captions_file="data/valor/desc_train.json")', r"\1, num_videos=12, videos_per_shard=6"),
+    (r"--array=0-63", "--array=0-1"),
+    (r"tasks=64", "tasks=2"),
+    (r"(?s)(.*sft\.py.*)", rf"\1 {ONE_STEP}"),
+    (r"(?s)(.*stage3_time_event.*)", rf"\1 {FEW_ROWS} --use_cpu true"),
+    (r"(?s)(.*train\.run_stages.*)", rf"\1 {ONE_STEP}"),
+    (r'--train-arguments "', f'--train-arguments "{ONE_STEP} '),
+    (r"(?s)(.*eval\.(?:run|sound_use|study) .*)", r"\1 --max-new-tokens 2 --limit 2"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,16 +77,27 @@ class Snippet:
         return f"{Path(self.page).stem}: {lines[0][:60]}"
 
     @property
-    def obstacle(self) -> str | None:
-        """Why a test cannot run it; None where it can."""
-        if "model_card.push" in self.text and "--dry-run" not in self.text:
-            return "sends to the Hub: tests/test_push.py does, to a stand-in"
-        return next((reason for mark, reason in NOT_HERE.items() if mark in self.text), None)
+    def place(self) -> str:
+        """Where it runs: "here" (in the test's process), "shell" (in one of its own), "slow" (the same) or "nowhere"."""
+        places = (("nowhere", NOWHERE), ("slow", SLOW), ("shell", IN_A_SHELL))
+        return next((place for place, marks in places if any(mark in self.text for mark in marks)), "here")
 
-    @property
-    def words(self) -> list[str]:
-        """A command's words, without comment and environment variables."""
-        words = shlex.split(self.text, comments=True)
+    def shortened(self, judge: str = "") -> str:
+        """The text with smaller numbers, and the address of a judge in place of the page's."""
+        text = self.text.replace("https://host/v1", judge)
+        for option, most in AT_MOST.items():
+            text = re.sub(
+                rf"({option}) (\d+)", lambda found, most=most: f"{found[1]} {min(int(found[2]), most)}", text
+            )
+        if self.language == "bash":
+            text = text.split("  # ")[0].rstrip()
+        for pattern, shorter in SHORTER:
+            text = re.sub(pattern, shorter, text, count=1)
+        return text
+
+    def words(self, text: str | None = None) -> list[str]:
+        """The words of the command, or of a changed `text` of it, without comment and environment variables."""
+        words = shlex.split(self.text if text is None else text, comments=True)
         while ASSIGNMENT.fullmatch(words[0]):
             words = words[1:]
         return words
@@ -72,11 +109,11 @@ def fences(page: str) -> list[tuple[str, str]]:
 
 
 def snippets() -> list[Snippet]:
-    """All snippets, in the order in which a reader who makes everything himself comes by."""
+    """All snippets, in the order of the pages."""
     found = []
     for page in PAGES:
         for language, text in fences(page):
-            lines = [text] if language == "python" else text.replace("\\\n", " ").splitlines()
+            lines = [text] if language == "python" else re.sub(r"\\\n\s*", "", text).splitlines()
             found += [Snippet(page, language, line) for line in lines if line.strip()]
     return found
 

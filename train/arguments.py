@@ -7,6 +7,7 @@ recipe states what is its own. This file reads no data and builds no model.
 import difflib
 import json
 import os
+import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,8 @@ class AVicunaTrainingArguments(SFTConfig):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads whole rows: keep False."})
 
     def __post_init__(self):
+        if self.deepspeed:
+            name_single_process()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.gradient_accumulation_steps = accumulation_steps(
             effective_batch_size=self.effective_batch_size,
@@ -158,6 +161,23 @@ class AVicunaTrainingArguments(SFTConfig):
         if self.activation_checkpointing is None:
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
+
+
+def name_single_process():
+    """Tells DeepSpeed that it is alone, where no launcher told it anything: `accelerate launch` starts one process by
+    itself, on one GPU say, and DeepSpeed would look for MPI."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
 
 
 def accumulation_steps(

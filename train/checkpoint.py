@@ -4,11 +4,13 @@ Last thing that `train/sft.py` does. With LoRA the folder holds the merged model
 stage starts from the folder. Periodic checkpoints for resuming are the Trainer's own (`checkpoint-<step>/`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
@@ -38,6 +40,17 @@ def load_model(path: str, *, dtype: str = "auto", attn_implementation: str | Non
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
     model._weight_conversions = None
     return model
+
+
+@contextmanager
+def whole_models(training: AVicunaTrainingArguments) -> Iterator[None]:
+    """In the block, models are read whole; ZeRO-3 partitions every one, a builder's sentence encoder too."""
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if training.deepspeed:
+            set_hf_deepspeed_config(training.hf_deepspeed_config)
 
 
 def start_deepspeed(training: AVicunaTrainingArguments):

@@ -20,7 +20,14 @@ if __name__ == "__main__":  # a script's own folder leads sys.path; the packages
 
 from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing registers the auto classes)
 from train.arguments import parse_arguments  # noqa: E402
-from train.checkpoint import load_model, load_processor, resume_point, save_stage, start_deepspeed  # noqa: E402
+from train.checkpoint import (  # noqa: E402
+    load_model,
+    load_processor,
+    resume_point,
+    save_stage,
+    start_deepspeed,
+    whole_models,
+)
 from train.collator import AVicunaCollator  # noqa: E402
 from train.media_rows import open_media, unused_media  # noqa: E402
 from train.packed_attention import prepare_for_packing  # noqa: E402
@@ -42,7 +49,8 @@ def main(arguments: list[str] | None = None):
     processor = load_processor(stage.model_name_or_path)
     start = describe_start(stage.model_name_or_path)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
-    rows, counts = load_rows(stage, media=media, seed=training.seed)
+    with whole_models(training):
+        rows, counts = load_rows(stage, media=media, seed=training.seed)
 
     start_deepspeed(training)
     model = load_model(stage.model_name_or_path, dtype=stage.dtype, attn_implementation=stage.attn_implementation)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ..curation_report import CurationReport
 from ..media import MediaError, probe
+from ..provenance import build_environment
 from .captions import SOURCE, Clip, read_clips
 from .clustering import DROPPED, cluster_clips, mean_pair_cosine, measure_clusters
 from .embedding import embed_captions
@@ -32,6 +33,17 @@ SUMMARY_FILE = "prepared.json"
 REPORT_FILE = "report.json"
 DROPPED_FILE = "dropped.jsonl"
 VIDEOS = "videos"
+# Whose versions may change a byte of the build.
+PACKAGES = (
+    "av",
+    "datasets",
+    "numpy",
+    "pyarrow",
+    "scikit-learn",
+    "sentence-transformers",
+    "torch",
+    "transformers",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ def curate(settings: CurationSettings, folder: Path) -> None:
     report.settings["settings"] = settings.values()
     encoder = Path(settings.text_encoder).name if Path(settings.text_encoder).is_dir() else settings.text_encoder
     report.settings["text_encoder"] = encoder if settings.needs_embeddings else None
-    report.write(folder)
+    report.write(folder, environments=[build_environment(PACKAGES)])
     (folder / SUMMARY_FILE).write_text(json.dumps(num_rows) + "\n", encoding="utf-8")
 
 

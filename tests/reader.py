@@ -1,0 +1,217 @@
+"""Somebody who reads the pages and does what they show, in a folder of his own. Not a test itself.
+
+He runs each snippet in this process or, `in_shell`, as a person types it; he remembers what went wrong, for the test of that
+snippet to tell. The Hub and the judge are stand-ins, Slurm's commands run their tasks here, one after the other.
+"""
+
+import importlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import datasets
+import pytest
+from huggingface_hub import HfApi, constants
+
+from model_card import push as push_module
+from tests.documentation import PROJECT, Snippet, module_and_arguments
+from tests.hub_server import TOKEN, serve_hub
+from tests.published_files import (
+    HUB_MODELS,
+    read_folder,
+    write_published_annotations,
+    write_published_captions,
+    write_published_weights,
+)
+from tests.test_judge import JudgeServer
+from tests.two_processes import EXTENSIONS
+
+
+SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # the default; a folder of this name stands in for the Hub
+# Slurm's commands: an array's tasks here and now, from `--wrap` or from a script with its `#SBATCH --array=`
+SBATCH = """#!/bin/bash
+set -e
+for word in "$@"; do
+    case $word in
+        --array=*) array=${word#--array=} ;;
+        --export=*) export "${word##*,}" ;;
+        --*) ;;
+        *) given=$word ;;
+    esac
+done
+if [ -f "$given" ]; then
+    array=$(sed -n 's/^#SBATCH --array=//p' "$given")
+    command="bash $given"
+else
+    command=$given
+fi
+range=${array:-0-0}
+export SLURM_JOB_ID=1 SLURM_ARRAY_JOB_ID=1 SLURM_NODELIST=localhost
+for SLURM_ARRAY_TASK_ID in $(seq "${range%%-*}" "$(echo "${range#*-}" | cut -d% -f1)"); do
+    export SLURM_ARRAY_TASK_ID
+    bash -c "$command" >&2
+done
+echo "Submitted batch job 1"
+"""
+SCONTROL = """#!/bin/bash
+echo localhost
+"""
+SRUN = """#!/bin/bash
+while [ "$1" != launch_pickled_pipeline ]; do shift; done
+exec "$@"
+"""
+
+
+class Reader:
+    """The reader's folder, the stand-ins that he meets, and what he was told.
+
+    Args:
+        folder: empty.
+        sentence_encoder: the folder of the real all-MiniLM-L6-v2.
+        in_shell: whether he types everything into a shell.
+    """
+
+    def __init__(self, folder: Path, *, sentence_encoder: Path, in_shell: bool = False):
+        self.folder, self.in_shell = folder, in_shell
+        self.told: dict[Snippet, BaseException | None] = {}
+        self.output: dict[Snippet, str] = {}
+        for name in ("ds_config.json", "eval", "train"):
+            (folder / name).symlink_to(PROJECT / name)
+        (folder / SENTENCE_ENCODER).parent.mkdir()
+        (folder / SENTENCE_ENCODER).symlink_to(sentence_encoder)
+        (folder / "bin").mkdir()
+        for name, text in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("srun", SRUN)):
+            (folder / "bin" / name).write_text(text)
+            (folder / "bin" / name).chmod(0o755)
+        write_published_captions(folder)
+        write_published_weights(folder / "weights")
+
+    def __enter__(self) -> "Reader":
+        self._stack = ExitStack()
+        self.hub = self._stack.enter_context(serve_hub())
+        for repo_id, name in HUB_MODELS.items():
+            self.hub.repos["models", repo_id] = read_folder(self.folder / "weights" / name)
+        self.judge = JudgeServer()
+        self._stack.callback(self.judge.server.shutdown)
+        patch = self._stack.enter_context(pytest.MonkeyPatch.context())
+        patch.chdir(self.folder)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", self.folder / "datasets_cache")
+        for name, value in (
+            ("HF_HUB_OFFLINE", False),
+            ("HF_HUB_DISABLE_XET", True),
+            ("HF_HOME", str(self.folder / "home")),
+        ):
+            patch.setattr(constants, name, value)
+        patch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=self.hub.address, token=TOKEN))
+        return self
+
+    def __exit__(self, *failure) -> None:
+        self._stack.close()
+
+    def run(self, snippet: Snippet) -> None:
+        """Run a snippet and remember how it ended."""
+        self.told[snippet] = None
+        try:
+            if snippet.place in ("shell", "slow") or self.in_shell:
+                self.type_into_shell(snippet)
+            else:
+                self.run_here(snippet)
+        except SystemExit as end:
+            self.told[snippet] = end if end.code else None
+        except Exception as error:  # any failure is that snippet's, and its test raises it
+            self.told[snippet] = error
+            if isinstance(error, (KeyboardInterrupt, MemoryError)):
+                raise
+        self.find_names()
+
+    def run_here(self, snippet: Snippet) -> None:
+        """What the launcher would start, in this process."""
+        text = snippet.shortened(self.judge.url)
+        if snippet.language == "python":
+            exec(compile(text, snippet.page, "exec"), {"__name__": "__main__"})
+            return
+        name, arguments = module_and_arguments(snippet.words(text))
+        with mock.patch.object(sys, "argv", [name, *arguments]):
+            program(name).main()
+
+    def type_into_shell(self, snippet: Snippet) -> None:
+        """The snippet as a person types it, in a process that has the environment's programs and no more of this one."""
+        text = snippet.shortened(self.judge.url)
+        command = [sys.executable, "-c", text] if snippet.language == "python" else ["bash", "-c", text]
+        binaries = os.pathsep.join([str(self.folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = {
+            **self.hub.environment(self.folder / "home"),
+            "PATH": binaries,
+            "PYTHONPATH": str(PROJECT),
+            "DS_ACCELERATOR": "cpu",
+            "TORCH_EXTENSIONS_DIR": str(EXTENSIONS),
+        }
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        self.output[snippet] = done.stdout
+        if done.returncode:
+            raise RuntimeError(f"status {done.returncode}:\n{text}\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
+
+    def find_names(self) -> None:
+        """After each snippet: what `make demo` and earlier stages would have left, under the names that the pages use."""
+        outputs, world = self.folder / "outputs", self.folder / "outputs/world"
+        if (world / "annotations.json").exists() and not (self.folder / "data/valor").exists():
+            write_published_annotations(self.folder, world)
+        names = {
+            "outputs/demo/stage4": outputs / "sandbox/stage1",
+            "outputs/demo/eval": outputs / "eval",
+            "outputs/stage2": outputs / "vicuna_stage0",
+            "outputs/stage2_audio_text": outputs / "vicuna_stage0",
+            "outputs/stage3": outputs / "stage3_time_event",
+            "outputs/stage4": outputs / "avicuna-7b",
+            "captions.json": world / "captions.json",
+            "video.mp4": next(iter(sorted(world.glob("test/*.mp4"))), self.folder / "none"),
+        }
+        for name, target in names.items():
+            if target.exists() and not (self.folder / name).exists():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).symlink_to(target)
+        stage2 = outputs / "vicuna_stage0"
+        if (stage2 / "config.json").exists() and ("models", "user/avicuna-stage2") not in self.hub.repos:
+            self.hub.repos["models", "user/avicuna-stage2"] = read_folder(stage2)
+
+    def raise_what_went_wrong(self, snippet: Snippet) -> None:
+        if self.told[snippet] is not None:
+            raise AssertionError(f"{snippet.page}:\n{snippet.text}") from self.told[snippet]
+
+    def read_json(self, name: str) -> dict:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def check_effect(self, snippet: Snippet) -> None:
+        """What a command names as its output is there, and holds what such a command leaves."""
+        if snippet.language == "python":
+            return
+        words = shlex.split(snippet.shortened(self.judge.url).replace("'", " "))
+        outputs = [words[k + 1] for k, word in enumerate(words) if word in ("--output", "--output_dir")]
+        for output in outputs:
+            assert (self.folder / output).exists() and any((self.folder / output).iterdir()), f"{output} is empty"
+        if "eval.run" in words and "--" not in words:
+            assert self.read_json(f"{outputs[0]}/results.json")["metrics"]
+        if "eval.judge" in words:
+            assert (
+                self.read_json(f"{words[words.index('--run') + 1]}/results_judge.json")["metrics"]["accuracy"] == 100.0
+            )
+        if "eval.study" in words:
+            assert self.read_json(f"{outputs[0]}/study.json")["rows"]
+        if "model_card.write" in words:
+            folder = next(words[words.index(option) + 1] for option in ("--model", "--dataset") if option in words)
+            assert words[words.index("--repo-id") + 1] in (self.folder / folder / "README.md").read_text()
+        if "model_card.push" in words and "--dry-run" not in words:
+            assert any(name == words[words.index("--repo-id") + 1] for _, name in self.hub.repos)
+
+
+def program(name: str):
+    """The module that `python -m name` starts."""
+    module = importlib.import_module(name)
+    return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
