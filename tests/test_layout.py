@@ -168,6 +168,6 @@ def test_the_constraints_pin_every_direct_dependency():
         line.split("==")[0].lower().replace("_", "-") for line in (PROJECT / "constraints.txt").open() if "==" in line
     }
     declared = re.findall(r'"([A-Za-z0-9_-]+)(?:>=[^"]*)"', (PROJECT / "setup.py").read_text())
-    optional = {"torchcodec", "setuptools", "datatrove"}
+    optional = {"torchcodec", "setuptools"}
     missing = {name.lower().replace("_", "-") for name in declared} - pinned - optional
     assert not missing
