@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
+from dataset_builders.card_facts import CARD_FILE, LICENCE_FILE, LICENCES, licences_of
+
 from .fresh_process import TIMEOUT, run_in_fresh_process
 from .local_paths import shorten_paths
 from .release import find_private_things
@@ -20,7 +22,7 @@ from .release import find_private_things
 TEXT_PATTERNS = ("report.json", "*.jsonl")
 LINKED_PATTERNS = ("*.parquet", "figures/*.png")
 VIDEO_PATTERN = "*.mp4"
-DATASET_PATTERNS = (*TEXT_PATTERNS, *LINKED_PATTERNS, VIDEO_PATTERN, "README.md")
+DATASET_PATTERNS = (*TEXT_PATTERNS, *LINKED_PATTERNS, VIDEO_PATTERN, CARD_FILE, LICENCE_FILE)
 VIDEO_COLUMN = "video"  # of rendered PU-VALOR: the mp4 itself
 PLACE = r"^(?:/|[A-Za-z]:\\).*[/\\]"  # the folders of an absolute path
 
@@ -38,7 +40,7 @@ os._exit(0)
 
 
 def assemble_dataset(folder: Path, *, output: Path, card: str, include_media: bool = False) -> list[Path]:
-    """Make the release of a built folder in the new folder `output`, with the card as README.md.
+    """Make the release of a built folder in the new folder `output`, with the card and its licences.
 
     Large files are symbolic links; a Parquet file whose `media` paths are absolute is written anew with bare file names.
 
@@ -61,7 +63,9 @@ def assemble_dataset(folder: Path, *, output: Path, card: str, include_media: bo
             place_parquet(folder / name, target)
         elif any(fnmatch.fnmatch(name, pattern) for pattern in linked):
             target.symlink_to((folder / name).resolve())
-    (output / "README.md").write_text(card, encoding="utf-8")
+    (output / CARD_FILE).write_text(card, encoding="utf-8")
+    if LICENCES.search(card):  # every card of ours; one that was written by hand need not
+        (output / LICENCE_FILE).write_text(licences_of(card), encoding="utf-8")
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 
@@ -87,7 +91,7 @@ def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[
         if VIDEO_COLUMN in pq.read_schema(path).names and not include_media:
             name = path.relative_to(folder).as_posix()
             problems.append(f"{name} holds the videos themselves: --include-media, if you may publish them")
-    for config in DatasetCard.load(folder / "README.md").data.to_dict().get("configs", []):
+    for config in DatasetCard.load(folder / CARD_FILE).data.to_dict().get("configs", []):
         for files in config["data_files"]:
             if not any(folder.glob(files["path"])):
                 problems.append(f"README.md promises the split {files['split']} in {files['path']}: no such file")

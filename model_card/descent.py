@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataset_builders.card_facts import LICENCE_FILE
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 
 from .facts import read_json
@@ -99,7 +100,7 @@ def describe_licence(names: Iterable[str], *, license: str | None = None) -> Lic
             if names
             else f"The weights are published under {license}.",
         )
-    return Licence({"license": "other", "license_name": "see-licences", "license_link": "README.md#licences"}, note)
+    return Licence({"license": "other", "license_name": "see-licences", "license_link": LICENCE_FILE}, note)
 
 
 def read_descent(checkpoint: Path) -> Descent:

@@ -17,6 +17,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from dataset_builders.card_facts import CARD_FILE
 from dataset_builders.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
 
@@ -27,7 +28,7 @@ from .facts import has_both_towers, read_json
 from .fresh_process import ask_model
 from .release import ADAPTER_PATTERNS, PICKLES, PUBLISHED_PATTERNS, TRAINING_STATE, assemble_release, find_problems
 from .upload import upload
-from .write import CARD_FILE, dataset_card, write_adapter_card, write_model_card
+from .write import dataset_card, write_adapter_card, write_model_card
 
 
 VERIFICATION_QUESTION = "What happens in the video, and when?"

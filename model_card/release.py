@@ -29,13 +29,14 @@ PUBLISHED_PATTERNS = (
     "added_tokens.json",
     "*_avicuna*.py",
     "README.md",
+    "LICENSE.md",
     "Notice",
     "example.mp4",
     "evaluation_results.json",
     "origin.json",
     "training_summary.json",
 )
-ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model*.safetensors", "README.md", "Notice")
+ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model*.safetensors", "README.md", "LICENSE.md", "Notice")
 RECORDS = ("evaluation_results.json", "training_summary.json")  # tell of files of this machine, by name alone once out
 REQUIRED_FILES = (
     "config.json",

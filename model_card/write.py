@@ -15,11 +15,12 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from dataset_builders import a5_222k_release
 from dataset_builders import dataset_card as pu_valor_card
+from dataset_builders.card_facts import CARD_FILE, LICENCE_FILE, licences_of
 from dataset_builders.citation import BIBTEX
 from dataset_builders.provenance import git_commit, model_hash
 
 from .code_samples import adapter_sample, model_sample
-from .descent import LLAMA_2_NOTICE, NOTICE_FILE, Descent, descent_of, describe_licence, read_descent
+from .descent import LLAMA_2_NOTICE, NOTICE_FILE, Descent, Licence, descent_of, describe_licence, read_descent
 from .facts import (
     check_results,
     count_audio_tokens,
@@ -36,7 +37,6 @@ from .facts import (
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_card_template.md")
-CARD_FILE = "README.md"
 RESULTS_FILE = "evaluation_results.json"  # the result files that a card shows, as they were written
 # The evaluations that a complete release has; a task without a result file is listed as "not run".
 EXPECTED_TASKS = ("unav100", "avsd", "music_avqa", "msvd_qa", "msrvtt_qa", "activitynet_qa")
@@ -114,10 +114,18 @@ def write_model_card(
         licence_note=licence.note,
         citation=BIBTEX,
     )
-    files = {CARD_FILE: str(card)}
-    if results:
-        files[RESULTS_FILE] = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-    return files | ({NOTICE_FILE: LLAMA_2_NOTICE} if licence.is_llama_2 else {})
+    records = {RESULTS_FILE: json.dumps(results, indent=2, ensure_ascii=False) + "\n"} if results else {}
+    return with_licence(str(card), licence) | records
+
+
+def with_licence(card: str, licence: Licence) -> dict[str, str]:
+    """The card, and the files that its licence wants beside it."""
+    files = {CARD_FILE: card}
+    if licence.metadata["license"] == "other":
+        files[LICENCE_FILE] = licences_of(card)
+    if licence.is_llama_2:
+        files[NOTICE_FILE] = LLAMA_2_NOTICE
+    return files
 
 
 def write_adapter_card(
@@ -149,7 +157,7 @@ def write_adapter_card(
         environment=describe_environment(own),
         licence_note=licence.note,
     )
-    return {CARD_FILE: str(card)} | ({NOTICE_FILE: LLAMA_2_NOTICE} if licence.is_llama_2 else {})
+    return with_licence(str(card), licence)
 
 
 def dataset_card(folder: Path, *, name: str) -> str:
@@ -193,7 +201,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     folder = options.model or options.dataset
     if options.dataset is not None:
-        files = {CARD_FILE: dataset_card(folder, name=options.repo_id or str(folder))}
+        card = dataset_card(folder, name=options.repo_id or str(folder))
+        files = {CARD_FILE: card, LICENCE_FILE: licences_of(card)}
     else:
         own = options.training
         files = write_model_card(

@@ -31,7 +31,8 @@ IN_A_SHELL = {
 SLOW = {
     "eval.study": "trains dozens of stages",
     "run_stages": "trains four stages",
-    "lmms_eval": "installs another project",
+    "lmms-eval": "installs another project",
+    "lmms_eval": "runs another project",
     "make demo": "sets up an environment and trains four stages",
 }
 # what no test can run
@@ -54,6 +55,11 @@ FEW_ROWS = """--datasets '{"path": "pu_valor", "options": {"captions_file": "dat
 SHORTER = (
     (r"(--captions-file data/valor/desc_train.json)", rf"\1 {FEW_VIDEOS}"),
     (r'(captions_file="data/valor/desc_train.json")', r"\1, num_videos=12, videos_per_shard=6"),
+    (r"^make demo", rf"make -C {PROJECT} demo OUTPUT=$PWD/outputs/made"),
+    (
+        r"^pip install ",
+        "python -m pip install --quiet --target site ",
+    ),  # on the reader's path, not in this environment
     (r"--array=0-63", "--array=0-1"),
     (r"tasks=64", "tasks=2"),
     (r"(?s)(.*sft\.py.*)", rf"\1 {ONE_STEP}"),

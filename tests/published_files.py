@@ -3,7 +3,9 @@
 All are invented: rows about the clips of a sandbox world, and random weights. `NAMES` says where the pages look for them.
 """
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import torch
@@ -108,6 +110,17 @@ def write_published_weights(folder: Path) -> None:
         lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
         get_peft_model(base, lora).save_pretrained(folder / stage)
         base = LlamaForCausalLM.from_pretrained(folder / "vicuna-7b-v1.5")
+
+
+def charades_repository(world: Path) -> dict[str, bytes]:
+    """Charades-STA as lmms-eval's own repository holds it: annotations, and the videos in an archive."""
+    clips = sorted((world / "clips").iterdir())[:2]
+    rows = [{"video": clip.name, "caption": "a dog barks", "timestamp": [1.0, 6.0]} for clip in clips]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as videos:
+        for clip in clips:
+            videos.write(clip, f"Charades_v1_480/{clip.name}")
+    return {"test.json": json.dumps(rows).encode(), "videos.zip": archive.getvalue()}
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from tests.documentation import PROJECT, Snippet, module_and_arguments
 from tests.hub_server import TOKEN, serve_hub
 from tests.published_files import (
     HUB_MODELS,
+    charades_repository,
     read_folder,
     write_published_annotations,
     write_published_captions,
@@ -113,6 +114,12 @@ class Reader:
     def __exit__(self, *failure) -> None:
         self._stack.close()
 
+    def run_as_far_as(self, last: Snippet, snippets: list[Snippet]) -> None:
+        """Run what comes before a snippet and has not been run, then the snippet itself."""
+        for snippet in snippets[: snippets.index(last) + 1]:
+            if snippet not in self.told:
+                self.run(snippet)
+
     def run(self, snippet: Snippet) -> None:
         """Run a snippet and remember how it ended."""
         self.told[snippet] = None
@@ -147,7 +154,7 @@ class Reader:
         environment = {
             **self.hub.environment(self.folder / "home"),
             "PATH": binaries,
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{self.folder / 'site'}",
             "DS_ACCELERATOR": "cpu",
             "TORCH_EXTENSIONS_DIR": str(EXTENSIONS),
         }
@@ -163,6 +170,7 @@ class Reader:
         outputs, world = self.folder / "outputs", self.folder / "outputs/world"
         if (world / "annotations.json").exists() and not (self.folder / "data/valor").exists():
             write_published_annotations(self.folder, world)
+            self.hub.repos["datasets", "lmms-eval/charades_sta"] = charades_repository(world)
         names = {
             "outputs/demo/stage4": outputs / "sandbox/stage1",
             "outputs/demo/eval": outputs / "eval",
@@ -204,6 +212,10 @@ class Reader:
             )
         if "eval.study" in words:
             assert self.read_json(f"{outputs[0]}/study.json")["rows"]
+        if "lmms_eval" in words:
+            assert "charades_sta_mIOU" in self.output[snippet]
+        if "demo" in words:
+            assert self.read_json("outputs/made/eval/results.json")["metrics"]
         if "model_card.write" in words:
             folder = next(words[words.index(option) + 1] for option in ("--model", "--dataset") if option in words)
             assert words[words.index("--repo-id") + 1] in (self.folder / folder / "README.md").read_text()

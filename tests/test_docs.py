@@ -21,13 +21,12 @@ RUN = [snippet for snippet in SNIPPETS if snippet.place in ("here", "shell")]
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory, sentence_encoder_dir):
     with Reader(tmp_path_factory.mktemp("reader"), sentence_encoder=sentence_encoder_dir) as somebody:
-        for snippet in RUN:
-            somebody.run(snippet)
         yield somebody
 
 
 @pytest.mark.parametrize("snippet", RUN, ids=str)
 def test_it_runs_and_leaves_what_it_should(snippet, reader):
+    reader.run_as_far_as(snippet, RUN)
     reader.raise_what_went_wrong(snippet)
     reader.check_effect(snippet)
 

@@ -1,14 +1,8 @@
-"""The lmms-eval plugin: its translation between two vocabularies, and, where lmms-eval is installed, a run of a task.
+"""The lmms-eval plugin: its translation between two vocabularies.
 
-lmms-eval pins old versions of packages that this project uses, so it is not among the project's dependencies; the last test
-runs in an environment that has it and skips, saying so, in others.
+lmms-eval asks for old versions of packages that this project uses, so it is not among the project's dependencies;
+tests/test_docs_slow.py installs it beside them and runs one of its tasks.
 """
-
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -53,38 +47,3 @@ def test_the_names_that_lmms_eval_looks_up_exist(project_dir):
     for module, name in models.AVAILABLE_MODELS.items():
         assert f"class {name}(lmms):" in (folder / "models" / f"{module}.py").read_text()
     assert (folder / "tasks" / "__init__.py").is_file()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed here")
-def test_a_task_of_lmms_eval_runs_offline(project_dir, tmp_path):
-    """Its Charades-STA task on two sandbox clips; only the place of the annotations is ours."""
-    from dataset_builders.sandbox.world import make_world
-    from train.initialize import build_tiny
-
-    videos = tmp_path / "hub" / "charades_sta" / "Charades_v1_480"
-    make_world(tmp_path / "world", num_clips=2)
-    videos.mkdir(parents=True)
-    rows = []
-    for path in sorted((tmp_path / "world" / "clips").iterdir()):
-        path.rename(videos / path.name)
-        rows.append({"video": path.name, "caption": "a dog barks", "timestamp": [1.0, 6.0]})
-    (tmp_path / "test.json").write_text(json.dumps(rows))
-    task = os.path.join(
-        os.path.dirname(importlib.util.find_spec("lmms_eval").origin), "tasks/charades_sta/charades.yaml"
-    )
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "local.yaml").write_text(
-        f"include: {task}\ntask: local_charades\ndataset_path: json\n"
-        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/test.json}}}}\ngeneration_kwargs: {{max_new_tokens: 6}}\n"
-    )
-    model, processor = build_tiny(["a dog barks"], num_av_tokens=8)
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    command = [sys.executable, "-m", "lmms_eval", "--model", "avicuna", "--batch_size", "2", "--log_samples"]
-    command += ["--model_args", f"pretrained={tmp_path}/model,device=cpu,times=seconds", "--tasks", "local_charades"]
-    command += ["--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "out")]
-    settings = {"HF_HOME": str(tmp_path / "hub"), "LMMS_EVAL_PLUGINS": "eval.lmms_plugin", "HF_DATASETS_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=project_dir, env={**os.environ, **settings}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (results,) = (tmp_path / "out").rglob("*_results.json")
-    assert "charades_sta_mIOU,none" in json.loads(results.read_text())["results"]["local_charades"]

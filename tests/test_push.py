@@ -224,7 +224,12 @@ def test_the_card_of_a_pushed_adapter_runs_as_it_stands(hub, workshop, stage, tm
         ["--adapter", str(stage / "adapter"), "--base-model", "user/avicuna-stage2", "--repo-id", "user/lora"]
     )
     assert f"loads on {workshop.checkpoint} in a fresh process as PeftModel" in capsys.readouterr().out
-    assert set(hub.repos["models", "user/lora"]) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert set(hub.repos["models", "user/lora"]) == {
+        "README.md",
+        "LICENSE.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     card = hub.repos["models", "user/lora"]["README.md"].decode()
     assert "| pseudo-valor 8 | 2 | 4 | 0.01 |" in card and "Rank 4, alpha 64" in card
     sample = card.split("```python\n")[1].split("```")[0]
