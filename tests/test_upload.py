@@ -1,6 +1,9 @@
 """One commit or nothing: what a failed, interrupted, repeated or private upload leaves on the Hub (a stand-in)."""
 
 import hashlib
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,34 @@ def test_an_interrupted_upload_is_finished_by_the_same_command_and_sends_no_larg
     assert sent_objects(hub) == [f"PUT /objects/{last}"]
     assert hub.repos[MODEL] == {path.name: path.read_bytes() for path in release.iterdir()}
     assert MODEL not in hub.private, "the interrupted run made it private, and this one finished its work"
+
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from model_card.upload import upload
+
+upload(Path(sys.argv[1]), api=HfApi(), repo_id="user/avicuna")
+"""
+
+
+def test_a_killed_upload_is_finished_by_the_same_command(hub, release, tmp_path, project_dir):
+    command = [sys.executable, "-c", UPLOAD, str(release)]
+    settings = {"cwd": project_dir, "env": hub.environment(tmp_path / "home"), "stderr": subprocess.DEVNULL}
+    last = hashlib.sha256((release / SHARDS[-1]).read_bytes()).hexdigest()
+    hub.faults[f"PUT /objects/{last}"] = None
+    with subprocess.Popen(command, **settings) as process:
+        while len(hub.objects) < 2 or f"PUT /objects/{last}" not in hub.requests:
+            assert process.poll() is None, "it ended by itself"
+            time.sleep(0.05)
+        process.kill()
+    assert MODEL in hub.private and not hub.repos[MODEL]
+    hub.faults.clear()
+    hub.requests.clear()
+    subprocess.run(command, check=True, **settings)
+    assert sent_objects(hub) == [f"PUT /objects/{last}"]
+    assert set(hub.repos[MODEL]) == {path.name for path in release.iterdir()} and MODEL not in hub.private
 
 
 def test_a_new_repository_opens_only_when_its_commit_stands(hub, release):
