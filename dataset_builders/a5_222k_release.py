@@ -88,7 +88,13 @@ def card_text(report: dict[str, Any], *, name: str) -> str:
 def describe_source(source: str, num_read: int, row: dict[str, int]) -> list[str]:
     """Where a source's captions come from, and how many of its pairs were taken."""
     link, captions, terms = SOURCES[source]
-    return [link, captions, terms, *(f"{num:,}" for num in (num_read, row["usable"], row["target"], row["taken"]))]
+    return [
+        f"`{source}`",
+        link,
+        captions,
+        terms,
+        *(f"{num:,}" for num in (num_read, row["usable"], row["target"], row["taken"])),
+    ]
 
 
 def describe_drops(sources: list[str], counts: dict[str, dict]) -> list[list[str]]:

@@ -36,18 +36,22 @@ def fill_template(template: Path, metadata: DatasetCardData, **values) -> str:
 
 
 def write_card_files(folder: str | Path, card: str) -> None:
-    """Write README.md, and its section on licences as the file that its YAML block names."""
+    """Write README.md and, where its YAML block names LICENSE.md, its section on licences under that name."""
     (Path(folder) / CARD_FILE).write_text(card, encoding="utf-8")
-    (Path(folder) / LICENCE_FILE).write_text(licences_of(card), encoding="utf-8")
+    if f"\nlicense_link: {LICENCE_FILE}\n" in card:
+        (Path(folder) / LICENCE_FILE).write_text(licences_of(card), encoding="utf-8")
 
 
 def licences_of(card: str) -> str:
-    """The section "Licences" of a card, as a text of its own.
+    """The section "Licences" of a card, as a text of its own. ValueError for a card without it.
 
     >>> licences_of("# Title\\n\\n## Licences\\n\\nNone.\\n\\n## Citation\\n")
     '# Licences\\n\\nNone.\\n'
     """
-    return LICENCES.search(card).group(0).removeprefix("#").rstrip() + "\n"
+    found = LICENCES.search(card)
+    if found is None:
+        raise ValueError('the card has no section "## Licences"')
+    return found.group(0).removeprefix("#").rstrip() + "\n"
 
 
 def local_name(folder: str | Path) -> str:
@@ -132,5 +136,5 @@ def describe_environments(report: dict) -> list[str]:
             lines.append(NOT_RECORDED)
             continue
         versions = ", ".join(f"{name} {version}" for name, version in sorted(environment["packages"].items()))
-        lines.append(f"built at commit `{environment['git_commit'] or 'unknown'}` with {versions}")
+        lines.append(f"Built at commit `{environment['git_commit'] or 'unknown'}` with {versions}")
     return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 
 from .card_facts import (
+    NOT_RECORDED,
     card_metadata,
     describe_environments,
     describe_size,
@@ -65,7 +66,7 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
         rendered=rendered,
         num_videos=sum(num_rows.values()),
         size=describe_size(None if sizes is None else sizes.values()),
-        split_rows=[describe_split(split, num_rows[split], facts[split]) for split in splits],
+        split_rows=[describe_split(split, num_rows[split], facts[split], sizes) for split in splits],
         cluster_rows=[describe_clusters(split, facts[split]) for split in splits],
         setting_rows=describe_settings(report["settings"]),
         source_rows=[describe_source(source, counts) for source, counts in sorted(report["sources"].items())],
@@ -77,8 +78,8 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
     )
 
 
-def describe_split(split: str, num_videos: int, facts: dict) -> list[str]:
-    """What a split's videos are made of."""
+def describe_split(split: str, num_videos: int, facts: dict, sizes: dict | None) -> list[str]:
+    """What a split's videos are made of, and how large its files are."""
     spans, counts = facts["duration_seconds"], [int(count) for count in facts["clips_per_video"]]
     return [
         split,
@@ -87,6 +88,7 @@ def describe_split(split: str, num_videos: int, facts: dict) -> list[str]:
         f"{facts['num_clips']:,}",
         f"{min(counts)} to {max(counts)}" if counts else "-",
         f"{spans['min']:.1f} / {spans['mean']:.1f} / {spans['max']:.1f}" if spans else "-",
+        NOT_RECORDED if sizes is None else f"{sizes[split]['file_bytes']:,}",
     ]
 
 

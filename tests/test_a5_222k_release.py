@@ -41,12 +41,18 @@ def test_every_number_of_the_card_is_in_the_report(release):
     mix = report["settings"]["mix"]
     assert sum(row["taken"] for row in mix.values()) == 900 and "\n900 pairs of a sound" in card
     for source, row in mix.items():
-        read = report["sources"][source]["read"]
-        assert f"| {source} | {read:,} | {row['usable']:,} | {row['target']:,} | {row['taken']:,} |" in card
+        numbers = [
+            f"{num:,}" for num in (report["sources"][source]["read"], row["usable"], row["target"], row["taken"])
+        ]
+        (line,) = [line for line in card.splitlines() if line.startswith(f"| `{source}` |")]
+        assert line.endswith(f"| {' | '.join(numbers)} |")
         for reason, num in report["sources"][source]["dropped"].items():
             assert f"| {source} | {reason} | {num:,} |" in card
     assert "clotho (`test.csv.gz`)" in card and "our choices" in card and "222,000" in card
-    assert "{" not in card and "audiocaps" not in card.split("## Sources")[1].split("## Columns")[0]
+    assert "{{" not in card and "audiocaps" not in card.split("## Sources")[1].split("The paper")[0]
+    assert card.index("| `clotho` |") < card.index("| `wavcaps` |")  # a sound that both have stays in the first
+    held_out = report["sources"]["clotho"]["dropped"].get("in_test_set", 0)
+    assert f"Pairs left out for it: {held_out}." in card
 
 
 def test_a_release_is_made_whole_or_not_at_all(release, tmp_path):
@@ -55,7 +61,9 @@ def test_a_release_is_made_whole_or_not_at_all(release, tmp_path):
     with pytest.raises(ValueError, match="needs a source"):
         write_release(A5222KConfig(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    assert sorted(path.name for path in release.iterdir()) == ["README.md", "data", "dropped.jsonl", "report.json"]
+    assert sorted(path.name for path in release.iterdir()) == [
+        *("LICENSE.md", "README.md", "data", "dropped.jsonl", "report.json")
+    ]
 
 
 def test_the_same_settings_give_the_same_bytes(release, data_dir, tmp_path):
@@ -78,4 +86,5 @@ def test_a_card_without_limits_or_evaluation_sets_says_so(release):
     report = json.loads((release / "report.json").read_text())
     report["settings"] |= {"max_duration": None, "num_pairs": None, "exclude_clotho_file": None}
     card = card_text(report, name="me/a5")
-    assert "no limit was set" in card and "kept out: none" in card and 'load_dataset("me/a5"' in card
+    assert "so many seconds: no limit was set" in card and "Leak check: not run" in card
+    assert 'load_dataset("me/a5"' in card and "asked for in all: all" in card

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import Features
+from huggingface_hub import DatasetCard
 
 from benchmarks import curation_full_size
-from dataset_builders import build
+from dataset_builders import build, built_folder
 from dataset_builders.built_folder import build_folder, list_shards, prepare_folder
 from dataset_builders.dataset_card import card_text
 from dataset_builders.media import MediaError, MediaWriter
@@ -48,12 +50,12 @@ def folder(tmp_path_factory):
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(folder, tmp_path):
-    written = []
     for num_workers in (2, 4):
         settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
-        written.append(files_of(build_folder(settings, tmp_path / str(num_workers), num_workers=num_workers)))
-    assert written[0] == written[1] == files_of(folder)
-    assert len(written[0]) == 5
+        built = build_folder(settings, tmp_path / str(num_workers) / "pu_valor", num_workers=num_workers)
+        assert files_of(built) == files_of(folder) and len(files_of(built)) == 5
+        for name in ("report.json", "README.md"):
+            assert (built / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_path):
@@ -132,6 +134,32 @@ def test_a_plan_that_another_process_finished_first_is_used(folder, tmp_path, mo
     assert [path.name for path in (tmp_path / ".build").iterdir()] == [settings.fingerprint()]
 
 
+def test_a_build_that_went_on_elsewhere_names_each_commit_and_keeps_its_bytes(folder, tmp_path, monkeypatch):
+    settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
+    output = tmp_path / "pu_valor"
+    build_folder(settings, output, shards=[("train", 0), ("train", 1)])
+    elsewhere = {"git_commit": "feed" * 10, "packages": {"numpy": "9.9.9"}}
+    monkeypatch.setattr(built_folder, "build_environment", lambda packages: elsewhere)
+    # an older version left this: a plan and a mark that do not tell what they were made on
+    (work,) = (output / ".build").iterdir()
+    report, mark = (json.loads((work / name).read_text()) for name in ("report.json", "done/train-00001.json"))
+    here = report.pop("environments")
+    (work / "report.json").write_text(json.dumps(report))
+    (work / "done/train-00001.json").write_text(
+        json.dumps({name: mark[name] for name in ("num_rows", "sha256", "drops")})
+    )
+    build_folder(settings, output)
+    finished = json.loads((output / "report.json").read_text())
+    assert (
+        files_of(output) == files_of(folder)
+        and finished["sizes"] == json.loads((folder / "report.json").read_text())["sizes"]
+    )
+    assert len(finished["environments"]) == 3
+    assert all(one in finished["environments"] for one in (None, elsewhere, *here))
+    card = (output / "README.md").read_text()
+    assert "* not recorded\n" in card and f"* Built at commit `{'feed' * 10}` with numpy 9.9.9\n" in card
+
+
 def test_a_folder_of_another_build_is_refused(folder):
     settings = quick_settings(folder.parent / "desc.json", seed=1)
     with pytest.raises(ValueError, match="holds the finished build .* choose another folder"):
@@ -162,9 +190,8 @@ def test_the_card_tells_the_counts_and_the_report_the_hashes(folder):
     assert report["fingerprint"] in card and set(report["sha256"]) == set(files_of(folder))
     for name in ("timeline.png", "distributions.png"):
         assert f"figures/{name}" in card and (folder / "figures" / name).read_bytes().startswith(b"\x89PNG")
-    assert "301 test videos of UnAV-100" in card
     published = card_text(report, name="user/pu_valor")
-    assert published == card.replace("path/to/this/folder", "user/pu_valor") != card
+    assert published == card.replace('"./pu_valor"', '"user/pu_valor"') != card
 
 
 def test_the_folder_loads_without_our_code(folder, tmp_path):
@@ -239,6 +266,11 @@ def test_rendered_rows_carry_their_video_and_bad_clips_are_counted(tmp_path):
         "print(len(ds))\n"
     )
     assert run_python(code, cwd=tmp_path).strip() == "3"
+    card = (folder / "README.md").read_text()
+    assert "The videos are rendered" in card and "This copy holds rendered media" in card
+    assert list(Features._from_yaml_list(DatasetCard(card).data.dataset_info["features"])) == [*FEATURES, "video"]
+    sample = card.split("```python\n")[1].split("```")[0]
+    assert "Video(decode=False)" in sample and " s: " in run_python(sample, cwd=tmp_path)
 
 
 def test_a_row_whose_clip_breaks_while_rendering_is_dropped_with_the_reason(folder, tmp_path, monkeypatch):

@@ -36,5 +36,7 @@ def test_the_written_account_lists_each_record_and_is_the_same_for_the_same_deci
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     written = json.loads((tmp_path / "one" / "report.json").read_text())
     assert written == {"settings": {"seed": 3}, "sources": filled_report().counts()}
+    filled_report().write(tmp_path / "facts", sizes={"train": 3})
+    assert json.loads((tmp_path / "facts" / "report.json").read_text()) == {**written, "sizes": {"train": 3}}
     lines = [json.loads(line) for line in (tmp_path / "one" / "dropped.jsonl").read_text().splitlines()]
     assert lines == filled_report().entries and lines[0]["detail"] == [1.0, 2.0]

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
-from dataset_builders.provenance import git_commit, model_hash, package_versions
+from dataset_builders.provenance import build_environment, git_commit, model_hash, package_versions
 
 
 def test_the_commit_is_git_s(monkeypatch):
@@ -15,7 +15,9 @@ def test_the_commit_is_git_s(monkeypatch):
 
 
 def test_versions_are_those_installed():
-    assert package_versions(["torch", "numpy"]) == {"torch": version("torch"), "numpy": version("numpy")}
+    versions = {"torch": version("torch"), "numpy": version("numpy")}
+    assert package_versions(["torch", "numpy"]) == versions
+    assert build_environment(["torch", "numpy"]) == {"git_commit": git_commit(), "packages": versions}
 
 
 def test_a_model_is_its_weights_and_settings_wherever_it_lies_and_whatever_lies_beside_it(tmp_path):

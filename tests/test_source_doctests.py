@@ -7,7 +7,7 @@ import pytest
 
 
 MODULES_WITH_EXAMPLES = (
-    "a5_222k_release",
+    "card_facts",
     "curation_report",
     "mixture",
     "wordings",
