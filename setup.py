@@ -30,10 +30,12 @@ TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
+    "selenium>=4.20",
     "sentencepiece>=0.2",
     "protobuf>=4",
 ]
 DOCS = ["pdoc>=15"]
+SPACE = ["gradio>=6.31"]
 CLUSTER = ["datatrove>=0.5"]
 
 setup(
@@ -57,9 +59,11 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "docs": DOCS,
+        # tries the Space of a release before it is sent
+        "space": SPACE,
         # builds PU-VALOR shards under an existing engine, on Slurm or Ray
         "cluster": CLUSTER,
-        "dev": TRAIN + EVAL + TEST + DOCS + CLUSTER + ["ruff>=0.9"],
+        "dev": TRAIN + EVAL + TEST + DOCS + CLUSTER + SPACE + ["ruff>=0.9"],
         # decoding by torchcodec (the Video() and Audio() columns of `datasets`) wants the system's FFmpeg libraries
         "torchcodec": ["torchcodec>=0.10"],
     },

@@ -1,10 +1,11 @@
 """The release folder of a built data set: names of files, never places of this machine, and no media by accident.
 
-`assemble_dataset` makes it from a finished PU-VALOR or A5-222K folder; `find_dataset_problems` names what may not go to the
+`assemble_dataset` and `place_card` make it from a finished PU-VALOR or A5-222K folder; `find_dataset_problems` names what may not go to the
 Hub; `verify_dataset` reads it the way a stranger would. Nothing here touches the network.
 """
 
 import fnmatch
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
-from dataset_builders.card_facts import CARD_FILE, LICENCE_FILE, LICENCES, licences_of
+from dataset_builders.card_facts import (
+    CARD_FILE,
+    LICENCE_FILE,
+    LICENCES,
+    add_sizes,
+    licences_of,
+    measure_parquet,
+)
 
+from .facts import read_json
 from .fresh_process import TIMEOUT, run_in_fresh_process
 from .local_paths import shorten_paths
 from .release import find_private_things
@@ -39,10 +48,11 @@ os._exit(0)
 """
 
 
-def assemble_dataset(folder: Path, *, output: Path, card: str, include_media: bool = False) -> list[Path]:
-    """Make the release of a built folder in the new folder `output`, with the card and its licences.
+def assemble_dataset(folder: Path, *, output: Path, include_media: bool = False) -> list[Path]:
+    """Make the release of a built folder in the new folder `output`, but for its card: see `place_card`.
 
-    Large files are symbolic links; a Parquet file whose `media` paths are absolute is written anew with bare file names.
+    Large files are symbolic links; a Parquet file whose `media` paths are absolute is written anew with bare file names,
+    and the sizes in the report are those of the files that go.
 
     Raises:
         FileNotFoundError: `folder` holds no Parquet files.
@@ -63,10 +73,28 @@ def assemble_dataset(folder: Path, *, output: Path, card: str, include_media: bo
             place_parquet(folder / name, target)
         elif any(fnmatch.fnmatch(name, pattern) for pattern in linked):
             target.symlink_to((folder / name).resolve())
-    (output / CARD_FILE).write_text(card, encoding="utf-8")
-    if LICENCES.search(card):  # every card of ours; one that was written by hand need not
-        (output / LICENCE_FILE).write_text(licences_of(card), encoding="utf-8")
+    measure_again(output)
     return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def measure_again(release: Path) -> None:
+    """Bring the sizes in a release's report to those of its files."""
+    path = release / "report.json"
+    report = read_json(path) if path.is_file() else {}
+    sizes = {
+        split: add_sizes(measure_parquet(shard) for shard in sorted((release / "data").glob(f"{split}-*.parquet")))
+        for split in report.get("sizes", {})
+    }
+    if sizes != report.get("sizes", {}):
+        report["sizes"] = sizes
+        path.write_text(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def place_card(release: Path, card: str) -> None:
+    """Write the card of a release as README.md, and what it says of licences as a file of its own."""
+    (release / CARD_FILE).write_text(card, encoding="utf-8")
+    if LICENCES.search(card):  # every card of ours; one that was written by hand need not
+        (release / LICENCE_FILE).write_text(licences_of(card), encoding="utf-8")
 
 
 def place_parquet(source: Path, target: Path) -> None:

@@ -22,11 +22,12 @@ from dataset_builders.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
 
 from .code_samples import find_foreign_ids, pin_revision
-from .dataset_release import DATASET_PATTERNS, assemble_dataset, find_dataset_problems, verify_dataset
+from .dataset_release import DATASET_PATTERNS, assemble_dataset, find_dataset_problems, place_card, verify_dataset
 from .descent import read_descent
 from .facts import has_both_towers, read_json
 from .fresh_process import ask_model
 from .release import ADAPTER_PATTERNS, PICKLES, PUBLISHED_PATTERNS, TRAINING_STATE, assemble_release, find_problems
+from .space_release import assemble_space, find_space_problems, verify_space
 from .upload import upload
 from .write import dataset_card, write_adapter_card, write_model_card
 
@@ -54,28 +55,39 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--include-media", action="store_true", help="publish rendered videos, too: only with the right to"
     )
+    parser.add_argument(
+        "--space-id", help="with --model: also publish a Space here that runs the model in the browser"
+    )
     parser.add_argument("--private", action="store_true", help="keep the repository private")
     parser.add_argument("--revision", help="branch to commit to, made when it is new; default: main")
     parser.add_argument("--dry-run", action="store_true", help="assemble, verify, print what would go, send nothing")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.space_id is not None and (options.model is None or options.revision is not None):
+        parser.error(
+            "--space-id goes with --model, and without --revision: a Space runs what stands on the main branch"
+        )
+    return options
 
 
-def choose_texts(options: argparse.Namespace, repo_id: str) -> dict[str, str]:
+def choose_texts(options: argparse.Namespace, repo_id: str, *, built: Path | None = None) -> dict[str, str]:
     """The card, and what belongs beside it, by file name.
 
     The given card, else the README.md that `model_card.write` left in a model's folder, else one written now; its code
     loads the revision that the release goes to.
 
+    Args:
+        built (`Path`, *optional*): the assembled release of a data set, whose report the card is written from.
+
     Raises:
         ValueError: there is no such card, it loads another repository than `repo_id`, or it tells of other weights.
     """
-    folder = options.model or options.adapter or options.dataset
+    folder = options.model or options.adapter
     if options.card is not None:
         if not options.card.is_file():
             raise ValueError(f"{options.card} does not exist")
         texts = {CARD_FILE: options.card.read_text(encoding="utf-8")}
     elif options.dataset is not None:
-        texts = {CARD_FILE: dataset_card(folder, name=repo_id)}
+        texts = {CARD_FILE: dataset_card(built, name=repo_id)}
     elif options.adapter is not None:
         descent = read_descent(folder.parent)
         texts = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model, descent=descent)
@@ -132,10 +144,17 @@ def prepare_adapter(options: argparse.Namespace, release: Path, repo_id: str) ->
 
 def prepare_dataset(options: argparse.Namespace, release: Path, repo_id: str) -> None:
     """The same for a built data set."""
-    card = choose_texts(options, repo_id)[CARD_FILE]
-    assemble_dataset(options.dataset, output=release, card=card, include_media=options.include_media)
+    assemble_dataset(options.dataset, output=release, include_media=options.include_media)
+    place_card(release, choose_texts(options, repo_id, built=release)[CARD_FILE])
     refuse(options.dataset, find_dataset_problems(release, include_media=options.include_media))
     print(f"loads in a fresh process; first rows: {verify_dataset(release)}")
+
+
+def prepare_space(model: Path, space: Path, model_id: str) -> None:
+    """The same for the Space that runs the release in `model`, once it is `model_id` on the Hub."""
+    assemble_space(model_id, output=space)
+    refuse(space, find_space_problems(space))
+    print(f"the Space starts in a fresh process and answers: {verify_space(space, model=model)!r}")
 
 
 PREPARE = {"model": prepare_model, "adapter": prepare_adapter, "dataset": prepare_dataset}
@@ -152,11 +171,6 @@ def make_example_video(folder: Path) -> Path:
     return next((folder / "test").glob("*.mp4"))
 
 
-def list_files(folder: Path) -> list[tuple[str, int]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
-
-
 def check_base_model(api: HfApi, base_model: str) -> None:
     """Raise `ValueError` where the Hub has no such model: an adapter's users could not load it."""
     try:
@@ -169,33 +183,42 @@ def check_base_model(api: HfApi, base_model: str) -> None:
 
 def publish(options: argparse.Namespace) -> None:
     """Assemble, verify, list and, unless it is a dry run, send."""
-    api, repo_id = HfApi(), options.repo_id
-    if "/" not in repo_id and not options.dry_run:
-        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    api = HfApi()
+    repo_id, space_id = (
+        f"{api.whoami()['name']}/{name}" if name and "/" not in name and not options.dry_run else name
+        for name in (options.repo_id, options.space_id)
+    )
     kind = next(kind for kind in PREPARE if getattr(options, kind) is not None)
     repo_type = "dataset" if kind == "dataset" else "model"
     if options.base_model is not None and not options.dry_run:
         check_base_model(api, options.base_model)
     with tempfile.TemporaryDirectory(prefix="avicuna-release-") as scratch:
-        release = Path(scratch) / "release"
+        release, space = Path(scratch) / "release", Path(scratch) / "space"
         PREPARE[kind](options, release, repo_id)
-        files = list_files(release)
-        for name, size in files:
-            print(f"{size:>14,} B  {name}")
-        print(f"{sum(size for _, size in files):>14,} B  in {len(files)} files for {repo_type} {repo_id}")
+        print_files(release, f"{repo_type} {repo_id}")
+        if space_id is not None:
+            prepare_space(release, space, repo_id)
+            print_files(space, f"space {space_id}")
         if options.dry_run:
             print("dry run: nothing was sent")
             return
+        shared = {"api": api, "private": options.private}
+        replaces = REPLACED[kind]
         url = upload(
-            release,
-            api=api,
-            repo_id=repo_id,
-            repo_type=repo_type,
-            private=options.private,
-            revision=options.revision,
-            replaces=REPLACED[kind],
+            release, repo_id=repo_id, repo_type=repo_type, revision=options.revision, replaces=replaces, **shared
         )
         print(f"published: {url}")
+        if space_id is not None:
+            url = upload(space, repo_id=space_id, repo_type="space", space_sdk="gradio", **shared)
+            print(f"published: {url}")
+
+
+def print_files(folder: Path, destination: str) -> None:
+    """What goes, file by file, and where to."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        print(f"{path.stat().st_size:>14,} B  {path.relative_to(folder).as_posix()}")
+    print(f"{sum(path.stat().st_size for path in files):>14,} B  in {len(files)} files for {destination}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -34,8 +34,8 @@ class Hub:
     """What the server holds: `repos[kind, name]` maps the paths of "main" to bytes; `address` is its URL.
 
     `branches[kind, name, branch]` are the other branches, `commits[sha]` what stood at each commit, `private` the
-    repositories that only their owner sees. `faults` maps a pattern of "METHOD /path" to an HTTP status, or to None: the
-    connection is dropped.
+    repositories that only their owner sees, `space_sdks` what each Space runs on. `faults` maps a pattern of "METHOD /path"
+    to an HTTP status, or to None: the connection is dropped.
     """
 
     address: str = ""
@@ -43,6 +43,7 @@ class Hub:
     branches: dict[tuple[str, str, str], dict[str, bytes]] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: set[tuple[str, str]] = field(default_factory=set)
+    space_sdks: dict[str, str] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     faults: dict[str, int | None] = field(default_factory=dict)
@@ -152,6 +153,8 @@ class HubHandler(BaseHTTPRequestHandler):
         if status == 200:
             self.hub.repos[kind, name] = {}
             self.set_visibility(kind, name, wanted)
+            if kind == "spaces":
+                self.hub.space_sdks[name] = wanted["sdk"]
         prefix = "" if kind == "models" else f"{kind}/"
         self.answer({"url": f"{self.hub.address}/{prefix}{name}", "name": name, "id": name}, status)
 

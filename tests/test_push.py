@@ -128,6 +128,24 @@ def test_the_card_of_a_pushed_model_runs_as_it_stands(hub, checkpoint, tmp_path,
     assert told.strip().splitlines()[-1] == "list"
 
 
+def test_a_space_that_runs_the_model_is_tried_and_goes_with_it(hub, checkpoint, monkeypatch, capsys):
+    pytest.importorskip("gradio", reason="Gradio is not installed: the extra `space`")
+    monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
+    line = ["--model", str(checkpoint), "--repo-id", "avicuna", "--space-id", "avicuna-demo"]
+    push_module.main(line)
+    assert "the Space starts in a fresh process and answers: " in capsys.readouterr().out
+    space = hub.repos["spaces", "user/avicuna-demo"]
+    assert (
+        set(space) == {"README.md", "app.py", "requirements.txt"} and hub.space_sdks["user/avicuna-demo"] == "gradio"
+    )
+    assert b'MODEL_ID = "user/avicuna"' in space["app.py"] and b"- user/avicuna\n" in space["README.md"]
+    assert ("spaces", "user/avicuna-demo") not in hub.private and "model.safetensors" in hub.repos[MODEL]
+    for wrong in (["--revision", "v1"], ["--revision", "main"]):
+        with pytest.raises(SystemExit):
+            push_module.main([*line, *wrong])
+        assert "--space-id goes with --model, and without --revision" in capsys.readouterr().err
+
+
 def logits_in_memory(checkpoint: Path) -> float:
     model = AVicunaForConditionalGeneration.from_pretrained(checkpoint)
     inputs = AVicunaProcessor.from_pretrained(checkpoint)(text="USER: hello ASSISTANT:", return_tensors="pt")

@@ -1,0 +1,265 @@
+"""A Hugging Face Space that runs a published model: assembled, searched for what may not go out, and tried.
+
+`assemble_space` writes the app (`space/app.py`), its README and its requirements; `verify_space` starts it the way the
+Hub does, with nothing but what those requirements bring, and asks it about the example video. `push.py` sends it.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from huggingface_hub import SpaceCard, SpaceCardData, hf_hub_download
+from huggingface_hub.utils import validate_repo_id
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from .facts import has_both_towers, read_json
+from .fresh_process import TIMEOUT, run_in_fresh_process
+from .release import find_private_things
+
+
+SPACE = Path(__file__).with_name("space")
+CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+APP_FILE, CARD_FILE, REQUIREMENTS_FILE = "app.py", "README.md", "requirements.txt"
+SPACE_FILES = (APP_FILE, CARD_FILE, REQUIREMENTS_FILE)
+# What the app and the code of a checkpoint import to answer about an mp4; a Space's `sdk_version` brings Gradio
+REQUIRED_PACKAGES = ("av", "decord", "huggingface_hub", "numpy", "torch", "torchaudio", "torchvision", "transformers")
+MODEL_LINE = re.compile(r'^MODEL_ID = "([^"]*)"', re.MULTILINE)
+VERIFICATION_QUERY = "dog barking"
+START_APP = """
+import json
+import runpy
+
+app, hidden = sys.argv[1:]
+for name in json.loads(hidden):
+    sys.modules[name] = None
+sys.argv = [app]
+runpy.run_path(app, run_name="__main__")
+"""
+ASK_APP = """
+import json
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+from gradio_client import Client, handle_file
+
+video, address, query, question = sys.argv[1:]
+client = Client(address, verbose=False, analytics_enabled=False)
+_, table = client.predict(handle_file(video), query, api_name="/locate")
+answer = client.predict(handle_file(video), question, api_name="/ask")
+print(json.dumps({"events": len(table["data"]), "answer": answer}))
+"""
+
+
+def assemble_space(model_id: str, *, output: Path, title: str | None = None) -> list[Path]:
+    """Write the Space of the model `model_id` into the new folder `output`; returns its files, sorted.
+
+    Raises:
+        ValueError: `model_id` is no Hub id of the form user/name.
+        FileExistsError: `output` exists: a release is never mixed into older files.
+    """
+    validate_repo_id(model_id)
+    if "/" not in model_id:
+        raise ValueError(f"a Space loads its model by the id user/name, got {model_id}")
+    title = title or f"{model_id.split('/')[-1]}: what happens in a video, and when?"
+    pins = read_pins(CONSTRAINTS)
+    app, replaced = MODEL_LINE.subn(f'MODEL_ID = "{model_id}"', (SPACE / APP_FILE).read_text(encoding="utf-8"))
+    assert replaced == 1, "the app has no line that names its model"
+    metadata = SpaceCardData(
+        title=title,
+        sdk="gradio",
+        sdk_version=pins["gradio"],
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+        app_file=APP_FILE,
+        license="apache-2.0",
+        models=[model_id],
+        pinned=False,
+        short_description="Lists the events of a video with their times",
+    )
+    card = SpaceCard.from_template(
+        metadata,
+        template_path=str(SPACE / "README_template.md"),
+        title=title,
+        model_id=model_id,
+        sdk_version=pins["gradio"],
+    )
+    output.mkdir(parents=True)
+    (output / APP_FILE).write_text(app, encoding="utf-8")
+    (output / CARD_FILE).write_text(str(card), encoding="utf-8")
+    requirements = "".join(f"{name}=={pins[name]}\n" for name in REQUIRED_PACKAGES)
+    (output / REQUIREMENTS_FILE).write_text(requirements, encoding="utf-8")
+    return sorted(output.iterdir())
+
+
+def read_pins(constraints: Path) -> dict[str, str]:
+    """Versions by package of a constraints file."""
+    lines = constraints.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def find_space_problems(folder: Path) -> list[str]:
+    """Everything that forbids publishing a Space, one sentence each that names the file; empty when all is well."""
+    missing = [f"{name} is missing" for name in SPACE_FILES if not (folder / name).is_file()]
+    problems = missing + find_private_things(folder)
+    if missing:
+        return problems
+    data = SpaceCard.load(folder / CARD_FILE).data
+    if data.sdk != "gradio" or data.app_file != APP_FILE or not data.sdk_version:
+        problems.append(f"{CARD_FILE} asks for {data.sdk} {data.sdk_version} and {data.app_file}: not this app")
+    loaded = MODEL_LINE.findall((folder / APP_FILE).read_text(encoding="utf-8"))
+    if loaded != data.models:
+        problems.append(f"{APP_FILE} loads {loaded}, but {CARD_FILE} names {data.models}")
+    for line in (folder / REQUIREMENTS_FILE).read_text(encoding="utf-8").splitlines():
+        if not re.fullmatch(r"[\w.-]+==[\w.+!-]+", line):
+            problems.append(f"{REQUIREMENTS_FILE} pins no version: {line!r}")
+    return problems
+
+
+def verify_space(folder: Path, *, model: str | Path, timeout: float = TIMEOUT) -> str:
+    """Start the app of `folder` in a fresh process and return its answer about the example video of `model`.
+
+    The process sees neither this project nor a package that the Space's requirements do not bring.
+
+    Args:
+        model (`str` or `Path`): the release folder, or a Hub id, to load in place of the app's own model.
+        timeout (`float`): seconds for start and answer together.
+
+    Raises:
+        ValueError: Gradio is not installed, or the model has no example video or cannot see one.
+        RuntimeError: it does not start or answer, with the process's last words.
+    """
+    if importlib.util.find_spec("gradio") is None or importlib.util.find_spec("gradio_client") is None:
+        raise ValueError('a Space is tried with Gradio, which is not installed: pip install "avicuna[space]"')
+    if not has_both_towers(read_json(find_model_file(model, "config.json"))):
+        raise ValueError(f"{model} has no towers to see and hear a video with: there is nothing for a Space to show")
+    video = find_model_file(model, "example.mp4")
+    deadline = time.monotonic() + timeout
+    with tempfile.TemporaryDirectory(prefix="avicuna-space-") as scratch:
+        log, shown = Path(scratch) / "log.txt", Path(scratch) / video.name
+        log.touch()
+        shutil.copyfile(video, shown)  # a cache of the Hub links to files without a suffix
+        try:
+            with run_app(folder, model=model, log=log, deadline=deadline) as address:
+                told = run_in_fresh_process(
+                    ASK_APP,
+                    shown,
+                    address,
+                    VERIFICATION_QUERY,
+                    "What happens in the video, and when?",
+                    timeout=max(deadline - time.monotonic(), 1.0),
+                )
+        except RuntimeError as error:
+            last_words = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise RuntimeError(f"the Space in {folder} does not run with {model}:\n{error}\n{last_words}") from error
+    return json.loads(told.strip().splitlines()[-1])["answer"]
+
+
+def find_model_file(model: str | Path, name: str) -> Path:
+    """A file of a release folder, or of a model on the Hub; `ValueError` where a folder lacks it."""
+    if not Path(model).is_dir():
+        return Path(hf_hub_download(str(model), name))
+    if not (Path(model) / name).is_file():
+        raise ValueError(f"{model} holds no {name}")
+    return Path(model) / name
+
+
+@contextmanager
+def run_app(folder: Path, *, model: str | Path, log: Path, deadline: float) -> Iterator[str]:
+    """The address of the running app of a Space folder, for the length of a `with` block; `log` gets what it says.
+
+    Raises:
+        RuntimeError: it ends, or does not listen before `deadline` (of `time.monotonic`).
+    """
+    is_folder = Path(model).is_dir()
+    port, scratch = find_free_port(), str(log.parent)
+    environment = {
+        **os.environ,
+        "AVICUNA_MODEL": str(Path(model).resolve()) if is_folder else str(model),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": scratch,
+        "HF_MODULES_CACHE": scratch,
+        "PYTHONPATH": "",
+    }
+    if is_folder:
+        environment["HF_HUB_OFFLINE"] = "1"
+    hidden = json.dumps(find_undeclared_modules((folder / REQUIREMENTS_FILE).read_text().splitlines()))
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"import sys\n{START_APP}", str((folder / APP_FILE).resolve()), hidden],
+            cwd=scratch,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        while not is_listening(port):
+            if process.poll() is not None:
+                raise RuntimeError(f"it ended with status {process.returncode}")
+            if time.monotonic() > deadline:
+                raise RuntimeError("it took too long to start")
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def find_free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def is_listening(port: int) -> bool:
+    with closing(socket.socket()) as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+def find_undeclared_modules(requirements: Iterable[str]) -> list[str]:
+    """Top-level modules of this environment that an installation of Gradio and `requirements` would not have."""
+    brought = required_packages([*requirements, "gradio", "pip", "setuptools"])
+    return sorted(
+        module
+        for module, packages in importlib.metadata.packages_distributions().items()
+        if module not in sys.stdlib_module_names and not {canonicalize_name(name) for name in packages} & brought
+    )
+
+
+def required_packages(requirements: Iterable[str]) -> set[str]:
+    """The installed packages that requirements bring, and what those require in turn, by canonical name."""
+    waiting, brought, seen = [Requirement(line) for line in requirements], set(), set()
+    while waiting:
+        wanted = waiting.pop()
+        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            requires = importlib.metadata.requires(wanted.name) or []
+        except importlib.metadata.PackageNotFoundError:  # of another platform, or optional
+            continue
+        brought.add(key[0])
+        for line in requires:
+            needed = Requirement(line)
+            extras = ["", *wanted.extras]
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(needed)
+    return brought

@@ -1,0 +1,420 @@
+"""The Space of a release: its pure parts, its folder, and the running app, asked by a client and in a real browser."""
+
+import ast
+import doctest
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import sys
+import time
+from contextlib import contextmanager, nullcontext
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from huggingface_hub import HfApi, SpaceCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from model_card import space_release
+from model_card.space_release import (
+    ASK_APP,
+    CONSTRAINTS,
+    MODEL_LINE,
+    REQUIRED_PACKAGES,
+    assemble_space,
+    find_space_problems,
+    find_undeclared_modules,
+    read_pins,
+    run_app,
+    verify_space,
+)
+from model_card.upload import upload
+from tests.hub_server import TOKEN
+from tests.media_files import pictures, tone, write_media
+from train.initialize import build_tiny
+
+
+SPOKEN = "From 10 to 40, a dog barking. From 30 to 99, rain falling."  # all that the tiny model of these tests says
+SPANS = [(1.0, 4.0), (3.0, 9.9)]  # the same, in a video of ten seconds
+BROWSERS_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1150"
+).split()
+needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="Gradio is not installed")
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    """A tiny checkpoint that always says the same, and its example video."""
+    folder = tmp_path_factory.mktemp("release") / "avicuna"
+    model, processor = build_tiny(["a dog barking in the yard", "rain falling on a roof"], num_av_tokens=8)
+    tokenizer = processor.tokenizer
+    ids = [*tokenizer(SPOKEN, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    # each beginning of the sentence pulls its next token, the longer the stronger
+    model.generation_config.sequence_bias = [[ids[: end + 1], 50.0 * (end + 1)] for end in range(len(ids))]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_media(folder / "example.mp4", frames=pictures(100), fps=10, waveform=tone(10.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def media(release, tmp_path_factory) -> Path:
+    """What a visitor may upload: a video, and what is none."""
+    folder = tmp_path_factory.mktemp("media")
+    shutil.copy(release / "example.mp4", folder / "clip.mp4")
+    (folder / "broken clip.mp4").write_bytes(b"this is no video" * 100)
+    write_media(folder / "sound.mp4", waveform=tone(2.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("space") / "space"
+    assemble_space("user/avicuna", output=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(space, release, tmp_path_factory):
+    """The app, running in a process that has nothing but what the Space's requirements bring."""
+    log = tmp_path_factory.mktemp("running") / "log.txt"
+    with run_app(space, model=release, log=log, deadline=time.monotonic() + 300) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def app():
+    pytest.importorskip("gradio")
+    return importlib.import_module("model_card.space.app")
+
+
+# the pure parts
+
+seconds = st.floats(0.0, 700.0)
+events = st.lists(
+    st.fixed_dictionaries(
+        {
+            "label": st.sampled_from(["rain", "dog", "<script>alert(1)</script>", "\"> & ' ${1+1} {{x}}"]) | st.text(),
+            "start": seconds,
+            "length": st.just(0.0) | seconds,
+            "score": st.none() | st.floats(0.0, 1.0),
+        }
+    ).map(lambda event: {**event, "end": event["start"] + event["length"]}),
+    min_size=1,
+    max_size=12,
+)
+
+
+class Elements(HTMLParser):
+    """The elements of a piece of HTML with their attributes, and its text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self.text = [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@settings(deadline=None)
+@given(events=events, duration=st.floats(0.04, 700.0))
+def test_every_event_is_drawn_once_within_its_track_and_escaped(app, events, duration):
+    drawn = Elements(app.draw_timeline(events, duration=duration))
+    bars = [attributes for tag, attributes in drawn.elements if tag == "button"]
+    told = sorted(
+        f"{event['label']}: {event['start']:.1f} to {event['end']:.1f} s"
+        + ("" if event["score"] is None else f", score {event['score']:.2f}")
+        for event in events
+    )
+    # HTML has no way to write NUL or a bare carriage return
+    assert sorted(normal(bar["title"]) for bar in bars) == sorted(normal(text) for text in told)
+    for bar in bars:
+        style = dict(part.split(":", 1) for part in bar["style"].split(";"))
+        left, width = (float(style[side].removesuffix("%")) for side in ("left", "width"))
+        assert left >= 0.0 and width > 0.0 and left + width <= 100.001
+    assert {tag for tag, _ in drawn.elements} == {"div", "button", "span"}
+
+
+def normal(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
+
+
+@given(events=events)
+def test_a_lane_holds_one_label_without_overlaps(app, events):
+    lanes = app.assign_lanes(events)
+    assert sorted(map(repr, events)) == sorted(repr(event) for lane in lanes for event in lane)
+    for lane in lanes:
+        assert len({event["label"] for event in lane}) == 1
+        assert all(before["end"] <= after["start"] for before, after in zip(lane, lane[1:]))
+    labels = [lane[0]["label"] for lane in lanes]
+    assert len({label for label, before in zip(labels, [None, *labels]) if label != before}) == len(set(labels))
+
+
+@given(duration=st.floats(0.04, 1e6))
+def test_the_axis_has_few_moments_of_the_video(app, duration):
+    ticks = app.tick_seconds(duration)
+    assert ticks[0] == 0 and ticks == sorted(set(ticks)) and len(ticks) <= 7 and ticks[-1] <= duration * 1.001
+
+
+@given(queries=st.lists(st.text(st.characters(exclude_characters=","), min_size=1).map(str.strip).filter(bool)))
+def test_queries_survive_being_written_with_commas(app, queries):
+    assert app.split_queries(" , ".join([*queries, ""])) == list(dict.fromkeys(queries))
+
+
+def test_the_examples_of_the_apps_docstrings_hold(app):
+    result = doctest.testmod(app)
+    assert result.attempted >= 4 and result.failed == 0
+
+
+def test_no_event_is_said_in_words(app):
+    assert app.draw_timeline([], duration=3.0) == app.NOTHING_FOUND and app.table_rows([]) == []
+
+
+# the folder
+
+
+def test_an_assembled_space_is_complete_and_names_its_model(space):
+    assert [path.name for path in sorted(space.iterdir())] == ["README.md", "app.py", "requirements.txt"]
+    assert find_space_problems(space) == []
+    data = SpaceCard.load(space / "README.md").data
+    assert (data.sdk, data.app_file, data.models) == ("gradio", "app.py", ["user/avicuna"])
+    assert data.sdk_version == read_pins(CONSTRAINTS)["gradio"] and len(data.to_dict()["short_description"]) <= 60
+    assert MODEL_LINE.findall((space / "app.py").read_text()) == ["user/avicuna"]
+
+
+def test_a_space_is_refused_for_what_may_not_go_out(tmp_path):
+    folder = tmp_path / "space"
+    assemble_space("user/avicuna", output=folder, title="Mine")
+    assert SpaceCard.load(folder / "README.md").data.title == "Mine"
+    (folder / "weights.pkl").write_bytes(b"")
+    (folder / "notes.txt").write_text("see /home/me/runs/3\n")
+    (folder / "requirements.txt").write_text("torch>=2\n")
+    app = (folder / "app.py").read_text()
+    (folder / "app.py").write_text(app.replace('MODEL_ID = "user/avicuna"', 'MODEL_ID = "user/other"'))
+    problems = find_space_problems(folder)
+    for told in ("weights.pkl is a pickle", "/home/me/runs/3", "'torch>=2'", "loads ['user/other']"):
+        assert any(told in problem for problem in problems), (told, problems)
+    (folder / "app.py").unlink()
+    assert "app.py is missing" in find_space_problems(folder)
+
+
+def test_a_space_wants_a_hub_id_and_a_new_folder(tmp_path):
+    for wrong in ("avicuna", "user/avi cuna", "a/b/c", 'user/"+x'):
+        with pytest.raises(ValueError, match="avi cuna|avicuna|a/b/c|user"):
+            assemble_space(wrong, output=tmp_path / "space")
+    assert not (tmp_path / "space").exists()
+    assemble_space("user/avicuna", output=tmp_path / "space")
+    with pytest.raises(FileExistsError):
+        assemble_space("user/avicuna", output=tmp_path / "space")
+
+
+def test_the_requirements_are_what_the_app_imports_and_hide_the_rest(space):
+    needed = {
+        (node.module if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
+        for node in ast.walk(ast.parse((space / "app.py").read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    assert needed - set(sys.stdlib_module_names) <= {"gradio", *REQUIRED_PACKAGES}
+    hidden = find_undeclared_modules((space / "requirements.txt").read_text().splitlines())
+    assert {"modeling_avicuna", "dataset_builders", "pytest", "accelerate"} <= set(hidden)
+    assert not {"torch", "transformers", "tokenizers", "PIL", "gradio", "jinja2", "safetensors"} & set(hidden)
+
+
+@needs_gradio
+def test_gradio_admits_the_versions_that_the_space_pins():
+    """The Hub installs both together: a pin beyond Gradio's bounds would end in a Space that does not build."""
+    bounds = {}
+    for package in ("gradio", "gradio_client"):
+        for line in importlib.metadata.requires(package):
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                bounds[canonicalize_name(requirement.name)] = requirement.specifier
+    pins = read_pins(CONSTRAINTS)
+    clashes = [
+        f"{name}{bounds[canonicalize_name(name)]}, but {pins[name]} is pinned"
+        for name in REQUIRED_PACKAGES
+        if canonicalize_name(name) in bounds and not bounds[canonicalize_name(name)].contains(pins[name])
+    ]
+    assert not clashes
+
+
+def test_a_space_arrives_on_the_hub(hub, space):
+    api = HfApi(endpoint=hub.address, token=TOKEN)
+    url = upload(space, api=api, repo_id="user/avicuna-demo", repo_type="space", space_sdk="gradio")
+    assert "/spaces/user/avicuna-demo/commit/" in url
+    assert hub.repos["spaces", "user/avicuna-demo"] == {path.name: path.read_bytes() for path in space.iterdir()}
+    assert ("spaces", "user/avicuna-demo") not in hub.private
+    assert hub.space_sdks == {"user/avicuna-demo": "gradio"}
+
+
+# the running app
+
+
+@needs_gradio
+def test_a_client_gets_events_and_answers(address, media, monkeypatch):
+    ask = client_of(address, monkeypatch)
+    timeline, table = ask(media / "clip.mp4", "", "/locate")
+    rows = table["data"]
+    assert table["headers"] == ["start", "end", "event", "score"]
+    assert [row[2] for row in rows] == ["a dog barking", "rain falling"]
+    assert [(row[0], row[1]) for row in rows] == SPANS
+    assert timeline.count("<button") == 2 and ">rain falling<" in timeline
+    _, table = ask(media / "clip.mp4", "dog, <b>cat</b>, dog", "/locate")
+    assert [row[2] for row in table["data"]] == ["dog", "<b>cat</b>"] * 2
+    assert ask(media / "clip.mp4", "Which sounds are heard?", "/ask") == SPOKEN
+
+
+@needs_gradio
+def test_what_cannot_be_used_gets_one_message_that_names_the_file(address, media, monkeypatch):
+    ask = client_of(address, monkeypatch)
+    for video, text, endpoint, told in (
+        (media / "broken clip.mp4", "", "/locate", "broken clip.mp4: cannot be read as video"),
+        (media / "broken clip.mp4", "What?", "/ask", "broken clip.mp4: cannot be read as video"),
+        (media / "sound.mp4", "rain", "/locate", "sound.mp4: has no video stream"),
+        (None, "rain", "/locate", "There is no video yet"),
+        (media / "clip.mp4", " ", "/ask", "There is no question yet"),
+        (
+            media / "clip.mp4",
+            "What is <video>?",
+            "/ask",
+            "the text of message 0 holds the placeholder '&lt;video&gt;'",
+        ),
+    ):
+        with pytest.raises(ValueError) as caught:
+            ask(video, text, endpoint)
+        assert str(caught.value).startswith(told), caught.value
+        assert "/gradio/" not in str(caught.value), "the message tells of the server's folders"
+
+
+def client_of(address: str, monkeypatch):
+    """`ask(video, text, endpoint)` of the running app."""
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False, analytics_enabled=False)
+    return lambda video, text, endpoint: client.predict(video and handle_file(video), text, api_name=endpoint)
+
+
+@needs_gradio
+def test_a_space_is_tried_with_the_release(space, release, address, monkeypatch):
+    """On the app that runs already: starting it is what the fixture and the next test do."""
+    monkeypatch.setattr(space_release, "run_app", lambda *places, **options: nullcontext(address))
+    assert verify_space(space, model=release, timeout=300) == SPOKEN
+    with pytest.raises(RuntimeError, match="does not run(.|\n)*api_name`: /unknown"):
+        monkeypatch.setattr(space_release, "ASK_APP", ASK_APP.replace("/ask", "/unknown"))
+        verify_space(space, model=release, timeout=300)
+
+
+@needs_gradio
+def test_a_space_that_does_not_start_is_told_with_its_last_words(space, release, tmp_path):
+    broken = tmp_path / "space"
+    shutil.copytree(space, broken)
+    (broken / "app.py").write_text("import matplotlib\n")
+    with pytest.raises(RuntimeError, match="it ended with status 1(.|\n)*import of matplotlib halted"):
+        verify_space(broken, model=release, timeout=60)
+    (broken / "app.py").write_text("import time\ntime.sleep(60)\n")
+    with pytest.raises(RuntimeError, match="too long to start"):
+        verify_space(broken, model=release, timeout=1)
+
+
+def test_what_a_space_cannot_be_tried_with_is_told_first(space, release, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name.startswith("gradio") else name)
+    with pytest.raises(ValueError, match=r"pip install \"avicuna\[space\]\""):
+        verify_space(space, model=release)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(release / "config.json", bare)
+    with pytest.raises(ValueError, match="bare holds no example.mp4"):
+        verify_space(space, model=bare)
+    config = json.loads((release / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps({**config, "vision_config": None}))
+    with pytest.raises(ValueError, match="no towers"):
+        verify_space(space, model=bare)
+
+
+# a real browser
+
+
+@contextmanager
+def open_browser(folder: Path):
+    """Headless Chromium that logs what it asks of the network; skips where it is not installed."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no Chromium here: apt-get install --no-install-recommends chromium chromium-driver")
+    selenium = pytest.importorskip("selenium.webdriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*BROWSERS_FLAGS, f"--user-data-dir={folder}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    browser = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    browser.implicitly_wait(60)
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@needs_gradio
+def test_a_visitor_sees_the_events_in_a_browser_that_asks_no_other_host(address, media, tmp_path):
+    with open_browser(tmp_path / "profile") as browser:
+
+        def find(selector: str):
+            return browser.find_element("css selector", selector)
+
+        browser.get_log("performance")  # Chromium's own start page
+        browser.get(address)
+        find("#video input[type=file]").send_keys(str(media / "clip.mp4"))
+        find("#video video")
+        find("#query textarea, #query input").send_keys("<b>dog</b> ${1+1} {{value}}, rain")
+        find("#find button, button#find").click()
+        find("#timeline .event")
+        names = [name.text for name in browser.find_elements("css selector", "#timeline .name") if name.text]
+        assert names == ["<b>dog</b> ${1+1} {{value}}", "rain"]
+        assert len(browser.find_elements("css selector", "#timeline .event")) == 4
+        wait_until(lambda: "<b>dog</b>" in find("#events").text and "9.9" in find("#events").text)
+        find("#timeline .event[data-start='3.000']").click()
+        assert browser.execute_script("return document.querySelector('#video video').currentTime") >= 2.9
+        find("#question textarea, #question input").send_keys("Which sounds are heard?")
+        find("button#ask").click()
+        wait_until(lambda: find("#answer textarea").get_property("value") == SPOKEN)
+        browser.save_screenshot(str(tmp_path / "events.png"))
+        find("#video button[aria-label='Clear']").click()
+        find("#timeline .hint")
+        find("button#find").click()
+        wait_until(lambda: "There is no video yet" in find("[data-testid=toast-body]").text)
+        assert asked_hosts(browser) == {"127.0.0.1"}
+
+
+def asked_hosts(browser) -> set[str]:
+    """The hosts of every request in the performance log, pages and sockets."""
+    hosts = set()
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
+            parameters = message["params"]
+            url = urlsplit(parameters.get("url") or parameters["request"]["url"])
+            if url.scheme in ("http", "https", "ws", "wss"):
+                hosts.add(url.hostname)
+    return hosts
+
+
+def wait_until(holds, *, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.1)
