@@ -22,13 +22,21 @@ MODEL_FILES = (
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout, "-dirty" if it is changed; None outside of a repository, or without git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return told.stdout.strip() or None if told.returncode == 0 else None
+    """The commit of this checkout, "-dirty" if it is changed; None outside of it, or without git.
+
+    An installed copy may lie in somebody else's repository: whose commit it is, is asked first.
+    """
+    is_ours = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+    describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    told = None
+    for command in (is_ours, describe):
+        try:
+            told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        if told.returncode:
+            return None
+    return told.stdout.strip() or None
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from dataset_builders.a5_222k_release import write_release
 from dataset_builders.built_folder import build_folder
 from dataset_builders.schema import FEATURES
 from model_card import push as push_module
-from model_card.dataset_release import assemble_dataset, find_dataset_problems
+from model_card.dataset_release import assemble_dataset, find_dataset_problems, place_card
+from model_card.write import dataset_card
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.hub_server import TOKEN
 from tests.test_push import run_as_a_stranger, write_example
@@ -86,7 +87,8 @@ def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path)
     config = A5222KConfig(captions_file=str(captions), clips_dir=str(clips), num_pairs=None)
     folder = write_release(config, tmp_path / "a5")
     assert str(clips) in (folder / "report.json").read_text()
-    assemble_dataset(folder, output=tmp_path / "release", card="---\nlicense: other\n---\n")
+    assemble_dataset(folder, output=tmp_path / "release")
+    place_card(tmp_path / "release", dataset_card(tmp_path / "release", name="user/a5"))
     assert find_dataset_problems(tmp_path / "release") == []
     before, after = (
         pq.read_table(next((root / "data").glob("*.parquet"))).to_pylist() for root in (folder, tmp_path / "release")
@@ -95,6 +97,8 @@ def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path)
         assert old["media"]["audio"] == str(clips / new["media"]["audio"])
         assert {**old, "media": None} == {**new, "media": None}
     assert str(tmp_path) not in (tmp_path / "release" / "report.json").read_text()
+    size = sum(path.stat().st_size for path in (tmp_path / "release" / "data").iterdir())
+    assert f"{size:,} bytes of Parquet" in (tmp_path / "release" / "README.md").read_text()
 
 
 def test_rendered_videos_are_published_on_purpose_only(tmp_path):
@@ -106,14 +110,15 @@ def test_rendered_videos_are_published_on_purpose_only(tmp_path):
     card = (
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
     )
-    without = assemble_dataset(folder, output=tmp_path / "without", card=card)
+    without = assemble_dataset(folder, output=tmp_path / "without")
     assert not [path for path in without if path.suffix == ".mp4"]
+    place_card(tmp_path / "without", card)
     (problem,) = find_dataset_problems(tmp_path / "without")
     assert "data/train-0.parquet holds the videos themselves" in problem
     assert any(
-        path.suffix == ".mp4"
-        for path in assemble_dataset(folder, output=tmp_path / "with", card=card, include_media=True)
+        path.suffix == ".mp4" for path in assemble_dataset(folder, output=tmp_path / "with", include_media=True)
     )
+    place_card(tmp_path / "with", card)
     assert find_dataset_problems(tmp_path / "with", include_media=True) == []
     (tmp_path / "with" / "data" / "train-0.parquet").unlink()
     (problem,) = find_dataset_problems(tmp_path / "with", include_media=True)
@@ -123,4 +128,4 @@ def test_rendered_videos_are_published_on_purpose_only(tmp_path):
 def test_an_unfinished_build_is_not_published(tmp_path):
     (tmp_path / "built" / ".build").mkdir(parents=True)
     with pytest.raises(ValueError, match="unfinished build"):
-        assemble_dataset(tmp_path / "built", output=tmp_path / "release", card="")
+        assemble_dataset(tmp_path / "built", output=tmp_path / "release")

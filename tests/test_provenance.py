@@ -1,10 +1,14 @@
 """A figure's origin: the commit as git tells it, and a model known by what its answers depend on."""
 
 import re
+import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
 
+from dataset_builders import provenance
 from dataset_builders.provenance import build_environment, git_commit, model_hash, package_versions
 
 
@@ -12,6 +16,26 @@ def test_the_commit_is_git_s(monkeypatch):
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", git_commit())
     monkeypatch.setenv("PATH", "")
     assert git_commit() is None
+
+
+def test_a_copy_in_somebody_elses_repository_does_not_tell_his_commit(tmp_path):
+    """Installed into the environment of another project, say."""
+    shutil.copy(provenance.__file__, tmp_path)
+    (tmp_path / "his.txt").touch()
+    for command in (
+        ["init", "-q"],
+        ["add", "his.txt"],
+        ["-c", "user.name=he", "-c", "user.email=he@example.org", "commit", "-qm", "his"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", "import provenance; print(provenance.git_commit())"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "None"
 
 
 def test_versions_are_those_installed():
