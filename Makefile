@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 # What the reference documents: every module but those that need another project or an extra.
 MODULES = $(shell find modeling_avicuna dataset_builders train eval model_card -name '*.py' ! -name '__*' \
-	! -path 'eval/lmms_plugin/*' ! -name cluster_shards.py | sed 's|/|.|g; s|\.py$$||' | sort)
+	! -path 'eval/lmms_plugin/*' ! -path 'model_card/space/*' ! -name cluster_shards.py | sed 's|/|.|g; s|\.py$$||' | sort)
 
 .PHONY: setup demo test test-slow lint format docs clean
 
@@ -23,7 +23,8 @@ $(VENV)/.installed: setup.py constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python examples/demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") $(if $(QUESTION),--question "$(QUESTION)")
+	$(BIN)/python examples/demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") $(if $(QUESTION),--question "$(QUESTION)") \
+		$(if $(MAX_STEPS),--max-steps $(MAX_STEPS))
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

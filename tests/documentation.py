@@ -18,6 +18,7 @@ PAGES = (
     "README.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+IN_TEXT = re.compile(r"`((?:accelerate|git|hf|make|pip|python|sbatch|torchrun)\s[^`]+)`")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 # what runs in a process of its own, as typed into a shell
 IN_A_SHELL = {
@@ -29,6 +30,7 @@ IN_A_SHELL = {
 }
 # what takes minutes, or installs things: `make test-slow`
 SLOW = {
+    "outputs/stage2 ": "trains stage III once more, on one process",
     "eval.study": "trains dozens of stages",
     "run_stages": "trains four stages",
     "lmms-eval": "installs another project",
@@ -47,7 +49,7 @@ AT_MOST = {
     "--num-workers": 1,
     "--num-tasks": 2,
 }
-ONE_STEP = "--max_steps 1 --per_device_train_batch_size 2 --effective_batch_size 2"
+ONE_STEP = "--max_steps 1 --per_device_train_batch_size 1 --effective_batch_size 2"
 FEW_VIDEOS = "--num-videos 12 --videos-per-shard 6"
 # the recipe's two sources, the first one cut down; its precision and ZeRO stage are the recipe's
 FEW_ROWS = """--datasets '{"path": "pu_valor", "options": {"captions_file": "data/valor/desc_train.json", "num_videos": 8}}' \
@@ -55,7 +57,11 @@ FEW_ROWS = """--datasets '{"path": "pu_valor", "options": {"captions_file": "dat
 SHORTER = (
     (r"(--captions-file data/valor/desc_train.json)", rf"\1 {FEW_VIDEOS}"),
     (r'(captions_file="data/valor/desc_train.json")', r"\1, num_videos=12, videos_per_shard=6"),
-    (r"^make demo", rf"make -C {PROJECT} demo OUTPUT=$PWD/outputs/made"),
+    (r"^make demo", rf"make -C {PROJECT} demo MAX_STEPS=2 OUTPUT=$PWD/outputs/made"),
+    # without --multi_gpu accelerate starts one process where there is no GPU, whatever number it is given
+    (r"--num_processes 8", "--multi_gpu --num_processes 2"),
+    (r"--media rendered --num-videos 3", "--media rendered --num-videos 1"),
+    (r"(interleaving_rates\.yaml)", r"\1 --variants 0 25 100"),  # tests/test_eval_analyses.py reads the whole plan
     (
         r"^pip install ",
         "python -m pip install --quiet --target site ",
@@ -121,6 +127,18 @@ def snippets() -> list[Snippet]:
         for language, text in fences(page):
             lines = [text] if language == "python" else re.sub(r"\\\n\s*", "", text).splitlines()
             found += [Snippet(page, language, line) for line in lines if line.strip()]
+    return found
+
+
+def commands_in_text() -> list[Snippet]:
+    """The commands that stand in the running text of the pages, without those that a block begins with."""
+    blocks = [snippet.text for snippet in snippets()]
+    found = []
+    for page in PAGES:
+        text = FENCE.sub("", (PROJECT / page).read_text(encoding="utf-8"))
+        for command in (" ".join(words.split()) for words in IN_TEXT.findall(text)):
+            if not any(block.startswith(command) for block in blocks):
+                found.append(Snippet(page, "bash", command))
     return found
 
 

@@ -5,12 +5,14 @@ snippet to tell. The Hub and the judge are stand-ins, Slurm's commands run their
 """
 
 import importlib
+import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -30,10 +32,32 @@ from tests.published_files import (
     write_published_weights,
 )
 from tests.test_judge import JudgeServer
-from tests.two_processes import EXTENSIONS
+from tests.two_processes import EXTENSIONS, without_stale_locks
 
 
 SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # the default; a folder of this name stands in for the Hub
+# what a program leaves in its output folder
+LEAVES = {
+    "dataset_builders.a5_222k_release": "README.md",
+    "dataset_builders.build": "data/*.parquet",
+    "dataset_builders.sandbox": "annotations.json",
+    "eval.comparison": "comparison.md",
+    "eval.run": "results.json",
+    "eval.sound_use": "sound_use.json",
+    "eval.study": "study.json",
+    "modeling_avicuna.convert_avicuna_to_hf": "model.safetensors",
+    "train.extract_features": "part-*.safetensors",
+    "train.initialize": "model.safetensors",
+    "train.run_stages": "stage4/model.safetensors",
+    "train/sft.py": "training_summary.json",
+}
+# programs without one: `Reader.check_what_was_told`
+TELLS = ("eval.judge", "lmms_eval", "make", "model_card.push", "model_card.write", "pip")
+# what a snippet may fail with: its own test raises it
+FAILURES = (
+    *(AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError),
+    *(StopIteration, SyntaxError, TypeError, ValueError),
+)
 # Slurm's commands: an array's tasks here and now, from `--wrap` or from a script with its `#SBATCH --array=`
 SBATCH = """#!/bin/bash
 set -e
@@ -130,21 +154,21 @@ class Reader:
                 self.run_here(snippet)
         except SystemExit as end:
             self.told[snippet] = end if end.code else None
-        except Exception as error:  # any failure is that snippet's, and its test raises it
+        except FAILURES as error:
             self.told[snippet] = error
-            if isinstance(error, (KeyboardInterrupt, MemoryError)):
-                raise
         self.find_names()
 
     def run_here(self, snippet: Snippet) -> None:
         """What the launcher would start, in this process."""
         text = snippet.shortened(self.judge.url)
-        if snippet.language == "python":
-            exec(compile(text, snippet.page, "exec"), {"__name__": "__main__"})
-            return
-        name, arguments = module_and_arguments(snippet.words(text))
-        with mock.patch.object(sys, "argv", [name, *arguments]):
-            program(name).main()
+        with redirect_stdout(io.StringIO()) as output:
+            if snippet.language == "python":
+                exec(compile(text, snippet.page, "exec"), {"__name__": "__main__"})
+            else:
+                name, arguments = module_and_arguments(snippet.words(text))
+                with mock.patch.object(sys, "argv", [name, *arguments]):
+                    program(name).main()
+        self.output[snippet] = output.getvalue()
 
     def type_into_shell(self, snippet: Snippet) -> None:
         """The snippet as a person types it, in a process that has the environment's programs and no more of this one."""
@@ -158,9 +182,10 @@ class Reader:
             "DS_ACCELERATOR": "cpu",
             "TORCH_EXTENSIONS_DIR": str(EXTENSIONS),
         }
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+        with without_stale_locks(EXTENSIONS):
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            )
         self.output[snippet] = done.stdout
         if done.returncode:
             raise RuntimeError(f"status {done.returncode}:\n{text}\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
@@ -197,30 +222,46 @@ class Reader:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def check_effect(self, snippet: Snippet) -> None:
-        """What a command names as its output is there, and holds what such a command leaves."""
+        """What a snippet names as its output is there, and holds what such a program leaves."""
         if snippet.language == "python":
+            named = re.findall(r'"(?:\./)?(outputs/[^"]+)"', snippet.text)
+            assert [name for name in named if not (self.folder / name).exists()] == []
+            assert self.output[snippet].strip() or "print(" not in snippet.text
             return
         words = shlex.split(snippet.shortened(self.judge.url).replace("'", " "))
+        (kind,) = {word for word in words if word in (*LEAVES, *TELLS)}
+        if kind in TELLS:
+            self.check_what_was_told(snippet, words)
+            return
         outputs = [words[k + 1] for k, word in enumerate(words) if word in ("--output", "--output_dir")]
         for output in outputs:
-            assert (self.folder / output).exists() and any((self.folder / output).iterdir()), f"{output} is empty"
-        if "eval.run" in words and "--" not in words:
+            assert list((self.folder / output).glob(LEAVES[kind])), f"{output} has no {LEAVES[kind]}"
+        if kind == "eval.run":
             assert self.read_json(f"{outputs[0]}/results.json")["metrics"]
+        if kind == "eval.study":
+            assert len(self.read_json(f"{outputs[0]}/study.json")["rows"]) >= 3
+
+    def check_what_was_told(self, snippet: Snippet, words: list[str]) -> None:
+        """The effect of programs that write nowhere, or into a folder that was there."""
+        option = {word: words[k + 1] for k, word in enumerate(words[:-1]) if word.startswith("--")}
+        repo_id = option.get("--repo-id")
         if "eval.judge" in words:
-            assert (
-                self.read_json(f"{words[words.index('--run') + 1]}/results_judge.json")["metrics"]["accuracy"] == 100.0
-            )
-        if "eval.study" in words:
-            assert self.read_json(f"{outputs[0]}/study.json")["rows"]
+            assert self.read_json(f"{option['--run']}/results_judge.json")["metrics"]["accuracy"] == 100.0
+        if "model_card.write" in words:
+            assert repo_id in (self.folder / (option.get("--model") or option["--dataset"]) / "README.md").read_text()
+        if "model_card.push" in words:
+            kind = "datasets" if "--dataset" in words else "models"
+            is_dry = "--dry-run" in words
+            assert ("dry run: nothing was sent" if is_dry else "published: ") in self.output[snippet]
+            main, branch = (kind, repo_id), (kind, repo_id, option.get("--revision"))
+            files = self.hub.branches.get(branch) or self.hub.repos.get(main, {})
+            assert is_dry or "README.md" in files
         if "lmms_eval" in words:
             assert "charades_sta_mIOU" in self.output[snippet]
-        if "demo" in words:
+        if "pip" in words:
+            assert list((self.folder / "site").glob("lmms_eval-*.dist-info"))
+        if "make" in words:
             assert self.read_json("outputs/made/eval/results.json")["metrics"]
-        if "model_card.write" in words:
-            folder = next(words[words.index(option) + 1] for option in ("--model", "--dataset") if option in words)
-            assert words[words.index("--repo-id") + 1] in (self.folder / folder / "README.md").read_text()
-        if "model_card.push" in words and "--dry-run" not in words:
-            assert any(name == words[words.index("--repo-id") + 1] for _, name in self.hub.repos)
 
 
 def program(name: str):

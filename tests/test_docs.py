@@ -38,7 +38,7 @@ def test_every_snippet_is_run_by_a_test():
     assert [snippet.text.split()[:2] for snippet, place in places.items() if place == "nowhere"] == [
         words.split() for words in NOWHERE
     ]
-    assert len([place for place in places.values() if place == "slow"]) < len(SNIPPETS) / 8
+    assert len([place for place in places.values() if place == "slow"]) <= len(SNIPPETS) / 6
     assert (PROJECT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == "make test"
 
 
@@ -51,6 +51,7 @@ def test_builds_on_one_machine_under_slurm_and_under_datatrove_are_the_same_byte
 def test_the_published_recipe_was_run_as_it_is_on_the_model_of_the_hub(reader):
     summary = reader.read_json("outputs/stage3_time_event/training_summary.json")
     assert summary["stage"] == "stage3_time_event" and summary["precision"] == "bf16"
+    assert summary["world_size"] == 2
     assert summary["recipe"]["deepspeed"] == "ds_config.json" and summary["recipe"]["use_peft"] is True
     assert summary["started_from"]["origin"]["parts"]["language_model"] == "lmsys/vicuna-7b-v1.5"
     assert set(summary["rows_per_source"]) == {"pseudo-valor", "vtimellm"}
