@@ -42,7 +42,6 @@ def upload(
             public then.
     """
     unfinished = Path(constants.HF_HOME) / "avicuna" / f"unfinished--{repo_type}--{repo_id.replace('/', '--')}"
-    opens = False
     try:
         try:
             is_private = api.repo_info(repo_id, repo_type=repo_type).private
