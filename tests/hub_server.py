@@ -102,6 +102,8 @@ class HubHandler(BaseHTTPRequestHandler):
         self.dispatch(
             [
                 (r"/api/repos/create", self.create_repo),
+                (r"/oauth/device", self.give_device_code),
+                (r"/oauth/token", lambda: self.answer({"access_token": TOKEN, "token_type": "bearer"})),
                 (r"/api/validate-yaml", lambda: self.answer({"warnings": [], "errors": []})),
                 (rf"{API}/branch/{REVISION}", self.create_branch),
                 (rf"{API}/preupload/{REVISION}", self.plan_upload),
@@ -130,7 +132,7 @@ class HubHandler(BaseHTTPRequestHandler):
             if re.search(pattern, request):
                 code = "RepoNotFound" if status == 404 else "Fault"
                 return self.drop_connection() if status is None else self.fail(code, status)
-        is_writing = self.command in ("POST", "PUT", "DELETE") and not url.path.startswith("/objects/")
+        is_writing = self.command in ("POST", "PUT", "DELETE") and not url.path.startswith(("/objects/", "/oauth/"))
         if is_writing and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.fail("Unauthorized", 401)
         for pattern, action in routes:
@@ -144,6 +146,11 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def tell_user(self) -> None:
         self.answer({"type": "user", "name": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}})
+
+    def give_device_code(self) -> None:
+        """What `hf auth login` shows to somebody, who here has opened the page and agreed before it asks."""
+        codes = {"device_code": "device", "user_code": "USER-CODE", "verification_uri": f"{self.hub.address}/oauth"}
+        self.answer({**codes, "interval": 0, "expires_in": 60})
 
     def create_repo(self) -> None:
         wanted = json.loads(self.body)
