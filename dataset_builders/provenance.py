@@ -28,15 +28,14 @@ def git_commit() -> str | None:
     """
     is_ours = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
     describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    told = None
-    for command in (is_ours, describe):
-        try:
-            told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
+    options = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    try:
+        if subprocess.run(is_ours, **options).returncode:
             return None
-        if told.returncode:
-            return None
-    return told.stdout.strip() or None
+        told = subprocess.run(describe, **options)
+    except FileNotFoundError:
+        return None
+    return told.stdout.strip() or None if told.returncode == 0 else None
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset_builders.card_facts import LICENCE_FILE
+from dataset_builders.card_facts import LICENCE_FILE, NOT_RECORDED
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 
 from .facts import read_json
 
 
 SUMMARY_FILE = "training_summary.json"  # written by train/summary.py
-NOT_RECORDED = "not recorded"
 LLAMA_2 = re.compile(r"(?<![a-z])(vicuna|llama-?2)", re.IGNORECASE)  # AVicuna itself is a way to train any model
 LLAMA_2_LICENCE = "The language model descends from Vicuna v1.5 and so from Llama 2: the weights fall under the Llama 2 Community License."
 OTHER_LICENCE = "The weights follow the licences of the models and data that they descend from."
@@ -94,12 +93,8 @@ def describe_licence(names: Iterable[str], *, license: str | None = None) -> Lic
         return Licence({"license": "llama2"}, LLAMA_2_LICENCE, is_llama_2=True)
     note = OTHER_LICENCE + (f" They descend from {', '.join(names)}." if names else "")
     if license is not None:
-        return Licence(
-            {"license": license},
-            f"The weights are published under {license}. {note}"
-            if names
-            else f"The weights are published under {license}.",
-        )
+        said = f"The weights are published under {license}."
+        return Licence({"license": license}, f"{said} {note}" if names else said)
     return Licence({"license": "other", "license_name": "see-licences", "license_link": LICENCE_FILE}, note)
 
 
