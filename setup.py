@@ -49,11 +49,13 @@ setup(
     packages=[
         "modeling_avicuna",
         "dataset_builders",
+        "dataset_builders.features",
         "dataset_builders.pseudo_untrimmed",
         "dataset_builders.sandbox",
+        "dataset_builders.release",
         "dataset_builders.sources",
     ],
-    package_data={"dataset_builders": ["*_card_template.md"]},
+    package_data={"dataset_builders.release": ["*_card_template.md"]},
     install_requires=MODEL + MEDIA + DATA,
     extras_require={
         "train": TRAIN,

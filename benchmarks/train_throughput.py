@@ -22,7 +22,7 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaConfig
 
-from dataset_builders.provenance import git_commit
+from dataset_builders.release.provenance import git_commit
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
 from train.arguments import StageArguments
 from train.collator import IGNORED, flatten_batch

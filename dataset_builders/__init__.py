@@ -4,8 +4,8 @@
 row schema (`schema.FEATURES`). Imports none of the project's other packages.
 """
 
-from .composing import compose_features
-from .feature_store import FeatureStore, FeatureWriter
+from .features.feature_store import FeatureStore, FeatureWriter
+from .pseudo_untrimmed.composing import compose_features
 from .registration import register_builders
 
 

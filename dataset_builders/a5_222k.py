@@ -14,8 +14,8 @@ from pathlib import Path
 import datasets
 
 from .builder_config import AnnotationFilesConfig
-from .curation_report import CurationReport
 from .media import MediaError, probe
+from .release.curation_report import CurationReport
 from .schema import FEATURES
 from .sources.audio_captions import (
     AudioCaption,

@@ -13,8 +13,8 @@ import json
 import time
 from pathlib import Path
 
-from .built_folder import build_folder, list_shards, prepare_folder, read_report
 from .pseudo_untrimmed.settings import CurationSettings
+from .release.built_folder import build_folder, list_shards, prepare_folder, read_report
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from .annotation_files import as_paths, fingerprint
+from .sources.annotation_files import as_paths, fingerprint
 
 
 @dataclass

@@ -11,8 +11,8 @@ from pathlib import Path
 import datasets
 
 from .builder_config import AnnotationFilesConfig
-from .curation_report import CurationReport
 from .media import MediaError, probe
+from .release.curation_report import CurationReport
 from .schema import FEATURES
 from .sources.audio_captions import normalize_caption, read_captioned_clips
 from .sources.media_folder import MediaFolder

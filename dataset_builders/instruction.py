@@ -12,17 +12,17 @@ from pathlib import Path
 import datasets
 
 from .builder_config import AnnotationFilesConfig
-from .curation_report import CurationReport
 from .media import MediaError, probe
-from .pseudo_untrimmed.captions import read_excluded_ids
+from .release.curation_report import CurationReport
 from .schema import FEATURES
 from .sources import questions, timed_events
+from .sources.captions import read_excluded_ids
 from .sources.event_turns import CONVERSATION_TYPES, absent_labels, event_rows
 from .sources.media_folder import MediaFolder
 from .sources.questions import QuestionedVideo, question_rows
 from .sources.rows import Row, of_file
 from .sources.timed_events import TimedVideo
-from .vtimellm import read_vtimellm
+from .sources.vtimellm import read_vtimellm
 
 
 # Which questions a source's annotation can answer. A narration needs every event of the video to be annotated: DiDeMo,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset_builders.provenance import git_commit
+from dataset_builders.release.provenance import git_commit
 
 from .judge_client import JudgeClient, Prices, Reply, Verdict, read_verdict
 from .prompts import PROMPTS, prompts_hash

@@ -17,8 +17,8 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dataset_builders.annotation_files import fingerprint
-from dataset_builders.provenance import git_commit, model_hash, package_versions
+from dataset_builders.release.provenance import git_commit, model_hash, package_versions
+from dataset_builders.sources.annotation_files import fingerprint
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .generation import GenerationSettings, Generator, Unreadable

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from dataset_builders.provenance import model_hash
+from dataset_builders.release.provenance import model_hash
 
 from .comparison import PAPER
 from .figures import draw_bars, draw_lines

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard
 
-from dataset_builders.card_facts import (
+from dataset_builders.release.card_facts import (
     CARD_FILE,
     LICENCE_FILE,
     LICENCES,

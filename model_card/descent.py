@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset_builders.card_facts import LICENCE_FILE, NOT_RECORDED
+from dataset_builders.release.card_facts import LICENCE_FILE, NOT_RECORDED
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 
 from .facts import read_json

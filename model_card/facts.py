@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 from safetensors import safe_open
 
-from dataset_builders.provenance import model_hash
+from dataset_builders.release.provenance import model_hash
 
 
 PARTS = {

@@ -17,8 +17,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from dataset_builders.card_facts import CARD_FILE
-from dataset_builders.provenance import model_hash
+from dataset_builders.release.card_facts import CARD_FILE
+from dataset_builders.release.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
 
 from .code_samples import find_foreign_ids, pin_revision

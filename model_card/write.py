@@ -13,11 +13,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from dataset_builders import a5_222k_release
-from dataset_builders import dataset_card as pu_valor_card
-from dataset_builders.card_facts import CARD_FILE, LICENCE_FILE, licences_of
-from dataset_builders.citation import BIBTEX
-from dataset_builders.provenance import git_commit, model_hash
+from dataset_builders.release import a5_222k_release
+from dataset_builders.release import dataset_card as pu_valor_card
+from dataset_builders.release.card_facts import CARD_FILE, LICENCE_FILE, licences_of
+from dataset_builders.release.citation import BIBTEX
+from dataset_builders.release.provenance import git_commit, model_hash
 
 from .code_samples import adapter_sample, model_sample
 from .descent import LLAMA_2_NOTICE, NOTICE_FILE, Descent, Licence, descent_of, describe_licence, read_descent
@@ -164,7 +164,7 @@ def dataset_card(folder: Path, *, name: str) -> str:
     """The text of the card of a built PU-VALOR or A5-222K folder, from its report.
 
     Args:
-        folder (`Path`): what `dataset_builders.build` or `dataset_builders.a5_222k_release` wrote.
+        folder (`Path`): what `dataset_builders.build` or `dataset_builders.release.a5_222k_release` wrote.
         name (`str`): what `load_dataset` will be called with.
 
     Raises:

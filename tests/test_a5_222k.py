@@ -7,7 +7,7 @@ from datasets import load_dataset
 
 import dataset_builders  # noqa: F401 - registers the builder
 from dataset_builders.a5_222k import A5222KConfig, pair_row, select_pairs
-from dataset_builders.curation_report import CurationReport
+from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.audio_captions import read_audiocaps, read_clotho
 
@@ -62,7 +62,7 @@ def test_no_sound_of_an_evaluation_set_is_left(whole, data_dir):
 
 
 def _text(path):
-    from dataset_builders.annotation_files import read_text
+    from dataset_builders.sources.annotation_files import read_text
 
     return read_text(path)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.a5_222k_release import card_text, parse_arguments, write_release
+from dataset_builders.release.a5_222k_release import card_text, parse_arguments, write_release
 
 
 LOAD_WITHOUT_OURS = """

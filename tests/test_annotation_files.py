@@ -4,7 +4,14 @@ import gzip
 
 import pytest
 
-from dataset_builders.annotation_files import as_paths, fingerprint, read_csv, read_json, read_json_records, read_text
+from dataset_builders.sources.annotation_files import (
+    as_paths,
+    fingerprint,
+    read_csv,
+    read_json,
+    read_json_records,
+    read_text,
+)
 
 
 def test_a_git_lfs_pointer_is_told_as_such_with_the_size_of_the_real_file(data_dir):

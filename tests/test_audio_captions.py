@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset_builders.curation_report import CurationReport
+from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.audio_captions import (
     caption_key,
     normalize_caption,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_builders.curation_report import CurationReport
+from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.audio_captions import AudioCaption
 from dataset_builders.sources.audio_selection import (
     NUM_PAIRS,

@@ -14,11 +14,12 @@ from datasets import Features
 from huggingface_hub import DatasetCard
 
 from benchmarks import curation_full_size
-from dataset_builders import build, built_folder
-from dataset_builders.built_folder import build_folder, list_shards, prepare_folder
-from dataset_builders.dataset_card import card_text
+from dataset_builders import build
 from dataset_builders.media import MediaError, MediaWriter
 from dataset_builders.pseudo_untrimmed import curation, embedding, rendered_rows
+from dataset_builders.release import built_folder
+from dataset_builders.release.built_folder import build_folder, list_shards, prepare_folder
+from dataset_builders.release.dataset_card import card_text
 from dataset_builders.schema import FEATURES
 
 from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
@@ -108,7 +109,7 @@ def test_two_shards_through_datatrove_have_the_same_bytes(folder, tmp_path):
     pytest.importorskip("datatrove", reason="the optional extra `cluster` is not installed")
     from datatrove.executor import LocalPipelineExecutor
 
-    from dataset_builders.cluster_shards import BuildShards
+    from dataset_builders.release.cluster_shards import BuildShards
 
     settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
     output = tmp_path / "pu_valor"

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from dataset_builders.curation_report import CurationReport
-from dataset_builders.pseudo_untrimmed.captions import read_clips, split_clip_id
+from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.sources.captions import read_clips, split_clip_id
 
 
 def read(path, **options):

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builders.card_facts import (
+from dataset_builders.release.card_facts import (
     add_sizes,
     licences_of,
     local_name,

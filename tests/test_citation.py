@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from dataset_builders.citation import BIBTEX
+from dataset_builders.release.citation import BIBTEX
 
 
 def test_the_entry_of_the_cards_and_the_citation_file_name_the_same_paper(project_dir):

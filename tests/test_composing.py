@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dataset_builders.composing import compose_features, missing_clips, pick_rows, truncated_linspace
+from dataset_builders.pseudo_untrimmed.composing import compose_features, missing_clips, pick_rows, truncated_linspace
 from dataset_builders.pseudo_untrimmed.planning import Segment
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from dataset_builders.curation_report import CurationReport
+from dataset_builders.release.curation_report import CurationReport
 
 
 def filled_report() -> CurationReport:

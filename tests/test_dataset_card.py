@@ -15,9 +15,9 @@ import pytest
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 
-from dataset_builders import a5_222k_release, dataset_card
 from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.built_folder import build_folder
+from dataset_builders.release import a5_222k_release, dataset_card
+from dataset_builders.release.built_folder import build_folder
 from dataset_builders.schema import FEATURES
 
 from .curation_fixtures import make_captions, quick_settings

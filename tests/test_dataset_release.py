@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.a5_222k_release import write_release
-from dataset_builders.built_folder import build_folder
+from dataset_builders.release.a5_222k_release import write_release
+from dataset_builders.release.built_folder import build_folder
 from dataset_builders.schema import FEATURES
 from model_card import push as push_module
 from model_card.dataset_release import assemble_dataset, find_dataset_problems, place_card

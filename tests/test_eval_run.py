@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from dataset_builders.feature_store import FeatureWriter
-from dataset_builders.provenance import git_commit
+from dataset_builders.features.feature_store import FeatureWriter
+from dataset_builders.release.provenance import git_commit
 from dataset_builders.sandbox.world import make_world
 from eval import run
 from eval.generation import GenerationSettings, Generator

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_builders.curation_report import CurationReport
+from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.event_turns import absent_labels, event_rows
 from dataset_builders.sources.timed_events import TimedEvent, TimedVideo, read_unav100, unav100_labels
 from dataset_builders.wordings import (

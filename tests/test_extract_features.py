@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from dataset_builders.feature_store import FeatureStore, FeatureWriter
+from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
 from dataset_builders.sandbox.world import make_world
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.rows import make_row

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from dataset_builders.composing import compose_features
-from dataset_builders.feature_store import FeatureStore, FeatureWriter
+from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
+from dataset_builders.pseudo_untrimmed.composing import compose_features
 
 
 def rows(seed, num, width):

@@ -6,8 +6,8 @@ import pytest
 from datasets import load_dataset
 
 import dataset_builders  # noqa: F401 - registers the builder
-from dataset_builders.curation_report import CurationReport
 from dataset_builders.image_text import ImageTextConfig, read_rows
+from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES
 
 

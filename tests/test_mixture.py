@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_builders.mixture import mix, mixture_order
+from dataset_builders.sources.mixture import mix, mixture_order
 
 
 def test_mixture_covers_all_rows_deterministically():

@@ -13,9 +13,9 @@ from huggingface_hub import DatasetCard, ModelCard
 from safetensors.torch import save_file
 
 from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.a5_222k_release import write_release
-from dataset_builders.built_folder import build_folder
-from dataset_builders.provenance import model_hash
+from dataset_builders.release.a5_222k_release import write_release
+from dataset_builders.release.built_folder import build_folder
+from dataset_builders.release.provenance import model_hash
 from eval import run
 from eval.records import write_json
 from eval.task import Score

@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 import pytest
 
-from dataset_builders import provenance
-from dataset_builders.provenance import build_environment, git_commit, model_hash, package_versions
+from dataset_builders.release import provenance
+from dataset_builders.release.provenance import build_environment, git_commit, model_hash, package_versions
 
 
 def test_the_commit_is_git_s(monkeypatch):

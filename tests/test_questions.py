@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dataset_builders.curation_report import CurationReport
+from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.questions import (
     QuestionedVideo,
     detokenize,

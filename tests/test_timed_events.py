@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset_builders.curation_report import CurationReport
+from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.timed_events import (
     clean_events,
     consensus,

@@ -5,8 +5,8 @@ import json
 from datasets import load_dataset
 
 import dataset_builders  # noqa: F401  (registers pu_valor)
-from dataset_builders.curation_report import CurationReport
-from dataset_builders.vtimellm import read_vtimellm, write_vtimellm
+from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 
 from .curation_fixtures import quick_options, write_captions
 

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from dataset_builders.feature_store import FeatureWriter
+from dataset_builders.features.feature_store import FeatureWriter
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.rows import make_row
 from train import sft

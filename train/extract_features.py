@@ -22,7 +22,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from dataset_builders.feature_store import FeatureWriter, replace_file
+from dataset_builders.features.feature_store import FeatureWriter, replace_file
 from dataset_builders.media import MediaError as ProbeError
 from dataset_builders.media import probe
 from dataset_builders.sources.media_folder import MEDIA_SUFFIXES

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from dataset_builders.composing import compose_features
-from dataset_builders.feature_store import FeatureStore
+from dataset_builders.features.feature_store import FeatureStore
 from dataset_builders.media import probe
+from dataset_builders.pseudo_untrimmed.composing import compose_features
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.video_processing_avicuna import load_video_frames
 

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from trl import SFTTrainer
 
-from dataset_builders.provenance import git_commit, package_versions
+from dataset_builders.release.provenance import git_commit, package_versions
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
 

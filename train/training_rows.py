@@ -11,8 +11,8 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 
 import dataset_builders  # noqa: F401  (importing registers the builders with `datasets`)
-from dataset_builders.mixture import mix
 from dataset_builders.schema import FEATURES
+from dataset_builders.sources.mixture import mix
 from train.arguments import DataSource, StageArguments
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..curation_report import CurationReport
 from ..media import MediaError, probe
-from ..provenance import build_environment
-from .captions import SOURCE, Clip, read_clips
+from ..release.curation_report import CurationReport
+from ..release.provenance import build_environment
+from ..sources.captions import SOURCE, Clip, read_clips
 from .clustering import DROPPED, cluster_clips, mean_pair_cosine, measure_clusters
 from .embedding import embed_captions
 from .filtering import PlanFilter, number_events

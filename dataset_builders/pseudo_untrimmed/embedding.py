@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ..annotation_files import fingerprint
+from ..sources.annotation_files import fingerprint
 
 
 ENCODER_FILES = (

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..annotation_files import as_paths, fingerprint
+from ..sources.annotation_files import as_paths, fingerprint
 from .clustering import METHODS, SMALL_CLUSTERS
 from .embedding import fingerprint_encoder
 

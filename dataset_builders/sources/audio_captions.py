@@ -13,10 +13,10 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from ..annotation_files import read_csv, read_json, read_text
-from ..curation_report import CurationReport
-from ..pseudo_untrimmed.captions import read_clips, split_clip_id
+from ..release.curation_report import CurationReport
 from ..wordings import LABEL_CAPTIONS, choose_wording
+from .annotation_files import read_csv, read_json, read_text
+from .captions import read_clips, split_clip_id
 from .timed_events import clean_text
 
 

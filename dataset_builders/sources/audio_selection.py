@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..annotation_files import read_json
-from ..curation_report import CurationReport
-from ..pseudo_untrimmed.captions import read_excluded_ids, read_records
+from ..release.curation_report import CurationReport
+from .annotation_files import read_json
 from .audio_captions import (
     AudioCaption,
     caption_key,
@@ -21,6 +20,7 @@ from .audio_captions import (
     read_clotho,
     youtube_id_of,
 )
+from .captions import read_excluded_ids, read_records
 from .media_folder import MediaFolder
 
 

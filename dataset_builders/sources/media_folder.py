@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..curation_report import CurationReport
+from ..release.curation_report import CurationReport
 
 
 class MediaFolder:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..annotation_files import read_json, read_json_records, read_text
-from ..curation_report import CurationReport
+from ..release.curation_report import CurationReport
 from ..wordings import IMAGE_QUESTIONS, SHORT_ANSWER_QUESTIONS, choose_wording
+from .annotation_files import read_json, read_json_records, read_text
 from .rows import Row, make_row
 from .timed_events import clean_text
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..annotation_files import read_csv, read_json, read_json_records, read_text
-from ..curation_report import CurationReport
+from ..release.curation_report import CurationReport
+from .annotation_files import read_csv, read_json, read_json_records, read_text
 from .rows import without_placeholders
 
 

@@ -6,7 +6,7 @@ The question is the narration of all events; the answer's events are scored as c
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dataset_builders.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_json
 
 from ..metrics import load_metric
 from ..prompts import PROMPTS

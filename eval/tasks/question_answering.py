@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from dataset_builders.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_json
 from dataset_builders.sources.questions import detokenize, iterate_music_avqa, music_avqa_answers
 
 from ..metrics import load_metric

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dataset_builders.annotation_files import read_json, read_json_records, read_text
+from dataset_builders.sources.annotation_files import read_json, read_json_records, read_text
 from dataset_builders.sources.timed_events import CHUNK_SECONDS, consensus, read_durations
 
 from ..metrics import load_metric

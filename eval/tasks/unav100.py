@@ -7,7 +7,7 @@ Queries: one question per class on one shared encoding; the class is known and t
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dataset_builders.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_json
 from modeling_avicuna.timestamp_avicuna import Event
 
 from ..labels import match_labels

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from .pseudo_untrimmed.planning import place_segments
-from .pseudo_untrimmed.shards import CLIPS_FILE, PLAN_FILE, read_plan
+from ..pseudo_untrimmed.planning import place_segments
+from ..pseudo_untrimmed.shards import CLIPS_FILE, PLAN_FILE, read_plan
 
 
 FIGURES_DIR = "figures"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import datasets
 
+from ..pseudo_untrimmed.settings import CurationSettings
+from ..schema import FEATURES
 from .card_facts import (
     NOT_RECORDED,
     card_metadata,
@@ -18,9 +20,7 @@ from .card_facts import (
     local_name,
     write_card_files,
 )
-from .pseudo_untrimmed.settings import CurationSettings
 from .report_figures import DISTRIBUTIONS, FIGURES_DIR, TIMELINE
-from .schema import FEATURES
 
 
 TEMPLATE = Path(__file__).with_name("pu_valor_card_template.md")

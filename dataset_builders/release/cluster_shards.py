@@ -11,8 +11,8 @@ from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
+from ..pseudo_untrimmed.settings import CurationSettings
 from .built_folder import build_folder, list_shards, prepare_folder
-from .pseudo_untrimmed.settings import CurationSettings
 
 
 class BuildShards(PipelineStep):

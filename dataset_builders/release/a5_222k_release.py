@@ -1,6 +1,6 @@
 """A5-222K as a folder that needs nothing of ours: Parquet, the report of its curation, and a card filled from the report.
 
-    python -m dataset_builders.a5_222k_release --output DIR --audiocaps_file train.csv --clotho_file development.csv \
+    python -m dataset_builders.release.a5_222k_release --output DIR --audiocaps_file train.csv --clotho_file development.csv \
         --exclude_audiocaps_file val.csv test.csv --exclude_clotho_file validation.csv evaluation.csv
 
 `load_dataset("DIR")` reads the result, and so does the Hub after an upload of the folder. No sound is copied.
@@ -16,7 +16,8 @@ from typing import Any
 
 import datasets
 
-from .a5_222k import A5222KConfig, pair_row, select_pairs
+from ..a5_222k import A5222KConfig, pair_row, select_pairs
+from ..schema import FEATURES
 from .card_facts import (
     add_sizes,
     card_metadata,
@@ -29,7 +30,6 @@ from .card_facts import (
 )
 from .curation_report import CurationReport
 from .provenance import build_environment
-from .schema import FEATURES
 
 
 ROWS_PER_FILE = 100_000

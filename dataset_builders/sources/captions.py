@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..annotation_files import read_json, read_json_records, read_text
-from ..curation_report import CurationReport
-from ..sources.rows import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER
+from ..release.curation_report import CurationReport
+from .annotation_files import read_json, read_json_records, read_text
+from .rows import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER
 
 
 SOURCE = "captions"

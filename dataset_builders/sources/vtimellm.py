@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..release.curation_report import CurationReport
 from .annotation_files import read_json_records
-from .curation_report import CurationReport
-from .sources.rows import TIME_PLACEHOLDER
+from .rows import TIME_PLACEHOLDER
 
 
 SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}

@@ -1,0 +1,44 @@
+"""Files that are either complete or absent: each is written beside its target and then renamed.
+
+The one home of that pattern for reports, shards, caches and result files. It knows nothing about their contents.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    A path beside `path` to write to. It replaces `path` when the body ends, and is removed when the body raises.
+
+    The temporary name is the same for each attempt, so that a killed process leaves at most one such file and the next
+    attempt overwrites it. The suffix of `path` is kept for writers that choose the format by it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".partial-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str):
+    """Writes `text` as UTF-8 with `\\n` line ends."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | os.PathLike, value: Any, *, sort_keys: bool = False):
+    """
+    Writes `value` as indented JSON with a final line end.
+
+    Raises:
+        ValueError: `value` holds NaN or an infinity, which JSON does not have.
+    """
+    write_text(path, json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n")
