@@ -1,4 +1,4 @@
-"""Settings and fixtures that every test shares. Nothing here builds a model."""
+"""Settings and fixtures shared by all tests. Nothing here builds a model."""
 
 import os
 from pathlib import Path
@@ -31,14 +31,21 @@ def project_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of golden numbers and real data files beside the checkout; a user's clone has none."""
+    """Real data files, tokenizers and weights beside the checkout. A clone of the project does not have this folder."""
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is absent: golden numbers and real data files are not part of the project")
+        pytest.skip(f"{SHARED} is absent: real data files, tokenizers and weights are not part of the project")
     return SHARED
 
 
 @pytest.fixture(scope="session")
-def golden_dir(shared_dir: Path) -> Path:
+def golden_dir() -> Path:
+    """Numbers recorded from the published code; see tests/golden/README.md."""
+    return PROJECT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_golden_dir(shared_dir: Path) -> Path:
+    """Golden numbers that need a tokenizer or weights, which are not part of the project."""
     return shared_dir / "golden"
 
 

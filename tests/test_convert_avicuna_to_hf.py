@@ -31,8 +31,8 @@ PUBLISHED_VOCAB_SIZE = 1000
 
 
 @pytest.fixture(scope="module")
-def release(golden_dir) -> Path:
-    return golden_dir / "tiny_checkpoint"
+def release(shared_golden_dir) -> Path:
+    return shared_golden_dir / "tiny_checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +278,9 @@ def test_a_ragged_batch_gives_the_numbers_of_each_sample_alone(model, golden, si
 
 
 @pytest.mark.parametrize("case", ["b2_v75_a25", "b1_v90_a10", "b1_v50_a50"])
-def test_golden_interleaved_embeddings(golden_dir, case):
+def test_golden_interleaved_embeddings(shared_golden_dir, case):
     """Projection and order of the published interleaver, without a checkpoint; `b1_v40_a60` is its case of silent zeros."""
-    arrays = np.load(golden_dir / "interleave/projected_fp32.npz")
+    arrays = np.load(shared_golden_dir / "interleave/projected_fp32.npz")
     part = {name: torch.from_numpy(arrays[f"{case}_{name}"]) for name in ("video", "audio", "Wv", "bv", "Wa", "ba")}
     ids, embeds = torch.from_numpy(arrays[f"{case}_ids"]), torch.from_numpy(arrays[f"{case}_embeds"])
     text = {**TINY_TEXT, "vocab_size": 22, "hidden_size": 64}

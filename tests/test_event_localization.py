@@ -24,10 +24,10 @@ def metric(project_dir):
 
 
 @pytest.fixture(scope="module")
-def unav100(golden_dir, data_dir):
+def unav100(shared_golden_dir, data_dir):
     with gzip.open(data_dir / "unav100/unav100_annotations.json.gz") as file:
         database = json.load(file)["database"]
-    with gzip.open(golden_dir / "metrics/unav100_test_predictions_a.json.gz") as file:
+    with gzip.open(shared_golden_dir / "metrics/unav100_test_predictions_a.json.gz") as file:
         rows = json.load(file)
     test = {key: value for key, value in database.items() if value["subset"] == "test"}
     predictions = {key: [] for key in test}
@@ -96,8 +96,8 @@ def random_events(seed, *, num_videos=25, labels="abcd", extra_label="unseen", t
     return predictions, references
 
 
-def test_unav100_result_is_the_official_evaluators(metric, unav100, golden_dir):
-    expected = json.loads((golden_dir / "metrics/expected_a.json").read_text())
+def test_unav100_result_is_the_official_evaluators(metric, unav100, shared_golden_dir):
+    expected = json.loads((shared_golden_dir / "metrics/expected_a.json").read_text())
     result = metric.compute(predictions=unav100[0], references=unav100[1])
     for threshold, value in expected["mAP"].items():
         assert result[f"mAP@{threshold}"] == pytest.approx(100 * value, abs=1e-6)

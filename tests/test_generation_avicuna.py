@@ -21,8 +21,8 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def llama_tokenizer(golden_dir):
-    return AutoTokenizer.from_pretrained(golden_dir / "llama_tokenizer")
+def llama_tokenizer(shared_golden_dir):
+    return AutoTokenizer.from_pretrained(shared_golden_dir / "llama_tokenizer")
 
 
 @pytest.fixture(scope="module")

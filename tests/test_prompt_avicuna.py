@@ -133,8 +133,8 @@ def test_plain_template_throws_the_question_away():
 
 
 @functools.cache
-def llama_processor(golden_dir, legacy):
-    tokenizer = AutoTokenizer.from_pretrained(golden_dir / "llama_tokenizer", legacy=bool(legacy))
+def llama_processor(shared_golden_dir, legacy):
+    tokenizer = AutoTokenizer.from_pretrained(shared_golden_dir / "llama_tokenizer", legacy=bool(legacy))
     return build_processor(tokenizer, num_av_tokens=8)
 
 
@@ -157,10 +157,10 @@ def our_ids_and_labels(processor, conversation, template, **kwargs):
 
 @pytest.mark.parametrize("legacy", [0, 1])
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_ids_and_labels_equal_the_published_ones(golden_dir, family, name, legacy):
-    golden = read_labels(golden_dir, legacy)[family]
+def test_ids_and_labels_equal_the_published_ones(shared_golden_dir, family, name, legacy):
+    golden = read_labels(shared_golden_dir, legacy)[family]
     assert set(golden) == {case for kind, case in CASES if kind == family}, "a golden conversation has no test"
-    case, processor = golden[name], llama_processor(golden_dir, legacy)
+    case, processor = golden[name], llama_processor(shared_golden_dir, legacy)
     conversation = case["conversation_after_placeholder_and_time_tokens"]
     if (family, name) not in INTENDED_DIFFERENCES:
         ids, labels = our_ids_and_labels(processor, conversation, TEMPLATES[family])
@@ -179,21 +179,21 @@ def test_ids_and_labels_equal_the_published_ones(golden_dir, family, name, legac
 
 @pytest.mark.parametrize("legacy", [0, 1])
 @pytest.mark.parametrize("name", ["q1", "q2", "q3", "q4", "multi_turn"])
-def test_generation_prompts_equal_the_published_ones(golden_dir, name, legacy):
-    case = read_labels(golden_dir, legacy)["generation_prompts"][name]
+def test_generation_prompts_equal_the_published_ones(shared_golden_dir, name, legacy):
+    case = read_labels(shared_golden_dir, legacy)["generation_prompts"][name]
     turns = case.get("messages") or [["USER", case["query"]]]
     roles = {"USER": "human", "ASSISTANT": "gpt"}
     messages = to_messages([{"from": roles[role], "value": words} for role, words in turns if words is not None])
-    processor = llama_processor(golden_dir, legacy)
+    processor = llama_processor(shared_golden_dir, legacy)
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     assert prompt == case["prompt"]
     ids = processor.tokenizer(prompt).input_ids
     assert collapse(ids, ids, {processor.video_token_id})[0] == case["input_ids"]
 
 
-def test_collator_rows_equal_the_published_ones_but_for_the_side_of_padding(golden_dir):
+def test_collator_rows_equal_the_published_ones_but_for_the_side_of_padding(shared_golden_dir):
     """Ours pads on the left with a token of its own (batched generation); padding_side="right" gives the published side."""
-    golden, processor = read_labels(golden_dir, 0), llama_processor(golden_dir, 0)
+    golden, processor = read_labels(shared_golden_dir, 0), llama_processor(shared_golden_dir, 0)
     conversations = [
         to_messages(golden["v1"][name]["conversation_after_placeholder_and_time_tokens"])
         for name in golden["collator"]["samples"]

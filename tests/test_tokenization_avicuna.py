@@ -83,11 +83,11 @@ def test_saved_and_loaded_gives_the_same_ids(tmp_path, prepend_scheme):
     assert add_placeholder_tokens(loaded) is loaded
 
 
-def test_llama_after_an_answer(golden_dir):
+def test_llama_after_an_answer(shared_golden_dir):
     """After </s>, legacy=False keeps the slow tokenizer's "US" + "ER"; legacy=True starts a new word."""
     for legacy, expected in ((False, [2, 3308, 1001]), (True, [2, 3148, 1001])):
         tokenizer = add_placeholder_tokens(
-            AutoTokenizer.from_pretrained(golden_dir / "llama_tokenizer", legacy=legacy)
+            AutoTokenizer.from_pretrained(shared_golden_dir / "llama_tokenizer", legacy=legacy)
         )
         assert pieces_ids(tokenizer, "rain</s>USER: x")[-5:-2] == expected
         assert tokenizer.decode(pieces_ids(tokenizer, "The USER: rain")) == "The USER: rain"
@@ -102,26 +102,26 @@ def test_a_slow_tokenizer_is_refused():
 
 
 @pytest.mark.parametrize("legacy", [0, 1])
-def test_a_bare_tokenizer_model_gives_the_published_ids(golden_dir, tmp_path, legacy):
+def test_a_bare_tokenizer_model_gives_the_published_ids(shared_golden_dir, tmp_path, legacy):
     """Vicuna's repository has no tokenizer.json; what transformers makes of tokenizer.model merges spaces too early."""
     for name in ("tokenizer.model", "tokenizer_config.json"):
-        shutil.copyfile(golden_dir / "llama_tokenizer" / name, tmp_path / name)
+        shutil.copyfile(shared_golden_dir / "llama_tokenizer" / name, tmp_path / name)
     tokenizer = add_placeholder_tokens(AutoTokenizer.from_pretrained(tmp_path, legacy=bool(legacy)))
     video = tokenizer.convert_tokens_to_ids("<video>")
-    for name, case in read_labels(golden_dir, legacy)["v1"].items():
+    for name, case in read_labels(shared_golden_dir, legacy)["v1"].items():
         if name != "literal_later_audio":  # an error in messages, see INTENDED_DIFFERENCES
             ids = [-200 if token_id == video else token_id for token_id in tokenizer(case["prompt"]).input_ids]
             assert ids == case["input_ids"], name
 
 
-def test_the_small_tokenizer_gives_the_published_ids(golden_dir):
+def test_the_small_tokenizer_gives_the_published_ids(shared_golden_dir):
     """With legacy=False its pieces after </s> are unknown tokens in the published code (golden README): ours are real."""
     for legacy in (0, 1):
-        tokenizer = AutoTokenizer.from_pretrained(golden_dir / "small_tokenizer", legacy=bool(legacy))
+        tokenizer = AutoTokenizer.from_pretrained(shared_golden_dir / "small_tokenizer", legacy=bool(legacy))
         tokenizer = add_placeholder_tokens(tokenizer)
         video = tokenizer.convert_tokens_to_ids("<video>")
         golden = json.loads(
-            (golden_dir / "labels" / f"small_tokenizer_legacy{legacy}.json").read_text(encoding="utf-8")
+            (shared_golden_dir / "labels" / f"small_tokenizer_legacy{legacy}.json").read_text(encoding="utf-8")
         )
         for name, case in golden["v1"].items():
             ids = [-200 if token_id == video else token_id for token_id in tokenizer(case["prompt"]).input_ids]
