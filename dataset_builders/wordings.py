@@ -92,15 +92,17 @@ def span_text(index: int) -> str:
 
 
 def grounding_answer(indices: Sequence[int]) -> str:
-    """The answer to a grounding question: one span for each time that the event occurs.
+    """The answer to a grounding question: one span for each occurrence of the event, as `format_events` writes them.
 
     >>> grounding_answer([0])
     'From <s0> to <e0>.'
     >>> grounding_answer([0, 1, 2])
     'From <s0> to <e0>, from <s1> to <e1> and from <s2> to <e2>.'
     """
-    spans = [span_text(index) for index in indices]
-    joined = spans[0] if len(spans) == 1 else f"{', '.join(spans[:-1])} and {spans[-1]}"
+    # imported here, so that importing dataset_builders does not load torch
+    from modeling_avicuna.timestamp_avicuna import join_spans
+
+    joined = join_spans([span_text(index) for index in indices])
     return f"F{joined[1:]}."
 
 

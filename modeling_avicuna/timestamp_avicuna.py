@@ -8,6 +8,7 @@ wording of questions `prompt_avicuna`'s.
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers.utils import logging
@@ -149,6 +150,22 @@ class EventReading:
 DEFAULT_CODEC = TimeCodec()
 
 
+def join_spans(spans: Sequence[str]) -> str:
+    """Time spans as the training answers write them: commas between them, "and" before the last one.
+
+    Raises:
+        ValueError: no spans.
+
+    Example:
+        >>> join_spans(["from 03 to 17", "from 20 to 30", "from 40 to 52"])
+        'from 03 to 17, from 20 to 30 and from 40 to 52'
+    """
+    if not spans:
+        raise ValueError("got no time spans to join")
+    *first, last = spans
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def format_events(events: list[Event], duration: float, *, codec: TimeCodec = DEFAULT_CODEC) -> str:
     """Events as the narration of the published training data, in the given order: "From 03 to 17, a dog barks."
 
@@ -223,7 +240,7 @@ def parse_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC
 
 def _sentence(label: str, spans: list[str]) -> str:
     """One sentence of the narration, its label plain where the reader gives it back exactly, else as a JSON string."""
-    opening = " and ".join(spans).capitalize()
+    opening = join_spans(spans).capitalize()
     if not label:
         return f"{opening}."
     # a bracket or a quote could pair with one in a later label, which no look at this sentence alone would show

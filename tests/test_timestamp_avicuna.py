@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataset_builders.wordings import grounding_answer
 from modeling_avicuna import timestamp_avicuna, written_events_avicuna
 from modeling_avicuna.timestamp_avicuna import Event, TimeCodec, format_events, parse_events, read_events
 from train.conversation import write_times
@@ -178,6 +179,25 @@ def test_the_wording_is_the_published_one():
     assert format_events(events, 10) == "From 10 to 55, a dog barks. From 60 to 99, rain."
     assert format_events([Event(0.3, 1.7, ""), Event(4.0, 5.2, "")], 10) == "From 03 to 17 and from 40 to 52."
     assert format_events([Event(0.3, 2.7, "")], 10) == "From 03 to 27."
+
+
+@pytest.mark.parametrize("num_spans", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+def test_training_answers_and_format_events_write_the_same_spans(num_spans, codec):
+    duration = 100.0
+    events = [Event(10.0 * i + 1, 10.0 * i + 7.5, "") for i in range(num_spans)]
+    seconds = {f"<{name}{i}>": getattr(event, field) for i, event in enumerate(events)
+               for name, field in (("s", "start"), ("e", "end"))}  # fmt: skip
+    trained = write_times(grounding_answer(range(num_spans)), seconds=seconds, duration=duration, codec=codec)
+    assert trained == format_events(events, duration, codec=codec)
+    read = read_events(trained, duration, codec=codec)
+    assert read.unread == [] and format_events(read.events, duration, codec=codec) == trained
+
+
+@pytest.mark.parametrize("label", ["", *TRICKY_LABELS])
+def test_several_spans_of_one_label_survive_the_round_trip(label):
+    events = [Event(float(i), i + 2.0, label) for i in range(3, 90, 20)]
+    assert parse_events(format_events(events, 100), 100) == events
 
 
 def spans(text, duration=100.0):
