@@ -1,13 +1,10 @@
 """`load_dataset("pu_valor", ...)`: what it builds, what its cache depends on, and what it says of wrong input."""
 
-import doctest
-import importlib
 import json
 import shutil
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pytest
 from datasets import load_dataset
 
@@ -193,22 +190,3 @@ def test_real_clips_are_rendered_and_the_missing_ones_counted(data_dir, tmp_path
     assert report["sources"]["captions"]["dropped"] == {"no_media_file": 3}
     video = datasets.Video(decode=False).encode_example(dataset[0]["media"]["video"])
     assert video["path"] == dataset[0]["media"]["video"]
-
-
-MODULES = (
-    "composing",
-    "feature_store",
-    "build",
-    "pseudo_untrimmed.captions",
-    "pseudo_untrimmed.curation",
-    "pseudo_untrimmed.filtering",
-    "pseudo_untrimmed.planning",
-    "pseudo_untrimmed.shards",
-)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples_run(name):
-    module = importlib.import_module(f"dataset_builders.{name}")
-    result = doctest.testmod(module, extraglobs={"np": np})
-    assert result.attempted > 0 and result.failed == 0

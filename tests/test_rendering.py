@@ -1,6 +1,5 @@
 """What rendering promises, measured on the finished mp4: time, pitch, picture, noise, joins, and clear errors."""
 
-import doctest
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -388,8 +387,3 @@ def test_an_interrupted_rendering_leaves_the_old_file_alone(clips, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         render_video(chain(("tone", 2, 1.0)), clips, output, **FORMAT)
     assert os.listdir(tmp_path) == ["v.mp4"] and output.read_bytes() == b"the old one"
-
-
-def test_docstring_examples_run():
-    assert doctest.testmod(rendering).attempted > 0
-    assert doctest.testmod(rendering).failed == 0
