@@ -89,7 +89,15 @@ def test_the_merged_model_says_what_base_and_adapter_say(workshop, tmp_path):  #
     assert (merged - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("overrides", [{"use_peft": True, "lora_r": 4}, {"trainable": "language_model"}])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"use_peft": True, "lora_r": 4},
+        {"trainable": "language_model"},
+        {"trainable": ["language_model", "vision_adapter"], "use_muon": True, "adapter_learning_rate": 0.03},
+        {"use_peft": True, "lora_r": 4, "trainable": "audio_adapter", "use_muon": True, "adapter_learning_rate": 0.03},
+    ],
+)
 def test_interrupted_and_resumed_training_is_bit_exact(workshop, tmp_path, overrides):  # noqa: F811
     steps = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     whole = run_stage(workshop, "composed", tmp_path / "whole", **steps, **overrides)

@@ -18,6 +18,7 @@ from trl import SFTConfig, TrlParser
 
 PARTS = ("vision_adapter", "audio_adapter", "language_model", "vision_tower", "audio_tower")
 CHAT_TEMPLATES = ("vicuna", "plain")
+ADAMW = ("adamw_torch", "adamw_torch_fused")  # values of `optim` that `use_muon` can be combined with
 
 
 @dataclass
@@ -137,6 +138,13 @@ class AVicunaTrainingArguments(SFTConfig):
     gradient_accumulation_steps: int | None = field(
         default=None, metadata={"help": "Micro batches per step; not given: derived from effective_batch_size."}
     )
+    use_muon: bool = field(
+        default=False,
+        metadata={"help": "Muon for the weights of linear layers; embeddings, head, norms and biases by `optim`."},
+    )
+    adapter_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of both adapters; not given: learning_rate."}
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule (published: cosine)."})
     warmup_steps: float = field(default=0.03, metadata={"help": "Steps, or below 1 a share of all (published: 0.03)."})
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay (published: none)."})
@@ -146,6 +154,8 @@ class AVicunaTrainingArguments(SFTConfig):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads whole rows: keep False."})
 
     def __post_init__(self):
+        if self.use_muon:
+            self.check_muon()
         if self.deepspeed:
             name_single_process()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -161,6 +171,19 @@ class AVicunaTrainingArguments(SFTConfig):
         if self.activation_checkpointing is None:
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
+
+    def check_muon(self):
+        """Raises ValueError where Muon would not see whole matrices, or where `optim` is no AdamW."""
+        if self.deepspeed or self.fsdp:
+            engine = "deepspeed" if self.deepspeed else "fsdp"
+            raise ValueError(
+                f"use_muon does not work with {engine}: Muon needs whole matrices, and {engine} partitions them. "
+                f"Train without {engine}, or with use_muon: false"
+            )
+        if self.optim not in ADAMW:
+            raise ValueError(
+                f"use_muon trains all other parameters by one of {list(ADAMW)}, not by optim: {self.optim}"
+            )
 
 
 def name_single_process():

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from accelerate.logging import get_logger
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import SFTTrainer
 
 
 if __name__ == "__main__":  # a script's own folder leads sys.path; the packages live one above it
@@ -30,6 +29,7 @@ from train.checkpoint import (  # noqa: E402
 )
 from train.collator import AVicunaCollator  # noqa: E402
 from train.media_rows import open_media, unused_media  # noqa: E402
+from train.optimizer import AVicunaTrainer  # noqa: E402
 from train.packed_attention import prepare_for_packing  # noqa: E402
 from train.publishing import publish_stage  # noqa: E402
 from train.summary import describe_start, write_summary  # noqa: E402
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None):
         flatten=stage.flatten,
         unused_media=unused_media(model, processor=processor) if runs_towers_apart else None,
     )
-    trainer = SFTTrainer(
+    trainer = AVicunaTrainer(
         model,
         args=training,
         train_dataset=rows,

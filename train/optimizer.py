@@ -1,0 +1,91 @@
+"""The optimizer of a stage: AdamW, or Muon for the matrices, and a learning rate of its own for the adapters.
+
+Used by `train/sft.py`. Trainer creates its optimizer from `optim`; this file regroups the parameters before the first
+step. It sets no schedule: Trainer's scheduler scales the learning rate of each group.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from trl import SFTTrainer
+
+from train.trainable import is_linear
+
+
+ADAPTERS = ("vision_adapter", "audio_adapter")
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for some parameter groups, AdamW for the others, as one optimizer with one state dictionary.
+
+    The Muon update has the RMS of an AdamW update (`match_rms_adamw`, arXiv:2502.16982), so both share a learning rate.
+
+    Args:
+        matrix_groups: parameter groups of matrices, for Muon; `lr` and `weight_decay` are read from each.
+        adamw: the optimizer of all other parameters.
+    """
+
+    def __init__(self, matrix_groups: list[dict], adamw: torch.optim.AdamW):
+        names = ("params", "lr", "weight_decay")
+        groups = [{name: group[name] for name in names} for group in matrix_groups]
+        self.muon = torch.optim.Muon(groups, adjust_lr_fn="match_rms_adamw")
+        self.adamw = adamw
+        self.num_matrix_groups = len(groups)
+        super().__init__([*self.muon.param_groups, *adamw.param_groups], defaults={})
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> torch.Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # load_state_dict replaces both, so that they are shared again before each step
+        self.muon.param_groups = self.param_groups[: self.num_matrix_groups]
+        self.adamw.param_groups = self.param_groups[self.num_matrix_groups :]
+        self.muon.state = self.adamw.state = self.state
+        self.muon.step()
+        self.adamw.step()
+        return loss
+
+
+class AVicunaTrainer(SFTTrainer):
+    """`SFTTrainer` with the recipe's `use_muon` and `adapter_learning_rate`."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        model = self.model if model is None else model
+        if self.args.adapter_learning_rate is not None:
+            groups = split_groups(optimizer.param_groups, adapter_parameters(model))
+            for group in groups[True]:
+                group["lr"] = self.args.adapter_learning_rate
+            optimizer.param_groups = groups[False] + groups[True]
+        if self.args.use_muon:
+            groups = split_groups(optimizer.param_groups, matrices(model))
+            optimizer.param_groups = groups[False]
+            optimizer = MuonWithAdamW(groups[True], optimizer)
+        self.optimizer = optimizer
+        return optimizer
+
+
+def split_groups(groups: list[dict], chosen: set[nn.Parameter]) -> dict[bool, list[dict]]:
+    """Optimizer groups split into those of parameters in `chosen` (key True) and of all others (key False)."""
+    split: dict[bool, list[dict]] = {True: [], False: []}
+    for group in groups:
+        for is_chosen, part in split.items():
+            if parameters := [p for p in group["params"] if (p in chosen) == is_chosen]:
+                part.append({**group, "params": parameters})
+    return split
+
+
+def adapter_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of both adapters, also where PEFT has wrapped them."""
+    return {p for name, p in model.named_parameters() if not set(ADAPTERS).isdisjoint(name.split("."))}
+
+
+def matrices(model: nn.Module) -> set[nn.Parameter]:
+    """The weights that Muon trains: those of linear layers, LoRA and adapters included, the output head excepted."""
+    head = model.get_output_embeddings().weight
+    return {m.weight for m in model.modules() if is_linear(m) and m.weight is not head}
