@@ -65,7 +65,13 @@ setup(
         "space": SPACE,
         # builds PU-VALOR shards under an existing engine, on Slurm or Ray
         "cluster": CLUSTER,
-        "dev": TRAIN + EVAL + TEST + DOCS + CLUSTER + SPACE + ["mypy>=1.15", "ruff>=0.9", "types-PyYAML", "types-tqdm"],
+        "dev": TRAIN
+        + EVAL
+        + TEST
+        + DOCS
+        + CLUSTER
+        + SPACE
+        + ["mypy>=1.15", "ruff>=0.9", "types-PyYAML", "types-tqdm"],
         # decoding by torchcodec (the Video() and Audio() columns of `datasets`) wants the system's FFmpeg libraries
         "torchcodec": ["torchcodec>=0.10"],
     },
