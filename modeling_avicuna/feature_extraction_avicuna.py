@@ -133,13 +133,14 @@ def split_windows(
     """
     The spans of samples that the audio tower sees, `[(start, end), ...]` with `end <= num_samples`.
 
-    Published rule: a rest of at most one second beyond a whole number of windows is dropped, a longer one is filled up with
-    silence to a whole window; then windows of 10 s every 4 s. Ours: a sound of at most one second is one (padded) window,
-    where the published code makes an empty one.
+    The published rule: a remainder of at most one second beyond a whole number of 10-s windows is dropped, a longer one is
+    padded with silence to a whole window; then one window every 4 s. Two choices of ours: for windows of another length the
+    threshold is a tenth of the window, and a sound that is shorter than the threshold is one padded window, where the
+    published code makes an empty one.
     """
     window, stride = round(window_seconds * sampling_rate), round(stride_seconds * sampling_rate)
     rest = num_samples % window
-    if 0 < rest <= sampling_rate and num_samples > window:
+    if 0 < rest <= window // 10 and num_samples > window:
         num_samples -= rest
     padded = -(-num_samples // window) * window
     starts = range(0, padded - window + 1, stride)
@@ -165,7 +166,7 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
     Args:
         feature_size (`int`, defaults to 64): mel bands.
         sampling_rate (`int`, defaults to 48000): of the waveforms, in Hz.
-        window_seconds, stride_seconds (`float`, defaults to 10 and 4): published windows.
+        window_seconds, stride_seconds (`float`, default to 10 and 4, as published): length and distance of the windows.
         fft_window_size, hop_length (`int`, defaults to 1024 and 480): CLAP's, in samples.
         frequency_min, frequency_max (`float`, defaults to 50 and 14000): CLAP's, in Hz.
         mel_scale (`str`, defaults to `"htk"`): `"htk"` for the fused CLAP checkpoints (the published choice), `"slaney"` for
@@ -193,6 +194,8 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
         super().__init__(**kwargs)
         if mel_scale not in ("htk", "slaney"):
             raise ValueError(f"mel_scale must be 'htk' or 'slaney', got {mel_scale!r}")
+        if window_seconds <= 0 or stride_seconds <= 0:
+            raise ValueError(f"window_seconds={window_seconds} and stride_seconds={stride_seconds} must be above 0")
         self.feature_size = feature_size
         self.sampling_rate = sampling_rate
         self.window_seconds = window_seconds

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 
 INTERLEAVING_RULES = ("uniform", "published", "concatenated")
-RESAMPLING_RULES = ("even", "proportional", "published")
+RESAMPLING_RULES = ("even", "proportional", "published", "centred")
+# How the tokens of a video are aligned with its time: the resampling rules of its visual and of its audio rows.
+ALIGNMENTS = {"published": ("proportional", "even"), "centred": ("centred", "centred")}
 
 
 def num_modality_tokens(num_av_tokens: int, rate: float) -> tuple[int, int]:
@@ -106,6 +108,8 @@ def resample_rows(num_rows: int, num_tokens: int, rule: str = "even") -> list[in
             * "proportional", for video: token k shows row floor(k * N / T) for any N, so that position stays time.
               With N >= T this is the published rule for video (which pads shorter ones with zeros at the tail).
             * "published", for audio: as "even", but with N > T only the first T rows are kept.
+            * "centred", for both: token k shows row (2k + 1) * N // (2T), the row at the middle of its share. Where rows
+              cover equal parts of a video, the error in time is at most half a row for any N and T.
 
     Returns:
         T row indices in 0 ... N - 1, never decreasing.
@@ -122,6 +126,8 @@ def resample_rows(num_rows: int, num_tokens: int, rule: str = "even") -> list[in
         raise ValueError(f"unknown resampling rule {rule!r}, expected one of {RESAMPLING_RULES}")
     if num_rows < 0 or num_tokens < 0 or (num_rows == 0 and num_tokens > 0):
         raise ValueError(f"cannot fill num_tokens={num_tokens} from num_rows={num_rows}")
+    if rule == "centred":
+        return [(2 * k + 1) * num_rows // (2 * num_tokens) for k in range(num_tokens)]
     if rule == "proportional":
         return [k * num_rows // num_tokens for k in range(num_tokens)]
     if num_rows > num_tokens:

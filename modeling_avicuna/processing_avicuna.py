@@ -11,6 +11,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .feature_extraction_avicuna import AVicunaFeatureExtractor
+from .interleaving_avicuna import ALIGNMENTS
 from .media_slots_avicuna import MediaSlot, check_conversation, fill_slots, media_of_conversations
 from .prompt_avicuna import AUDIO_TOKEN, VICUNA_CHAT_TEMPLATE, VIDEO_TOKEN
 from .slot_encoding_avicuna import (
@@ -31,6 +32,8 @@ def build_processor(
     *,
     image_size: int = 224,
     mel_scale: str = "htk",
+    window_seconds: float = 10.0,
+    stride_seconds: float = 4.0,
     chat_template: str = VICUNA_CHAT_TEMPLATE,
     **settings,
 ) -> "AVicunaProcessor":
@@ -41,6 +44,7 @@ def build_processor(
         tokenizer (`PreTrainedTokenizerFast`): any fast tokenizer; see `add_placeholder_tokens`.
         image_size (`int`, defaults to 224): side of the vision tower's input in pixels.
         mel_scale (`str`, defaults to `"htk"`): of the audio tower, see `AVicunaFeatureExtractor`.
+        window_seconds, stride_seconds (`float`, default to 10 and 4): length and distance of the sound windows.
         settings: `num_av_tokens`, `audio_interleaving_rate`, ... of `AVicunaProcessor`.
     """
     tokenizer = add_placeholder_tokens(tokenizer)
@@ -49,7 +53,9 @@ def build_processor(
         video_processor=AVicunaVideoProcessor(
             size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
         ),
-        feature_extractor=AVicunaFeatureExtractor(mel_scale=mel_scale),
+        feature_extractor=AVicunaFeatureExtractor(
+            mel_scale=mel_scale, window_seconds=window_seconds, stride_seconds=stride_seconds
+        ),
         tokenizer=tokenizer,
         chat_template=chat_template,
         **settings,
@@ -64,7 +70,9 @@ class AVicunaProcessor(ProcessorMixin):
         num_av_tokens (`int`, defaults to 100): audio-visual tokens per video (paper).
         audio_interleaving_rate (`float`, defaults to 0.25): share of audio tokens among them (paper's best).
         interleaving (`str`, defaults to `"uniform"`): rule of `interleave_order`.
-        audio_resampling (`str`, defaults to `"even"`): rule of `resample_rows` for audio; `"published"` loses the tail.
+        alignment (`str`, defaults to `"published"`): which moment of a video a token shows. `"published"`: frames from the
+            first to the last, and audio rows repeated from the front. `"centred"`: token k of T shows the middle of its share,
+            row `(2k + 1) * N // (2T)` of N rows, for frames, cached features and sound alike.
         time_unit (`str`), num_time_bins (`int`): how times are written, see `TimeCodec`.
     """
 
@@ -78,12 +86,14 @@ class AVicunaProcessor(ProcessorMixin):
         num_av_tokens: int = 100,
         audio_interleaving_rate: float = 0.25,
         interleaving: str = "uniform",
-        audio_resampling: str = "even",
+        alignment: str = "published",
         time_unit: str = "relative",
         num_time_bins: int = 100,
     ):
         if tokenizer is None:
             raise ValueError("AVicunaProcessor needs a tokenizer")
+        if alignment not in ALIGNMENTS:
+            raise ValueError(f"alignment must be one of {sorted(ALIGNMENTS)}, got {alignment!r}")
         super().__init__(
             video_processor or AVicunaVideoProcessor(),
             feature_extractor or AVicunaFeatureExtractor(),
@@ -93,7 +103,7 @@ class AVicunaProcessor(ProcessorMixin):
         self.num_av_tokens = num_av_tokens
         self.audio_interleaving_rate = audio_interleaving_rate
         self.interleaving = interleaving
-        self.audio_resampling = audio_resampling
+        self.alignment = alignment
         self.time_unit = time_unit
         self.num_time_bins = num_time_bins
         self.video_token, self.audio_token = VIDEO_TOKEN, AUDIO_TOKEN
@@ -103,6 +113,17 @@ class AVicunaProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         media = ("pixel_values_videos", "video_features", "video_lengths", "input_features", "audio_features")
         return ["input_ids", "attention_mask", *media, "audio_lengths", "audio_row_ids"]
+
+    @property
+    def feature_settings(self) -> dict[str, str | float]:
+        """What the rows of a medium depend on besides the towers; recorded with cached features and checked there."""
+        extractor = self.feature_extractor
+        return {
+            "alignment": self.alignment,
+            "window_seconds": extractor.window_seconds,
+            "stride_seconds": extractor.stride_seconds,
+            "mel_scale": extractor.mel_scale,
+        }
 
     @property
     def time_codec(self) -> TimeCodec:
@@ -171,7 +192,7 @@ class AVicunaProcessor(ProcessorMixin):
         settings = SlotSettings(
             num_av_tokens=self.num_av_tokens if num_av_tokens is None else num_av_tokens,
             interleaving=self.interleaving if interleaving is None else interleaving,
-            audio_resampling=self.audio_resampling,
+            alignment=self.alignment,
             sampling_rate=self.feature_extractor.sampling_rate if sampling_rate is None else sampling_rate,
         )
         rates = self._rates(audio_interleaving_rate, num_texts=len(texts))

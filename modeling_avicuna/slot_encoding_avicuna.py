@@ -11,10 +11,14 @@ import numpy as np
 import torch
 
 from .feature_extraction_avicuna import AVicunaFeatureExtractor, fit_waveform, load_audio, resample
-from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
+from .interleaving_avicuna import ALIGNMENTS, interleave_order, num_modality_tokens, resample_rows
 from .media_slots_avicuna import OWN_SOUND, MediaSlot
 from .prompt_avicuna import AUDIO_TOKEN, SLOT_PATTERN, VIDEO_TOKEN
 from .video_processing_avicuna import AVicunaVideoProcessor, load_image
+
+
+# The longest sound alone that is one token: a clip of the audio-text pairs of stage II.
+SINGLE_TOKEN_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class SlotSettings:
 
     num_av_tokens: int
     interleaving: str
-    audio_resampling: str
+    alignment: str
     sampling_rate: int
 
 
@@ -54,8 +58,8 @@ def encode_slot(
     """
     Decodes and resamples what fills a slot.
 
-    An image is one visual token (stage I). A sound alone is one audio token where it is a single window (stage II), otherwise
-    the whole budget. A video with sound shares the budget at the interleaving rate, a silent one spends it on pictures, so
+    An image is one visual token (stage I). A sound alone of at most `SINGLE_TOKEN_SECONDS` is one audio token (stage II),
+    which shows its middle window where short windows give it several; a longer sound gets the whole budget. A video with sound shares the budget at the interleaving rate, a silent one spends it on pictures, so
     that position stays time. A video file's sound is cut or filled with silence to the length of its pictures.
 
     Raises:
@@ -68,7 +72,8 @@ def encode_slot(
         if sound is None:
             raise ValueError(f"an <audio> slot got something without sound: {_named(slot.sound)}")
         num_rows = len(sound) if slot.sound_is_features else len(feature_extractor.split_windows(len(sound)))
-        encoded, duration = EncodedSlot(["audio"] * (1 if num_rows == 1 else settings.num_av_tokens)), None
+        is_single = num_rows <= _rows_of_single_token(feature_extractor)
+        encoded, duration = EncodedSlot(["audio"] * (1 if is_single else settings.num_av_tokens)), None
     else:
         num_video, num_audio = num_modality_tokens(settings.num_av_tokens, audio_interleaving_rate)
         sound = _sound(slot, rate=settings.sampling_rate, feature_extractor=feature_extractor) if num_audio else None
@@ -76,12 +81,20 @@ def encode_slot(
             num_video, num_audio = settings.num_av_tokens, 0
         encoded, duration = EncodedSlot(interleave_order(num_video, num_audio, settings.interleaving)), None
         if num_video:
-            encoded.pictures, duration = _frames(slot, num_frames=num_video, video_processor=video_processor)
+            encoded.pictures, duration = _frames(
+                slot, num_frames=num_video, alignment=settings.alignment, video_processor=video_processor
+            )
     if sound is not None:
         _add_sound(
-            encoded, sound, duration=duration, feature_extractor=feature_extractor, rule=settings.audio_resampling
+            encoded, sound, duration=duration, feature_extractor=feature_extractor, alignment=settings.alignment
         )
     return encoded
+
+
+def _rows_of_single_token(feature_extractor: AVicunaFeatureExtractor) -> int:
+    """Most windows that a sound alone may have to be one token: one with the published windows."""
+    num_samples = round(SINGLE_TOKEN_SECONDS * feature_extractor.sampling_rate)
+    return len(feature_extractor.split_windows(num_samples))
 
 
 def _add_sound(
@@ -90,10 +103,10 @@ def _add_sound(
     *,
     duration: float | None,
     feature_extractor: AVicunaFeatureExtractor,
-    rule: str,
+    alignment: str,
 ):
     """Gives each audio token its row: of features `(M, D)`, or of the windows of a waveform, each analysed once."""
-    num_tokens = encoded.order.count("audio")
+    num_tokens, (_, rule) = encoded.order.count("audio"), ALIGNMENTS[alignment]
     if sound.ndim == 2:
         encoded.sounds = sound[resample_rows(len(sound), num_tokens, rule)]
         return
@@ -106,13 +119,14 @@ def _add_sound(
 
 
 def _frames(
-    slot: MediaSlot, *, num_frames: int, video_processor: AVicunaVideoProcessor
+    slot: MediaSlot, *, num_frames: int, alignment: str, video_processor: AVicunaVideoProcessor
 ) -> tuple[torch.Tensor, float | None]:
     """Frames or features of a video, one row per token, and the duration in seconds where it is known."""
     if not slot.picture_is_features:
-        return video_processor.load(slot.picture, num_frames=num_frames)
+        return video_processor.load(slot.picture, num_frames=num_frames, alignment=alignment)
     rows = as_features(slot.picture, name="video_features")
-    return rows[resample_rows(len(rows), num_frames, "proportional")], None
+    rule, _ = ALIGNMENTS[alignment]
+    return rows[resample_rows(len(rows), num_frames, rule)], None
 
 
 def _image(slot: MediaSlot, *, video_processor: AVicunaVideoProcessor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .feature_extraction_avicuna import Media, MediaError, open_media
+from .interleaving_avicuna import resample_rows
 
 
 try:
@@ -50,7 +51,12 @@ def evenly_spaced(num_total: int, num_frames: int, *, first: int = 0, last: int 
 
 
 def frame_indices(
-    times: np.ndarray, num_frames: int, *, start: float | None = None, end: float | None = None
+    times: np.ndarray,
+    num_frames: int,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    alignment: str = "published",
 ) -> np.ndarray:
     """
     Which frames show a video evenly over its time.
@@ -60,6 +66,8 @@ def frame_indices(
 
     Args:
         times (`np.ndarray` of shape `(num_total, 2)`): when each frame appears and vanishes, in seconds.
+        alignment (`str`): `"published"` takes frames from the first to the last; `"centred"` takes the frame that is on
+            screen at the middle of each of `num_frames` equal shares of the time.
         start, end (`float`, *optional*): part of the video, in seconds from its beginning; clamped to it.
 
     Raises:
@@ -72,6 +80,9 @@ def frame_indices(
     start, end = max(start or 0.0, 0.0), duration if end is None else end
     if not 0.0 <= start < end or start >= duration:
         raise ValueError(f"the interval from {start} to {end} s is not within a video of {duration:.3f} s")
+    if alignment == "centred":
+        moments = start + (np.arange(num_frames) + 0.5) / num_frames * (min(end, duration) - start)
+        return np.searchsorted(begins, moments + 1e-4, side="right").astype(np.int32) - 1
     first, last = (int(np.searchsorted(begins, t + 1e-4, side="right")) - 1 for t in (start, end))
     first, last = max(first, 0), max(last, first, 0)
     steps = np.diff(begins)
@@ -183,12 +194,14 @@ def read_video(
     num_frames: int,
     start: float | None = None,
     end: float | None = None,
+    alignment: str = "published",
     transform: Callable[[np.ndarray], torch.Tensor] = torch.from_numpy,
 ) -> tuple[torch.Tensor, float]:
     """
     Decodes evenly spaced frames chunk by chunk, so that a long or large video needs no more memory than its result.
 
     Args:
+        alignment (`str`): see `frame_indices`.
         transform (`Callable`): applied to each chunk of different frames, uint8 of shape `(num, height, width, 3)`.
 
     Returns:
@@ -198,7 +211,8 @@ def read_video(
         MediaError: see `open_media`; also a file without a video stream or without a picture that can be decoded.
     """
     target, name = open_media(source)
-    what = {"name": name, "num_frames": num_frames, "start": start, "end": end, "transform": transform}
+    what = {"name": name, "num_frames": num_frames, "start": start, "end": end}
+    what |= {"alignment": alignment, "transform": transform}
     if decord is not None:
         try:
             return _read_frames(_DecordReader, target, **what)
@@ -209,9 +223,11 @@ def read_video(
     return _read_frames(_PyAVReader, target, **what)
 
 
-def _read_frames(reader_class, target, *, name, num_frames, start, end, transform) -> tuple[torch.Tensor, float]:
+def _read_frames(
+    reader_class, target, *, name, num_frames, start, end, alignment, transform
+) -> tuple[torch.Tensor, float]:
     with closing(reader_class(target, name=name)) as reader:
-        indices = frame_indices(reader.times, num_frames, start=start, end=end)
+        indices = frame_indices(reader.times, num_frames, start=start, end=end, alignment=alignment)
         different, place = np.unique(indices, return_inverse=True)  # a short video shows its frames several times
         with closing(reader.chunks(different)) as chunks:
             frames = torch.cat([transform(chunk) for chunk in chunks])
@@ -221,7 +237,12 @@ def _read_frames(reader_class, target, *, name, num_frames, start, end, transfor
 
 
 def load_video_frames(
-    source: Media, num_frames: int = 75, *, start: float | None = None, end: float | None = None
+    source: Media,
+    num_frames: int = 75,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    alignment: str = "published",
 ) -> tuple[np.ndarray, float]:
     """
     Evenly spaced upright RGB frames of a video file.
@@ -230,6 +251,7 @@ def load_video_frames(
         source (`str`, `os.PathLike` or binary file): video file.
         num_frames (`int`, defaults to 75): frames to return; a shorter video repeats some.
         start, end (`float`, *optional*): part of the video, in seconds from its beginning.
+        alignment (`str`): see `frame_indices`.
 
     Returns:
         frames, uint8 of shape `(num_frames, height, width, 3)`, and the duration in seconds of the part shown.
@@ -238,7 +260,7 @@ def load_video_frames(
         MediaError: the file is missing, empty, has no video stream, or no picture of it can be decoded.
         ValueError: `num_frames` below 1 or an interval outside of the video.
     """
-    frames, duration = read_video(source, num_frames=num_frames, start=start, end=end)
+    frames, duration = read_video(source, num_frames=num_frames, start=start, end=end, alignment=alignment)
     return frames.numpy(), duration
 
 
@@ -292,20 +314,23 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
         batch = self.preprocess([frames], input_data_format="channels_first", return_tensors="pt")
         return batch["pixel_values_videos"][0]
 
-    def load(self, video, *, num_frames: int | None = None) -> tuple[torch.Tensor, float | None]:
+    def load(
+        self, video, *, num_frames: int | None = None, alignment: str = "published"
+    ) -> tuple[torch.Tensor, float | None]:
         """
         One video -> `(num_frames, 3, crop_height, crop_width)` and its duration in seconds (`None` for an array).
 
         Args:
             video: a media file, or RGB frames as uint8 of shape `(any, height, width, 3)` or `(any, 3, height, width)`, which
                 are sampled evenly.
+            alignment (`str`): see `frame_indices`.
 
         Raises:
             MediaError, ValueError: see `read_video`; an array of another shape or type.
         """
         num_frames = self.num_frames if num_frames is None else num_frames
         if not isinstance(video, (np.ndarray, torch.Tensor)):
-            return read_video(video, num_frames=num_frames, transform=self.preprocess_frames)
+            return read_video(video, num_frames=num_frames, alignment=alignment, transform=self.preprocess_frames)
         frames = np.asarray(video)
         if frames.ndim == 4 and frames.shape[1] == 3 != frames.shape[3]:
             frames = frames.transpose(0, 2, 3, 1)
@@ -314,5 +339,9 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
                 "frames must be uint8 of shape (num, height, width, 3) or (num, 3, height, width), "
                 f"got {frames.dtype} {frames.shape}"
             )
-        different, place = np.unique(evenly_spaced(len(frames), num_frames), return_inverse=True)
+        if alignment == "centred":
+            indices = np.array(resample_rows(len(frames), num_frames, "centred"))
+        else:
+            indices = evenly_spaced(len(frames), num_frames)
+        different, place = np.unique(indices, return_inverse=True)
         return self.preprocess_frames(frames[different])[torch.from_numpy(place)], None

@@ -72,6 +72,20 @@ def test_a_store_composes_and_knows_silence(tmp_path):
     assert video.shape == (75, 8) and (audio[-12:] == 0.5).all()
 
 
+def test_rows_of_another_alignment_or_window_are_refused(tmp_path):
+    """A folder that does not say has the published form."""
+    published = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0}
+    with FeatureWriter(tmp_path, settings={"towers": "a"}) as writer:
+        writer.add("x", video=rows(0, 2, 8), audio=rows(0, 1, 4), duration=1)
+    FeatureStore(tmp_path).check_settings(published)
+    FeatureWriter(tmp_path, settings={"towers": "a", **published})
+    for changed in ({"alignment": "centred"}, {"window_seconds": 2.0}):
+        with pytest.raises(ValueError, match="alignment='published'.*'centred'|window_seconds=10.0.*2.0"):
+            FeatureStore(tmp_path).check_settings({**published, **changed})
+        with pytest.raises(ValueError, match="was written with settings"):
+            FeatureWriter(tmp_path, settings={"towers": "a", **published, **changed})
+
+
 def test_wrong_input_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="no cached features"):
         FeatureStore(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -80,6 +81,22 @@ def test_a_checkpoint_may_have_no_towers(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     model, _ = assemble(language_model=str(tmp_path), vision_tower=None, audio_tower=None)
     assert model.model.vision_tower is None and model.model.vision_adapter.in_features == 768
+
+
+def test_alignment_and_windows_are_options_of_the_command(tmp_path):
+    captions, output = tmp_path / "captions.json", tmp_path / "out"
+    captions.write_text(json.dumps([{"video_id": "a", "desc": text} for text in CAPTIONS]), encoding="utf-8")
+    made = ["--size", "tiny", "--captions", str(captions), "--output", str(output)]
+    main([*made, "--alignment", "centred", "--window-seconds", "2", "--stride-seconds", "1", "--num-av-tokens", "8"])
+    processor, model = load_processor(str(output)), load_model(str(output)).eval()
+    expected = {"alignment": "centred", "window_seconds": 2.0, "stride_seconds": 1.0, "mel_scale": "htk"}
+    assert processor.feature_settings == expected
+    windows = processor.feature_extractor.extract_windows(np.zeros(480_000, np.float32))
+    with torch.no_grad():
+        rows = model.model.encode_audio(windows[None]).pooler_output[0]
+    assert rows.shape == (9, 64)
+    with pytest.raises(ValueError, match="'centered'"):
+        main([*made, "--alignment", "centered"])
 
 
 def test_whitened_rows_have_mean_zero_and_no_correlation():

@@ -150,18 +150,24 @@ def test_golden_video_rows(golden_dir):
 def test_resampling_is_monotone_even_and_loses_no_tail():
     for num_rows in range(1, 130):
         for num_tokens in range(1, 60):
-            for rule in ("even", "proportional"):
+            for rule in ("even", "proportional", "centred"):
                 rows = resample_rows(num_rows, num_tokens, rule=rule)
                 assert len(rows) == num_tokens
                 assert rows == sorted(rows)
                 assert 0 <= rows[0] and rows[-1] < num_rows
-                if num_tokens > 1:
+                if num_tokens > 1 and rule != "centred":
                     assert rows[0] == 0 and rows[-1] >= num_rows - ceil(num_rows / num_tokens)
                     assert rule == "proportional" or rows[-1] == num_rows - 1
                 repeats = [rows.count(row) for row in set(rows)]
                 steps = [after - before for before, after in zip(rows, rows[1:])]
                 assert max(repeats) - min(repeats) <= 1
                 assert num_rows < num_tokens or not steps or max(steps) - min(steps) <= 1
+            centred = resample_rows(num_rows, num_tokens, rule="centred")
+            assert centred == [(2 * k + 1) * num_rows // (2 * num_tokens) for k in range(num_tokens)]
+            # in halves of a row: the middle of the row is at most half a row from the middle of the token's share
+            assert all(
+                abs((2 * row + 1) * num_tokens - (2 * k + 1) * num_rows) <= num_tokens for k, row in enumerate(centred)
+            )
             proportional = resample_rows(num_rows, num_tokens, rule="proportional")
             assert all(abs(row / num_rows - k / num_tokens) < 1 / num_rows for k, row in enumerate(proportional))
 

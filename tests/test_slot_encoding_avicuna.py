@@ -19,15 +19,22 @@ from modeling_avicuna.slot_encoding_avicuna import (
 from tests.media_files import pictures, tone
 
 
-def encode(slot: MediaSlot, *, rate: float = 0.25, num_av_tokens: int = 8, rule: str = "even") -> EncodedSlot:
+def encode(
+    slot: MediaSlot,
+    *,
+    rate: float = 0.25,
+    num_av_tokens: int = 8,
+    alignment: str = "published",
+    feature_extractor: AVicunaFeatureExtractor | None = None,
+) -> EncodedSlot:
     return encode_slot(
         slot,
         audio_interleaving_rate=rate,
         settings=SlotSettings(
-            num_av_tokens=num_av_tokens, interleaving="uniform", audio_resampling=rule, sampling_rate=48_000
+            num_av_tokens=num_av_tokens, interleaving="uniform", alignment=alignment, sampling_rate=48_000
         ),
         video_processor=AVicunaVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
-        feature_extractor=AVicunaFeatureExtractor(),
+        feature_extractor=feature_extractor or AVicunaFeatureExtractor(),
     )
 
 
@@ -67,9 +74,27 @@ def test_only_windows_that_a_token_shows_are_analysed():
     torch.testing.assert_close(encoded.sounds, all_windows[resample_rows(6, 2)], rtol=0, atol=0)
 
 
-def test_the_published_cut_of_the_sound_is_available():
-    assert encode(cached(8, 40), rule="published").sounds[:, 0].tolist() == [0.0, 1.0]
-    assert encode(cached(8, 40)).sounds[-1, 0] > 1
+def test_centred_tokens_show_the_middle_of_their_share():
+    centred = encode(cached(40, 40), alignment="centred")
+    assert centred.pictures[:, 0].tolist() == [3, 10, 16, 23, 30, 36]
+    assert centred.sounds[:, 0].tolist() == [10, 30]
+    published = encode(cached(40, 40))
+    assert published.pictures[:, 0].tolist() == [0, 6, 13, 20, 26, 33]
+    assert published.sounds[:, 0].tolist() == [0, 39]
+
+
+@pytest.mark.parametrize(("seconds", "num_tokens"), [(1.0, 1), (10.0, 1), (10.5, 8), (30.0, 8)])
+def test_a_sound_alone_of_ten_seconds_is_one_token_with_short_windows(seconds, num_tokens):
+    """10 s are nine 2-s windows, of which the one token shows the middle one, from the file and from cached rows."""
+    short = AVicunaFeatureExtractor(window_seconds=2.0, stride_seconds=1.0)
+    windows = short.extract_windows(tone(seconds))
+    encoded = encode(MediaSlot(kind="audio", sound=tone(seconds)), feature_extractor=short)
+    cached_rows = np.arange(len(windows))[:, None] * np.ones(3)
+    from_cache = encode(MediaSlot(kind="audio", sound=cached_rows, sound_is_features=True), feature_extractor=short)
+    assert encoded.order == from_cache.order == ["audio"] * num_tokens
+    if num_tokens == 1:
+        assert from_cache.sounds[0, 0] == len(windows) // 2
+        torch.testing.assert_close(encoded.sounds, windows[len(windows) // 2][None], rtol=0, atol=0)
 
 
 def test_slots_become_placeholders_and_tell_where():

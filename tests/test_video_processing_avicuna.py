@@ -11,6 +11,7 @@ from transformers import AutoVideoProcessor, CLIPImageProcessor
 
 from modeling_avicuna import AVicunaVideoProcessor, MediaError, load_video_frames
 from modeling_avicuna import video_processing_avicuna as video_processing
+from modeling_avicuna.interleaving_avicuna import resample_rows
 from modeling_avicuna.video_processing_avicuna import frame_indices, load_image, read_video
 from tests.media_files import pictures, tone, write_media
 
@@ -36,6 +37,17 @@ def test_frames_of_a_part_equal_the_published_ones():
         first, last = int(25 * start), min(int(25 * end), 249)
         ours = frame_indices(constant_times(250), 10, start=start, end=end)
         assert ours.tolist() == np.linspace(first, last, 10, dtype=np.int32).tolist()
+
+
+@pytest.mark.parametrize(("num_total", "num_frames"), [(250, 75), (250, 100), (10, 75), (7, 3), (1, 2)])
+def test_centred_frames_show_the_middle_of_their_share(num_total, num_frames):
+    """With a constant frame rate the frames are those of `resample_rows(..., "centred")`, in files and in arrays."""
+    indices = frame_indices(constant_times(num_total), num_frames, alignment="centred")
+    assert indices.tolist() == resample_rows(num_total, num_frames, "centred")
+    part = frame_indices(
+        constant_times(num_total + 50), num_frames, start=1.0, end=1.0 + num_total / 25, alignment="centred"
+    )
+    assert (part - 25).tolist() == indices.tolist()
 
 
 def test_with_a_variable_frame_rate_position_is_time():

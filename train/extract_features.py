@@ -194,6 +194,7 @@ def main(arguments: list[str] | None = None):
         "towers": tower_fingerprint(model),
         "num_av_tokens": processor.num_av_tokens,
         "audio_interleaving_rate": processor.audio_interleaving_rate,
+        **processor.feature_settings,
     }
     with FeatureWriter(
         args.output,

@@ -57,7 +57,6 @@ TINY_AUDIO = {
     "num_attention_heads": [2, 2],
     "patch_size": 8,
     "patch_stride": [8, 8],
-    "spec_size": 256,
     "num_mel_bins": 64,
     "window_size": 8,
 }
@@ -133,6 +132,9 @@ def build_tiny(
     vision: dict | None = None,
     audio: dict | None = None,
     text: dict | None = None,
+    alignment: str = "published",
+    window_seconds: float = 10.0,
+    stride_seconds: float = 4.0,
     **config,
 ) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
     """A random tiny AVicuna with a tokenizer learned from `texts`.
@@ -142,13 +144,15 @@ def build_tiny(
         seed: of the weights.
         language_model: a key of TINY_TEXTS.
         vision, audio, text: replace single fields of the sub-configurations (TINY_VISION, ...).
+        alignment: see `AVicunaProcessor`.
+        window_seconds, stride_seconds: length and distance of the sound windows.
         config: fields of `AVicunaConfig`, for example `num_av_tokens`.
     """
     tokenizer = add_placeholder_tokens(train_tokenizer(texts, vocab_size=vocab_size))
     text_config = {**TINY_TEXTS[language_model], **token_ids(tokenizer), "vocab_size": len(tokenizer), **(text or {})}
     avicuna = AVicunaConfig(
         vision_config={**TINY_VISION, **(vision or {})},
-        audio_config={**TINY_AUDIO, **(audio or {})},
+        audio_config={**TINY_AUDIO, "spec_size": tiny_spec_size(window_seconds), **(audio or {})},
         text_config=text_config,
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
         audio_token_id=tokenizer.convert_tokens_to_ids("<audio>"),
@@ -157,7 +161,19 @@ def build_tiny(
     torch.manual_seed(seed)
     model = AVicunaForConditionalGeneration(avicuna).eval()
     set_generation_ids(model, tokenizer)
-    return model, processor_of(avicuna, tokenizer)
+    media = {"alignment": alignment, "window_seconds": window_seconds, "stride_seconds": stride_seconds}
+    return model, processor_of(avicuna, tokenizer, **media)
+
+
+def tiny_spec_size(window_seconds: float) -> int:
+    """The smallest `spec_size` of the tiny audio tower whose image holds every frame of a window.
+
+    CLAP folds `spec_size / num_mel_bins` pieces of `spec_size` frames of 10 ms each into a square, and stretches a
+    window to fill it.
+    """
+    num_frames = round(100 * window_seconds) + 1
+    num_mel_bins = TINY_AUDIO["num_mel_bins"]
+    return next(size for size in (128, 256, 512, 1024) if size * size // num_mel_bins >= num_frames)
 
 
 def processor_of(config: AVicunaConfig, tokenizer: PreTrainedTokenizerFast, **media) -> ProcessorMixin:
@@ -189,7 +205,15 @@ def set_generation_ids(model: AVicunaForConditionalGeneration, tokenizer: PreTra
 
 
 def assemble(
-    *, language_model: str, vision_tower: str | None, audio_tower: str | None, dtype: str = "auto", **config
+    *,
+    language_model: str,
+    vision_tower: str | None,
+    audio_tower: str | None,
+    dtype: str = "auto",
+    alignment: str = "published",
+    window_seconds: float = 10.0,
+    stride_seconds: float = 4.0,
+    **config,
 ) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
     """An AVicuna whose language model and towers are pretrained; only the adapters are random.
 
@@ -197,6 +221,8 @@ def assemble(
         language_model: any causal language model with a fast tokenizer.
         vision_tower: a CLIP model, of which the vision part and its projection are taken. None: no tower.
         audio_tower: a CLAP model, likewise. None: no tower.
+        alignment: see `AVicunaProcessor`.
+        window_seconds, stride_seconds: length and distance of the sound windows.
         config: fields of `AVicunaConfig`.
 
     Raises:
@@ -230,7 +256,8 @@ def assemble(
     model.tie_weights()
     model.generation_config = text.generation_config
     set_generation_ids(model, tokenizer)
-    return model.eval(), processor_of(avicuna, tokenizer)
+    media = {"alignment": alignment, "window_seconds": window_seconds, "stride_seconds": stride_seconds}
+    return model.eval(), processor_of(avicuna, tokenizer, **media)
 
 
 @dataclass
@@ -250,6 +277,12 @@ class InitializeArguments:
     )
     num_av_tokens: int = field(default=100, metadata={"help": "Audio-visual tokens of a video (published: 100)."})
     audio_interleaving_rate: float = field(default=0.25, metadata={"help": "Share of audio (published best: 0.25)."})
+    alignment: str = field(
+        default="published",
+        metadata={"help": '"published", or "centred": each token shows the middle of its share of the video.'},
+    )
+    window_seconds: float = field(default=10.0, metadata={"help": "Length of a sound window (published: 10)."})
+    stride_seconds: float = field(default=4.0, metadata={"help": "Distance of sound windows (published: 4)."})
     dtype: str = field(default="auto", metadata={"help": "Data type of the pretrained parts."})
     seed: int = field(default=0, metadata={"help": "Of all random weights."})
 
@@ -261,11 +294,12 @@ def read_captions(path: str) -> list[str]:
 
 def main(arguments: list[str] | None = None):
     (args,) = HfArgumentParser(InitializeArguments).parse_args_into_dataclasses(arguments)
-    config = {"num_av_tokens": args.num_av_tokens, "audio_interleaving_rate": args.audio_interleaving_rate}
+    names = ("num_av_tokens", "audio_interleaving_rate", "alignment", "window_seconds", "stride_seconds")
+    settings = {name: getattr(args, name) for name in names}
     torch.manual_seed(args.seed)
     if args.size == "tiny" and args.captions:
         model, processor = build_tiny(
-            read_captions(args.captions), seed=args.seed, language_model=args.language_model or "llama", **config
+            read_captions(args.captions), seed=args.seed, language_model=args.language_model or "llama", **settings
         )
         if args.clips_dir:
             whiten_towers(model, processor, spread(list_media(args.clips_dir, []), NUM_WHITENING_CLIPS))
@@ -275,15 +309,15 @@ def main(arguments: list[str] | None = None):
             vision_tower=args.vision_tower,
             audio_tower=args.audio_tower,
             dtype=args.dtype,
-            **config,
+            **settings,
         )
     else:
         raise ValueError("give either --size tiny with --captions FILE, or --language_model (and towers)")
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)
     adapters = {"vision_adapter": RANDOM, "audio_adapter": RANDOM}
-    names = ("language_model", "vision_tower", "audio_tower")
-    parts = {name: RANDOM if args.size == "tiny" else getattr(args, name) for name in names}
+    loaded = ("language_model", "vision_tower", "audio_tower")
+    parts = {name: RANDOM if args.size == "tiny" else getattr(args, name) for name in loaded}
     write_origin(args.output, made_by="train.initialize", **parts, **adapters)
     print(f"wrote {args.output}: {sum(p.numel() for p in model.parameters()):,} parameters")
 

@@ -44,6 +44,8 @@ class CachedMedia:
 
     def __init__(self, folders: list[str], *, processor: ProcessorMixin):
         self.stores = [FeatureStore(folder) for folder in folders]
+        for store in self.stores:
+            store.check_settings(processor.feature_settings)
         self.num_av_tokens = processor.num_av_tokens
         self.rate = processor.audio_interleaving_rate
 
@@ -114,6 +116,7 @@ class MediaFiles:
 
     def __init__(self, media_dir: str | None, *, processor: ProcessorMixin):
         self.media_dir = media_dir
+        self.alignment = processor.alignment
         self.num_av_tokens = processor.num_av_tokens
         self.rate = processor.audio_interleaving_rate
 
@@ -148,7 +151,7 @@ class MediaFiles:
         num_frames = self.num_av_tokens
         if probe(path).has_audio:
             num_frames, _ = num_modality_tokens(self.num_av_tokens, self.rate)
-        frames, _ = load_video_frames(path, num_frames=num_frames)
+        frames, _ = load_video_frames(path, num_frames=num_frames, alignment=self.alignment)
         return frames[len(frames) // 2]
 
 

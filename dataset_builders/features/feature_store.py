@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 DTYPES = {"float16": np.float16, "float32": np.float32}
 SETTINGS_FILE = "store.json"
 SILENCE_FILE = "silence.safetensors"
+# The published form; a folder written before these were recorded has it.
+PUBLISHED_SETTINGS = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0, "mel_scale": "htk"}
 
 
 class FeatureStore:
@@ -37,7 +39,8 @@ class FeatureStore:
             raise ValueError(f"{self.folder} holds no cached features: no finished part-*.jsonl there")
         self._parts = {}
         settings = self.folder / SETTINGS_FILE
-        self.settings = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        known = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        self.settings = {**PUBLISHED_SETTINGS, **known}
 
     def __contains__(self, media_id: str) -> bool:
         return media_id in self._entries
@@ -50,6 +53,19 @@ class FeatureStore:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_parts": {}}  # open files do not travel to data-loading workers
+
+    def check_settings(self, settings: dict) -> None:
+        """Raise ValueError, naming both values, where the folder was written with another value of a setting.
+
+        Args:
+            settings: `feature_settings` of the processor that is to use the rows.
+        """
+        for name, value in settings.items():
+            if self.settings.get(name) != value:
+                raise ValueError(
+                    f"{self.folder} holds features made with {name}={self.settings.get(name)!r}, but the processor has "
+                    f"{name}={value!r}: extract them again with this checkpoint"
+                )
 
     def video(self, media_id: str) -> np.ndarray:
         """Visual rows `(num_rows, vision_feature_size)`, float32, evenly spread over the media's duration."""
@@ -190,7 +206,7 @@ class FeatureWriter:
             text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
             replace_file(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
         known = json.loads(path.read_text(encoding="utf-8"))
-        if known != settings:
+        if {**PUBLISHED_SETTINGS, **known} != {**PUBLISHED_SETTINGS, **settings}:
             raise ValueError(f"{self.folder} was written with settings {known}, not {settings}")
 
 

@@ -1,7 +1,8 @@
 """Compose the features of a pseudo-untrimmed video from the cached features of its clips (`media="virtual"`).
 
-Pure: rows in, rows out. The composed video is spread evenly over the token budget, so that the token at k/100 of the
-sequence shows what the plan has at k/100 of the duration. It reads no files; a missing clip is an error, never zeros.
+Pure: rows in, rows out. Token k of n shows what the plan has at (k + 1/2) / n of the duration, and of a clip's rows the
+one whose equal share of the clip holds that moment: the processor's alignment "centred" for files. It reads no files; a
+missing clip is an error, never zeros.
 """
 
 from collections.abc import Mapping
