@@ -173,6 +173,10 @@ def test_rows_without_media_are_an_error_or_counted(workshop, tmp_path):  # noqa
     )
     summary = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
     assert summary["dropped"] == {"missing_media": 1} and summary["num_rows"] == 5
+    # the same ids in a second source: rows are counted, not ids
+    with pytest.raises(ValueError, match="2 of 12 rows lack media"):
+        twice = {"datasets": [path, path], "max_missing": "10%"}
+        run_stage(workshop, "video", tmp_path / "out", trainable="vision_adapter", **twice)
 
 
 def test_mistakes_are_told_in_one_clear_error(workshop, tmp_path):  # noqa: F811

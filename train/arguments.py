@@ -6,9 +6,12 @@ recipe states what is its own. This file reads no data and builds no model.
 
 import difflib
 import json
+import operator
 import os
+import re
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +89,10 @@ class StageArguments:
         default_factory=list,
         metadata={"help": "Sources to mix: paths, or JSON mappings with path, name, split, weight, options."},
     )
+    eval_datasets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Held-out sources in the form of `datasets`, evaluated as `eval_strategy` says."},
+    )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder that relative paths in `datasets` (./rows, *_file, *_dir) start from."}
     )
@@ -115,6 +122,7 @@ class StageArguments:
         if self.chat_template not in CHAT_TEMPLATES:
             raise ValueError(f"unknown chat_template {self.chat_template!r}; known: {list(CHAT_TEMPLATES)}")
         self.datasets = [read_data_source(entry) for entry in self.datasets]
+        self.eval_datasets = [read_data_source(entry) for entry in self.eval_datasets]
         self.max_missing = read_share(self.max_missing)
 
 
@@ -125,6 +133,21 @@ def read_share(text: str | float) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"a share lies between 0% and 100%, got {text!r}")
     return share
+
+
+COMPARISONS = {">=": operator.ge, "<=": operator.le}
+
+
+def read_criterion(text: str) -> tuple[str, Callable[[float, float], bool], float]:
+    """ "start_tens_accuracy >= 0.68" as (name of the metric, comparison, number).
+
+    Raises:
+        ValueError: another form.
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*(\d+(?:\.\d+)?)\s*", text)
+    if match is None:
+        raise ValueError(f"stop_when takes criteria such as 'start_tens_accuracy >= 0.68', got {text!r}")
+    return match[1].removeprefix("eval_"), COMPARISONS[match[2]], float(match[3])
 
 
 @dataclass
@@ -145,6 +168,13 @@ class AVicunaTrainingArguments(SFTConfig):
     adapter_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of both adapters; not given: learning_rate."}
     )
+    stop_when: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "End the training after the first evaluation that meets all of these, for example "
+            '"start_tens_accuracy >= 0.68" or "loss <= 1.5"; max_steps or num_train_epochs is then the upper limit.'
+        },
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule (published: cosine)."})
     warmup_steps: float = field(default=0.03, metadata={"help": "Steps, or below 1 a share of all (published: 0.03)."})
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay (published: none)."})
@@ -156,6 +186,10 @@ class AVicunaTrainingArguments(SFTConfig):
     def __post_init__(self):
         if self.use_muon:
             self.check_muon()
+        for criterion in self.stop_when:
+            read_criterion(criterion)
+        if self.stop_when and str(self.eval_strategy) == "no":
+            raise ValueError("stop_when needs evaluations: set eval_strategy and eval_datasets")
         if self.deepspeed:
             name_single_process()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))

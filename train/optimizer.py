@@ -1,14 +1,13 @@
 """The optimizer of a stage: AdamW, or Muon for the matrices, and a learning rate of its own for the adapters.
 
-Used by `train/sft.py`. Trainer creates its optimizer from `optim`; this file regroups the parameters before the first
-step. It sets no schedule: Trainer's scheduler scales the learning rate of each group.
+Called by `train/trainer.py`. Trainer creates its optimizer from `optim`; this file regroups the parameters before the
+first step. It sets no schedule: Trainer's scheduler scales the learning rate of each group.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
-from trl import SFTTrainer
 
 from train.trainable import is_linear
 
@@ -49,25 +48,24 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
-class AVicunaTrainer(SFTTrainer):
-    """`SFTTrainer` with the recipe's `use_muon` and `adapter_learning_rate`."""
+def regroup(
+    optimizer: torch.optim.Optimizer, model: nn.Module, *, use_muon: bool, adapter_learning_rate: float | None
+) -> torch.optim.Optimizer:
+    """Applies `use_muon` and `adapter_learning_rate` to an optimizer that has not taken a step.
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is not None:
-            return self.optimizer
-        optimizer = super().create_optimizer(model)
-        model = self.model if model is None else model
-        if self.args.adapter_learning_rate is not None:
-            groups = split_groups(optimizer.param_groups, adapter_parameters(model))
-            for group in groups[True]:
-                group["lr"] = self.args.adapter_learning_rate
-            optimizer.param_groups = groups[False] + groups[True]
-        if self.args.use_muon:
-            groups = split_groups(optimizer.param_groups, matrices(model))
-            optimizer.param_groups = groups[False]
-            optimizer = MuonWithAdamW(groups[True], optimizer)
-        self.optimizer = optimizer
-        return optimizer
+    Returns:
+        The same optimizer with other parameter groups, or, with `use_muon`, one that contains it.
+    """
+    if adapter_learning_rate is not None:
+        groups = split_groups(optimizer.param_groups, adapter_parameters(model))
+        for group in groups[True]:
+            group["lr"] = adapter_learning_rate
+        optimizer.param_groups = groups[False] + groups[True]
+    if use_muon:
+        groups = split_groups(optimizer.param_groups, matrices(model))
+        optimizer.param_groups = groups[False]
+        optimizer = MuonWithAdamW(groups[True], optimizer)
+    return optimizer
 
 
 def split_groups(groups: list[dict], chosen: set[nn.Parameter]) -> dict[bool, list[dict]]:

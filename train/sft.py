@@ -29,11 +29,11 @@ from train.checkpoint import (  # noqa: E402
 )
 from train.collator import AVicunaCollator  # noqa: E402
 from train.media_rows import open_media, unused_media  # noqa: E402
-from train.optimizer import AVicunaTrainer  # noqa: E402
 from train.packed_attention import prepare_for_packing  # noqa: E402
 from train.publishing import publish_stage  # noqa: E402
 from train.summary import describe_start, write_summary  # noqa: E402
 from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
+from train.trainer import AVicunaTrainer  # noqa: E402
 from train.training_rows import load_rows  # noqa: E402
 
 
@@ -49,8 +49,10 @@ def main(arguments: list[str] | None = None):
     processor = load_processor(stage.model_name_or_path)
     start = describe_start(stage.model_name_or_path)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
+    reading = {"media": media, "data_dir": stage.data_dir, "max_missing": stage.max_missing, "seed": training.seed}
     with whole_models(training):
-        rows, counts = load_rows(stage, media=media, seed=training.seed)
+        rows, counts = load_rows(stage.datasets, **reading)
+        eval_rows, eval_counts = load_rows(stage.eval_datasets, **reading) if stage.eval_datasets else (None, None)
 
     start_deepspeed(training)
     model = load_model(stage.model_name_or_path, dtype=stage.dtype, attn_implementation=stage.attn_implementation)
@@ -70,6 +72,7 @@ def main(arguments: list[str] | None = None):
         model,
         args=training,
         train_dataset=rows,
+        eval_dataset=eval_rows,
         data_collator=collator,
         processing_class=processor,
         peft_config=lora_config(model, stage),
@@ -81,6 +84,7 @@ def main(arguments: list[str] | None = None):
     save_stage(trainer, stage=stage, processor=processor)
     if not trainer.is_world_process_zero():
         return
+    counts |= {"eval": eval_counts} if eval_counts else {}
     write_summary(trainer, recipe=recipe, stage=stage, training=training, start=start, counts=counts, seconds=seconds)
     if push:
         publish_stage(training)

@@ -99,6 +99,7 @@ def write_summary(
         "first_loss": log[0]["loss"] if log else None,
         "final_loss": log[-1]["loss"] if log else None,
         "log": log,
+        "eval_log": [entry for entry in trainer.state.log_history if "eval_loss" in entry],
         "seconds": round(seconds, 1),
         "effective_batch_size": batch_size,
         "world_size": world_size,

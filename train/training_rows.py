@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 import dataset_builders  # noqa: F401  (importing registers the builders with `datasets`)
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.mixture import mix
-from train.arguments import DataSource, StageArguments
+from train.arguments import DataSource
 
 
 logger = logging.getLogger(__name__)
@@ -54,11 +54,16 @@ def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
     return rows.select_columns(list(FEATURES)).cast(FEATURES)
 
 
-def load_rows(stage: StageArguments, *, media, seed: int) -> tuple[Dataset, dict]:
-    """All rows of the stage, mixed by weight, and what was counted on the way.
+def load_rows(
+    sources: list[DataSource], *, media, data_dir: str | None, max_missing: float, seed: int
+) -> tuple[Dataset, dict]:
+    """All rows of the sources, mixed by weight, and what was counted on the way.
 
     Args:
-        media: a `media_rows` reader; it says which rows lack media.
+        media: a `media_rows` reader; it says which media of a row are missing.
+        data_dir: see `load_source`.
+        max_missing: share of the rows whose media may be missing; these rows are dropped.
+        seed: of the mixture.
 
     Returns:
         The rows, and {"rows_per_source": {source: rows}, "dropped": {reason: rows}}.
@@ -66,27 +71,36 @@ def load_rows(stage: StageArguments, *, media, seed: int) -> tuple[Dataset, dict
     Raises:
         ValueError: no sources, or a larger share of rows without media than `max_missing`.
     """
-    if not stage.datasets:
+    if not sources:
         raise ValueError("the stage has no `datasets` to train on")
-    sources, weights, missing = {}, {}, {}
+    kept, weights, missing = {}, {}, []
     num_rows = 0
-    for number, source in enumerate(stage.datasets):
-        rows = load_source(source, data_dir=stage.data_dir)
+    for number, source in enumerate(sources):
+        rows = load_source(source, data_dir=data_dir)
         num_rows += len(rows)
         absent = {index: names for index, row in enumerate(rows) if (names := media.missing(row))}
-        missing.update({rows[index]["id"]: names for index, names in absent.items()})
+        missing += [(rows[index]["id"], names) for index, names in absent.items()]
         key = f"{number}:{source.path}" + (f"/{source.name}" if source.name else "")
-        sources[key] = rows.select([i for i in range(len(rows)) if i not in absent]) if absent else rows
+        kept[key] = rows.select([i for i in range(len(rows)) if i not in absent]) if absent else rows
         weights[key] = source.weight
-    check_missing(missing, num_rows=num_rows, max_missing=stage.max_missing)
-    mixed = mix(sources, weights, seed=seed)
+    check_missing(missing, num_rows=num_rows, max_missing=max_missing)
+    mixed = mix(kept, weights, seed=seed)
     counts = {"rows_per_source": dict(Counter(mixed["source"])), "dropped": {"missing_media": len(missing)}}
     return mixed, counts
 
 
-def check_missing(missing: dict[str, list[str]], *, num_rows: int, max_missing: float):
-    """Raises ValueError where more rows lack media than allowed, says how many are dropped otherwise."""
-    examples = json.dumps(dict(list(missing.items())[:3]))
+def check_missing(missing: list[tuple[str, list[str]]], *, num_rows: int, max_missing: float):
+    """Logs how many rows are dropped because media are missing.
+
+    Args:
+        missing: id and missing media of each such row.
+        num_rows: number of all rows.
+        max_missing: share of the rows that may be dropped.
+
+    Raises:
+        ValueError: more rows than that.
+    """
+    examples = json.dumps(missing[:3])
     if len(missing) > max_missing * num_rows:
         raise ValueError(
             f"{len(missing)} of {num_rows} rows lack media, more than max_missing {max_missing:.2%} allows; "

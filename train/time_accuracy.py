@@ -1,0 +1,80 @@
+"""How often the model predicts the digits of a time correctly, given all tokens before them (teacher forcing).
+
+Counted by `train/trainer.py` during evaluation. A digit is recognised by its token, and its place by its position in the
+answer, so that no other form of labels is needed. It generates no text.
+"""
+
+from itertools import groupby
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from train.collator import IGNORED
+
+
+PLACES = ("start_tens", "start_ones", "end_tens", "end_ones")
+WORD_STARTS = "\u2581\u0120"  # how SentencePiece and byte-level BPE write the space before a token
+
+
+def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokens that are a single digit."""
+    return {i for token, i in tokenizer.get_vocab().items() if token.lstrip(WORD_STARTS) in set("0123456789")}
+
+
+def time_places(labels: list[int], digits: set[int]) -> dict[int, str]:
+    """Which labels are digits of a time, and which digits.
+
+    A time is two digits (`TimeCodec` with 100 bins). In each answer the first, third, ... time is a start and the others
+    are ends, whether they are written apart ("From 03 to 17") or together ("0317"). Other runs of digits are no times.
+
+    Args:
+        labels: one sequence of token ids; -100 separates the answers.
+        digits: ids of the digits.
+
+    Returns:
+        Index in `labels` -> one of `PLACES`.
+
+    Example:
+        >>> time_places([-100, 7, 10, 13, 7, 11, 17, -100, 12], {10, 11, 12, 13, 17})
+        {2: 'start_tens', 3: 'start_ones', 5: 'end_tens', 6: 'end_ones'}
+    """
+    places: dict[int, str] = {}
+    num_digits = 0  # in this answer
+    for kind, group in groupby(range(len(labels)), key=lambda i: (labels[i] == IGNORED, labels[i] in digits)):
+        indices = list(group)
+        if kind == (True, False):
+            num_digits = 0
+        elif kind == (False, True) and len(indices) in (2, 4):
+            places |= {index: PLACES[(num_digits + k) % 4] for k, index in enumerate(indices)}
+            num_digits += len(indices)
+    return places
+
+
+class TimeAccuracy:
+    """Counts over the batches of one evaluation.
+
+    Args:
+        tokenizer: of the model that is evaluated.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.digits = digit_tokens(tokenizer)
+        self.reset()
+
+    def reset(self):
+        self.counts = torch.zeros(len(PLACES), 2)  # correct, all
+
+    def add(self, labels: torch.Tensor, is_correct: torch.Tensor):
+        """Counts one batch.
+
+        Args:
+            labels (`torch.Tensor` of shape `(batch_size, length)`): token ids, -100 outside the answers.
+            is_correct (`torch.Tensor` of shape `(batch_size, length)`): whether the model's first choice is the label.
+        """
+        for row, correct in zip(labels.tolist(), is_correct.tolist()):
+            for index, place in time_places(row, self.digits).items():
+                self.counts[PLACES.index(place)] += torch.tensor([float(correct[index]), 1.0])
+
+    def shares(self, counts: torch.Tensor) -> dict[str, float]:
+        """Metric name -> share of correct digits from 0 to 1, for the places that occur."""
+        return {f"{p}_accuracy": float(c / n) for p, (c, n) in zip(PLACES, counts.tolist()) if n}
