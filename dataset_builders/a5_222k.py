@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
-from .builder_config import AnnotationFilesConfig
+from .builder_base import AnnotationBuilder
+from .input_settings import Files, InputConfig
 from .media import MediaError, probe
 from .release.curation_report import CurationReport
-from .schema import FEATURES
 from .sources.audio_captions import (
     AudioCaption,
     read_audiocaps,
@@ -43,11 +41,8 @@ from .sources.rows import Row, make_row
 from .wordings import AUDIO_QUESTIONS, choose_wording
 
 
-Files = str | Path | list[str | Path] | None
-
-
 @dataclass
-class A5222KConfig(AnnotationFilesConfig):
+class A5222KConfig(InputConfig):
     """What goes into the set, what stays out, and where the sounds lie.
 
     Each `*_file` takes a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without
@@ -200,23 +195,12 @@ def pair_row(selected: Selected, *, seed: int = 0) -> Row:
     )
 
 
-class A5222K(datasets.GeneratorBasedBuilder):
-    """The `datasets` builder: one split, "train", of rows of the common schema; report.json and dropped.jsonl beside."""
+class A5222K(AnnotationBuilder):
+    """`load_dataset("a5_222k", ...)`."""
 
-    VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = A5222KConfig
+    DESCRIPTION = "Audio-text pairs for aligning an audio adapter."
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=FEATURES, description="Audio-text pairs for aligning an audio adapter.")
-
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        report = CurationReport()
-        selected = select_pairs(self.config, report=report)
-        if not dl_manager.is_streaming:
-            report.write(self._output_dir)
-        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"selected": selected})]
-
-    def _generate_examples(self, selected: list[Selected]) -> Iterator[tuple[str, Row]]:
-        for one in selected:
-            row = pair_row(one, seed=self.config.seed)
-            yield row["id"], row
+    def read_rows(self, report: CurationReport) -> Iterator[Row]:
+        """The rows of `select_pairs`, in its order."""
+        return (pair_row(selected, seed=self.config.seed) for selected in select_pairs(self.config, report=report))

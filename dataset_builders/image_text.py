@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
-from .builder_config import AnnotationFilesConfig
+from .builder_base import AnnotationBuilder
+from .input_settings import Files, InputConfig
 from .media import MediaError, probe
 from .release.curation_report import CurationReport
-from .schema import FEATURES
 from .sources.audio_captions import normalize_caption, read_captioned_clips
 from .sources.media_folder import MediaFolder
 from .sources.questions import question_rows, read_question_answers
@@ -21,11 +19,8 @@ from .sources.rows import Row, make_row, of_file
 from .wordings import IMAGE_QUESTIONS, choose_wording
 
 
-Files = str | Path | list[str | Path] | None
-
-
 @dataclass
-class ImageTextConfig(AnnotationFilesConfig):
+class ImageTextConfig(InputConfig):
     """Which pairs, and where the pictures lie.
 
     Args:
@@ -94,24 +89,12 @@ def find_picture_defect(path: str) -> str | None:
         return "unreadable_media"
 
 
-class ImageText(datasets.GeneratorBasedBuilder):
-    """The `datasets` builder: one split, "train", of rows of the common schema; report.json and dropped.jsonl beside."""
+class ImageText(AnnotationBuilder):
+    """`load_dataset("image_text", ...)`."""
 
-    VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = ImageTextConfig
+    DESCRIPTION = "Image-text pairs for aligning a vision adapter."
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=FEATURES, description="Image-text pairs for aligning a vision adapter.")
-
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        report = CurationReport(settings=self.config.settings())
-        rows = list(read_rows(self.config, report=report))
-        if not rows:
-            raise ValueError(f"image_text: no row is left\n{report.summary()}")
-        if not dl_manager.is_streaming:
-            report.write(self._output_dir)
-        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"rows": rows})]
-
-    def _generate_examples(self, rows: list[Row]) -> Iterator[tuple[str, Row]]:
-        for row in rows:
-            yield row["id"], row
+    def read_rows(self, report: CurationReport) -> Iterator[Row]:
+        """See `read_rows` above."""
+        return read_rows(self.config, report=report)

@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
-from .builder_config import AnnotationFilesConfig
+from .builder_base import AnnotationBuilder
+from .input_settings import Files, InputConfig
 from .media import MediaError, probe
 from .release.curation_report import CurationReport
-from .schema import FEATURES
 from .sources import questions, timed_events
 from .sources.captions import read_excluded_ids
 from .sources.event_turns import CONVERSATION_TYPES, absent_labels, event_rows
@@ -40,7 +38,7 @@ QUESTION_SOURCES = {"avsd": False, "music_avqa": True, "activitynet_qa": True, "
 
 
 @dataclass
-class InstructionConfig(AnnotationFilesConfig):
+class InstructionConfig(InputConfig):
     """One source of annotated videos; its name says the format.
 
     Args:
@@ -58,10 +56,10 @@ class InstructionConfig(AnnotationFilesConfig):
         exclude_ids_file: ids of videos to leave out, one a line or a JSON list.
     """
 
-    annotations_file: str | Path | list[str | Path] | None = None
-    answers_file: str | Path | list[str | Path] | None = None
+    annotations_file: Files = None
+    answers_file: Files = None
     durations_file: str | Path | None = None
-    exclude_ids_file: str | Path | list[str | Path] | None = None
+    exclude_ids_file: Files = None
     media_dir: str | None = None
     subset: str = "train"
     conversation_types: Sequence[str] | None = None
@@ -206,25 +204,18 @@ def _video_rows(
         )
 
 
-class Instruction(datasets.GeneratorBasedBuilder):
-    """The `datasets` builder: one configuration per source, one split, rows of the common schema, the report beside."""
+class Instruction(AnnotationBuilder):
+    """`load_dataset("instruction", "<source>", ...)`: one configuration per source."""
 
-    VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = InstructionConfig
     BUILDER_CONFIGS = [InstructionConfig(name=name) for name in (*EVENT_SOURCES, *QUESTION_SOURCES, "vtimellm")]
+    DESCRIPTION = "Annotated videos as questions and answers."
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=FEATURES, description="Annotated videos as questions and answers.")
+    def read_rows(self, report: CurationReport) -> Iterator[Row]:
+        """See `read_rows` above."""
+        return read_rows(self.config, report=report)
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        report = CurationReport(settings=self.config.settings())
-        rows = list(read_rows(self.config, report=report))
-        if not rows:
-            raise ValueError(f"instruction/{self.config.name}: no row is left\n{report.summary()}")
-        if not dl_manager.is_streaming:
-            report.write(self._output_dir)
-        return [datasets.SplitGenerator(name=self.config.subset, gen_kwargs={"rows": rows})]
-
-    def _generate_examples(self, rows: list[Row]) -> Iterator[tuple[str, Row]]:
-        for row in rows:
-            yield row["id"], row
+    @property
+    def split(self) -> str:
+        """The subset that the configuration names."""
+        return self.config.subset

@@ -11,40 +11,33 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 
+from .builder_base import RowsBuilder
+from .input_settings import InputConfig
 from .pseudo_untrimmed.curation import prepare, read_prepared, write_account
 from .pseudo_untrimmed.rendered_rows import read_drops, render_rows, write_drops
 from .pseudo_untrimmed.settings import CurationSettings
 from .pseudo_untrimmed.shards import build_shard, count_shards
-from .schema import FEATURES
 
 
-DESCRIPTION = "Pseudo-untrimmed videos composed of captioned clips, with time-stamped audio-visual events"
 PREPARED_DIR = "pu_valor_prepared"
 EMBEDDINGS_DIR = "caption_embeddings"
 VIDEOS_DIR = "pu_valor_videos"
 
 
 @dataclass
-class PUValorConfig(CurationSettings, datasets.BuilderConfig):
-    """`CurationSettings` as a `datasets` configuration, cached by the contents of its files."""
+class PUValorConfig(CurationSettings, InputConfig):
+    """`CurationSettings` as a `datasets` configuration."""
 
     def __post_init__(self):
         super().__post_init__()
         self.check()
 
-    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The name of the cached build: another captions file, or any other setting, is another build."""
-        return f"{self.name}-{self.fingerprint()}"
 
-
-class PUValor(datasets.ArrowBasedBuilder):
+class PUValor(RowsBuilder):
     """Builder of PU-VALOR; see `pseudo_untrimmed.settings.CurationSettings` for what can be set."""
 
     BUILDER_CONFIG_CLASS = PUValorConfig
-    VERSION = datasets.Version("1.0.0")
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(description=DESCRIPTION, features=FEATURES)
+    DESCRIPTION = "Pseudo-untrimmed videos composed of captioned clips, with time-stamped audio-visual events"
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         cache = Path(self._cache_dir_root)

@@ -5,12 +5,11 @@ The published paper leaves the text encoder, the clustering, the scale range, th
 """
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..sources.annotation_files import as_paths, fingerprint
+from ..input_settings import InputSettings, fingerprint_folder
+from ..sources.annotation_files import fingerprint
 from .clustering import METHODS, SMALL_CLUSTERS
 from .embedding import fingerprint_encoder
 
@@ -21,11 +20,11 @@ VIDEOS_PER_SHARD = {"virtual": 5000, "rendered": 20}  # rendering 20 takes about
 MEDIA = tuple(VIDEOS_PER_SHARD)
 RANDOM_GROUPS = "random"
 # Fields that do not change a byte of the rows.
-PLACES = ("clips_dir", "embeddings_dir", "captions_file", "exclude_ids_file", "text_encoder")
+PLACES = ("data_dir", "clips_dir", "embeddings_dir", "captions_file", "exclude_ids_file", "text_encoder")
 
 
 @dataclass
-class CurationSettings:
+class CurationSettings(InputSettings):
     """Settings of the curation.
 
     Args:
@@ -107,7 +106,6 @@ class CurationSettings:
     render_fps: float = 25.0
     videos_per_shard: int | None = None
     embeddings_dir: str | None = None
-    seed: int = 0
 
     def check(self) -> None:
         """Normalise sequences to tuples and raise for values outside their range."""
@@ -153,19 +151,14 @@ class CurationSettings:
         return self.clustering != "none" or (self.coherence_threshold, self.ambiguity_threshold) != (None, None)
 
     def values(self) -> dict:
-        """The settings by name, files by their contents: what the rows depend on, wherever the files lie."""
+        """The settings by name, files by their contents: what the rows depend on, wherever the files are."""
         table = {field.name: getattr(self, field.name) for field in dataclasses.fields(CurationSettings)}
         table = {name: value for name, value in table.items() if name not in PLACES}
-        table["captions"] = fingerprint(as_paths(self.captions_file))
-        table["excluded_ids"] = fingerprint(as_paths(self.exclude_ids_file)) if self.exclude_ids_file else None
+        table["captions"] = fingerprint(self.files("captions_file"))
+        table["excluded_ids"] = fingerprint(self.files("exclude_ids_file")) if self.exclude_ids_file else None
         table["encoder"] = fingerprint_encoder(self.text_encoder) if self.needs_embeddings else None
-        table["clips"] = fingerprint_folder(self.clips_dir) if self.clips_dir else None
+        table["clips"] = fingerprint_folder(self.folder("clips_dir")) if self.clips_dir else None
         return {**table, "curation_version": CURATION_VERSION}
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that name the build."""
-        text = json.dumps(self.values(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_range(name: str, value, *, least: float) -> tuple:
@@ -174,9 +167,3 @@ def check_range(name: str, value, *, least: float) -> tuple:
     if len(pair) != 2 or not least <= pair[0] <= pair[1]:
         raise ValueError(f"{name} must be (low, high) with {least} <= low <= high, got {pair}")
     return pair
-
-
-def fingerprint_folder(folder: str | Path) -> str:
-    """Hash of the names and sizes of a folder's files: media are too large to be read for a cache key."""
-    listing = sorted((path.name, path.stat().st_size) for path in Path(folder).iterdir() if path.is_file())
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]

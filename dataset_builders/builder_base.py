@@ -1,0 +1,86 @@
+"""The base classes of the four `datasets` builders: one row schema, one form of report, shards of some thousand rows.
+
+`datasets` replaces `open`, `os.path` and `Path` in the module of a builder class by versions that read URLs. Code that
+opens files is therefore in other modules.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import datasets
+import pyarrow as pa
+
+from .release.curation_report import CurationReport
+from .schema import FEATURES
+from .sources.rows import Row
+
+
+ROWS_PER_SHARD = 5000  # rows that one worker writes, or one reader of a stream skips, at a time (our choice)
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)  # what `datasets` accepts, in the characters of every file system
+
+
+class RowsBuilder(datasets.ArrowBasedBuilder):
+    """A builder of rows of `schema.FEATURES`."""
+
+    VERSION = datasets.Version("1.0.0")
+    DESCRIPTION = ""
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description=self.DESCRIPTION, features=FEATURES)
+
+
+class AnnotationBuilder(RowsBuilder):
+    """A builder that reads annotation files: one split, with report.json and dropped.jsonl beside the data.
+
+    A subclass defines `read_rows`.
+    """
+
+    def read_rows(self, report: CurationReport) -> Iterable[Row]:
+        """The rows in order; every record that is left out is counted in `report`."""
+        raise NotImplementedError
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return "train"
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        check_split_name(self.split)
+        report = CurationReport(settings=self.config.settings())
+        rows = list(with_unique_ids(self.read_rows(report)))
+        if not rows:
+            raise ValueError(f"{self.dataset_name}/{self.config.name}: no row is left\n{report.summary()}")
+        if not dl_manager.is_streaming:
+            report.write(self._output_dir)
+        shards = [rows[first : first + ROWS_PER_SHARD] for first in range(0, len(rows), ROWS_PER_SHARD)]
+        return [datasets.SplitGenerator(name=self.split, gen_kwargs={"shards": shards})]
+
+    def _generate_tables(self, shards: list[list[Row]]) -> Iterator[tuple[int, pa.Table]]:
+        for number, rows in enumerate(shards):
+            yield number, pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+
+
+def check_split_name(name: str) -> None:
+    """Raises ValueError for a split that `load_dataset` could not read back."""
+    if SPLIT_NAME.fullmatch(name) is None or name == "all":
+        raise ValueError(f"split {name!r}: use letters, digits and underscores (parts joined by dots), and not 'all'")
+
+
+def with_unique_ids(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, with "#2", "#3", ... added to an id that occurred before.
+
+    >>> [row["id"] for row in with_unique_ids([{"id": "a"}, {"id": "a"}, {"id": "a#2"}, {"id": "a"}])]
+    ['a', 'a#2', 'a#2#2', 'a#3']
+    """
+    num_seen: Counter[str] = Counter()
+    for row in rows:
+        name = row["id"]
+        num_seen[name] += 1
+        unique = name if num_seen[name] == 1 else f"{name}#{num_seen[name]}"
+        while unique != name and num_seen[unique]:
+            num_seen[name] += 1
+            unique = f"{name}#{num_seen[name]}"
+        if unique != name:
+            num_seen[unique] = 1
+        yield row if unique == name else {**row, "id": unique}

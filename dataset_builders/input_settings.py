@@ -1,0 +1,95 @@
+"""The settings that all four builders share: which files and folders they read, and the name of a build.
+
+A field `*_file` names input files, a field `*_dir` a folder. The cache of `datasets` is keyed by what these hold, not by
+their names alone, so a changed file or folder is read again. Nothing is parsed here.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .sources.annotation_files import as_paths, fingerprint
+
+
+Files = str | Path | list[str] | list[Path] | None
+
+
+@dataclass
+class InputSettings:
+    """Settings whose fields `*_file` hold a path, several or None, and whose fields `*_dir` hold a folder or None.
+
+    Args:
+        data_dir: folder that relative paths are taken from; the working directory if not given.
+        seed: of every choice that is drawn.
+    """
+
+    data_dir: str | None = None
+    seed: int = 0
+
+    def files(self, name: str) -> list[Path]:
+        """The paths of the field `name`. Raises ValueError for a path that is not a file."""
+        value = getattr(self, name)
+        given = [] if value is None else [value] if isinstance(value, (str, Path)) else list(value)
+        return as_paths([self._from_data_dir(path) for path in given])
+
+    def folder(self, name: str) -> str | None:
+        """The folder of the field `name`, or None."""
+        value = getattr(self, name)
+        return None if value is None else str(self._from_data_dir(value))
+
+    def _from_data_dir(self, path: str | Path) -> Path:
+        return Path(path) if self.data_dir is None else Path(self.data_dir) / path
+
+    def settings(self) -> dict[str, Any]:
+        """The values by name, as a report states them."""
+        inherited = {field.name for field in dataclasses.fields(datasets.BuilderConfig)} - {"name", "data_dir"}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in inherited]
+        return {name: getattr(self, name) for name in names}
+
+    def values(self) -> dict[str, Any]:
+        """What the rows depend on: files by name and content, folders by path and listing, all else by value."""
+        values = self.settings()
+        for name in values:
+            if name.endswith("_file"):
+                values[name] = [(path.name, fingerprint([path])) for path in self.files(name)]
+            elif name.endswith("_dir") and values[name] is not None:
+                folder = self.folder(name) if name != "data_dir" else self.data_dir
+                values[name] = [os.path.abspath(folder), None if name == "data_dir" else fingerprint_folder(folder)]
+        return values
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name a build."""
+        text = json.dumps(self.values(), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint_folder(folder: str | Path) -> str:
+    """Hash of the names and sizes of all files below a folder: media are too large to be read for a cache key.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    listing = sorted(
+        (os.path.relpath(os.path.join(root, name), folder), os.stat(os.path.join(root, name)).st_size)
+        for root, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.isfile(os.path.join(root, name))
+    )
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+
+
+@dataclass
+class InputConfig(InputSettings, datasets.BuilderConfig):
+    """`InputSettings` as a `datasets` configuration."""
+
+    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
+        """The name of the cached build."""
+        return super().create_config_id({"build": self.fingerprint()}, custom_features)
