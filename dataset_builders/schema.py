@@ -1,7 +1,7 @@
-"""The one row schema of every training set.
+"""The row schema of all training sets.
 
-Rows store seconds; the model's time codec alone turns seconds into text. A builder yields dictionaries of this form and
-`train/` reads nothing else. This file declares the columns; it builds nothing.
+Rows store times in seconds; the model's time codec converts them to text. All builders yield dictionaries of this form
+and `train/` reads no other form.
 """
 
 from datasets import Features, List, Value
@@ -14,6 +14,13 @@ SEGMENT = {
     "scale": Value("float32"),  # new length / original length
     "caption": Value("string"),
 }
+MEDIA_KINDS = ("video", "audio", "image")
+MEDIA = {
+    **{kind: Value("string") for kind in MEDIA_KINDS},  # path of the file, or null
+    # The part of the file that the row is about, in seconds of the file; null: from its start, to its end.
+    "start": Value("float32"),
+    "end": Value("float32"),
+}
 MESSAGE = {"role": Value("string"), "content": Value("string")}
 TIME = {"name": Value("string"), "seconds": Value("float32")}
 
@@ -21,10 +28,10 @@ FEATURES = Features(
     {
         "id": Value("string"),
         "source": Value("string"),
-        "duration": Value("float32"),  # s; null for images
-        "media": {"video": Value("string"), "audio": Value("string"), "image": Value("string")},
+        "duration": Value("float32"),  # s, of the part from media.start to media.end; null for images
+        "media": MEDIA,
         "segments": List(SEGMENT),  # the pseudo-untrimmed composition; empty for a real video
         "messages": List(MESSAGE),  # "<video>", "<audio>", "<image>" and "<s0>", "<e0>" placeholders in the content
-        "times": List(TIME),  # what "<s0>" stands for
+        "times": List(TIME),  # seconds of each "<s0>" and "<e0>", counted from media.start
     }
 )

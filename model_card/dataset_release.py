@@ -103,7 +103,9 @@ def place_parquet(source: Path, target: Path) -> None:
         table = pq.read_table(source)
         media = table["media"].combine_chunks()
         paths = [pc.struct_field(media, field.name) for field in media.type]
-        short = [pc.replace_substring_regex(path, PLACE, "") for path in paths]
+        short = [
+            pc.replace_substring_regex(path, PLACE, "") if pa.types.is_string(path.type) else path for path in paths
+        ]
         if any(not new.equals(old) for new, old in zip(short, paths)):
             column = pa.StructArray.from_arrays(short, fields=list(media.type), mask=media.is_null())
             index = table.schema.get_field_index("media")

@@ -8,7 +8,7 @@ from datasets import load_dataset
 import dataset_builders  # noqa: F401 - registers the builder
 from dataset_builders.image_text import ImageTextConfig, read_rows
 from dataset_builders.release.curation_report import CurationReport
-from dataset_builders.schema import FEATURES
+from dataset_builders.schema import FEATURES, MEDIA
 
 
 LCS_ROWS = [
@@ -90,7 +90,7 @@ def test_captioned_clips_give_frame_captions_and_clips_without_a_picture_none(da
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     rows, counts = rows_of(captions_file=tmp_path / "captions.json", clips_dir=str(tmp_path / "clips"))
     (row,) = rows
-    assert row["media"] == {"video": None, "audio": None, "image": str(tmp_path / "clips" / "seen.mp4")}
+    assert row["media"] == {**dict.fromkeys(MEDIA), "image": str(tmp_path / "clips" / "seen.mp4")}
     assert row["messages"][1]["content"] == "A man cuts wood."
     assert counts["captions"] == {"read": 2, "kept": 1, "dropped": {"no_picture": 1}, "repaired": {}}
 

@@ -10,7 +10,7 @@ from datasets import load_dataset
 
 from dataset_builders.media import probe
 from dataset_builders.pu_valor import PUValor
-from dataset_builders.schema import FEATURES
+from dataset_builders.schema import FEATURES, MEDIA
 
 from .curation_fixtures import make_captions, quick_options, write_captions
 
@@ -45,7 +45,7 @@ def test_rows_have_the_schema_and_follow_the_plan(tmp_path, load):
             assert segment["end"] - segment["start"] == pytest.approx(10 * segment["scale"], abs=1e-4)
         borders = {segment["start"] for segment in segments} | {segment["end"] for segment in segments}
         assert row["times"] and all(time["seconds"] in borders for time in row["times"])
-        assert row["media"] == {"video": None, "audio": None, "image": None} and row["source"] == "pseudo-valor"
+        assert row["media"] == dict.fromkeys(MEDIA) and row["source"] == "pseudo-valor"
     assert len(set(dataset["id"])) == 40
 
 

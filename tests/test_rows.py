@@ -14,6 +14,10 @@ def test_a_row_fits_the_schema_and_shows_its_medium_once():
     row = make_row("a", source="s", turns=TURNS, video="v.mp4", duration=9.0, times={"s0": 1.0, "e0": 2.5})
     stored = datasets.Dataset.from_list([row], features=FEATURES)[0]
     assert stored == row
+    part = make_row("b", source="s", turns=[("Q?", "A.")], video="v.mp4", start=5.0, end=30.0, duration=25.0)
+    assert datasets.Dataset.from_list([part], features=FEATURES)[0]["media"] == {
+        "video": "v.mp4", "audio": None, "image": None, "start": 5.0, "end": 30.0,
+    }  # fmt: skip
     assert [message["content"] for message in row["messages"]] == [
         "<video>\nWhen?",
         "From <s0> to <e0>.",
@@ -32,6 +36,10 @@ def test_a_row_fits_the_schema_and_shows_its_medium_once():
         ({"audio": "a.wav"}, "expected one medium"),
         ({"video": None}, "expected one medium"),
         ({"turns": []}, "0 turns"),
+        ({"start": 5.0, "end": 5.0}, "from 5.0 s to 5.0 s"),
+        ({"end": 0.0}, "from None s to 0.0 s"),
+        ({"start": -1.0}, "from -1.0 s"),
+        ({"start": float("nan")}, "from nan s"),
     ],
 )
 def test_a_row_that_does_not_add_up_is_an_error(change, message):

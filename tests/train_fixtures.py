@@ -13,7 +13,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from dataset_builders.features.feature_store import FeatureWriter
-from dataset_builders.schema import FEATURES
+from dataset_builders.schema import FEATURES, MEDIA
 from dataset_builders.sources.rows import make_row
 from train import sft
 from train.initialize import build_tiny
@@ -89,7 +89,7 @@ def composed_row(number: int, clips: list[int]) -> dict:
         duration=10.0 * len(clips),
         times={"s0": 0.0, "e0": 10.0},
     )
-    row["media"] = {"video": None, "audio": None, "image": None}
+    row["media"] = dict.fromkeys(MEDIA)
     row["segments"] = [
         {"clip_id": f"clip{clip}", "start": 10.0 * k, "end": 10.0 * (k + 1), "scale": 1.0, "caption": CAPTIONS[clip]}
         for k, clip in enumerate(clips)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from dataset_builders.features.feature_store import FeatureStore
 from dataset_builders.media import probe
 from dataset_builders.pseudo_untrimmed.composing import compose_features
+from dataset_builders.schema import MEDIA_KINDS
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.video_processing_avicuna import load_video_frames
 
@@ -31,7 +32,7 @@ def media_names(row: dict) -> list[str]:
     """Every medium that a row needs: the clips of a composition, or the files of `media`."""
     if row["segments"]:
         return list(dict.fromkeys(segment["clip_id"] for segment in row["segments"]))
-    return [name for name in row["media"].values() if name is not None]
+    return [row["media"][kind] for kind in MEDIA_KINDS if row["media"][kind] is not None]
 
 
 class CachedMedia:
@@ -126,7 +127,7 @@ class MediaFiles:
                 f"row {row['id']!r} of {row['source']!r} is a virtual composition: it needs features_dir "
                 '(python -m train.extract_features), or build the data with media="rendered"'
             )
-        return [name for name in row["media"].values() if name is not None and not self.path(name).is_file()]
+        return [name for name in media_names(row) if not self.path(name).is_file()]
 
     def path(self, name: str) -> Path:
         return Path(self.media_dir or ".", name)

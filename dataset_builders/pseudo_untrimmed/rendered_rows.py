@@ -54,10 +54,9 @@ def render_rows(table: pa.Table, videos_dir: str | Path, *, settings, relative_t
             paths.append(None)
             continue
         paths.append(str(path if relative_to is None else path.relative_to(Path(relative_to).resolve())))
-    nothing = pa.nulls(len(table), pa.string())
-    media = pa.StructArray.from_arrays([pa.array(paths, pa.string()), nothing, nothing], ["video", "audio", "image"])
-    place = table.schema.get_field_index("media")
-    table = table.set_column(place, FEATURES.arrow_schema.field("media"), media)
+    column = FEATURES.arrow_schema.field("media")
+    media = pa.array([{"video": path} for path in paths], column.type)
+    table = table.set_column(table.schema.get_field_index("media"), column, media)
     kept = pa.array([path is not None for path in paths], pa.bool_())
     return table.filter(kept), drops
 

@@ -60,12 +60,11 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings) -> pa.Table:
     events = clips["event"].to_numpy()[plan.clips[present]].tolist()
     spans = list(zip(starts[present].tolist(), ends[present].tolist()))
     messages, times = write_messages(plan.rows, texts.to_pylist(), spans, events, offsets.tolist(), split, settings)
-    nothing = pa.nulls(len(plan), pa.string())
     columns = {
         "id": [name_row(split, row) for row in plan.rows.tolist()],
         "source": pa.array([SOURCE] * len(plan)),
         "duration": ends[:, -1] if ends.shape[1] else np.zeros(len(plan)),
-        "media": pa.StructArray.from_arrays([nothing] * 3, ["video", "audio", "image"]),
+        "media": [{}] * len(plan),
         "segments": make_lists(offsets, segments, "segments"),
         "messages": messages,
         "times": times,

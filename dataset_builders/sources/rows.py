@@ -1,9 +1,10 @@
-"""Making one row of the schema from plain values.
+"""One row of the schema from plain values.
 
-Every builder of `sources/` ends here, so that all rows have all columns in one form. It checks that each time
-placeholder of the messages has its seconds; it does not look at the media.
+All builders of published annotations make their rows here. Placeholders of times are checked against the times; media
+files are not opened.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,22 +24,29 @@ def make_row(
     video: str | None = None,
     audio: str | None = None,
     image: str | None = None,
+    start: float | None = None,
+    end: float | None = None,
     duration: float | None = None,
     times: Mapping[str, float] | None = None,
 ) -> Row:
     """One row of `schema.FEATURES` from (question, answer) turns.
 
-    The placeholder of the one medium that is given stands before the first question, on a line of its own.
+    The first message begins with the placeholder of the medium, on its own line.
 
     Args:
-        duration: seconds; None for images and where the source does not tell it and no time is named.
-        times: seconds by the name of their placeholder without brackets ("s0": 3.5).
+        start: where the part that the row is about begins in the file, in seconds; None: at the start of the file.
+        end: where it ends; None: at the end of the file.
+        duration: seconds of that part; None for images and for sources without durations and times.
+        times: seconds from `start` by the name of the placeholder without brackets ("s0": 3.5).
 
     Raises:
-        ValueError: not exactly one medium, no turn, or placeholders and `times` that do not agree.
+        ValueError: not exactly one medium, no turn, a part that is empty or begins before 0, or placeholders and
+            `times` that do not agree.
     """
     media = {"video": video, "audio": audio, "image": image}
     given = [kind for kind, path in media.items() if path is not None]
+    if not 0.0 <= (start or 0.0) < (math.inf if end is None else end):
+        raise ValueError(f"row {row_id!r} is about the part from {start} s to {end} s of its file")
     if len(given) != 1 or not turns:
         raise ValueError(f"row {row_id!r} has the media {given} and {len(turns)} turns, expected one medium, one turn")
     messages = []
@@ -53,7 +61,7 @@ def make_row(
         "id": row_id,
         "source": source,
         "duration": duration,
-        "media": media,
+        "media": {**media, "start": start, "end": end},
         "segments": [],
         "messages": messages,
         "times": [{"name": f"<{name}>", "seconds": seconds} for name, seconds in times.items()],

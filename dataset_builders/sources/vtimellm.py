@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ..release.curation_report import CurationReport
+from ..schema import MEDIA, MEDIA_KINDS
 from .annotation_files import read_json_records
 from .rows import TIME_PLACEHOLDER
 
 
 SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-MEDIA = ("video", "audio", "image")
 OWN = "avicuna"
 
 
@@ -69,7 +69,11 @@ def read_vtimellm(
 
 def find_media(record: dict, row: dict, files: dict[str, Path] | None) -> str | None:
     """Name the video of a published record in its row; the reason where its file is wanted but absent."""
-    if row["segments"] or any(row["media"].values()) or OWN in (record.get("meta") or {}):
+    if (
+        row["segments"]
+        or any(row["media"][kind] is not None for kind in MEDIA_KINDS)
+        or OWN in (record.get("meta") or {})
+    ):
         return None
     stem = name_media(record)
     if files is not None and stem not in files:
@@ -118,7 +122,7 @@ def record_to_row(record: dict, number: int, *, source: str) -> tuple[dict | Non
         "id": str(record.get("id")) if own else f"{record.get('id', source)}_{number:06d}",
         "source": record.get("source") or source,
         "duration": meta.get("duration"),
-        "media": own["media"] if own else dict.fromkeys(MEDIA),
+        "media": {**dict.fromkeys(MEDIA), **(own["media"] if own else {})},
         "segments": segments,
         "messages": [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in turns],
         "times": times,
