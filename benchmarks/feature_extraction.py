@@ -20,11 +20,10 @@ from pathlib import Path
 import torch
 
 from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
-from dataset_builders.media import probe
 from dataset_builders.release.provenance import git_commit
 from dataset_builders.sandbox.world import make_world
-from modeling_avicuna.feature_extraction_avicuna import load_audio
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
+from modeling_avicuna.media_avicuna import load_audio, probe
 from modeling_avicuna.video_processing_avicuna import load_video_frames
 from train.extract_features import extract, list_media, read_ahead
 from train.initialize import build_tiny

@@ -25,7 +25,7 @@ import transformers
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
-from dataset_builders.media import MediaWriter  # noqa: E402
+from dataset_builders.media_writer import MediaWriter  # noqa: E402
 from dataset_builders.sandbox.classes import EVENT_CLASSES  # noqa: E402
 from modeling_avicuna import AVicunaPipeline  # noqa: E402
 from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, SYSTEM_PROMPT  # noqa: E402

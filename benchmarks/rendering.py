@@ -19,10 +19,11 @@ from pathlib import Path
 
 import av
 
-from dataset_builders.media import MediaWriter, decode_audio, decode_video, probe
+from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import render_video
+from modeling_avicuna.media_avicuna import decode_audio, decode_video, probe
 
 
 SCALES = (0.6, 1.9, 1.0)  # the range's ends and its middle, over the clips in turn

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from .builder_base import AnnotationBuilder
 from .input_settings import Files, InputConfig
-from .media import MediaError, probe
 from .release.curation_report import CurationReport
 from .sources.audio_captions import (
     AudioCaption,
@@ -138,6 +137,8 @@ def read_held_out(config: A5222KConfig) -> HeldOutSounds:
 
 def find_sound_defect(path: str) -> str | None:
     """Why a clip cannot serve as a sound: "unreadable_media" or "no_sound"; None if it can. Its samples are not read."""
+    from modeling_avicuna.media_avicuna import MediaError, probe
+
     try:
         return None if probe(path).has_audio else "no_sound"
     except MediaError:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from .builder_base import AnnotationBuilder
 from .input_settings import Files, InputConfig
-from .media import MediaError, probe
 from .release.curation_report import CurationReport
 from .sources.audio_captions import normalize_caption, read_captioned_clips
 from .sources.media_folder import MediaFolder
@@ -83,6 +82,8 @@ def _frame_rows(path: Path, clips: MediaFolder, *, report: CurationReport, seed:
 
 def find_picture_defect(path: str) -> str | None:
     """Why a clip cannot serve as a picture: "unreadable_media" or "no_picture"; None if it can."""
+    from modeling_avicuna.media_avicuna import MediaError, probe
+
     try:
         return None if probe(path).has_video else "no_picture"
     except MediaError:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .builder_base import AnnotationBuilder
 from .input_settings import Files, InputConfig
-from .media import MediaError, probe
 from .release.curation_report import CurationReport
 from .sources import questions, timed_events
 from .sources.captions import read_excluded_ids
@@ -75,6 +74,8 @@ class ProbedDurations(Mapping):
         self._media = media
 
     def __getitem__(self, video_id: str) -> float:
+        from modeling_avicuna.media_avicuna import MediaError, probe
+
         path = self._media.locate((video_id,))
         if path is None:
             raise KeyError(video_id)

@@ -16,7 +16,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoProcessor, ProcessorMixin
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
-from dataset_builders.media import MediaError as BuilderMediaError
 from modeling_avicuna import MediaError
 from modeling_avicuna.answering_avicuna import answer_batch, answer_questions
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
@@ -98,7 +97,7 @@ class Generator:
         for example, questions, decoding in self._decode_ahead(jobs, open_media):
             try:
                 encoded = self._encode(*decoding.result())
-            except (MediaError, BuilderMediaError) as error:
+            except MediaError as error:
                 yield Unreadable(example.video_id, str(error))
                 continue
             if len(questions) > 1:

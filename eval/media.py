@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from dataset_builders.features.feature_store import FeatureStore
-from dataset_builders.media import probe
 from dataset_builders.sources.media_folder import MediaFolder
-from modeling_avicuna.feature_extraction_avicuna import load_audio
+from modeling_avicuna.media_avicuna import load_audio, probe
 
 from .task import Example
 

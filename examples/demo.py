@@ -166,7 +166,7 @@ def answer(demo: Demo, video: Path, question: str) -> None:
 
 
 def duration_of(video: Path) -> float:
-    from dataset_builders.media import probe
+    from modeling_avicuna.media_avicuna import probe
 
     return probe(video).duration
 

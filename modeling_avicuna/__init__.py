@@ -19,9 +19,10 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_avicuna import AVicunaConfig
-from .feature_extraction_avicuna import AVicunaFeatureExtractor, MediaError, load_audio
+from .feature_extraction_avicuna import AVicunaFeatureExtractor
 from .generation_avicuna import TimeSpanLogitsProcessor, score_events
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
+from .media_avicuna import MediaError, load_audio
 from .modeling_avicuna import (
     FULL_PRECISION_MODULES,
     AVicunaForConditionalGeneration,

@@ -4,127 +4,15 @@ Stands between a media file and the audio tower: path -> mono waveform -> 10-sec
 It does not know how many audio tokens a video gets (processing) and does not touch pictures (video_processing).
 """
 
-import os
-from pathlib import Path
-from typing import BinaryIO
-
 import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
 
 try:
-    import av
-except ImportError:
-    av = None
-try:
     import torchaudio
 except ImportError:
     torchaudio = None
-
-
-Media = str | os.PathLike | BinaryIO
-
-
-class MediaError(ValueError):
-    """A media file that cannot be used: missing, unreadable, or without the stream that is asked for. Names the file."""
-
-
-def open_media(source: Media) -> tuple[str | BinaryIO, str]:
-    """
-    Checks a media source before a decoder sees it; returns what decoders open and the name that errors print.
-
-    Args:
-        source: a path, or a seekable binary file object, which is read from its beginning.
-
-    Raises:
-        MediaError: no such file, a folder, an empty file, or something that is no media source at all.
-    """
-    if hasattr(source, "read"):
-        source.seek(0)
-        return source, str(getattr(source, "name", None) or "<file object>")
-    if not isinstance(source, (str, os.PathLike)):
-        raise MediaError(f"expected a path or a binary file object, got {source!r:.80}")
-    if str(source).startswith(("http://", "https://")):
-        raise MediaError(f"{source}: is a URL; download it first")
-    path = Path(source)
-    if not path.is_file():
-        raise MediaError(f"{path}: {'is a folder, not a media file' if path.is_dir() else 'no such media file'}")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: is empty (0 bytes)")
-    # an absolute path: a name such as "-a.mp4" or "http:x.mp4" must not look like an option or a protocol to a decoder
-    return str(path.absolute()), str(path)
-
-
-def load_audio(source: Media, *, sampling_rate: int = 48_000) -> np.ndarray | None:
-    """
-    The sound of a media file as one mono waveform, on the time axis of the file.
-
-    Channels are averaged. A sound that starts after the picture is preceded by silence, one that starts before it (the
-    priming samples of AAC) is cut, and gaps and damaged packets are silent, so that position stays time.
-
-    Args:
-        source (`str`, `os.PathLike` or binary file): video or sound file.
-        sampling_rate (`int`): of the result, in Hz.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`, float32, nominally in -1 ... 1; `None` where the file has no sound stream or
-        no sound in it.
-
-    Raises:
-        MediaError: the file cannot be opened, or none of its sound can be decoded.
-    """
-    if av is None or torchaudio is None:
-        raise ImportError("reading sound needs PyAV and torchaudio: pip install av torchaudio")
-    target, name = open_media(source)
-    try:
-        with av.open(target, metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                return None
-            waveform, rate = _decode_audio(container, name=name)
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{name}: cannot be read as media ({error})") from error
-    return None if waveform is None else resample(waveform, rate, sampling_rate)
-
-
-def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """`(num_samples,)` float32 at another rate, in Hz."""
-    return torchaudio.functional.resample(torch.from_numpy(waveform), from_rate, to_rate).numpy()
-
-
-def _decode_audio(container, *, name: str) -> tuple[np.ndarray | None, int]:
-    """The best sound stream as one mono float32 waveform, and its rate in Hz; silence where the stream has a gap."""
-    stream = container.streams.best("audio")
-    to_float = av.AudioResampler(format="fltp", layout=None, rate=None)
-    rate, begin, failure = stream.codec_context.sample_rate, _start_of_file(container), None
-    chunks, position = [], 0
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.FFmpegError as error:  # a damaged packet: its time is left silent
-            failure = error
-            continue
-        for frame in frames:
-            samples = np.concatenate([part.to_ndarray() for part in to_float.resample(frame)], axis=1).mean(axis=0)
-            if frame.time is not None:
-                shift = round((frame.time - begin) * rate) - position
-                if shift > (0.05 * rate if chunks else 0):
-                    samples = np.pad(samples, (shift, 0))
-                elif shift < 0 and not chunks:
-                    samples = samples[-shift:]
-            chunks.append(samples)
-            position += len(samples)
-    if failure is not None and position == 0:
-        raise MediaError(f"{name}: its sound cannot be decoded ({failure})") from failure
-    return (np.concatenate(chunks) if position else None), rate
-
-
-def _start_of_file(container) -> float:
-    """Where the time axis of a file begins, in seconds: with the picture, or with the container where there is none."""
-    for stream in container.streams.video:
-        if stream.start_time is not None:
-            return float(stream.start_time * stream.time_base)
-    return (container.start_time or 0) / 1_000_000
 
 
 def split_windows(

@@ -12,8 +12,8 @@ from functools import cached_property
 from transformers import Pipeline
 
 from .answering_avicuna import Answer, answer_batch, answer_questions
-from .feature_extraction_avicuna import load_audio
 from .generation_avicuna import TimeSpanLogitsProcessor
+from .media_avicuna import load_audio
 from .prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
 from .timestamp_avicuna import Event
 from .video_processing_avicuna import load_video_frames

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .feature_extraction_avicuna import AVicunaFeatureExtractor, fit_waveform, load_audio, resample
+from .feature_extraction_avicuna import AVicunaFeatureExtractor, fit_waveform
 from .interleaving_avicuna import ALIGNMENTS, interleave_order, num_modality_tokens, resample_rows
+from .media_avicuna import load_audio, resample
 from .media_slots_avicuna import OWN_SOUND, MediaSlot
 from .prompt_avicuna import AUDIO_TOKEN, SLOT_PATTERN, VIDEO_TOKEN
 from .video_processing_avicuna import AVicunaVideoProcessor, load_image

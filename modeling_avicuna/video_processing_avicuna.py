@@ -13,8 +13,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .feature_extraction_avicuna import Media, MediaError, open_media
 from .interleaving_avicuna import resample_rows
+from .media_avicuna import Media, MediaError, open_media
 
 
 try:
@@ -137,7 +137,7 @@ class _PyAVReader:
         self.target, self.name = target, name
         times = [(frame.time, frame.duration, frame.time_base) for frame, _ in self._frames()]
         if not times:
-            raise MediaError(f"{name}: has no picture that can be decoded")
+            raise MediaError(name, "a video stream without a frame")
         begins = np.array([np.nan if time is None else time for time, _, _ in times])
         ends = np.append(begins[1:], begins[-1] + self._last_duration(times[-1], begins))
         self.times = _usable_times(np.stack([begins, ends], axis=1), fps=self.fps)
@@ -158,7 +158,7 @@ class _PyAVReader:
         try:
             with av.open(self.target, metadata_errors="ignore") as container:
                 if not container.streams.video:
-                    raise MediaError(f"{self.name}: has no video stream")
+                    raise MediaError(self.name, "no video stream")
                 stream = container.streams.best("video")
                 stream.thread_type = "AUTO"
                 self.fps = float(stream.average_rate or stream.guessed_rate or 25)
@@ -168,7 +168,7 @@ class _PyAVReader:
                         yield frame, number
                         number += 1
         except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"{self.name}: cannot be read as video ({error})") from error
+            raise MediaError(self.name, "not a readable media file", str(error)) from error
 
     def _decode(self, packet) -> list:
         try:

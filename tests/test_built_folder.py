@@ -15,12 +15,13 @@ from huggingface_hub import DatasetCard
 
 from benchmarks import curation_full_size
 from dataset_builders import build
-from dataset_builders.media import MediaError, MediaWriter
+from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import curation, embedding, rendered_rows
 from dataset_builders.release import built_folder
 from dataset_builders.release.built_folder import build_folder, list_shards, prepare_folder
 from dataset_builders.release.dataset_card import card_text
 from dataset_builders.schema import FEATURES
+from modeling_avicuna.media_avicuna import MediaError
 
 from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
 from .hub_server import serve_hub

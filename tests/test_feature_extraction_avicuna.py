@@ -163,7 +163,7 @@ def test_bad_files_are_named(tmp_path):
     for name, reason in (
         ("missing.mp4", "no such"),
         ("empty.mp4", "empty"),
-        ("text.mp4", "cannot be read"),
+        ("text.mp4", "not a readable"),
         (".", "folder"),
     ):
         with pytest.raises(MediaError, match=reason) as error:

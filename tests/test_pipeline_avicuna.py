@@ -11,7 +11,7 @@ import torch
 from transformers import pipeline
 
 import modeling_avicuna  # noqa: F401  (registers the task)
-from modeling_avicuna.feature_extraction_avicuna import MediaError
+from modeling_avicuna.media_avicuna import MediaError
 from modeling_avicuna.pipeline_avicuna import AVicunaPipeline
 from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
 from tests.media_files import pictures, tone, write_media

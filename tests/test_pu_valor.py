@@ -8,9 +8,9 @@ import datasets
 import pytest
 from datasets import load_dataset
 
-from dataset_builders.media import probe
 from dataset_builders.pu_valor import PUValor
 from dataset_builders.schema import FEATURES, MEDIA
+from modeling_avicuna.media_avicuna import probe
 
 from .curation_fixtures import make_captions, quick_options, write_captions
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
-from dataset_builders.media import MediaWriter
+from dataset_builders.media_writer import MediaWriter
 from model_card import push as push_module
 from model_card import write as write_module
 from model_card.fresh_process import HIDE_PROJECT

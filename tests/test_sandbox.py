@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-from dataset_builders.media import decode_audio, decode_video, probe
 from dataset_builders.sandbox import make_world, world
 from dataset_builders.sandbox.classes import AUDIO_ONLY, AUDIO_VISUAL, EVENT_CLASSES, VISUAL_ONLY
 from dataset_builders.sandbox.pictures import MOTIONS, PATTERNS, SHAPES
@@ -21,6 +20,7 @@ from dataset_builders.sandbox.world import (
     plan_clip,
     plan_untrimmed_video,
 )
+from modeling_avicuna.media_avicuna import decode_audio, decode_video, probe
 
 
 NUM_CLASSES = len(EVENT_CLASSES)

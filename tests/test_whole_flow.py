@@ -18,9 +18,9 @@ from transformers import AutoModel, AutoProcessor
 
 import dataset_builders  # noqa: F401  (registers the builders)
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
-from dataset_builders.media import probe
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.rows import make_row
+from modeling_avicuna.media_avicuna import probe
 from tests.media_files import pictures, write_media
 from train.initialize import build_tiny
 

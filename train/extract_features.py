@@ -23,10 +23,8 @@ from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from dataset_builders.features.feature_store import FeatureWriter, replace_file
-from dataset_builders.media import MediaError as ProbeError
-from dataset_builders.media import probe
 from dataset_builders.sources.media_folder import MEDIA_SUFFIXES
-from modeling_avicuna.feature_extraction_avicuna import MediaError
+from modeling_avicuna.media_avicuna import MediaError, probe
 from train.checkpoint import load_model, load_processor
 from train.media_rows import IMAGE_SUFFIXES
 
@@ -80,7 +78,7 @@ def read_media(path: Path, *, processor: ProcessorMixin) -> tuple[dict[str, torc
     """A media file as the processor's tensors, and its duration in seconds (None for a picture).
 
     Raises:
-        MediaError, ProbeError: the file cannot be used; the message names it.
+        MediaError: the file cannot be used; the message names it.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return processor(text="<image>", images=[str(path)]), None
@@ -127,7 +125,7 @@ def read_ahead(paths: list[Path], *, processor: ProcessorMixin, num_workers: int
     def attempt(path: Path):
         try:
             return path, read_media(path, processor=processor)
-        except (MediaError, ProbeError) as error:
+        except MediaError as error:
             return path, error
 
     with ThreadPoolExecutor(num_workers) as pool:

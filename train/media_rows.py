@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from dataset_builders.features.feature_store import FeatureStore
-from dataset_builders.media import probe
 from dataset_builders.pseudo_untrimmed.composing import compose_features
 from dataset_builders.schema import MEDIA_KINDS
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
+from modeling_avicuna.media_avicuna import probe
 from modeling_avicuna.video_processing_avicuna import load_video_frames
 
 

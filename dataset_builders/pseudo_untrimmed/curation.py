@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..media import MediaError, probe
 from ..release.curation_report import CurationReport
 from ..release.provenance import build_environment
 from ..sources.captions import SOURCE, Clip, read_clips
@@ -123,6 +122,8 @@ def curate(settings: CurationSettings, folder: Path) -> None:
 
 def measure_clips(clips: list[Clip], clips_dir: str, *, report: CurationReport) -> list[Clip]:
     """Clips whose file is there and readable, with the file's own length; the others are dropped by reason."""
+    from modeling_avicuna.media_avicuna import MediaError, probe
+
     files = find_files(clips_dir)
     kept = []
     for clip in clips:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..media import MediaError
 from ..schema import FEATURES
 from .curation import find_files
 from .rendering import render_video
@@ -32,6 +31,8 @@ def render_rows(table: pa.Table, videos_dir: str | Path, *, settings, relative_t
     Returns:
         `tuple(pa.Table, list[dict])`: the rows that could be rendered, and `{"id", "reason", "detail"}` of the others.
     """
+    from modeling_avicuna.media_avicuna import MediaError
+
     clip_files = find_files(settings.clips_dir)
     width, height = settings.render_size
     paths, drops = [], []

@@ -8,13 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
-from ..media import MediaError, MediaWriter, TimedFrame, decode_audio, decode_video, naming_errors, probe
+from ..media_writer import MediaWriter
 from .planning import Segment
 from .soundtrack import add_background_noise, join_tracks, limit_peak, stretch_audio
+
+
+if TYPE_CHECKING:
+    from modeling_avicuna.media_avicuna import TimedFrame
 
 
 # s; by how much a clip may be shorter than its plan (headers round, sound and picture end apart). Its last frame is held.
@@ -116,6 +121,8 @@ def render_video(
 
 def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -> None:
     """All that can be known to be wrong before the first frame is decoded."""
+    from modeling_avicuna.media_avicuna import MediaError, probe
+
     if not segments:
         raise ValueError("a video needs at least one segment, got none")
     previous_end = 0.0
@@ -141,6 +148,8 @@ def _compose_soundtrack(
     segments: list[Segment], clip_paths: Mapping[str, str | Path], *, sampling_rate: int, num_channels: int
 ) -> np.ndarray:
     """The stretched and joined sound of all segments, shape `(num_channels, round(duration * sampling_rate))`."""
+    from modeling_avicuna.media_avicuna import decode_audio
+
     tracks = []
     for segment in segments:
         # differences of rounded ends, not rounded differences: six clips must not add up six roundings
@@ -165,6 +174,8 @@ def _compose_frames(
     height: int,
 ) -> Iterator[av.VideoFrame]:
     """All frames of the video, fitted into the format. A source frame that is shown twice is fitted once."""
+    from modeling_avicuna.media_avicuna import decode_video, naming_errors
+
     index = 0
     for segment in segments:
         letterbox = Letterbox(width=width, height=height)
@@ -181,7 +192,7 @@ def _compose_frames(
             yield fitted
 
 
-def select_frames(frames: Iterator[TimedFrame], times: Sequence[float]) -> Iterator[TimedFrame]:
+def select_frames(frames: "Iterator[TimedFrame]", times: Sequence[float]) -> "Iterator[TimedFrame]":
     """For each of the rising times, the frame on show then: the last one that has begun (or the first, or the last).
 
     A frame that begins within a millisecond counts as begun: stamps are rounded to a time base.
@@ -207,7 +218,7 @@ class Letterbox:
         self.width, self.height = width, height
         self._key = None
 
-    def fit(self, timed: TimedFrame) -> av.VideoFrame:
+    def fit(self, timed: "TimedFrame") -> av.VideoFrame:
         """A new frame of the format, yuv420p in limited range."""
         frame = timed.frame
         key = (frame.width, frame.height, frame.format.name, timed.rotation, frame.colorspace, frame.color_range)
@@ -217,7 +228,7 @@ class Letterbox:
         self._source.push(frame)
         return self._sink.pull()
 
-    def _build(self, timed: TimedFrame) -> None:
+    def _build(self, timed: "TimedFrame") -> None:
         frame = timed.frame
         turned = timed.rotation % 180 != 0
         shown_width, shown_height = frame.width * timed.aspect, Fraction(frame.height)

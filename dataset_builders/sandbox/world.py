@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..media import MediaWriter
+from ..media_writer import MediaWriter
 from .classes import EVENT_CLASSES, HEARD, PLACES, SEEN, SEEN_AND_HEARD, EventClass
 from .pictures import blend, draw_mask
 from .sounds import fade_ends, synthesise

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
-from dataset_builders.media import probe
 from eval.lmms_plugin.content import content_blocks, cut_at, with_seconds
+from modeling_avicuna.media_avicuna import probe
 
 
 SETTINGS = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p")

@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from dataset_builders.media import MediaError, MediaWriter, decode_audio, decode_video, probe
+from dataset_builders.media_writer import MediaWriter
+from modeling_avicuna.media_avicuna import MediaError, decode_audio, decode_video, probe
 
 
 RATE = 48_000
@@ -190,7 +191,7 @@ def test_unusable_files_are_named_with_a_reason_to_count_by(data_dir, tmp_path):
     corrupted = data_dir / "clips" / "corrupted.mp4"
     for path, reason in (
         (tmp_path / "missing.mp4", "no such file"),
-        (tmp_path, "no such file"),
+        (tmp_path, "is a folder, not a media file"),
         (tmp_path / "empty.mp4", "an empty file"),
         (tmp_path / "text.mp4", "not a readable media file"),
         (corrupted, "unreadable video stream"),
@@ -207,7 +208,7 @@ def test_unusable_files_are_named_with_a_reason_to_count_by(data_dir, tmp_path):
 def test_an_error_travels_between_processes_unchanged():
     error = MediaError("a/b.mp4", "no such file", "gone")
     copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.path, copy.reason, copy.detail) == (str(error), error.path, "no such file", "gone")
+    assert (str(copy), copy.name, copy.reason, copy.detail) == (str(error), "a/b.mp4", "no such file", "gone")
 
 
 def test_odd_names_are_names(tmp_path):

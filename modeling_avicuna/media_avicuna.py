@@ -1,40 +1,149 @@
-"""Read and write media files with PyAV, whose wheel carries its codecs. The one home of media decoding for the builders.
+"""The one reader of media: opens a source, says what it holds, and decodes its pictures and its sound with PyAV.
 
-`probe` says what a file holds, `decode_video` and `decode_audio` give frames and samples in order, `MediaWriter` makes an
-mp4 with h264 and aac. Sequential reading only: random access to frames for the model is the processor's business.
+Everything that looks into a media file goes through here: the processor, the pipeline, feature extraction, evaluation and
+the builders of the data sets. Which frames and windows a model sees is decided elsewhere (video_processing, feature_extraction).
 """
+
+from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
-import av
 import numpy as np
+import torch
 
 
+try:
+    import av
+except ImportError:
+    av = None
+try:
+    import torchaudio
+except ImportError:
+    torchaudio = None
+
+
+Media = str | os.PathLike | BinaryIO
 LAYOUTS = {1: "mono", 2: "stereo"}
-# Tags of what we write, by their numbers in ITU-T H.273: limited range, BT.601 matrix. A reader that ignores the tags
-# assumes the same, which is why it is not BT.709.
-LIMITED_RANGE, BT601 = 1, 6
 
 
 class MediaError(ValueError):
-    """A media file that cannot be used. A builder counts it as a drop under `reason`.
+    """
+    A media file that cannot be used: missing, unreadable, or without the stream that is asked for.
 
     Args:
-        path (`Path`): the file.
-        reason (`str`): a short cause without names or numbers, so that equal causes count together.
+        name (`str` or `Path`): the file, or what else the message is to name.
+        reason (`str`): a short cause without names or numbers, so that equal causes can be counted together.
         detail (`str`, *optional*): the rest of the message.
     """
 
-    def __init__(self, path: str | Path, reason: str, detail: str = ""):
-        super().__init__(f"{path}: {reason}" + (f" ({detail})" if detail else ""))
-        self.path, self.reason, self.detail = Path(path), reason, detail
+    def __init__(self, name: str | Path, reason: str, detail: str = ""):
+        super().__init__(f"{name}: {reason}" + (f" ({detail})" if detail else ""))
+        self.name, self.reason, self.detail = str(name), reason, detail
 
-    def __reduce__(self):  # worker processes send their errors home by pickle
-        return type(self), (self.path, self.reason, self.detail)
+    def __reduce__(self):  # worker processes return their errors by pickle
+        return type(self), (self.name, self.reason, self.detail)
+
+
+def open_media(source: Media) -> tuple[str | BinaryIO, str]:
+    """
+    Checks a media source before a decoder sees it; returns what decoders open and the name that errors print.
+
+    Args:
+        source: a path, or a seekable binary file object, which is read from its beginning.
+
+    Raises:
+        MediaError: no such file, a folder, an empty file, or something that is no media source at all.
+    """
+    if hasattr(source, "read"):
+        source.seek(0)
+        return source, str(getattr(source, "name", None) or "<file object>")
+    if not isinstance(source, (str, os.PathLike)):
+        raise MediaError(f"{source!r:.80}", "is neither a path nor a binary file object")
+    if str(source).startswith(("http://", "https://")):
+        raise MediaError(str(source), "is a URL; download it first")
+    path = Path(source)
+    if not path.is_file():
+        raise MediaError(path, "is a folder, not a media file" if path.is_dir() else "no such file")
+    if path.stat().st_size == 0:
+        raise MediaError(path, "an empty file")
+    # an absolute path: a name such as "-a.mp4" or "http:x.mp4" must not look like an option or a protocol to a decoder
+    return str(path.absolute()), str(path)
+
+
+def load_audio(source: Media, *, sampling_rate: int = 48_000) -> np.ndarray | None:
+    """
+    The sound of a media file as one mono waveform, on the time axis of the file.
+
+    Channels are averaged. A sound that starts after the picture is preceded by silence, one that starts before it (the
+    priming samples of AAC) is cut, and gaps and damaged packets are silent, so that position stays time.
+
+    Args:
+        source (`str`, `os.PathLike` or binary file): video or sound file.
+        sampling_rate (`int`): of the result, in Hz.
+
+    Returns:
+        `np.ndarray` of shape `(num_samples,)`, float32, nominally in -1 ... 1; `None` where the file has no sound stream or
+        no sound in it.
+
+    Raises:
+        MediaError: the file cannot be opened, or none of its sound can be decoded.
+    """
+    if av is None or torchaudio is None:
+        raise ImportError("reading sound needs PyAV and torchaudio: pip install av torchaudio")
+    target, name = open_media(source)
+    try:
+        with av.open(target, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                return None
+            waveform, rate = _decode_audio(container, name=name)
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(name, "not a readable media file", str(error)) from error
+    return None if waveform is None else resample(waveform, rate, sampling_rate)
+
+
+def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """`(num_samples,)` float32 at another rate, in Hz."""
+    return torchaudio.functional.resample(torch.from_numpy(waveform), from_rate, to_rate).numpy()
+
+
+def _decode_audio(container, *, name: str) -> tuple[np.ndarray | None, int]:
+    """The best sound stream as one mono float32 waveform, and its rate in Hz; silence where the stream has a gap."""
+    stream = container.streams.best("audio")
+    to_float = av.AudioResampler(format="fltp", layout=None, rate=None)
+    rate, begin, failure = stream.codec_context.sample_rate, _start_of_file(container), None
+    chunks, position = [], 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:  # a damaged packet: its time is left silent
+            failure = error
+            continue
+        for frame in frames:
+            samples = np.concatenate([part.to_ndarray() for part in to_float.resample(frame)], axis=1).mean(axis=0)
+            if frame.time is not None:
+                shift = round((frame.time - begin) * rate) - position
+                if shift > (0.05 * rate if chunks else 0):
+                    samples = np.pad(samples, (shift, 0))
+                elif shift < 0 and not chunks:
+                    samples = samples[-shift:]
+            chunks.append(samples)
+            position += len(samples)
+    if failure is not None and position == 0:
+        raise MediaError(name, "unreadable audio stream", str(failure)) from failure
+    return (np.concatenate(chunks) if position else None), rate
+
+
+def _start_of_file(container) -> float:
+    """Where the time axis of a file begins, in seconds: with the picture, or with the container where there is none."""
+    for stream in container.streams.video:
+        if stream.start_time is not None:
+            return float(stream.start_time * stream.time_base)
+    return (container.start_time or 0) / 1_000_000
 
 
 @dataclass(frozen=True)
@@ -184,15 +293,10 @@ def decode_audio(path: str | Path, *, sampling_rate: int, num_channels: int = 2)
     return samples[:, -offset:]
 
 
-def _open(path: str | Path) -> av.container.InputContainer:
-    path = Path(path)
-    if not path.is_file():
-        raise MediaError(path, "no such file")
-    if path.stat().st_size == 0:
-        raise MediaError(path, "an empty file")
-    with naming_errors(path, "not a readable media file"):
-        # "file:" keeps a name with a colon from being read as a protocol; damaged stamps and tags do not matter here
-        return av.open(f"file:{path}", metadata_errors="ignore")
+def _open(path: Media) -> av.container.InputContainer:
+    target, name = open_media(path)
+    with naming_errors(name, "not a readable media file"):
+        return av.open(target, metadata_errors="ignore")
 
 
 class naming_errors:
@@ -242,96 +346,3 @@ def _measure_duration(path: str | Path, stream_index: int) -> float:
                     length = float(packet.duration * packet.time_base) if packet.duration else gap
                     end = max(end, float(packet.pts * packet.time_base) + length)
         return end - _origin(container)
-
-
-class MediaWriter:
-    """Write one mp4 (h264 and aac), frame by frame, under a temporary name that becomes the real one on success.
-
-    Used as a context manager: leaving it without an error flushes the encoders and renames the file; leaving it with
-    one deletes the temporary file, so a killed or failed run never leaves a half-written `path`.
-
-    Args:
-        path (`Path`): the file to make; its folder is made if need be.
-        width, height (`int`): pixels, both even (4:2:0 chroma).
-        fps (`Fraction` or `int`): frames per second, constant.
-        sampling_rate (`int`, *optional*): Hz of the sound track; None writes none.
-        num_channels (`int`): 1 or 2.
-        crf (`int`): x264's constant quality, lower is better; 23 is x264's own default.
-        preset (`str`): x264's speed preset.
-        audio_bit_rate (`int`): bits per second of the sound track.
-
-    Raises:
-        ValueError: odd or non-positive sizes, or a number of channels other than 1 and 2.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        width: int,
-        height: int,
-        fps: Fraction | int,
-        sampling_rate: int | None = None,
-        num_channels: int = 2,
-        crf: int = 23,
-        preset: str = "veryfast",
-        audio_bit_rate: int = 128_000,
-    ):
-        if width <= 0 or height <= 0 or width % 2 or height % 2:
-            raise ValueError(f"h264 with 4:2:0 chroma needs positive even sizes, got {width}x{height} for {path}")
-        if num_channels not in LAYOUTS:
-            raise ValueError(f"num_channels must be 1 or 2, got {num_channels} for {path}")
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._container = av.open(str(self._temporary), "w", format="mp4")
-        self._video = self._container.add_stream("libx264", rate=Fraction(fps))
-        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        # one thread: the same frames give the same bytes, and parallelism comes from rendering several videos at once
-        self._video.codec_context.thread_count = 1
-        self._video.codec_context.color_range, self._video.codec_context.colorspace = LIMITED_RANGE, BT601
-        self._video.options = {"crf": str(crf), "preset": preset}
-        self._num_frames = 0
-        self._audio = None
-        if sampling_rate is not None:
-            self._layout = LAYOUTS[num_channels]
-            self._audio = self._container.add_stream("aac", rate=sampling_rate, layout=self._layout)
-            self._audio.bit_rate = audio_bit_rate
-            # half the time of the default search, at no lower signal-to-noise ratio where we measured it
-            self._audio.options = {"aac_coder": "fast"}
-        self._num_samples = 0
-
-    def __enter__(self) -> "MediaWriter":
-        return self
-
-    def write_frame(self, frame: np.ndarray | av.VideoFrame) -> None:
-        """Append one frame: `(height, width, 3)` uint8 RGB, or a decoded frame of the right size."""
-        if isinstance(frame, np.ndarray):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        frame.pts, frame.time_base = self._num_frames, 1 / Fraction(self._video.codec_context.framerate)
-        frame.pict_type = av.video.frame.PictureType.NONE
-        self._num_frames += 1
-        for packet in self._video.encode(frame):
-            self._container.mux(packet)
-
-    def write_audio(self, samples: np.ndarray) -> None:
-        """Append samples of shape `(num_channels, num_samples)`, float32 in [-1, 1]; what lies beyond is clipped."""
-        samples = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), dtype=np.float32)
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
-        frame.sample_rate = self._audio.rate
-        frame.pts, frame.time_base = self._num_samples, Fraction(1, self._audio.rate)
-        self._num_samples += samples.shape[1]
-        for packet in self._audio.encode(frame):
-            self._container.mux(packet)
-
-    def __exit__(self, error_type, error, traceback) -> None:
-        try:
-            if error_type is None:
-                for stream in (self._video, self._audio):
-                    for packet in stream.encode(None) if stream is not None else ():
-                        self._container.mux(packet)
-            self._container.close()
-            if error_type is None:
-                os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""Write mp4 files (H.264 and AAC) with PyAV, whose wheel carries its codecs. Reading is `modeling_avicuna.media_avicuna`'s."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+LAYOUTS = {1: "mono", 2: "stereo"}
+# Colour tags of what we write, by their numbers in ITU-T H.273: limited range, BT.601 matrix. A reader that ignores the
+# tags assumes the same, which is why it is not BT.709.
+LIMITED_RANGE, BT601 = 1, 6
+
+
+class MediaWriter:
+    """Write one mp4 (h264 and aac), frame by frame, under a temporary name that becomes the real one on success.
+
+    Used as a context manager: leaving it without an error flushes the encoders and renames the file; leaving it with
+    one deletes the temporary file, so a killed or failed run never leaves a half-written `path`.
+
+    Args:
+        path (`Path`): the file to make; its folder is made if need be.
+        width, height (`int`): pixels, both even (4:2:0 chroma).
+        fps (`Fraction` or `int`): frames per second, constant.
+        sampling_rate (`int`, *optional*): Hz of the sound track; None writes none.
+        num_channels (`int`): 1 or 2.
+        crf (`int`): x264's constant quality, lower is better; 23 is x264's own default.
+        preset (`str`): x264's speed preset.
+        audio_bit_rate (`int`): bits per second of the sound track.
+
+    Raises:
+        ValueError: odd or non-positive sizes, or a number of channels other than 1 and 2.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        width: int,
+        height: int,
+        fps: Fraction | int,
+        sampling_rate: int | None = None,
+        num_channels: int = 2,
+        crf: int = 23,
+        preset: str = "veryfast",
+        audio_bit_rate: int = 128_000,
+    ):
+        if width <= 0 or height <= 0 or width % 2 or height % 2:
+            raise ValueError(f"h264 with 4:2:0 chroma needs positive even sizes, got {width}x{height} for {path}")
+        if num_channels not in LAYOUTS:
+            raise ValueError(f"num_channels must be 1 or 2, got {num_channels} for {path}")
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._container = av.open(str(self._temporary), "w", format="mp4")
+        self._video = self._container.add_stream("libx264", rate=Fraction(fps))
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        # one thread: the same frames give the same bytes, and parallelism comes from rendering several videos at once
+        self._video.codec_context.thread_count = 1
+        self._video.codec_context.color_range, self._video.codec_context.colorspace = LIMITED_RANGE, BT601
+        self._video.options = {"crf": str(crf), "preset": preset}
+        self._num_frames = 0
+        self._audio = None
+        if sampling_rate is not None:
+            self._layout = LAYOUTS[num_channels]
+            self._audio = self._container.add_stream("aac", rate=sampling_rate, layout=self._layout)
+            self._audio.bit_rate = audio_bit_rate
+            # half the time of the default search, at no lower signal-to-noise ratio where we measured it
+            self._audio.options = {"aac_coder": "fast"}
+        self._num_samples = 0
+
+    def __enter__(self) -> "MediaWriter":
+        return self
+
+    def write_frame(self, frame: np.ndarray | av.VideoFrame) -> None:
+        """Append one frame: `(height, width, 3)` uint8 RGB, or a decoded frame of the right size."""
+        if isinstance(frame, np.ndarray):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        frame.pts, frame.time_base = self._num_frames, 1 / Fraction(self._video.codec_context.framerate)
+        frame.pict_type = av.video.frame.PictureType.NONE
+        self._num_frames += 1
+        for packet in self._video.encode(frame):
+            self._container.mux(packet)
+
+    def write_audio(self, samples: np.ndarray) -> None:
+        """Append samples of shape `(num_channels, num_samples)`, float32 in [-1, 1]; what lies beyond is clipped."""
+        samples = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
+        frame.sample_rate = self._audio.rate
+        frame.pts, frame.time_base = self._num_samples, Fraction(1, self._audio.rate)
+        self._num_samples += samples.shape[1]
+        for packet in self._audio.encode(frame):
+            self._container.mux(packet)
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        try:
+            if error_type is None:
+                for stream in (self._video, self._audio):
+                    for packet in stream.encode(None) if stream is not None else ():
+                        self._container.mux(packet)
+            self._container.close()
+            if error_type is None:
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
