@@ -85,7 +85,7 @@ def make_world(demo: Demo) -> None:
             NUM_TRAIN_VIDEOS,
             "--num-test-videos",
             NUM_TEST_VIDEOS,
-            "--num-proc",
+            "--num-workers",
             os.cpu_count(),
             "--seed",
             0,

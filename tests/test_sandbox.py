@@ -15,6 +15,7 @@ from dataset_builders.sandbox.world import (
     FPS,
     SAMPLING_RATE,
     Take,
+    TimeLine,
     draw_frames,
     mix_samples,
     plan_clip,
@@ -64,7 +65,7 @@ def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
 def test_the_command_line_makes_the_same_world_with_two_processes(small_world, tmp_path):
     command = [sys.executable, "-m", "dataset_builders.sandbox", "--output", str(tmp_path), "--num-clips", "6"]
     subprocess.run(
-        [*command, "--num-test-videos", "1", "--num-train-videos", "1", "--seed", "3", "--num-proc", "2"],
+        [*command, "--num-test-videos", "1", "--num-train-videos", "1", "--seed", "3", "--num-workers", "2"],
         check=True,
         timeout=120,
     )
@@ -233,3 +234,45 @@ def test_impossible_worlds_are_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match=str(*arguments.values())):
         make_world(tmp_path / "w", **({"num_clips": 1} | arguments))
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "time_line",
+    [
+        TimeLine(),
+        TimeLine(event_seconds=(4, 12), video_seconds=(20, 40)),
+        TimeLine(event_seconds=(1, 3), video_seconds=(10, 15), gap_seconds=(2, 2.5), overlap_share=0),
+    ],
+    ids=str,
+)
+def test_untrimmed_videos_keep_to_their_time_line(time_line):
+    overlaps = 0
+    for index in range(200):
+        _, duration, takes = plan_untrimmed_video(index, seed=1, num_classes=NUM_CLASSES, time_line=time_line)
+        assert time_line.video_seconds[0] <= duration <= time_line.video_seconds[1]
+        for take in takes:
+            assert (
+                0.75 * time_line.event_seconds[0] - 0.01 <= take.end - take.start <= time_line.event_seconds[1] + 0.01
+            )
+            assert take.end <= duration
+        for before, after in zip(takes, takes[1:]):
+            overlaps += after.start < before.end
+            if not time_line.overlap_share:
+                assert after.start - before.end >= time_line.gap_seconds[0] - 0.01
+    assert bool(overlaps) == bool(time_line.overlap_share)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"event_seconds": (5, 4)},
+        {"event_seconds": (0, 4)},
+        {"video_seconds": (0, 10)},
+        {"gap_seconds": (-1, 2)},
+        {"overlap_share": 1.5},
+    ],
+    ids=str,
+)
+def test_a_time_line_outside_its_range_is_refused(values):
+    with pytest.raises(ValueError, match=f"{next(iter(values))} must be"):
+        TimeLine(**values)

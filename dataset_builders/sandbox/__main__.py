@@ -1,36 +1,64 @@
-"""Command line of the sandbox:
+"""Make a sandbox world: captioned clips of one event each, and annotated untrimmed videos.
 
 python -m dataset_builders.sandbox --output DIR --num-clips 240 --num-test-videos 24 --seed 0
 """
 
-import argparse
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from .world import make_world
+from ..command_line import one_line_errors, parse_options
+from .world import TimeLine, make_world
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset_builders.sandbox", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--num-clips", type=int, default=240, help="10-s clips with a caption each")
-    parser.add_argument("--num-test-videos", type=int, default=12, help="untrimmed videos with annotations")
-    parser.add_argument("--num-train-videos", type=int, default=0, help="the same of the subset train")
-    parser.add_argument("--num-classes", type=int, default=None, help="use only the first classes of the list")
-    parser.add_argument("--num-proc", type=int, default=1, help="processes; any number gives the same world")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    make_world(
-        arguments.output,
-        num_clips=arguments.num_clips,
-        num_test_videos=arguments.num_test_videos,
-        num_train_videos=arguments.num_train_videos,
-        num_classes=arguments.num_classes,
-        seed=arguments.seed,
-        num_proc=arguments.num_proc,
+PROGRAM = "python -m dataset_builders.sandbox"
+TIMES = TimeLine()
+
+
+@dataclass
+class SandboxOptions:
+    """Command line of the sandbox."""
+
+    output: str = field(metadata={"help": "folder to write"})
+    num_clips: int = field(default=240, metadata={"help": "10-s clips with a caption each"})
+    num_test_videos: int = field(default=12, metadata={"help": "annotated untrimmed videos of the subset test"})
+    num_train_videos: int = field(default=0, metadata={"help": "annotated untrimmed videos of the subset train"})
+    num_classes: int | None = field(default=None, metadata={"help": "use only the first classes of the list"})
+    event_seconds: list[float] = field(
+        default_factory=lambda: list(TIMES.event_seconds), metadata={"help": "shortest and longest event"}
     )
-    num_untrimmed = arguments.num_test_videos + arguments.num_train_videos
-    print(f"wrote {arguments.num_clips} clips and {num_untrimmed} untrimmed videos to {arguments.output}")
+    video_seconds: list[int] = field(
+        default_factory=lambda: list(TIMES.video_seconds), metadata={"help": "shortest and longest untrimmed video"}
+    )
+    gap_seconds: list[float] = field(
+        default_factory=lambda: list(TIMES.gap_seconds), metadata={"help": "shortest and longest gap between events"}
+    )
+    overlap_share: float = field(
+        default=TIMES.overlap_share, metadata={"help": "probability that an event overlaps the previous one"}
+    )
+    num_workers: int = field(default=1, metadata={"help": "processes; any number writes the same world"})
+    seed: int = field(default=0, metadata={"help": "seed of everything"})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_options(SandboxOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    make_world(
+        options.output,
+        num_clips=options.num_clips,
+        num_test_videos=options.num_test_videos,
+        num_train_videos=options.num_train_videos,
+        num_classes=options.num_classes,
+        time_line=TimeLine(
+            event_seconds=tuple(options.event_seconds),
+            video_seconds=tuple(options.video_seconds),
+            gap_seconds=tuple(options.gap_seconds),
+            overlap_share=options.overlap_share,
+        ),
+        seed=options.seed,
+        num_proc=options.num_workers,
+    )
+    num_untrimmed = options.num_test_videos + options.num_train_videos
+    print(f"wrote {options.num_clips} clips and {num_untrimmed} untrimmed videos to {options.output}")
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -1,11 +1,10 @@
 """Make the sandbox: clips of one event each, and untrimmed test videos of many, with captions and annotations.
 
-Everything is planned from the seed per file (`Take`: which event when and where), then drawn and synthesised. Equal seeds
-give equal plans, captions, annotations, pixels and samples on any machine with the same numpy; the mp4 bytes are equal too
-where PyAV's bundled x264 and aac are the same build on the same kind of processor.
+Each file is planned from the seed (`Take`: which event, when and where), then drawn and synthesised. Equal seeds give equal
+plans, captions, annotations, pixels and samples on any machine with the same numpy. The mp4 bytes are also equal where
+PyAV's bundled x264 and aac are the same build on the same kind of processor.
 """
 
-import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..atomic_files import write_json
 from ..media_writer import MediaWriter
 from .classes import EVENT_CLASSES, HEARD, PLACES, SEEN, SEEN_AND_HEARD, EventClass
 from .pictures import blend, draw_mask
@@ -29,6 +29,36 @@ BACKGROUND = (86.0, 88.0, 96.0)  # red, green, blue around which each video's ba
 ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 CLIPS, TEST, TRAIN = 0, 1, 2  # the random streams of a seed
 UNTRIMMED = {"test": TEST, "train": TRAIN}  # subset, and folder of its videos: stream
+
+
+@dataclass(frozen=True)
+class TimeLine:
+    """What an untrimmed video of the sandbox looks like in time. The defaults are the harder of our two worlds; the plainer one
+    has `event_seconds=(4, 12)` and `video_seconds=(20, 40)`.
+
+    Args:
+        event_seconds (`tuple(float, float)`): shortest and longest event; the last one of a video may be cut to 3/4 of the
+            shortest.
+        video_seconds (`tuple(int, int)`): shortest and longest video, whole seconds.
+        gap_seconds (`tuple(float, float)`): shortest and longest gap before an event that does not overlap.
+        overlap_share (`float`): probability that an event begins before the previous one has ended.
+
+    Raises:
+        ValueError: a range that is empty or begins below 0, or a share outside 0 to 1.
+    """
+
+    event_seconds: tuple[float, float] = (2.0, 12.0)
+    video_seconds: tuple[int, int] = (20, 60)
+    gap_seconds: tuple[float, float] = (0.5, 5.0)
+    overlap_share: float = 0.25
+
+    def __post_init__(self):
+        for name, least in (("event_seconds", 0.5), ("video_seconds", 1), ("gap_seconds", 0)):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not least <= pair[0] <= pair[1]:
+                raise ValueError(f"{name} must be (shortest, longest) with {least} <= shortest <= longest, got {pair}")
+        if not 0 <= self.overlap_share <= 1:
+            raise ValueError(f"overlap_share must be between 0 and 1, got {self.overlap_share}")
 
 
 @dataclass(frozen=True)
@@ -53,18 +83,20 @@ def make_world(
     num_train_videos: int = 0,
     seed: int = 0,
     num_classes: int | None = None,
+    time_line: TimeLine = TimeLine(),
     num_proc: int = 1,
 ) -> None:
     """Write `clips/`, `captions.json`, `short_captions.json` (the event's name alone), `test/`, `train/` and
     `annotations.json` below a folder.
 
     Args:
-        output (`Path`): folder, made if need be; files of the same name are written over.
-        num_clips (`int`): 10-s clips; the classes take turns, so their counts differ by at most one.
-        num_test_videos, num_train_videos (`int`): untrimmed videos of 20 to 60 s, by subset; they share no video.
+        output (`Path`): folder, made if need be; files of the same name are overwritten.
+        num_clips (`int`): 10-s clips; the classes are used in turn, so their counts differ by at most one.
+        num_test_videos, num_train_videos (`int`): untrimmed videos, by subset; no video is in both.
         seed (`int`): of everything.
         num_classes (`int`, *optional*): use only the first classes of the list; all by default.
-        num_proc (`int`): processes that draw and encode; any number gives the same world.
+        time_line (`TimeLine`): lengths of the untrimmed videos and of their events, gaps and overlaps.
+        num_proc (`int`): processes that draw and encode; any number writes the same world.
 
     Raises:
         ValueError: a negative count, fewer than one process, or `num_classes` beyond the list.
@@ -75,7 +107,7 @@ def make_world(
             f"bad count: {num_clips=}, {num_test_videos=}, {num_train_videos=} (at least 0), {num_proc=} (at least 1)"
         )
     if not 1 <= num_classes <= len(EVENT_CLASSES):
-        raise ValueError(f"num_classes must lie between 1 and {len(EVENT_CLASSES)}, got {num_classes}")
+        raise ValueError(f"num_classes must be between 1 and {len(EVENT_CLASSES)}, got {num_classes}")
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     jobs, captions, short_captions, database = [], [], [], {}
@@ -86,7 +118,9 @@ def make_world(
         short_captions.append({"video_id": video_id, "desc": name_event(take.event)})
     for subset, num_videos in (("test", num_test_videos), ("train", num_train_videos)):
         for index in range(num_videos):
-            video_id, duration, takes = plan_untrimmed_video(index, subset=subset, seed=seed, num_classes=num_classes)
+            video_id, duration, takes = plan_untrimmed_video(
+                index, subset=subset, seed=seed, num_classes=num_classes, time_line=time_line
+            )
             key = (seed, UNTRIMMED[subset], index, 1)
             jobs.append((output / subset / f"{video_id}.mp4", takes, duration, key))
             database[video_id] = {"duration": duration, "annotations": _annotate(takes), "subset": subset}
@@ -99,10 +133,10 @@ def make_world(
             with ProcessPoolExecutor(num_proc) as pool:
                 for _ in pool.map(_write_job, jobs, chunksize=4):
                     progress.update()
-    # last, so that a folder with captions is a complete one
-    _write_json(output / "captions.json", captions)
-    _write_json(output / "short_captions.json", short_captions)
-    _write_json(output / "annotations.json", {"version": "sandbox-1", "database": database})
+    # written last: a folder with captions is complete
+    write_json(output / "captions.json", captions)
+    write_json(output / "short_captions.json", short_captions)
+    write_json(output / "annotations.json", {"version": "sandbox-1", "database": database})
 
 
 def plan_clip(index: int, *, seed: int, num_classes: int) -> tuple[str, str, Take]:
@@ -115,35 +149,39 @@ def plan_clip(index: int, *, seed: int, num_classes: int) -> tuple[str, str, Tak
 
 
 def plan_untrimmed_video(
-    index: int, *, subset: str = "test", seed: int, num_classes: int
+    index: int, *, subset: str = "test", seed: int, num_classes: int, time_line: TimeLine = TimeLine()
 ) -> tuple[str, float, list[Take]]:
     """The id, the duration in seconds and the events of an untrimmed video, by start.
 
-    Events last 2 to 12 s and come one after the other with a gap, or (one in four) begin before the one before has
-    ended; one in four repeats a class that the video has had. Two events of one class never overlap.
+    An event begins after the previous one and a gap, or, with probability `overlap_share`, before the previous one has
+    ended. One event in four repeats a class that the video already has. Two events of one class never overlap.
     """
     rng = _rng(seed, UNTRIMMED[subset], index, 0)
-    video_id, duration = _draw_id(rng), int(rng.integers(20 * FPS, 60 * FPS + 1)) / FPS
+    shortest, longest = time_line.event_seconds
+    first, last = time_line.video_seconds
+    video_id, duration = _draw_id(rng), int(rng.integers(first * FPS, last * FPS + 1)) / FPS
     takes: list[Take] = []
     ends: dict[str, float] = {}
     cursor = rng.uniform(0.0, 4.0)
-    while cursor < duration - 2.0:
+    while cursor < duration - shortest:
         repeated = bool(takes) and rng.uniform() < 1 / 4
         event = takes[rng.integers(len(takes))].event if repeated else EVENT_CLASSES[rng.integers(num_classes)]
         start = max(cursor, ends.get(event.label, 0.0) + 0.5)
-        end = start + rng.uniform(2.0, 12.0)
+        end = start + rng.uniform(shortest, longest)
         start, end = round(start, 2), min(round(end, 2), duration)
-        if end - start < 1.5:
+        if end - start < 0.75 * shortest:
             break
         takes.append(_draw_take(event, start, end, rng))
         ends[event.label] = end
-        overlapping = rng.uniform() < 1 / 4
-        cursor = start + (end - start) * rng.uniform(0.3, 0.8) if overlapping else end + rng.uniform(0.5, 5.0)
+        overlapping = rng.uniform() < time_line.overlap_share
+        cursor = (
+            start + (end - start) * rng.uniform(0.3, 0.8) if overlapping else end + rng.uniform(*time_line.gap_seconds)
+        )
     return video_id, duration, sorted(takes, key=lambda take: take.start)
 
 
 def write_video(path: Path, takes: list[Take], duration: float, *, rng: np.random.Generator) -> None:
-    """Draw, synthesise and encode one video. Without an audible event the sound track is the room's noise."""
+    """Draw, synthesise and encode one video. Without an audible event the sound track is faint room noise."""
     frames = draw_frames(takes, duration, rng=rng)
     samples = mix_samples(takes, duration, rng=rng)
     with MediaWriter(
@@ -165,12 +203,12 @@ def write_video(path: Path, takes: list[Take], duration: float, *, rng: np.rando
 def draw_frames(takes: list[Take], duration: float, *, rng: np.random.Generator) -> np.ndarray:
     """RGB frames of shape `(num_frames, FRAME_SIZE, FRAME_SIZE, 3)`, uint8.
 
-    Behind the events lies a dull gradient of the video's own with a faint grey shape drifting over it, which no caption
-    and no annotation mentions.
+    The background is a dull gradient, different in each video, with a faint grey shape that drifts over it; no caption
+    and no annotation mentions them.
     """
     times = np.arange(round(duration * FPS), dtype=np.float32) / FPS
     ramp = np.linspace(0.0, 1.0, FRAME_SIZE, dtype=np.float32)[:, None, None]
-    # near one another from video to video: a tiny encoder should spend itself on the events
+    # similar in all videos, so that a tiny encoder distinguishes events rather than backgrounds
     top, bottom = (BACKGROUND + rng.uniform(-12, 12, size=(2, 3))).astype(np.float32)
     canvas = np.empty((len(times), FRAME_SIZE, FRAME_SIZE, 3), dtype=np.float32)
     canvas[:] = top + (bottom - top) * ramp
@@ -246,7 +284,3 @@ def _write_job(job: tuple[Path, list[Take], float, tuple[int, ...]]) -> None:
 
 def _rng(*key: int) -> np.random.Generator:
     return np.random.default_rng(key)
-
-
-def _write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
