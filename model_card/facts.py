@@ -1,7 +1,7 @@
 """What the model card says, read from files: weights, configuration, training summaries and results.
 
 Reads safetensors headers, `config.json` and the results of `eval.run` and `eval.judge`; gives the rows of the card's
-tables. It writes nothing and computes no metric; what a checkpoint descends from is read in `descent.py`.
+tables. It writes nothing and computes no metric; what a checkpoint descends from is read in `lineage.py`.
 """
 
 import json

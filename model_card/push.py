@@ -7,31 +7,46 @@ The last thing that `train/sft.py --push_to_hub` does, too. A release is assembl
 sent as one commit (`upload.py`).
 """
 
-import argparse
 import json
 import re
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.card_facts import CARD_FILE
 from dataset_builders.release.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
 
 from .code_samples import find_foreign_ids, pin_revision
-from .dataset_release import DATASET_PATTERNS, assemble_dataset, find_dataset_problems, place_card, verify_dataset
-from .descent import read_descent
 from .facts import has_both_towers, read_json
-from .fresh_process import ask_model
-from .release import ADAPTER_PATTERNS, PICKLES, PUBLISHED_PATTERNS, TRAINING_STATE, assemble_release, find_problems
-from .space_release import assemble_space, find_space_problems, verify_space
-from .upload import upload
+from .lineage import read_lineage
+from .release.dataset_release import (
+    DATASET_PATTERNS,
+    assemble_dataset,
+    find_dataset_problems,
+    place_card,
+    verify_dataset,
+)
+from .release.fresh_process import ask_model
+from .release.model_release import (
+    ADAPTER_PATTERNS,
+    PICKLES,
+    PUBLISHED_PATTERNS,
+    TRAINING_STATE,
+    assemble_release,
+    find_problems,
+)
+from .release.space_release import assemble_space, find_space_problems, verify_space
+from .release.upload import upload
 from .write import dataset_card, write_adapter_card, write_model_card
 
 
+PROGRAM = "python -m model_card.push"
 VERIFICATION_QUESTION = "What happens in the video, and when?"
 CARDS_HASH = re.compile(r"hash of weights and settings: `([0-9a-f]+)`")
 # what an older release of the same kind may have left in the repository
@@ -42,34 +57,46 @@ REPLACED = {
 }
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m model_card.push", description=__doc__.split("\n")[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", type=Path, help="a merged checkpoint folder")
-    what.add_argument("--adapter", type=Path, help="a LoRA folder of train/sft.py; wants --base-model")
-    what.add_argument("--dataset", type=Path, help="a built PU-VALOR or A5-222K folder")
-    parser.add_argument("--repo-id", required=True, help="user/name; a bare name is one of yours")
-    parser.add_argument("--base-model", help="Hub id of the model that an adapter adapts")
-    parser.add_argument("--card", type=Path, help="the card; default: README.md of a model's folder, else written now")
-    parser.add_argument("--example-video", type=Path, help="an mp4 to try the model on; default: one of the sandbox")
-    parser.add_argument(
-        "--include-media", action="store_true", help="publish rendered videos, too: only with the right to"
+@dataclass
+class PushOptions:
+    """Exactly one of `model`, `adapter` and `dataset` is given."""
+
+    repo_id: str = field(metadata={"help": "user/name; a bare name is a repository of yours."})
+    model: Path | None = field(default=None, metadata={"help": "A merged checkpoint folder."})
+    adapter: Path | None = field(
+        default=None, metadata={"help": "A LoRA folder of train/sft.py; requires --base-model."}
     )
-    parser.add_argument(
-        "--space-id", help="with --model: also publish a Space here that runs the model in the browser"
+    dataset: Path | None = field(default=None, metadata={"help": "A built PU-VALOR or A5-222K folder."})
+    base_model: str | None = field(default=None, metadata={"help": "Hub id of the model that an adapter adapts."})
+    card: Path | None = field(
+        default=None, metadata={"help": "The card. Default: README.md of a model's folder, otherwise written now."}
     )
-    parser.add_argument("--private", action="store_true", help="keep the repository private")
-    parser.add_argument("--revision", help="branch to commit to, made when it is new; default: main")
-    parser.add_argument("--dry-run", action="store_true", help="assemble, verify, print what would go, send nothing")
-    options = parser.parse_args(arguments)
-    if options.space_id is not None and (options.model is None or options.revision is not None):
-        parser.error(
-            "--space-id goes with --model, and without --revision: a Space runs what stands on the main branch"
-        )
-    return options
+    example_video: Path | None = field(
+        default=None, metadata={"help": "An mp4 to try the model on. Default: one of the sandbox."}
+    )
+    include_media: bool = field(
+        default=False, metadata={"help": "Publish rendered videos too. Only with the right to do so."}
+    )
+    space_id: str | None = field(
+        default=None, metadata={"help": "With --model: also publish a Space here that runs the model in the browser."}
+    )
+    private: bool = field(default=False, metadata={"help": "Create a new repository as private."})
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch to commit to, created if it is new. Default: main."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Assemble, verify and list what would be sent. Send nothing."}
+    )
+
+    def __post_init__(self):
+        given = [kind for kind in ("model", "adapter", "dataset") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of --model, --adapter and --dataset, got {given or 'none'}")
+        if self.space_id is not None and (self.model is None or self.revision is not None):
+            raise ValueError("--space-id requires --model and excludes --revision: a Space runs the main branch")
 
 
-def choose_texts(options: argparse.Namespace, repo_id: str, *, built: Path | None = None) -> dict[str, str]:
+def choose_texts(options: PushOptions, repo_id: str, *, built: Path | None = None) -> dict[str, str]:
     """The card, and what belongs beside it, by file name.
 
     The given card, else the README.md that `model_card.write` left in a model's folder, else one written now; its code
@@ -89,12 +116,12 @@ def choose_texts(options: argparse.Namespace, repo_id: str, *, built: Path | Non
     elif options.dataset is not None:
         texts = {CARD_FILE: dataset_card(built, name=repo_id)}
     elif options.adapter is not None:
-        descent = read_descent(folder.parent)
-        texts = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model, descent=descent)
+        lineage = read_lineage(folder.parent)
+        texts = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model, lineage=lineage)
     elif (folder / CARD_FILE).is_file() and not is_trainers_card(folder / CARD_FILE):
         texts = {CARD_FILE: (folder / CARD_FILE).read_text(encoding="utf-8")}
     else:
-        texts = write_model_card(folder, repo_id=repo_id, results=[], descent=read_descent(folder))
+        texts = write_model_card(folder, repo_id=repo_id, results=[], lineage=read_lineage(folder))
     card = texts[CARD_FILE]
     again = f"write it again with `python -m model_card.write --repo-id {repo_id}`"
     if options.adapter is None and (foreign := find_foreign_ids(card, repo_id=repo_id)):
@@ -112,7 +139,7 @@ def is_trainers_card(path: Path) -> bool:
     return "generated_from_trainer" in (ModelCard.load(path).data.tags or [])
 
 
-def prepare_model(options: argparse.Namespace, release: Path, repo_id: str) -> None:
+def prepare_model(options: PushOptions, release: Path, repo_id: str) -> None:
     """Assemble and check a model in `release`; raise `ValueError` naming all that forbids publishing it."""
     video = options.example_video
     if video is None and has_both_towers(read_json(options.model / "config.json")):
@@ -124,7 +151,7 @@ def prepare_model(options: argparse.Namespace, release: Path, repo_id: str) -> N
     print(f"loads in a fresh process as {answer['class']} and answers: {answer['answer']!r}")
 
 
-def prepare_adapter(options: argparse.Namespace, release: Path, repo_id: str) -> None:
+def prepare_adapter(options: PushOptions, release: Path, repo_id: str) -> None:
     """The same for LoRA alone, tried on the checkpoint that it was trained on where that lies on this machine."""
     if options.base_model is None:
         raise ValueError("an adapter's repository names what it adapts: give its Hub id with --base-model")
@@ -142,7 +169,7 @@ def prepare_adapter(options: argparse.Namespace, release: Path, repo_id: str) ->
         print(f"not tried: {base}, which it was trained on, is not here")
 
 
-def prepare_dataset(options: argparse.Namespace, release: Path, repo_id: str) -> None:
+def prepare_dataset(options: PushOptions, release: Path, repo_id: str) -> None:
     """The same for a built data set."""
     assemble_dataset(options.dataset, output=release, include_media=options.include_media)
     place_card(release, choose_texts(options, repo_id, built=release)[CARD_FILE])
@@ -181,7 +208,7 @@ def check_base_model(api: HfApi, base_model: str) -> None:
         ) from error
 
 
-def publish(options: argparse.Namespace) -> None:
+def publish(options: PushOptions) -> None:
     """Assemble, verify, list and, unless it is a dry run, send."""
     api = HfApi()
     repo_id, space_id = (
@@ -222,11 +249,13 @@ def print_files(folder: Path, destination: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    options = parse_options(PushOptions, arguments, program=PROGRAM, description=__doc__.split("\n")[0])
     try:
-        publish(parse_arguments(arguments))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        publish(options)
+    except RuntimeError as error:  # the Hub or a fresh process, with its reason
+        sys.exit(f"{PROGRAM}: error: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

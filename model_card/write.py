@@ -4,15 +4,16 @@
     python -m model_card.write --dataset outputs/pu_valor --repo-id user/pu_valor
 
 No number is typed by hand: what has no file shows as "not run". Training log, base models and licence are read from the
-records beside the weights (`descent.py`). The texts of the data sets' cards live where the data are built.
+records beside the weights (`lineage.py`). The texts of the data sets' cards live where the data are built.
 """
 
-import argparse
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release import a5_222k_release
 from dataset_builders.release import dataset_card as pu_valor_card
 from dataset_builders.release.card_facts import CARD_FILE, LICENCE_FILE, licences_of
@@ -20,7 +21,6 @@ from dataset_builders.release.citation import BIBTEX
 from dataset_builders.release.provenance import git_commit, model_hash
 
 from .code_samples import adapter_sample, model_sample
-from .descent import LLAMA_2_NOTICE, NOTICE_FILE, Descent, Licence, descent_of, describe_licence, read_descent
 from .facts import (
     check_results,
     count_audio_tokens,
@@ -33,8 +33,10 @@ from .facts import (
     model_index,
     read_json,
 )
+from .lineage import LLAMA_2_NOTICE, NOTICE_FILE, Licence, Lineage, describe_licence, lineage_of, read_lineage
 
 
+PROGRAM = "python -m model_card.write"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_card_template.md")
 RESULTS_FILE = "evaluation_results.json"  # the result files that a card shows, as they were written
@@ -47,7 +49,7 @@ def write_model_card(
     *,
     repo_id: str,
     results: list[dict],
-    descent: Descent,
+    lineage: Lineage,
     base_models: list[str] | None = None,
     datasets: list[str] | None = None,
     license: str | None = None,
@@ -58,7 +60,7 @@ def write_model_card(
         checkpoint (`Path`): a merged checkpoint folder.
         repo_id (`str`): the Hub id that the code sample loads.
         results (`list[dict]`): contents of `results.json` and `results_judge.json` files of `eval.run` and `eval.judge`.
-        descent (`Descent`): what the checkpoint descends from; base models, data sets and licence follow from it where
+        descent (`Lineage`): what the checkpoint descends from; base models, data sets and licence follow from it where
             they are not given.
         license (`str`, *optional*): the Hub's name of a licence.
 
@@ -73,12 +75,12 @@ def write_model_card(
     check_results(checkpoint, results, repo_id=repo_id)
     rows, notes = describe_results(results)
     written_times, resolution = describe_time(config)
-    base_models = base_models or descent.base_models
-    licence = describe_licence([*base_models, *descent.names], license=license)
+    base_models = base_models or lineage.base_models
+    licence = describe_licence([*base_models, *lineage.names], license=license)
     metadata = ModelCardData(
         base_model=base_models or None,
         base_model_relation="finetune" if base_models else None,
-        datasets=datasets or descent.datasets or None,
+        datasets=datasets or lineage.datasets or None,
         eval_results=model_index(results) or None,
         language="en",
         library_name="transformers",
@@ -96,7 +98,7 @@ def write_model_card(
         code_sample=model_sample(config, repo_id=repo_id),
         time_description=written_times,
         time_resolution=resolution,
-        parts=describe_parts(config, counts, source_of=descent.part),
+        parts=describe_parts(config, counts, source_of=lineage.part),
         num_av_tokens=config["num_av_tokens"],
         audio_rate=config["audio_interleaving_rate"],
         num_audio=count_audio_tokens(config),
@@ -104,9 +106,9 @@ def write_model_card(
         num_bytes=sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")),
         dtype=", ".join(sorted(dtypes)),
         model_hash=model_hash(str(checkpoint)),
-        origin=descent.describe_origin(),
-        stages=describe_stages(descent.stages),
-        environment=describe_environment(descent.stages),
+        origin=lineage.describe_origin(),
+        stages=describe_stages(lineage.stages),
+        environment=describe_environment(lineage.stages),
         results=rows,
         result_notes=notes,
         not_run=[task for task in EXPECTED_TASKS if task not in {result["task"] for result in results}],
@@ -129,11 +131,11 @@ def with_licence(card: str, licence: Licence) -> dict[str, str]:
 
 
 def write_adapter_card(
-    adapter: Path, *, repo_id: str, base_model: str, descent: Descent, license: str | None = None
+    adapter: Path, *, repo_id: str, base_model: str, lineage: Lineage, license: str | None = None
 ) -> dict[str, str]:
     """The same for a LoRA folder that `train/sft.py` left; `base_model` is the Hub id of what it adapts."""
     config = read_json(adapter / "adapter_config.json")
-    licence = describe_licence([base_model, *descent.names], license=license)
+    licence = describe_licence([base_model, *lineage.names], license=license)
     metadata = ModelCardData(
         base_model=base_model,
         base_model_relation="adapter",
@@ -142,7 +144,7 @@ def write_adapter_card(
         tags=["audio-visual", "temporal-grounding", "lora"],
         **licence.metadata,
     )
-    own = descent.stages[-1:]  # the stages before it made the base
+    own = lineage.stages[-1:]  # the stages before it made the base
     card = ModelCard.from_template(
         metadata,
         template_path=str(ADAPTER_TEMPLATE),
@@ -178,27 +180,42 @@ def dataset_card(folder: Path, *, name: str) -> str:
     raise ValueError(f"{folder / 'report.json'} is the report of neither PU-VALOR nor A5-222K")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m model_card.write", description=__doc__.split("\n")[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", type=Path, help="the merged checkpoint folder")
-    what.add_argument("--dataset", type=Path, help="a built PU-VALOR or A5-222K folder")
-    parser.add_argument("--repo-id", help="the Hub id that the card's code loads; default: the folder")
-    parser.add_argument("--results", type=Path, nargs="*", default=[], help="result files of eval.run and eval.judge")
-    parser.add_argument(
-        "--training", type=Path, help="the training_summary.json of the last stage; default: the checkpoint's own"
+@dataclass
+class WriteOptions:
+    """Exactly one of `model` and `dataset` is given."""
+
+    model: Path | None = field(default=None, metadata={"help": "The merged checkpoint folder."})
+    dataset: Path | None = field(default=None, metadata={"help": "A built PU-VALOR or A5-222K folder."})
+    repo_id: str | None = field(
+        default=None, metadata={"help": "The Hub id that the code in the card loads. Default: the folder."}
     )
-    parser.add_argument(
-        "--base-model", nargs="*", help="Hub ids of what the weights descend from; default: as recorded"
+    results: list[Path] = field(
+        default_factory=list, metadata={"help": "Result files of eval.run and eval.judge.", "nargs": "*"}
     )
-    parser.add_argument("--datasets", nargs="*", help="Hub ids of the training data; default: as recorded")
-    parser.add_argument("--license", help="the Hub's name of a licence; default: follows from the base models")
-    parser.add_argument("--output", type=Path, help="the card to write; default: README.md of the folder")
-    return parser.parse_args(arguments)
+    training: Path | None = field(
+        default=None,
+        metadata={"help": "training_summary.json of the last stage. Default: the one in the checkpoint folder."},
+    )
+    base_model: list[str] = field(
+        default_factory=list, metadata={"help": "Hub ids of the base models. Default: as recorded."}
+    )
+    datasets: list[str] = field(
+        default_factory=list, metadata={"help": "Hub ids of the training data. Default: as recorded."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "The Hub's name of a licence. Default: follows from the base models."}
+    )
+    output: Path | None = field(
+        default=None, metadata={"help": "The card to write. Default: README.md of the folder."}
+    )
+
+    def __post_init__(self):
+        if (self.model is None) == (self.dataset is None):
+            raise ValueError("give one of --model and --dataset")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse_arguments(arguments)
+    options = parse_options(WriteOptions, arguments, program=PROGRAM, description=__doc__.split("\n")[0])
     folder = options.model or options.dataset
     if options.dataset is not None:
         card = dataset_card(folder, name=options.repo_id or str(folder))
@@ -209,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
             folder,
             repo_id=options.repo_id or str(folder),
             results=[read_json(path) for path in options.results],
-            descent=read_descent(folder) if own is None else descent_of(read_json(own), where=str(own)),
+            lineage=read_lineage(folder) if own is None else lineage_of(read_json(own), where=str(own)),
             base_models=options.base_model,
             datasets=options.datasets,
             license=options.license,
@@ -223,4 +240,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -14,7 +14,7 @@ from dataset_builders.release.a5_222k_release import write_release
 from dataset_builders.release.built_folder import build_folder
 from dataset_builders.schema import FEATURES
 from model_card import push as push_module
-from model_card.dataset_release import assemble_dataset, find_dataset_problems, place_card
+from model_card.release.dataset_release import assemble_dataset, find_dataset_problems, place_card
 from model_card.write import dataset_card
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.hub_server import TOKEN

@@ -95,8 +95,8 @@ def test_the_reference_is_generated_from_the_docstrings(tmp_path):
     from pdoc import render
 
     render.configure(docformat="google")
-    pdoc.pdoc("modeling_avicuna.timestamp_avicuna", "model_card.fresh_process", output_directory=tmp_path)
+    pdoc.pdoc("modeling_avicuna.timestamp_avicuna", "model_card.release.fresh_process", output_directory=tmp_path)
     page = (tmp_path / "modeling_avicuna" / "timestamp_avicuna.html").read_text(encoding="utf-8")
     assert "parse_events" in page and "TimeCodec" in page
-    page = (tmp_path / "model_card" / "fresh_process.html").read_text(encoding="utf-8")
+    page = (tmp_path / "model_card" / "release" / "fresh_process.html").read_text(encoding="utf-8")
     assert "Load a release with its remote code" in page

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model_card.local_paths import find_local_path, shorten_paths
+from model_card.release.local_paths import find_local_path, shorten_paths
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from eval import run
 from eval.records import write_json
 from eval.task import Score
 from model_card.code_samples import model_sample
-from model_card.descent import Descent, read_descent
 from model_card.facts import count_parameters, describe_time
+from model_card.lineage import Lineage, read_lineage
 from model_card.write import EXPECTED_TASKS, dataset_card, main, write_adapter_card, write_model_card
 from modeling_avicuna.origin_avicuna import RANDOM, write_origin
 from tests.curation_fixtures import quick_settings, write_captions
@@ -74,14 +74,14 @@ SUMMARY = {
 }
 
 
-def origin_of(language_model: str, vision_tower: str | None) -> Descent:
+def origin_of(language_model: str, vision_tower: str | None) -> Lineage:
     parts = {"language_model": language_model, "vision_tower": vision_tower, "vision_adapter": "random weights"}
-    return Descent(origin={"made_by": "train.initialize", "parts": parts, "merged": []})
+    return Lineage(origin={"made_by": "train.initialize", "parts": parts, "merged": []})
 
 
 def card_of(checkpoint: Path, *, repo_id="user/avicuna", results=(), stages=(), **options) -> str:
-    descent = options.pop("descent", Descent(stages=list(stages)))
-    return write_model_card(checkpoint, repo_id=repo_id, results=list(results), descent=descent, **options)[
+    lineage = options.pop("lineage", Lineage(stages=list(stages)))
+    return write_model_card(checkpoint, repo_id=repo_id, results=list(results), lineage=lineage, **options)[
         "README.md"
     ]
 
@@ -158,37 +158,37 @@ def test_what_has_no_file_shows_as_not_run(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("descent", "base_models"),
+    ("lineage", "base_models"),
     [
-        (Descent(base="lmsys/vicuna-7b-v1.5"), ["lmsys/vicuna-7b-v1.5"]),
+        (Lineage(base="lmsys/vicuna-7b-v1.5"), ["lmsys/vicuna-7b-v1.5"]),
         (origin_of("lmsys/vicuna-7b-v1.5", "openai/clip"), ["lmsys/vicuna-7b-v1.5", "openai/clip"]),
         (origin_of("vicuna-7b-v1.5", "openai/clip"), ["openai/clip"]),
         (origin_of("meta-llama/Llama-2-7b-hf", None), ["meta-llama/Llama-2-7b-hf"]),
     ],
     ids=["a stage from the Hub", "put together", "put together from a folder", "llama 2 itself"],
 )
-def test_a_vicunas_licence_follows_it_without_being_asked_for(checkpoint, descent, base_models):
-    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[], descent=descent)
+def test_a_vicunas_licence_follows_it_without_being_asked_for(checkpoint, lineage, base_models):
+    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[], lineage=lineage)
     metadata = ModelCard(files["README.md"]).data
     assert metadata.license == "llama2" and metadata.base_model == base_models
     assert metadata.base_model_relation == "finetune"
     assert "Llama 2 Community License" in files["README.md"] and "Llama 2 is licensed under" in files["Notice"]
     with pytest.raises(ValueError, match="their licence is llama2, not mit"):
-        card_of(checkpoint, descent=descent, license="mit")
+        card_of(checkpoint, lineage=lineage, license="mit")
 
 
 def test_without_vicuna_the_licence_is_the_owners_word(checkpoint):
     data = ModelCard(card_of(checkpoint)).data
     assert (data.license, data.license_name, data.base_model) == ("other", "see-licences", None)
-    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[], descent=Descent())
+    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[], lineage=Lineage())
     assert (
         files[data.license_link].startswith("# Licences\n\nThe code is Apache-2.0.")
         and "not recorded" in files["README.md"]
     )
     mine = origin_of("Qwen/Qwen3-8B", None)
-    text = card_of(checkpoint, descent=mine, license="cc-by-4.0")
+    text = card_of(checkpoint, lineage=mine, license="cc-by-4.0")
     assert ModelCard(text).data.license == "cc-by-4.0" and "They descend from Qwen/Qwen3-8B" in text
-    assert "Notice" not in write_model_card(checkpoint, repo_id="u/m", results=[], descent=mine)
+    assert "Notice" not in write_model_card(checkpoint, repo_id="u/m", results=[], lineage=mine)
 
 
 def test_the_training_data_on_the_hub_are_named(checkpoint):
@@ -197,10 +197,10 @@ def test_the_training_data_on_the_hub_are_named(checkpoint):
 
 
 def test_the_results_lie_beside_the_card_as_they_were_written(checkpoint):
-    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[RESULT, JUDGED], descent=Descent())
+    files = write_model_card(checkpoint, repo_id="user/avicuna", results=[RESULT, JUDGED], lineage=Lineage())
     assert json.loads(files["evaluation_results.json"]) == [RESULT, JUDGED]
     assert "evaluation_results.json" not in write_model_card(
-        checkpoint, repo_id="user/avicuna", results=[], descent=Descent()
+        checkpoint, repo_id="user/avicuna", results=[], lineage=Lineage()
     )
 
 
@@ -260,11 +260,11 @@ def test_a_stage_tells_the_stages_before_it_wherever_their_folders_are_now(stage
     first, second = (json.loads((folder / SUMMARY_FILE).read_text()) for folder in stages)
     alone = tmp_path / "alone"
     shutil.copytree(stages[1], alone, ignore=shutil.ignore_patterns("checkpoint-*"))
-    descent = read_descent(alone)
-    for summary, told in zip((first, second), descent.stages, strict=True):
+    lineage = read_lineage(alone)
+    for summary, told in zip((first, second), lineage.stages, strict=True):
         assert {**told, "started_from": None} == {**summary, "started_from": None}
-    assert descent.origin["parts"]["vision_tower"] == "openai/clip"
-    text = card_of(alone, descent=descent)
+    assert lineage.origin["parts"]["vision_tower"] == "openai/clip"
+    text = card_of(alone, lineage=lineage)
     assert "| no recipe | vision_adapter | images 6 | 0 | 2 | 4 | 0.01 | - | - |" in text
     assert f"| LoRA | pseudo-valor 8 | 0 | 2 | 4 | 0.01 | {second['first_loss']:.3f} |" in text
     assert f"at commit `{second['git_commit']}`" in text and f"trl {second['versions']['trl']}" in text
@@ -275,13 +275,13 @@ def test_a_stage_tells_the_stages_before_it_wherever_their_folders_are_now(stage
 def test_a_summary_of_something_else_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / SUMMARY_FILE).write_text("{}")
     with pytest.raises(ValueError, match=f"{SUMMARY_FILE} does not say what the stage started from"):
-        read_descent(tmp_path)
+        read_lineage(tmp_path)
 
 
 def test_the_adapter_of_a_real_stage_has_a_card_that_names_its_base(stages):
     adapter = stages[1] / ADAPTER_FOLDER
-    descent = read_descent(stages[1])
-    text = write_adapter_card(adapter, repo_id="user/lora", base_model="user/avicuna", descent=descent)["README.md"]
+    lineage = read_lineage(stages[1])
+    text = write_adapter_card(adapter, repo_id="user/lora", base_model="user/avicuna", lineage=lineage)["README.md"]
     metadata = ModelCard(text).data
     assert (metadata.base_model, metadata.library_name) == ("user/avicuna", "peft")
     assert "Rank 4, alpha 128" in text and "pseudo-valor 8" in text and str(stages[0]) not in text

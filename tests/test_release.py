@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model_card.release import assemble_release, find_problems, is_published
+from model_card.release.model_release import assemble_release, find_problems, is_published
 
 
 CARD = {"README.md": "# card\n"}

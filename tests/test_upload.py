@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from model_card.upload import upload
+from model_card.release.upload import upload
 from tests.hub_server import TOKEN
 
 
@@ -43,8 +43,8 @@ FAILURES = {
     "missing owner": (TOKEN, {"POST /api/repos/create": 404}, "no such repository"),
     "missing repository": (TOKEN, {"POST .*/preupload/": 404}, "no such repository"),
     "the hub's disk is full": (TOKEN, {"POST .*/commit/": 507}, "507"),
-    "connection dropped in a file": (TOKEN, {"PUT /objects/": None}, "broke off"),
-    "connection dropped in the commit": (TOKEN, {"POST .*/commit/": None}, "broke off"),
+    "connection dropped in a file": (TOKEN, {"PUT /objects/": None}, "interrupted"),
+    "connection dropped in the commit": (TOKEN, {"POST .*/commit/": None}, "interrupted"),
 }
 
 
@@ -54,8 +54,7 @@ def test_a_failed_upload_says_why_and_publishes_nothing(hub, release, monkeypatc
     hub.faults.update(faults)
     with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{says}"):
         send(hub, release, token=token)
-    assert not hub.repos.get(MODEL), "half a release stands on the Hub"
-    assert MODEL not in hub.repos or MODEL in hub.private
+    assert not hub.repos.get(MODEL), "a part of the release is on the Hub"
 
 
 OF_A_KNOWN_REPOSITORY = {name: failure for name, failure in FAILURES.items() if name != "missing owner"}
@@ -83,20 +82,19 @@ def test_an_interrupted_upload_is_finished_by_the_same_command_and_sends_no_larg
     with pytest.raises(RuntimeError, match="run it again"):
         send(hub, release)
     arrived = set(hub.objects)
-    assert len(arrived) == 2 and MODEL in hub.private
+    assert len(arrived) == 2 and not hub.repos[MODEL]
     hub.faults.clear()
     hub.requests.clear()
     send(hub, release)
     assert sent_objects(hub) == [f"PUT /objects/{last}"]
     assert hub.repos[MODEL] == {path.name: path.read_bytes() for path in release.iterdir()}
-    assert MODEL not in hub.private, "the interrupted run made it private, and this one finished its work"
 
 
 UPLOAD = """
 import sys
 from pathlib import Path
 from huggingface_hub import HfApi
-from model_card.upload import upload
+from model_card.release.upload import upload
 
 upload(Path(sys.argv[1]), api=HfApi(), repo_id="user/avicuna")
 """
@@ -112,47 +110,24 @@ def test_a_killed_upload_is_finished_by_the_same_command(hub, release, tmp_path,
             assert process.poll() is None, "it ended by itself"
             time.sleep(0.05)
         process.kill()
-    assert MODEL in hub.private and not hub.repos[MODEL]
+    assert not hub.repos[MODEL]
     hub.faults.clear()
     hub.requests.clear()
     subprocess.run(command, check=True, **settings)
     assert sent_objects(hub) == [f"PUT /objects/{last}"]
-    assert set(hub.repos[MODEL]) == {path.name for path in release.iterdir()} and MODEL not in hub.private
-
-
-def test_a_new_repository_opens_only_when_its_commit_stands(hub, release):
-    send(hub, release)
-    commit = next(i for i, request in enumerate(hub.requests) if "/commit/" in request)
-    opened = next(i for i, request in enumerate(hub.requests) if request.endswith("/settings"))
-    assert commit < opened
-
-
-def test_a_release_that_could_not_be_opened_says_that_it_is_complete_and_is_opened_by_the_next_run(hub, release):
-    hub.faults["PUT .*/settings"] = 403
-    with pytest.raises(RuntimeError, match="complete, but still private"):
-        send(hub, release)
-    hub.faults.clear()
-    send(hub, release)
-    assert MODEL not in hub.private
+    assert set(hub.repos[MODEL]) == {path.name for path in release.iterdir()}
 
 
 def test_a_private_upload_stays_private(hub, release):
     send(hub, release, private=True)
     assert MODEL in hub.private
     send(hub, release)
-    assert MODEL in hub.private, "a repository that is there keeps its visibility"
-
-
-def test_an_empty_private_repository_of_the_user_is_not_opened(hub, release):
-    """He made it by hand, and said nothing of opening it."""
-    HfApi(endpoint=hub.address, token=TOKEN).create_repo("user/avicuna", private=True)
-    send(hub, release)
-    assert hub.repos[MODEL] and MODEL in hub.private
+    assert MODEL in hub.private, "an existing repository keeps its visibility"
 
 
 def test_a_public_repository_is_not_filled_where_a_private_one_was_asked_for(hub, release):
     HfApi(endpoint=hub.address, token=TOKEN).create_repo("user/avicuna", private=False)
-    with pytest.raises(ValueError, match="user/avicuna is public, and --private was asked for"):
+    with pytest.raises(ValueError, match="user/avicuna is public, and --private was given"):
         send(hub, release, private=True)
     assert hub.repos[MODEL] == {} and not sent_objects(hub)
 

@@ -2,7 +2,7 @@
 
     AVICUNA_MODEL=outputs/demo/stage4 python app.py
 
-The whole program of a Space (`model_card/space_release.py` assembles it). It stands alone: the model's own code comes
+The whole program of a Space (`model_card/release/space_release.py` assembles it). It stands alone: the model's own code comes
 with the checkpoint. It answers one visitor at a time, and deletes their videos within two hours.
 """
 

@@ -4,7 +4,6 @@
 Hub does, with nothing but what those requirements bring, and asks it about the example video. `push.py` sends it.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -15,34 +14,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from huggingface_hub import SpaceCard, SpaceCardData, hf_hub_download
 from huggingface_hub.utils import validate_repo_id
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from .facts import has_both_towers, read_json
+from ..facts import has_both_towers, read_json
 from .fresh_process import TIMEOUT, run_in_fresh_process
-from .release import find_private_things
+from .model_release import find_private_things
 
 
-SPACE = Path(__file__).with_name("space")
-CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+SPACE = Path(__file__).parents[1] / "space"
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 APP_FILE, CARD_FILE, REQUIREMENTS_FILE = "app.py", "README.md", "requirements.txt"
 SPACE_FILES = (APP_FILE, CARD_FILE, REQUIREMENTS_FILE)
 # What the app and the code of a checkpoint import to answer about an mp4; a Space's `sdk_version` brings Gradio
 REQUIRED_PACKAGES = ("av", "decord", "huggingface_hub", "numpy", "torch", "torchaudio", "torchvision", "transformers")
+# modules of this project's environment that a Space does not have; they are hidden while it is tried
+UNDECLARED_MODULES = (
+    "accelerate datasets dataset_builders deepspeed evaluate matplotlib modeling_avicuna nltk peft pyarrow scipy "
+    "sentence_transformers sentencepiece sklearn trl"
+).split()
 MODEL_LINE = re.compile(r'^MODEL_ID = "([^"]*)"', re.MULTILINE)
 VERIFICATION_QUERY = "dog barking"
 START_APP = """
-import json
 import runpy
 
 app, hidden = sys.argv[1:]
-for name in json.loads(hidden):
+for name in hidden.split():
     sys.modules[name] = None
 sys.argv = [app]
 runpy.run_path(app, run_name="__main__")
@@ -195,10 +196,15 @@ def run_app(folder: Path, *, model: str | Path, log: Path, deadline: float) -> I
     }
     if is_folder:
         environment["HF_HUB_OFFLINE"] = "1"
-    hidden = json.dumps(find_undeclared_modules((folder / REQUIREMENTS_FILE).read_text().splitlines()))
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys\n{START_APP}", str((folder / APP_FILE).resolve()), hidden],
+            [
+                sys.executable,
+                "-c",
+                f"import sys\n{START_APP}",
+                str((folder / APP_FILE).resolve()),
+                " ".join(UNDECLARED_MODULES),
+            ],
             cwd=scratch,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -231,35 +237,3 @@ def find_free_port() -> int:
 def is_listening(port: int) -> bool:
     with closing(socket.socket()) as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0
-
-
-def find_undeclared_modules(requirements: Iterable[str]) -> list[str]:
-    """Top-level modules of this environment that an installation of Gradio and `requirements` would not have."""
-    brought = required_packages([*requirements, "gradio", "pip", "setuptools"])
-    return sorted(
-        module
-        for module, packages in importlib.metadata.packages_distributions().items()
-        if module not in sys.stdlib_module_names and not {canonicalize_name(name) for name in packages} & brought
-    )
-
-
-def required_packages(requirements: Iterable[str]) -> set[str]:
-    """The installed packages that requirements bring, and what those require in turn, by canonical name."""
-    waiting, brought, seen = [Requirement(line) for line in requirements], set(), set()
-    while waiting:
-        wanted = waiting.pop()
-        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            requires = importlib.metadata.requires(wanted.name) or []
-        except importlib.metadata.PackageNotFoundError:  # of another platform, or optional
-            continue
-        brought.add(key[0])
-        for line in requires:
-            needed = Requirement(line)
-            extras = ["", *wanted.extras]
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
-                waiting.append(needed)
-    return brought

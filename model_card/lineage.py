@@ -25,7 +25,7 @@ LLAMA_2_NOTICE = "Llama 2 is licensed under the LLAMA 2 Community License, Copyr
 
 
 @dataclass(frozen=True)
-class Descent:
+class Lineage:
     """The way to a checkpoint.
 
     stages (`list[dict]`): training summaries, the first stage first.
@@ -98,21 +98,21 @@ def describe_licence(names: Iterable[str], *, license: str | None = None) -> Lic
     return Licence({"license": "other", "license_name": "see-licences", "license_link": LICENCE_FILE}, note)
 
 
-def read_descent(checkpoint: Path) -> Descent:
+def read_lineage(checkpoint: Path) -> Lineage:
     """The descent of a checkpoint folder, from the files beside its weights.
 
     Raises:
         ValueError: a file that is not JSON, or a summary that does not say what it started from.
     """
     if (checkpoint / SUMMARY_FILE).is_file():
-        return descent_of(read_json(checkpoint / SUMMARY_FILE), where=str(checkpoint / SUMMARY_FILE))
-    return Descent(origin=read_json(checkpoint / ORIGIN_FILE) if (checkpoint / ORIGIN_FILE).is_file() else None)
+        return lineage_of(read_json(checkpoint / SUMMARY_FILE), where=str(checkpoint / SUMMARY_FILE))
+    return Lineage(origin=read_json(checkpoint / ORIGIN_FILE) if (checkpoint / ORIGIN_FILE).is_file() else None)
 
 
-def descent_of(summary: dict, *, where: str) -> Descent:
+def lineage_of(summary: dict, *, where: str) -> Lineage:
     """The descent that a training summary tells."""
     if "started_from" not in summary:
         raise ValueError(f"{where} does not say what the stage started from: not written by train/sft.py")
     before = summary["started_from"]
     own = {key: value for key, value in summary.items() if key != "started_from"}
-    return Descent(stages=[*before["stages"], own], origin=before["origin"], base=before["base"])
+    return Lineage(stages=[*before["stages"], own], origin=before["origin"], base=before["base"])

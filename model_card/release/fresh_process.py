@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .facts import has_both_towers, read_json
+from ..facts import has_both_towers, read_json
 
 
 TIMEOUT = 3600.0  # seconds; 7 billion parameters read from a slow disk answer on a CPU within minutes

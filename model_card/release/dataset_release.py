@@ -22,10 +22,10 @@ from dataset_builders.release.card_facts import (
     measure_parquet,
 )
 
-from .facts import read_json
+from ..facts import read_json
 from .fresh_process import TIMEOUT, run_in_fresh_process
 from .local_paths import shorten_paths
-from .release import find_private_things
+from .model_release import find_private_things
 
 
 TEXT_PATTERNS = ("report.json", "*.jsonl")
