@@ -50,6 +50,19 @@ def parse_options(
     return options
 
 
+def check_at_least(options: object, minimum: float, *names: str):
+    """
+    Refuses numbers that are too small; for the `__post_init__` of an options class. Values of None are not checked.
+
+    Raises:
+        ValueError: a field of `names` is below `minimum`, or not a number; the message names the option and its value.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value >= minimum:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {minimum:g}, got {value}")
+
+
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """

@@ -2,34 +2,138 @@
 
     python -m eval.judge --run OUTPUT --annotations FILES --endpoint https://host/v1 --judge-model NAME
 
-The protocol of the Video-ChatGPT family against any OpenAI-compatible endpoint. It asks the model under test nothing: it reads
-a finished run. Judges differ by up to ten points, so the result names judge, version and prompt hash. Verdicts are cached by
-content: going on after a stop, or judging again, pays only for what is new.
+The protocol of the Video-ChatGPT family against any OpenAI-compatible endpoint. It reads a finished run and asks the evaluated
+model nothing. Judges differ by up to ten points, so the result names the judge, its version and the hash of the prompt. Verdicts
+are cached by content: a run that was interrupted, or is repeated, pays only for new questions.
 """
 
-import argparse
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
+from dataset_builders.atomic_files import write_json
+from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
 from dataset_builders.release.provenance import git_commit
+from dataset_builders.sources.annotation_files import fingerprint
 
-from .judge_client import JudgeClient, Prices, Reply, Verdict, read_verdict
+from .judge_client import JudgeClient, Prices, RefusedQuestion, Reply, Verdict, read_verdict
 from .prompts import PROMPTS, prompts_hash
-from .records import read_answers, write_json
-from .task import Answer, Question
+from .records import read_answers, read_result
+from .task import Answer, Question, read_examples
 from .tasks import TASKS
 
 
+PROGRAM = "python -m eval.judge"
 JUDGE_PROMPTS = ("judge_system", "judge_question")
+# so many refusals before the first verdict mean that the request itself is wrong, not the questions
+MAX_REFUSED_AT_START = 20
+
+
+@dataclass
+class JudgeOptions:
+    """Options of `python -m eval.judge`."""
+
+    run: Path = field(metadata={"help": "Output folder of a finished eval.run."})
+    annotations: list[Path] = field(metadata={"help": "Annotation files, as given to eval.run."})
+    endpoint: str = field(metadata={"help": "Base address, to which /chat/completions is added."})
+    judge_model: str = field(metadata={"help": "Exact, dated name of the judge."})
+    api_key_variable: str = field(
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key."}
+    )
+    cache: Path | None = field(
+        default=None, metadata={"help": "File of verdicts. Default: judge_cache.jsonl in the run's folder."}
+    )
+    num_workers: int = field(default=8, metadata={"help": "Questions asked at the same time."})
+    omit_temperature: bool = field(
+        default=False, metadata={"help": "Send no temperature; for endpoints that refuse the default of 0."}
+    )
+    timeout: float = field(default=60.0, metadata={"help": "Seconds to wait for one reply."})
+    num_retries: int = field(default=5, metadata={"help": "Tries after the first one, with growing pauses."})
+    price_input: float = field(default=0.0, metadata={"help": "Price of a million prompt tokens, in any currency."})
+    price_output: float = field(default=0.0, metadata={"help": "Price of a million reply tokens."})
+    max_cost: float | None = field(default=None, metadata={"help": "No question is asked once this is spent."})
+
+    def __post_init__(self):
+        check_at_least(self, 1, "num_workers")
+        check_at_least(self, 0, "num_retries", "price_input", "price_output", "max_cost")
+        if not self.timeout > 0:
+            raise ValueError(f"--timeout must be positive, got {self.timeout}")
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"--endpoint must begin with http:// or https://, got {self.endpoint!r}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_options(JudgeOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    result = read_result(options.run / "results.json")
+    questions, answers = read_questions(options, result)
+    client = JudgeClient(
+        options.endpoint,
+        model=options.judge_model,
+        api_key=os.environ.get(options.api_key_variable),
+        cache=options.cache or options.run / "judge_cache.jsonl",
+        temperature=None if options.omit_temperature else 0.0,
+        timeout=options.timeout,
+        num_retries=options.num_retries,
+        prices=Prices(options.price_input, options.price_output),
+        max_cost=options.max_cost,
+    )
+    replies, refused = judge_answers(client, questions, answers, num_workers=options.num_workers)
+    verdicts = {key: read_verdict(reply.text) for key, reply in replies.items()}
+    readable = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
+    judged = {
+        **result,
+        "name": "/".join([result["task"], f"judge-{options.judge_model}", *result["conditions"]]),
+        "protocol": {"name": f"judge-{options.judge_model}"},
+        "metrics": judged_metrics(questions, readable),
+        "counts": {
+            "num_questions": len(questions),
+            "num_without_verdict": len(questions) - len(readable),
+            "num_refused": len(refused),
+        },
+        "refused": refused,
+        "judge": {
+            "model": options.judge_model,
+            "version": ", ".join(sorted({reply.version for reply in replies.values()})),
+            "prompt_sha256": prompts_hash(JUDGE_PROMPTS),
+            **client.spent.counts(client.prices),
+        },
+        "git_commit": git_commit(),
+    }
+    write_json(options.run / "results_judge.json", judged)
+    figures = ", ".join(f"{name} {judged['metrics'][name]:.2f}" for name in ("accuracy", "score"))
+    print(f"{judged['name']} ({judged['judge']['version']}): {figures}; {client.spent.summary(client.prices)}")
+    print(
+        f"  {len(questions) - len(readable)} of {len(questions)} answers have no readable verdict and are not counted, "
+        f"{len(refused)} of them were refused by the endpoint"
+    )
+    print(f"  {options.run / 'results_judge.json'}")
+
+
+def read_questions(options: JudgeOptions, result: dict) -> tuple[list[Question], dict[str, Answer]]:
+    """The questions of a finished run that have a free answer, and the answers by question id.
+
+    Raises:
+        ValueError: no such question, or annotation files other than those of the run.
+    """
+    known = result["settings"]["annotations_sha256"]
+    if fingerprint(options.annotations) != known:
+        raise ValueError(
+            f"{[str(path) for path in options.annotations]} are not the annotation files of the run in {options.run}"
+        )
+    examples = read_examples(TASKS[result["task"]], options.annotations, result["dataset"]["split"])
+    answers = {answer.question_id: answer for answer in read_answers(options.run / "predictions.jsonl")}
+    questions = [q for example in examples for q in example.questions if q.id in answers and q.kind == "text"]
+    if not questions:
+        raise ValueError(f"{options.run} holds no free answers to questions of {result['task']}")
+    return questions, answers
 
 
 def judge_messages(question: Question, answer: Answer) -> list[dict]:
-    """The conversation that the judge is asked to continue."""
+    """The conversation that the judge continues."""
     asked = PROMPTS["judge_question"].format(
         question=question.asked, reference=question.reference, prediction=answer.text or "(no answer)"
     )
@@ -38,20 +142,30 @@ def judge_messages(question: Question, answer: Answer) -> list[dict]:
 
 def judge_answers(
     client: JudgeClient, questions: Sequence[Question], answers: dict[str, Answer], *, num_workers: int = 8
-) -> dict[str, Reply]:
-    """A reply for each question, by question id; with progress, tokens and cost so far on the screen."""
+) -> tuple[dict[str, Reply], dict[str, str]]:
+    """The reply to each question, and the reason for each question that the endpoint refused, by question id.
+
+    Raises:
+        ValueError: as `JudgeClient.ask`, or the endpoint refuses the first `MAX_REFUSED_AT_START` questions.
+    """
     replies: dict[str, Reply] = {}
+    refused: dict[str, str] = {}
     with ThreadPoolExecutor(num_workers) as pool, tqdm(total=len(questions), unit="answer") as progress:
         waiting = {pool.submit(client.ask, judge_messages(q, answers[q.id])): q.id for q in questions}
         try:
             for done in as_completed(waiting):
-                replies[waiting[done]] = done.result()
+                try:
+                    replies[waiting[done]] = done.result()
+                except RefusedQuestion as error:
+                    refused[waiting[done]] = str(error)
+                    if not replies and len(refused) >= min(MAX_REFUSED_AT_START, len(questions)):
+                        raise ValueError(f"the first {len(refused)} questions were all refused; {error}") from error
                 progress.update()
                 progress.set_postfix_str(client.spent.summary(client.prices))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # a wrong key must not be tried thousands of times
             raise
-    return replies
+    return replies, refused
 
 
 def judged_metrics(questions: Sequence[Question], verdicts: dict[str, Verdict]) -> dict[str, float]:
@@ -66,71 +180,12 @@ def judged_metrics(questions: Sequence[Question], verdicts: dict[str, Verdict]) 
     for group in (None, *sorted({question.group for question in questions if question.group})):
         chosen = [verdicts[q.id] for q in questions if q.id in verdicts and group in (None, q.group)]
         if chosen:
-            end = "" if group is None else f"/{group}"
-            metrics[f"accuracy{end}"] = 100.0 * sum(verdict.is_right for verdict in chosen) / len(chosen)
-            metrics[f"score{end}"] = sum(verdict.score for verdict in chosen) / len(chosen)
+            suffix = "" if group is None else f"/{group}"
+            metrics[f"accuracy{suffix}"] = 100.0 * sum(verdict.is_right for verdict in chosen) / len(chosen)
+            metrics[f"score{suffix}"] = sum(verdict.score for verdict in chosen) / len(chosen)
     return metrics
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.judge", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", required=True, type=Path, help="output folder of a finished eval.run")
-    parser.add_argument("--annotations", required=True, nargs="+", type=Path, help="as given to eval.run")
-    parser.add_argument("--endpoint", required=True, help="base address, to which /chat/completions is added")
-    parser.add_argument("--judge-model", required=True, help="the exact, dated name of the judge")
-    parser.add_argument("--api-key-variable", default="OPENAI_API_KEY", help="environment variable with the key")
-    parser.add_argument("--cache", type=Path, help="file of verdicts; default: judge_cache.jsonl in the run's folder")
-    parser.add_argument("--num-workers", type=int, default=8, help="questions under way at a time")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one reply")
-    parser.add_argument("--num-retries", type=int, default=5, help="after the first try, with growing pauses")
-    parser.add_argument("--price-input", type=float, default=0.0, help="per million prompt tokens, in any currency")
-    parser.add_argument("--price-output", type=float, default=0.0, help="per million reply tokens")
-    parser.add_argument("--max-cost", type=float, help="stop before a question that could go beyond this")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    arguments = parse_arguments(arguments)
-    result = json.loads((arguments.run / "results.json").read_text(encoding="utf-8"))
-    examples = TASKS[result["task"]].read(arguments.annotations, result["dataset"]["split"])
-    answers = {answer.question_id: answer for answer in read_answers(arguments.run / "predictions.jsonl")}
-    questions = [q for example in examples for q in example.questions if q.id in answers and q.kind == "text"]
-    if not questions:
-        raise ValueError(f"{arguments.run} holds no free answers to questions of {result['task']}")
-    client = JudgeClient(
-        arguments.endpoint,
-        model=arguments.judge_model,
-        api_key=os.environ.get(arguments.api_key_variable),
-        cache=arguments.cache or arguments.run / "judge_cache.jsonl",
-        timeout=arguments.timeout,
-        num_retries=arguments.num_retries,
-        prices=Prices(arguments.price_input, arguments.price_output),
-        max_cost=arguments.max_cost,
-    )
-    replies = judge_answers(client, questions, answers, num_workers=arguments.num_workers)
-    verdicts = {key: read_verdict(reply.text) for key, reply in replies.items()}
-    readable = {key: verdict for key, verdict in verdicts.items() if verdict is not None}
-    versions = sorted({reply.version for reply in replies.values()})
-    judged = {
-        **result,
-        "name": f"{result['task']}/judge-{arguments.judge_model}",
-        "protocol": {"name": f"judge-{arguments.judge_model}"},
-        "metrics": judged_metrics(questions, readable),
-        "counts": {"num_questions": len(questions), "num_without_verdict": len(questions) - len(readable)},
-        "judge": {
-            "model": arguments.judge_model,
-            "version": ", ".join(versions),
-            "prompt_sha256": prompts_hash(JUDGE_PROMPTS),
-            **client.spent.counts(client.prices),
-        },
-        "git_commit": git_commit(),
-    }
-    write_json(arguments.run / "results_judge.json", judged)
-    told = ", ".join(f"{name} {judged['metrics'][name]:.2f}" for name in ("accuracy", "score"))
-    print(f"{judged['name']} ({judged['judge']['version']}): {told}; {client.spent.summary(client.prices)}")
-    print(f"  {len(questions) - len(readable)} of {len(questions)} answers have no readable verdict and do not count")
-    print(f"  {arguments.run / 'results_judge.json'}")
-
-
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

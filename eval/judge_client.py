@@ -1,8 +1,9 @@
-"""One question to a judge: HTTP with retries, a cache keyed by content, a meter of tokens and cost, the reply's reading.
+"""One question to a judge: HTTP with retries, a cache keyed by content, a meter of tokens and cost, reading of the verdict.
 
-Speaks the chat-completions form of OpenAI-compatible servers through the standard library. What is asked is `judge.py`'s.
+Uses the chat-completions form of OpenAI-compatible servers through the standard library. `judge.py` decides what to ask.
 """
 
+import ast
 import hashlib
 import http.client
 import json
@@ -17,7 +18,15 @@ from typing import Any
 
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # s; each pause is twice the one before
+# statuses of one question that the server does not process: content filter, too long, not accepted
+REFUSED_STATUS = frozenset({400, 413, 422})
+# parameters of a request that are the same for every question: an error in one of them ends the run
+REQUEST_PARAMETERS = ("model", "temperature")
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # s; each pause is twice the previous one
+
+
+class RefusedQuestion(ValueError):
+    """The endpoint refuses this question; others may be answered."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said, and the version that it says it is (the server's "model", and its fingerprint if it has one)."""
+    """A judge's text, and the version that the server reports ("model", and its fingerprint if there is one)."""
 
     text: str
     version: str
@@ -46,7 +55,7 @@ class Prices:
 
 @dataclass
 class Spent:
-    """What was asked of the endpoint so far; answers from the cache cost nothing."""
+    """Requests and tokens so far; answers from the cache cost nothing."""
 
     num_requests: int = 0
     num_cached: int = 0
@@ -68,35 +77,84 @@ class Spent:
 
 
 def read_verdict(text: str) -> Verdict | None:
-    """The verdict in a reply: JSON or a Python dictionary, alone or among other words; None if there is none.
+    """The verdict in a reply: the last complete object with a "pred", in JSON or as a Python dictionary.
+
+    Text before a closing `</think>` is a draft and not read. None if there is no verdict, if the last object is cut
+    off, or if its values are not yes or no and 0 to 5.
 
     Example:
 
     >>> read_verdict("Sure! {'pred': 'Yes', 'score': 4}")
     Verdict(is_right=True, score=4.0)
+    >>> read_verdict('<think>{"pred": "yes", "score": 5}?</think>{"pred": "no", "score": 1}')
+    Verdict(is_right=False, score=1.0)
     >>> read_verdict('{"pred": "maybe", "score": 4}') is None
     True
     """
-    said = re.search(r"""["']?pred["']?\s*:\s*["']?(yes|no)\b""", text, re.IGNORECASE)
-    score = re.search(r"""["']?score["']?\s*:\s*["']?(\d+(?:\.\d+)?)""", text, re.IGNORECASE)
-    if said is None or score is None or not 0 <= float(score[1]) <= 5:
+    final = re.split(r"</think(?:ing)?>|\[/THINK\]", text, flags=re.IGNORECASE)[-1]
+    if re.search(r"<think(?:ing)?>|\[THINK\]", final, re.IGNORECASE):
+        return None  # the draft never ended
+    objects = _objects(final) if "{" in final else [final]
+    found = [text for text in objects if text is None or re.search(r"\bpred\b", text, re.IGNORECASE)]
+    if not found or found[-1] is None:
         return None
-    return Verdict(said[1].lower() == "yes", float(score[1]))
+    values = _values(found[-1])
+    said, score = str(values.get("pred")).lower(), str(values.get("score"))
+    if said not in ("yes", "no") or not re.fullmatch(r"\d+(?:\.\d+)?", score) or float(score) > 5:
+        return None
+    return Verdict(said == "yes", float(score))
+
+
+def _objects(text: str) -> list[str | None]:
+    """The outermost `{...}` of a text in their order; None for one that is not closed."""
+    found: list[str | None] = []
+    begin = text.find("{")
+    while begin >= 0:
+        try:
+            end = json.JSONDecoder().raw_decode(text, begin)[1]
+        except json.JSONDecodeError:  # a Python dictionary, or cut off
+            end = _closing_brace(text, begin)
+        found.append(None if end is None else text[begin:end])
+        begin = -1 if end is None else text.find("{", end)
+    return found
+
+
+def _closing_brace(text: str, begin: int) -> int | None:
+    depth = 0
+    for place in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return place + 1
+    return None
+
+
+def _values(text: str) -> dict:
+    """ "pred" and "score" of an object, or of the object inside it that has them; from loose text by their names."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            values = parse(text)
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(values, dict):
+            inner = (value for value in values.values() if isinstance(value, dict) and "pred" in value)
+            return values if "pred" in values else next(inner, {})
+    return dict(re.findall(r"""["']?\b(pred|score)\b["']?\s*:\s*["']?(\w+(?:\.\d+)?)\b""", text.lower()))
 
 
 class JudgeClient:
-    """Asks one judge, from several threads if need be.
+    """Asks one judge; may be used from several threads.
 
     Args:
         endpoint: base address; "/chat/completions" is added.
         model: name of the judge.
         api_key: sent as a bearer token; None: not sent.
-        cache: file of earlier replies, made if need be.
-        timeout: s for one reply.
+        cache: file of earlier replies, created if it does not exist.
+        temperature: None: not sent, for endpoints that refuse it.
+        timeout: seconds to wait for one reply.
         num_retries: further tries after a time-out, a lost connection, a busy or failing server, or a reply without a
-            verdict; a reply that still has none is given back as it is, and not cached.
+            verdict; a reply that still has none is returned as it is, and not cached.
         prices: of a million tokens.
-        max_cost: nothing is asked any more once this is spent.
+        max_cost: no request is sent once this is spent.
     """
 
     def __init__(
@@ -106,13 +164,14 @@ class JudgeClient:
         model: str,
         api_key: str | None = None,
         cache: Path | None = None,
+        temperature: float | None = 0.0,
         timeout: float = 60.0,
         num_retries: int = 5,
         prices: Prices = Prices(),
         max_cost: float | None = None,
         first_pause: float = FIRST_PAUSE,
     ):
-        self.url, self.model = endpoint.rstrip("/") + "/chat/completions", model
+        self.url, self.model, self.temperature = endpoint.rstrip("/") + "/chat/completions", model, temperature
         self.timeout, self.num_retries, self.first_pause = timeout, num_retries, first_pause
         self.prices, self.max_cost, self.spent = prices, max_cost, Spent()
         self._headers = {"Content-Type": "application/json"}
@@ -124,10 +183,12 @@ class JudgeClient:
         """The judge's reply to a conversation, from the cache if it was asked before.
 
         Raises:
-            ValueError: the server refuses (a wrong key, an unknown model), does not answer after all retries, or the
-                cost limit is reached.
+            RefusedQuestion: the server refuses this question (content filter, too long).
+            ValueError: the server refuses the request as such (a wrong key, an unknown model or parameter), does not
+                answer after all retries, or the cost limit is reached.
         """
-        body = {"model": self.model, "messages": messages, "temperature": 0}
+        body = {"model": self.model, "messages": messages}
+        body |= {} if self.temperature is None else {"temperature": self.temperature}
         key = hashlib.sha256(json.dumps([self.url, body], sort_keys=True).encode()).hexdigest()
         with self._lock:
             if key in self._cached:
@@ -138,7 +199,7 @@ class JudgeClient:
             if reply is not None and (read_verdict(reply.text) or attempt == self.num_retries):
                 break
             if attempt == self.num_retries:
-                raise ValueError(f"{self.url} gave no answer in {attempt + 1} tries; the last trouble: {trouble}")
+                raise ValueError(f"{self.url} gave no answer in {attempt + 1} tries; the last error: {trouble}")
             with self._lock:
                 self.spent.num_retries += 1
             time.sleep(min(self.first_pause * 2**attempt, LONGEST_PAUSE))
@@ -147,35 +208,45 @@ class JudgeClient:
         return reply
 
     def _try(self, body: dict) -> tuple[Reply | None, str]:
-        """One request: a reply, or None and what went wrong. ValueError for what another try cannot mend."""
+        """One request: a reply, or None and what went wrong. Raises what another try cannot change."""
         if self.max_cost is not None and self.spent.cost(self.prices) >= self.max_cost:
             raise ValueError(
-                f"the cost limit of {self.max_cost} is reached ({self.spent.summary(self.prices)}); verdicts so far are "
-                "cached: start again with a higher limit to go on"
+                f"the cost limit of {self.max_cost} is reached ({self.spent.summary(self.prices)}); the verdicts so far "
+                "are cached: start again with a higher limit to continue"
             )
         request = urllib.request.Request(self.url, data=json.dumps(body).encode(), headers=self._headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 content = json.loads(response.read())
         except urllib.error.HTTPError as error:
-            told = error.read().decode("utf-8", "replace")[:300]
-            if error.code not in RETRIED_STATUS:
-                raise ValueError(f"{self.url} refuses ({error.code}): {told}") from error
-            return None, f"status {error.code}: {told}"
+            return None, self._check_status(error)
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:  # time-outs are OSErrors
             return None, f"{type(error).__name__}: {error}"
         return self._read(content)
+
+    def _check_status(self, error: urllib.error.HTTPError) -> str:
+        """The message of an error that may pass; raises for one that will not."""
+        message = error.read().decode("utf-8", "replace")
+        if error.code in RETRIED_STATUS:
+            return f"status {error.code}: {message[:300]}"
+        wrong = next((name for name in REQUEST_PARAMETERS if re.search(rf'"param"\s*:\s*"{name}"', message)), None)
+        if error.code in REFUSED_STATUS and wrong is None:
+            raise RefusedQuestion(f"{self.url} refuses the question ({error.code}): {message[:300]}") from error
+        hint = "; --omit-temperature leaves it out" if wrong == "temperature" else ""
+        raise ValueError(f"{self.url} refuses ({error.code}): {message[:300]}{hint}") from error
 
     def _read(self, content: Any) -> tuple[Reply | None, str]:
         try:
             text = content["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
             return None, f"not a chat completion: {str(content)[:300]}"
+        if isinstance(text, list):  # content in parts
+            text = "".join(part.get("text") or "" for part in text)
         usage = content.get("usage") or {}
         with self._lock:
             self.spent.num_requests += 1
-            self.spent.prompt_tokens += usage.get("prompt_tokens", 0)
-            self.spent.reply_tokens += usage.get("completion_tokens", 0)
+            self.spent.prompt_tokens += usage.get("prompt_tokens") or 0
+            self.spent.reply_tokens += usage.get("completion_tokens") or 0
         version = " ".join(filter(None, (content.get("model") or self.model, content.get("system_fingerprint"))))
         return Reply(text or "", version), "a reply without a verdict"
 
@@ -189,11 +260,11 @@ class JudgeClient:
 
 
 def _read_cache(path: Path) -> dict[str, Reply]:
-    """Replies of earlier runs. A line that a kill cut short is not one: its question is asked again."""
+    """Replies of earlier runs. A line that a killed process left incomplete is ignored: its question is asked again."""
     replies, text = {}, path.read_text(encoding="utf-8")
     if text and not text.endswith("\n"):
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n")  # so that the next reply does not end up on the cut line
+            file.write("\n")  # so that the next reply does not land on the incomplete line
     for line in text.split("\n"):
         try:
             row = json.loads(line)

@@ -1,9 +1,11 @@
-"""Where an example's picture and sound come from: files in a folder, or cached tower outputs; and what is missing.
+"""Where the picture and sound of an example come from: files in a folder, or cached tower outputs.
 
-Also the one home of what "is audio used?" does to the sound before the model hears it: removed, swapped, shifted. Nothing
-is decoded here but a sound that has to be changed.
+Also the one place that changes the sound before the model hears it ("original", "removed", "swapped", "shifted"), for the
+question whether sound is used. Nothing is decoded here except a sound that has to be changed.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +20,18 @@ from modeling_avicuna.media_avicuna import load_audio, probe
 from .task import Example
 
 
-# "swapped": the sound of the next example's video; "shifted": moved by half its length, the end comes first.
+# "swapped": the sound of another video; "shifted": moved by half its length, the second half comes first.
 SOUNDS = ("original", "removed", "swapped", "shifted")
 
 
 @dataclass(frozen=True)
 class Media:
-    """What the processor takes for one video: a path or cached rows, and the sound to go with it.
+    """What the processor takes for one video: a path or cached rows, and the sound that goes with it.
 
     video: path of a file, or `np.ndarray` of shape `(num_rows, vision_feature_size)`.
     audio: True for the file's own sound; None for silence; samples `(num_samples,)` at 48 kHz for a file, or rows
         `(num_windows, audio_feature_size)` beside cached ones.
-    duration (`float`): s, as annotated, or else the file's or the cached media's own.
+    duration (`float`): seconds, as annotated, otherwise the length of the file or of the cached media.
     """
 
     video: Any
@@ -42,63 +44,95 @@ class Media:
 
 
 class MediaSource:
-    """Finds the media of examples in a folder of files or in a feature store: exactly one of the two.
+    """Finds the media of all examples of a task, in a folder of files or in feature stores: exactly one of the two.
 
     Args:
+        examples: every example of the annotation file, also those that are not asked: the partner of a swapped sound
+            must not depend on how many are.
         media_dir: folder with the video files, searched with its sub-folders.
-        features_dir: folder that `train/extract_features.py` wrote.
+        features_dir: folders that `train.extract_features` wrote, searched in this order.
         sound: one of `SOUNDS`.
 
     Raises:
-        ValueError: both or none given, or an unknown `sound`.
+        ValueError: both or neither of the folders given, an unknown `sound`, or a sound to swap and no second video.
     """
 
     def __init__(
-        self, *, media_dir: Path | None = None, features_dir: Path | None = None, sound: str = "original"
+        self,
+        examples: Sequence[Example],
+        *,
+        media_dir: Path | None = None,
+        features_dir: Sequence[Path] = (),
+        sound: str = "original",
     ) -> None:
-        if (media_dir is None) == (features_dir is None):
-            raise ValueError(f"give either a media folder or cached features, got {media_dir} and {features_dir}")
+        if (media_dir is None) == (not features_dir):
+            raise ValueError(
+                "give either a media folder or cached features: "
+                f"media_dir is {media_dir}, features_dir is {list(map(str, features_dir))}"
+            )
         if sound not in SOUNDS:
             raise ValueError(f"unknown sound {sound!r}: one of {SOUNDS}")
         self.sound = sound
+        self.folders = [media_dir] if media_dir is not None else list(features_dir)
         self._folder = None if media_dir is None else MediaFolder(media_dir)
-        self._store = None if features_dir is None else FeatureStore(features_dir)
+        self.stores = [FeatureStore(folder) for folder in features_dir]
+        places = {example.video_id: self._locate(example) for example in examples}
+        self.places = {key: place for key, place in places.items() if place is not None}
+        self._partners = _partners(self.places) if sound == "swapped" else {}
 
-    def locate(self, example: Example) -> str | None:
-        """The path or media id of an example, or None where nothing has one of its names."""
-        if self._folder is not None:
-            return self._folder.find(example.media_names)
-        stems = [Path(name).stem if "." in name else name for name in example.media_names]
-        return next((name for name in (*example.media_names, *stems) if name in self._store), None)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the answers depend on beside the files themselves: to be kept with a run."""
+        partners = json.dumps(sorted(self._partners.items())).encode()
+        return {
+            "media": "features" if self.stores else "files",
+            "features": [store.settings for store in self.stores],
+            "sound": self.sound,
+            "sound_partners_sha256": hashlib.sha256(partners).hexdigest() if self._partners else None,
+        }
 
-    def split(self, examples: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
-        """`{video_id: place}` of the examples whose media are there, and the ids of those whose media are missing."""
-        places = {example.video_id: self.locate(example) for example in examples}
-        found = {key: place for key, place in places.items() if place is not None}
-        return found, [key for key, place in places.items() if place is None]
-
-    def open(self, example: Example, places: dict[str, str]) -> Media:
-        """The media of one example among all that were found (its neighbour's sound is needed for "swapped").
+    def open(self, example: Example) -> Media:
+        """The media of one example.
 
         Raises:
-            MediaError: the file, or the file whose sound is wanted, cannot be used.
+            MediaError: the file, or the file whose sound is wanted, cannot be read.
         """
-        place = places[example.video_id]
-        sound_of = _next_value(places, example.video_id) if self.sound == "swapped" else place
-        if self._store is not None:
-            rows = self._store.audio(sound_of)
+        place = self.places[example.video_id]
+        sound_of = self.places[self._partners[example.video_id]] if self.sound == "swapped" else place
+        if self.stores:
+            store, other = self._store(place), self._store(sound_of)
+            rows = other.audio(sound_of)
             audio = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
-            return Media(self._store.video(place), audio, example.duration or self._store.duration(place))
+            return Media(store.video(place), audio, example.duration or store.duration(place))
         duration = example.duration or probe(place).duration
         if self.sound == "original":
             return Media(place, True, duration)
         samples = None if self.sound == "removed" else load_audio(sound_of)
         return Media(place, None if samples is None else _changed(samples, self.sound), duration)
 
+    def _locate(self, example: Example) -> str | None:
+        """The path or media id of an example, or None where nothing has one of its names."""
+        if self._folder is not None:
+            return self._folder.find(example.media_names)
+        stems = [Path(name).stem if "." in name else name for name in example.media_names]
+        known = (name for name in (*example.media_names, *stems) if any(name in store for store in self.stores))
+        return next(known, None)
 
-def _next_value(places: dict[str, str], key: str) -> str:
+    def _store(self, media_id: str) -> FeatureStore:
+        return next(store for store in self.stores if media_id in store)
+
+
+def _partners(places: dict[str, str]) -> dict[str, str]:
+    """For each video the next one in the file whose media are another file: its sound is heard instead."""
     keys = list(places)
-    return places[keys[(keys.index(key) + 1) % len(keys)]]
+    partners = {}
+    for index, key in enumerate(keys):
+        others = [*keys[index + 1 :], *keys[:index]]
+        partner = next((other for other in others if places[other] != places[key]), None)
+        if partner is None:
+            raise ValueError(f"the sound of {key!r} cannot be swapped: there is no other video to take a sound from")
+        partners[key] = partner
+    return partners
 
 
 def _changed(sound: np.ndarray, change: str) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""What an evaluation leaves on disk: answers as they come (resumable), settings, and the result.
+"""Files of an evaluation run: settings, answers as they are produced (resumable), and the result.
 
-    OUTPUT/settings.json       what the answers depend on; another run with other settings is refused
-    OUTPUT/predictions.jsonl   one line per question; lines of unfinished runs are kept and not asked again
-    OUTPUT/results.json        metric values, protocol, prompts' hash, what is missing, commit, versions, seconds
+    OUTPUT/settings.json       what the answers depend on; a run with other settings is refused
+    OUTPUT/predictions.jsonl   one line per question; questions that have a line are not asked again
+    OUTPUT/results.json        metrics, protocol, prompt hash, missing media, commit, versions, run time
 
-While several processes answer, each appends to a file of its own; they are joined at the end.
+While several processes answer, each appends to its own `predictions.<rank>.jsonl`; the files are merged at the end.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dataset_builders.atomic_files import write_json, write_text
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .task import Answer, Example, Question
@@ -23,11 +24,11 @@ class AnswerLog:
     """The answers of one run, on disk.
 
     Args:
-        output: folder of the run, made if need be.
-        rank: number of this process.
+        output: folder of the run; created if it does not exist.
+        rank: index of this process.
 
     Raises:
-        ValueError: a damaged line that is not the last one of its file.
+        ValueError: a line other than the last one of its file is damaged.
     """
 
     def __init__(self, output: Path, *, rank: int = 0):
@@ -39,17 +40,27 @@ class AnswerLog:
         self.answers = {answer.question_id: answer for path in files for answer in read_answers(path)}
         self.unreadable: dict[str, str] = {}
 
-    def check_settings(self, settings: dict[str, Any]) -> None:
-        """Writes the settings of a new run; ValueError, naming the difference, if the folder was made with others."""
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Writes the settings of a new run, and forgets which media an interrupted run could not read.
+
+        To be called by the main process alone, before any process writes.
+
+        Raises:
+            ValueError: the folder was made with other settings; the message names the differences.
+        """
         path = self.output / "settings.json"
-        if not path.exists():
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+            if changed:
+                told = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
+                raise ValueError(
+                    f"{self.output} holds answers of a run with other settings ({told}): use another output"
+                )
+        else:
             write_json(path, settings)
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-        if changed:
-            told = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
-            raise ValueError(f"{self.output} holds answers of a run with other settings ({told}): use another output")
+        for path in self.output.glob("unreadable.*.json"):
+            path.unlink()
 
     def write(self, answers: Iterable[Answer]) -> None:
         """Appends answers to this process's file; they are on disk when the call returns."""
@@ -61,12 +72,12 @@ class AnswerLog:
             os.fsync(file.fileno())
 
     def write_unreadable(self, video_id: str, reason: str) -> None:
-        """Notes a video whose media cannot be used; the next run tries it again."""
+        """Records a video whose media cannot be read; the next run tries it again."""
         self.unreadable[video_id] = reason
         write_json(self.output / f"unreadable.{self.rank}.json", self.unreadable)
 
     def join(self, order: Sequence[str]) -> None:
-        """Brings all files into one predictions.jsonl, in the order of the question ids; by the main process alone."""
+        """Merges all files into predictions.jsonl, in the order of the question ids. For the main process alone."""
         self.answers = AnswerLog(self.output).answers
         place = {key: index for index, key in enumerate(order)}
         ranked = sorted(self.answers.values(), key=lambda answer: place.get(answer.question_id, len(place)))
@@ -84,34 +95,41 @@ class AnswerLog:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file. A last line without its line break was cut by a kill and is left out."""
+    """The answers of a file, none if it does not exist. A last line without a line end, left by a killed process, is
+    ignored.
+
+    Raises:
+        ValueError: a damaged line; the message names the file and the line.
+    """
     if not path.exists():
         return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    complete = path.read_text(encoding="utf-8").rpartition("\n")[0]
     answers = []
-    for number, line in enumerate(whole.split("\n") if whole else [], start=1):
+    for number, line in enumerate(complete.split("\n") if complete else [], start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+            answers.append(Answer(**{**row, "events": tuple(Event(**event) for event in row["events"])}))
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number} is damaged: {error}") from error
-        answers.append(Answer(**{**row, "events": tuple(Event(**event) for event in row["events"])}))
     return answers
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """The content of a results.json or results_judge.json. ValueError, naming the file, if it is another file."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    missing = [
+        key for key in ("task", "name", "metrics", "judge") if not isinstance(result, dict) or key not in result
+    ]
+    if missing:
+        raise ValueError(f"{path} is not a result of eval.run or eval.judge: it has no {missing[0]!r}")
+    return result
+
+
 def _cut_unfinished_line(path: Path) -> None:
-    """Makes a file that a kill left in the middle of a line fit for appending; by the process that writes it alone."""
+    """Removes the incomplete last line that a killed process left, so that the file can be appended to."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):
         write_text(path, text[: text.rfind("\n") + 1])
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes beside the file, then renames: a killed process leaves the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -1,83 +1,204 @@
-"""Evaluate a model on one task: ask, store every answer, score.
+"""Evaluates a model on one task: asks every question, stores every answer, scores.
 
     python -m eval.run --task sandbox --model DIR --annotations DIR/annotations.json --media-dir DIR/test --output DIR
-    accelerate launch -m eval.run --task unav100_query --model DIR --annotations FILE --features DIR --output DIR
+    accelerate launch -m eval.run --task unav100_query --model DIR --annotations FILE --features-dir DIR --output DIR
 
-Started again with the same output it asks only what has no answer yet; with all answers there it only scores, so another
-protocol costs no generation. Questions and metrics are the task's (`tasks/`), words to classes and scores the protocol's.
+Run again with the same output it asks only the questions that have no answer yet. With all answers there it only scores, so
+another protocol needs no generation. Questions and metrics are in `tasks/`, protocols in `task.py`.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+from dataset_builders.atomic_files import write_json
+from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
 from dataset_builders.release.provenance import git_commit, model_hash, package_versions
 from dataset_builders.sources.annotation_files import fingerprint
+from modeling_avicuna.interleaving_avicuna import INTERLEAVING_RULES
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .generation import GenerationSettings, Generator, Unreadable
 from .media import SOUNDS, MediaSource
 from .prompts import prompts_hash
-from .records import AnswerLog, write_json
-from .task import Example, Protocol, Score, Task
+from .records import AnswerLog
+from .task import Example, Protocol, Score, Task, read_examples
 from .tasks import TASKS
 from .timeline import draw_timeline
 
 
+PROGRAM = "python -m eval.run"
 PACKAGES = ("torch", "transformers", "evaluate", "datasets", "numpy", "sentence-transformers")
-WAIT = timedelta(days=2)  # processes wait for the slowest; the default of minutes would kill them
+WAIT = timedelta(days=2)  # processes wait for the slowest one; the default of some minutes would end them
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__.splitlines()[0])
-    parser.add_argument("--task", required=True, choices=sorted(TASKS))
-    parser.add_argument("--model", required=True, help="checkpoint folder or Hub id")
-    parser.add_argument("--annotations", required=True, nargs="+", type=Path, help="annotation file(s) of the task")
-    parser.add_argument("--subset", help="part of the annotation file; default: the task's")
-    parser.add_argument("--media-dir", type=Path, help="folder with the videos")
-    parser.add_argument("--features", type=Path, help="folder of cached tower outputs, instead of --media-dir")
-    parser.add_argument("--sound", choices=SOUNDS, default="original", help="what the model hears")
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--limit", type=int, help="only the first so many videos; the result's name says so")
-    parser.add_argument("--label", choices=("exact", "embedding"), default=Protocol.label, help="text -> class")
-    parser.add_argument("--score", choices=("time_tokens", "constant"), default=Protocol.score)
-    parser.add_argument("--encoder", default=Protocol.encoder, help="sentence encoder of --label embedding")
-    parser.add_argument("--batch-size", type=int, default=8, help="questions answered at a time")
-    parser.add_argument("--num-workers", type=int, default=1, help="threads that decode the next videos")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--num-beams", type=int, default=1)
-    parser.add_argument("--rate", type=float, help="audio interleaving rate 0-1; default: the checkpoint's")
-    parser.add_argument("--interleaving", help="rule of token order; default: the checkpoint's")
-    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, bfloat16")
-    parser.add_argument("--timelines", type=int, default=1, help="videos to draw; localization tasks only")
-    return parser.parse_args(arguments)
+@dataclass
+class RunOptions:
+    """Options of `python -m eval.run`."""
+
+    task: str = field(metadata={"choices": sorted(TASKS), "help": "Benchmark."})
+    model: str = field(metadata={"help": "Checkpoint folder or Hub id."})
+    annotations: list[Path] = field(metadata={"help": "Annotation file or files of the task."})
+    output: Path = field(metadata={"help": "Folder of the run; an unfinished run in it is continued."})
+    subset: str | None = field(default=None, metadata={"help": "Part of the annotation file. Default: the task's."})
+    media_dir: Path | None = field(default=None, metadata={"help": "Folder with the videos."})
+    features_dir: list[Path] = field(
+        default_factory=list,
+        metadata={"aliases": ["--features"], "help": "Folders of cached tower outputs, in place of --media-dir."},
+    )
+    sound: str = field(default="original", metadata={"choices": SOUNDS, "help": "What the model hears."})
+    limit: int | None = field(
+        default=None, metadata={"help": "Only the first videos, for a trial; the result's name contains the number."}
+    )
+    label: Literal["exact", "embedding"] = field(default=Protocol.label, metadata={"help": "Text to class."})
+    score: Literal["time_tokens", "constant"] = field(
+        default=Protocol.score, metadata={"help": "Score of an event, for the ranking."}
+    )
+    encoder: str = field(default=Protocol.encoder, metadata={"help": "Sentence encoder of --label embedding."})
+    batch_size: int = field(default=8, metadata={"help": "Questions answered together."})
+    num_workers: int = field(default=1, metadata={"help": "Threads that decode the next videos."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest answer, in tokens."})
+    num_beams: int = field(default=1, metadata={"help": "1 is greedy decoding."})
+    audio_interleaving_rate: float | None = field(
+        default=None, metadata={"help": "Share of audio tokens, 0 to 1. Default: the checkpoint's."}
+    )
+    interleaving: str | None = field(
+        default=None,
+        metadata={"choices": INTERLEAVING_RULES, "help": "Rule of the token order. Default: the checkpoint's."},
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Data type of the weights; auto: as saved."}
+    )
+    timelines: int = field(default=1, metadata={"help": "Number of videos to draw; localization tasks only."})
+
+    def __post_init__(self):
+        check_at_least(self, 1, "limit", "batch_size", "num_workers", "max_new_tokens", "num_beams")
+        check_at_least(self, 0, "timelines")
+        if self.audio_interleaving_rate is not None and not 0 <= self.audio_interleaving_rate <= 1:
+            raise ValueError(f"--audio-interleaving-rate must be in 0 to 1, got {self.audio_interleaving_rate}")
+
+    @property
+    def generation(self) -> GenerationSettings:
+        return GenerationSettings(
+            max_new_tokens=self.max_new_tokens,
+            num_beams=self.num_beams,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            audio_interleaving_rate=self.audio_interleaving_rate,
+            interleaving=self.interleaving,
+            dtype=self.dtype,
+        )
+
+    @property
+    def conditions(self) -> list[str]:
+        """Parts of a result's name for everything that is not the default and makes two figures incomparable."""
+        named = {
+            "subset": self.subset if self.subset != TASKS[self.task].default_subset else None,
+            "encoder": Path(self.encoder).name
+            if self.label == "embedding" and self.encoder != Protocol.encoder
+            else None,
+            "sound": self.sound if self.sound != "original" else None,
+            "rate": self.audio_interleaving_rate,
+            "interleaving": self.interleaving,
+            "beams": self.num_beams if self.num_beams != GenerationSettings.num_beams else None,
+            "first": self.limit,
+        }
+        return [f"{name}-{value}" for name, value in named.items() if value is not None]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    began = time.time()
+    options = parse_options(RunOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    task, state = TASKS[options.task], start_processes()
+    every_example = read_examples(task, options.annotations, options.subset)
+    media = MediaSource(
+        every_example, media_dir=options.media_dir, features_dir=options.features_dir, sound=options.sound
+    )
+    examples = every_example[: options.limit]
+    present = examples_with_media(examples, media)
+
+    settings = run_settings(options, task, media)
+    log = AnswerLog(options.output, rank=state.process_index)
+    if state.is_main_process:
+        log.begin(settings)
+    answer_all(log, present, media, options)
+    if not state.is_main_process:
+        return
+    log.join([question.id for example in every_example for question in example.questions])
+
+    answered = [example for example in present if example.video_id not in log.unreadable]
+    if not answered:
+        raise ValueError(
+            f"none of {len(present)} videos can be read; the first: {dict([*log.unreadable.items()][:1])}"
+        )
+    protocol = Protocol(label=options.label, score=options.score, encoder=options.encoder)
+    score = task.score(answered, log.answers, protocol)
+    counts = {
+        "num_examples": len(answered),
+        "num_expected": len(every_example),
+        "missing": [example.video_id for example in examples if example.video_id not in media.places],
+        "unreadable": log.unreadable,
+    }
+    result = result_of(score, options, settings, counts=counts, seconds=round(time.time() - began, 1))
+    write_json(options.output / "results.json", result)
+    pictures = draw_examples(answered, score, options)
+    report(result, [options.output / "results.json", options.output / "predictions.jsonl", *pictures])
 
 
 def start_processes() -> PartialState:
-    """This process among those that were launched. Without an accelerator they must be told that the CPU will do:
-    otherwise accelerate lets each of them believe that it is alone."""
+    """This process among those that were launched together. Without an accelerator, `cpu=True` is needed: otherwise
+    accelerate treats each process as the only one."""
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
-def answer_all(log: AnswerLog, examples: Sequence[Example], media: MediaSource, arguments: argparse.Namespace) -> None:
-    """Asks what has no answer yet; each process takes every n-th video. `log` has all answers afterwards."""
+def examples_with_media(examples: Sequence[Example], media: MediaSource) -> list[Example]:
+    """The examples whose media are there. ValueError, naming the folder, if there is none."""
+    present = [example for example in examples if example.video_id in media.places]
+    if not present:
+        raise ValueError(
+            f"none of the {len(examples)} videos is in {', '.join(map(str, media.folders))}; "
+            f"the first: {[example.video_id for example in examples[:3]]}"
+        )
+    return present
+
+
+def run_settings(options: RunOptions, task: Task, media: MediaSource) -> dict[str, Any]:
+    """Everything that the answers depend on; not the protocol, and not the number of processes."""
+    return {
+        "task": task.name,
+        "model": str(options.model),
+        "model_hash": model_hash(options.model),
+        "annotations_sha256": fingerprint(options.annotations),
+        "subset": options.subset or task.default_subset,
+        "prompts_sha256": prompts_hash(task.prompts),
+        **media.settings,
+        "audio_interleaving_rate": options.audio_interleaving_rate,
+        "interleaving": options.interleaving,
+        "max_new_tokens": options.max_new_tokens,
+        "num_beams": options.num_beams,
+        "dtype": options.dtype,
+    }
+
+
+def answer_all(log: AnswerLog, examples: Sequence[Example], media: MediaSource, options: RunOptions) -> None:
+    """Asks the questions that have no answer yet; each process takes every n-th video."""
     state = PartialState()
     todo = [example for example in examples if log.unanswered(example)]
-    state.wait_for_everyone()  # every process has read the log before any of them writes
+    state.wait_for_everyone()  # every process has read the log before one of them writes
     if todo:
-        generator = Generator(arguments.model, settings=generation_settings(arguments), device=state.device)
-        places, _ = media.split(examples)
+        generator = Generator(options.model, settings=options.generation, device=state.device)
         mine = todo[state.process_index :: state.num_processes]
         jobs = (
             (example, log.unanswered(example)) for example in tqdm(mine, unit="video", disable=state.process_index > 0)
         )
-        for answered in generator.answer(jobs, open_media=lambda example: media.open(example, places)):
+        for answered in generator.answer(jobs, open_media=media.open):
             if isinstance(answered, Unreadable):
                 log.write_unreadable(answered.video_id, answered.reason)
             else:
@@ -85,54 +206,22 @@ def answer_all(log: AnswerLog, examples: Sequence[Example], media: MediaSource, 
     state.wait_for_everyone()
 
 
-def generation_settings(arguments: argparse.Namespace) -> GenerationSettings:
-    return GenerationSettings(
-        max_new_tokens=arguments.max_new_tokens,
-        num_beams=arguments.num_beams,
-        batch_size=arguments.batch_size,
-        num_workers=arguments.num_workers,
-        audio_interleaving_rate=arguments.rate,
-        interleaving=arguments.interleaving,
-        dtype=arguments.dtype,
-    )
-
-
-def run_settings(arguments: argparse.Namespace, task: Task) -> dict:
-    """All that the answers depend on; the protocol and the number of processes are not among it."""
+def result_of(
+    score: Score, options: RunOptions, settings: dict[str, Any], *, counts: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The content of results.json. `name` contains everything that makes two figures incomparable."""
     return {
-        "task": task.name,
-        "model": str(arguments.model),
-        "model_hash": model_hash(arguments.model),
-        "annotations_sha256": fingerprint(arguments.annotations),
-        "subset": arguments.subset or task.default_subset,
-        "prompts_sha256": prompts_hash(task.prompts),
-        "media": "features" if arguments.features else "files",
-        "sound": arguments.sound,
-        "rate": arguments.rate,
-        "interleaving": arguments.interleaving,
-        "max_new_tokens": arguments.max_new_tokens,
-        "num_beams": arguments.num_beams,
-        "dtype": arguments.dtype,
-    }
-
-
-def result_of(score: Score, arguments: argparse.Namespace, settings: dict, *, counts: dict, seconds: float) -> dict:
-    """The content of results.json. `name` holds all that makes two figures incomparable."""
-    parts = [settings["task"], score.protocol]
-    parts += [f"sound-{arguments.sound}"] if arguments.sound != "original" else []
-    parts += [f"rate-{arguments.rate:g}"] if arguments.rate is not None else []
-    parts += [f"interleaving-{arguments.interleaving}"] if arguments.interleaving is not None else []
-    parts += [f"first-{arguments.limit}"] if arguments.limit else []
-    return {
-        "task": settings["task"],
-        "name": "/".join(part for part in parts if part),
+        "task": options.task,
+        "name": "/".join(part for part in (options.task, score.protocol, *options.conditions) if part),
+        "conditions": options.conditions,
+        "limit": options.limit,
         "protocol": {
             "name": score.protocol,
-            "label": arguments.label,
-            "score": arguments.score,
-            "encoder": arguments.encoder if arguments.label == "embedding" else None,
+            "label": options.label,
+            "score": options.score,
+            "encoder": options.encoder if options.label == "embedding" else None,
         },
-        "dataset": {"name": settings["task"], "split": settings["subset"]},
+        "dataset": {"name": options.task, "split": settings["subset"]},
         "model": settings["model"],
         "metrics": score.metrics,
         **counts,
@@ -146,55 +235,22 @@ def result_of(score: Score, arguments: argparse.Namespace, settings: dict, *, co
     }
 
 
-def draw_examples(examples: Sequence[Example], score: Score, arguments: argparse.Namespace) -> list[Path]:
+def draw_examples(examples: Sequence[Example], score: Score, options: RunOptions) -> list[Path]:
     """A time line of each of the first videos, with the labels and scores that were scored."""
     paths = []
-    for example in examples[: arguments.timelines]:
+    for example in examples[: options.timelines]:
         if example.video_id in score.drawn:
-            path = arguments.output / "timelines" / f"{example.video_id}.png"
+            path = options.output / "timelines" / f"{example.video_id.replace('/', '_')}.png"
             prediction: Sequence[Event] = score.drawn[example.video_id]
             truth, title = example.events, f"{example.video_id}  ({score.protocol})"
-            duration = example.duration or max(event.end for event in (*truth, *prediction))
+            duration = example.duration or max((event.end for event in (*truth, *prediction)), default=1.0)
             draw_timeline(path, truth=truth, prediction=prediction, duration=duration, title=title)
             paths.append(path)
     return paths
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    arguments, began = parse_arguments(arguments), time.time()
-    task, state = TASKS[arguments.task], start_processes()
-    settings = run_settings(arguments, task)
-    examples = task.read(arguments.annotations, settings["subset"])[: arguments.limit]
-    media = MediaSource(media_dir=arguments.media_dir, features_dir=arguments.features, sound=arguments.sound)
-    places, missing = media.split(examples)
-    present = [example for example in examples if example.video_id in places]
-    if not present:
-        where = arguments.media_dir or arguments.features
-        raise ValueError(f"none of the {len(examples)} videos of {task.name} is in {where}; the first: {missing[:3]}")
-    log = AnswerLog(arguments.output, rank=state.process_index)
-    if state.is_main_process:
-        log.check_settings(settings)
-    answer_all(log, present, media, arguments)
-    if not state.is_main_process:
-        return
-    log.join([question.id for example in examples for question in example.questions])
-    answered = [example for example in present if example.video_id not in log.unreadable]
-    if not answered:
-        raise ValueError(
-            f"none of {len(present)} videos can be read; the first: {dict([*log.unreadable.items()][:1])}"
-        )
-    protocol = Protocol(label=arguments.label, score=arguments.score, encoder=arguments.encoder)
-    score = task.score(answered, log.answers, protocol)
-    counts = {"num_examples": len(answered), "num_expected": len(examples), "missing": missing}
-    counts["unreadable"] = log.unreadable
-    result = result_of(score, arguments, settings, counts=counts, seconds=round(time.time() - began, 1))
-    write_json(arguments.output / "results.json", result)
-    pictures = draw_examples(answered, score, arguments)
-    report(result, [arguments.output / "results.json", arguments.output / "predictions.jsonl", *pictures])
-
-
-def report(result: dict, paths: Sequence[Path]) -> None:
-    """Prints the figures, what they stand on, and where everything lies."""
+def report(result: dict[str, Any], paths: Sequence[Path]) -> None:
+    """Prints the figures, how many videos they are computed from, and the files."""
     print(f"{result['name']}: {result['num_examples']} of {result['num_expected']} videos, {result['seconds']} s")
     for kind in ("missing", "unreadable"):
         if result[kind]:
@@ -206,4 +262,5 @@ def report(result: dict, paths: Sequence[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -1,13 +1,13 @@
-"""Train and evaluate variants of one recipe chain: the paper's ablation table and its sweep of the interleaving rate.
+"""Trains and evaluates variants of a chain of recipes: the paper's ablation table, its sweep of the interleaving rate.
 
     python -m eval.study --plan eval/studies/ablations.yaml --start outputs/stage0 --recipes train/recipes/sandbox \
         --output outputs/ablations -- --task sandbox --annotations FILE --media-dir DIR
 
 A plan (YAML) names stages and variants. Each stage is `accelerate launch train/sft.py` on the changed recipe, from the model of the
-stage before; variants that begin alike share models. What is finished is not run again. What follows `--` goes to `eval.run`.
+previous stage; variants whose first stages are equal share these models. Finished work is not repeated. The options after `--` go
+to `eval.run`.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -19,18 +19,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from dataset_builders.atomic_files import write_json, write_text
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.provenance import model_hash
 
-from .comparison import PAPER
+from .comparison import PAPER, is_limited
 from .figures import draw_bars, draw_lines
-from .records import write_json, write_text
+from .metrics import METRIC_NAMES
+from .records import read_result
+from .run import RunOptions
+from .sound_use import split_arguments
+from .tasks import TASKS
 
 
+PROGRAM = "python -m eval.study"
 CHECKOUT = Path(__file__).resolve().parents[1]
-DONE = "study_stage.json"  # in a model's folder, once its training has ended well
+DONE = "study_stage.json"  # in a model's folder, once its training has succeeded
+CONFIG_FILES = ("config.json", "processor_config.json")
 LAUNCHER = f"{sys.executable} -m accelerate.commands.launch"
 
 
@@ -38,9 +47,11 @@ LAUNCHER = f"{sys.executable} -m accelerate.commands.launch"
 class Variant:
     """One row of the study.
 
-    name, paper (`str`): of the row, and of the paper's row that it stands beside.
-    drop_datasets (`list[str]`): data sources that the recipes lose.
-    config (`dict`): fields of the checkpoint's config and processor that are changed before the plan's `config_from` stage.
+    name (`str`): of the row.
+    paper (`str`, *optional*): the paper's row to print beside it.
+    drop_datasets (`list[str]`): data sources that are removed from the recipes.
+    config (`dict`): fields of the checkpoint's config and processor that are changed before the plan's `config_from`
+        stage.
     """
 
     name: str
@@ -53,7 +64,7 @@ class Variant:
 class Plan:
     """A study: its stages in order, and its variants.
 
-    paper (`str`): table of `paper_results.json` that the rows stand beside.
+    paper (`str`): table of `paper_results.json` with the rows to compare with.
     axis (`str`, *optional*): the variants' names are numbers on this axis; drawn as a line.
     """
 
@@ -65,22 +76,54 @@ class Plan:
     axis: str | None = None
 
 
+@dataclass
+class StudyOptions:
+    """Options of `python -m eval.study`, before `--`."""
+
+    plan: Path = field(metadata={"help": "YAML file of stages and variants."})
+    start: Path = field(metadata={"help": "Checkpoint that the first stage starts from."})
+    recipes: Path = field(metadata={"help": "Folder with one recipe per stage."})
+    output: Path = field(metadata={"help": "Folder of the models, the evaluations and the table."})
+    metric: str = field(default="average_mAP", metadata={"help": "Metric of the figure and of the printed table."})
+    variants: list[str] | None = field(default=None, metadata={"help": "Only these variants. Default: all."})
+    train_arguments: str = field(default="", metadata={"help": "Added to every training, as one string."})
+    launcher: str = field(default=LAUNCHER, metadata={"help": "Command that starts training and evaluation."})
+
+
 def read_plan(path: Path) -> Plan:
-    """ValueError, naming the file, for unknown or missing keys, or a `config_from` that is no stage."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """A plan from its file.
+
+    Raises:
+        ValueError: not YAML, unknown or missing keys, a `config_from` that is no stage, a table or row that the paper
+            does not have, a variant's name that occurs twice or is no number on the plan's axis. The message names the
+            file.
+    """
     try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         plan = Plan(**{**content, "variants": [Variant(**variant) for variant in content["variants"]]})
-    except (TypeError, KeyError) as error:
+    except (yaml.YAMLError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a plan: {error}") from error
     if plan.config_from not in plan.stages:
         raise ValueError(f"{path}: config_from {plan.config_from!r} is not one of the stages {plan.stages}")
+    tables = [name for name, table in PAPER.items() if isinstance(table, dict) and "average_mAP" in table["columns"]]
+    if plan.paper not in tables:
+        raise ValueError(f"{path}: the paper has no table {plan.paper!r}; its tables are {tables}")
+    rows = [row["method"] for row in PAPER[plan.paper]["rows"]]
+    folders = [_folder_name(variant) for variant in plan.variants]
+    for variant in plan.variants:
+        if variant.paper is not None and variant.paper not in rows:
+            raise ValueError(f"{path}: the table {plan.paper!r} has no row {variant.paper!r}; its rows are {rows}")
+        if folders.count(_folder_name(variant)) > 1:
+            raise ValueError(f"{path}: the variant {variant.name!r} has the same name as another one")
+        if plan.axis is not None and not _is_number(variant.name):
+            raise ValueError(f"{path}: the variant {variant.name!r} is no number on the axis {plan.axis!r}")
     return plan
 
 
 def changed_recipe(recipe: dict, *, drop_datasets: Sequence[str]) -> dict | None:
-    """The recipe without the named data sources; None if it had sources and has none left."""
+    """The recipe without the named data sources; None if it had sources and none is left."""
     sources = recipe.get("datasets", [])
-    kept = [s for s in sources if (s["path"] if isinstance(s, dict) else s) not in drop_datasets]
+    kept = [source for source in sources if _source_name(source) not in drop_datasets]
     return None if sources and not kept else {**recipe, "datasets": kept}
 
 
@@ -92,6 +135,10 @@ class Study:
         recipes: folder with one recipe per stage, found as `<stage>*.yaml`.
         train_arguments, evaluate_arguments: added to every `train/sft.py` and `eval.run`.
         launcher: command that starts either.
+
+    Raises:
+        ValueError: a stage without a recipe, or a variant with a data source that no recipe has or a field that the
+            start checkpoint's config does not have.
     """
 
     def __init__(
@@ -108,7 +155,21 @@ class Study:
         self.plan, self.start, self.output, self.launcher = plan, start, output.resolve(), list(launcher)
         self.train_arguments, self.evaluate_arguments = list(train_arguments), list(evaluate_arguments)
         self.recipes = {stage: _one_recipe(recipes, stage) for stage in plan.stages}
+        for variant in plan.variants:
+            self._check(variant)
         self._start_key = model_hash(str(start))
+
+    def _check(self, variant: Variant) -> None:
+        recipes = [_read_recipe(path) for path in self.recipes.values()]
+        sources = sorted({_source_name(source) for recipe in recipes for source in recipe.get("datasets", [])})
+        unknown = sorted(set(variant.drop_datasets) - set(sources))
+        if unknown:
+            raise ValueError(f"variant {variant.name!r} drops {unknown[0]!r}; the recipes have the sources {sources}")
+        for path in (self.start / name for name in CONFIG_FILES if variant.config):
+            known = json.loads(path.read_text(encoding="utf-8"))
+            unknown = sorted(set(variant.config) - set(known))
+            if unknown:
+                raise ValueError(f"variant {variant.name!r}: {path} has no field {unknown[0]!r} to change")
 
     def train(self, variant: Variant) -> Path:
         """The model folder of a variant, trained as far as it is not."""
@@ -117,8 +178,7 @@ class Study:
             if stage == self.plan.config_from and variant.config:
                 key = _key(key, variant.config)
                 model = self._configured(model, key, variant.config)
-            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-            recipe = changed_recipe(recipe, drop_datasets=variant.drop_datasets)
+            recipe = changed_recipe(_read_recipe(path), drop_datasets=variant.drop_datasets)
             if recipe is not None:
                 key = _key(key, recipe, self.train_arguments)
                 model = self._trained(model, key, recipe, stage=stage)
@@ -126,9 +186,9 @@ class Study:
 
     def evaluate(self, variant: Variant, model: Path) -> dict:
         """Content of results.json of a variant's model."""
-        folder = self.output / "evaluations" / "".join(c if c.isalnum() else "_" for c in variant.name)
+        folder = self.output / "evaluations" / _folder_name(variant)
         self._launch("-m", "eval.run", *self.evaluate_arguments, "--model", str(model), "--output", str(folder))
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return read_result(folder / "results.json")
 
     def _configured(self, model: Path, key: str, config: dict) -> Path:
         """A copy of a checkpoint with changed fields in config.json and processor_config.json."""
@@ -136,11 +196,8 @@ class Study:
         if not (folder / DONE).exists():
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(model, folder, ignore=shutil.ignore_patterns("checkpoint-*", DONE))
-            for name in ("config.json", "processor_config.json"):
+            for name in CONFIG_FILES:
                 content = json.loads((folder / name).read_text(encoding="utf-8"))
-                unknown = sorted(set(config) - set(content))
-                if unknown:
-                    raise ValueError(f"{model / name} has no field {unknown[0]!r} to change")
                 write_json(folder / name, {**content, **config})
             write_json(folder / DONE, {"from": str(model), "config": config, "seconds": 0.0})
         return folder
@@ -149,6 +206,7 @@ class Study:
         folder, recipe_path = self.output / "models" / key, self.output / "recipes" / f"{key}.yaml"
         if not (folder / DONE).exists():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed training left
+            recipe_path.parent.mkdir(parents=True, exist_ok=True)
             write_text(recipe_path, yaml.safe_dump(recipe, sort_keys=False))
             began = time.time()
             options = ["--model_name_or_path", str(model), "--output_dir", str(folder), *self.train_arguments]
@@ -165,21 +223,18 @@ class Study:
 
 
 def table_of(plan: Plan, results: dict[str, dict]) -> list[dict]:
-    """One row per variant that has a result: our metrics, and the paper's row beside them."""
+    """One row per variant that has a result: our metrics, and the paper's row. A limited run gets no row of the paper."""
     columns = PAPER[plan.paper]["columns"]
     paper = {row["method"]: dict(zip(columns, row["values"])) for row in PAPER[plan.paper]["rows"]}
-    return [
-        {
-            "variant": variant.name,
-            "name": results[variant.name]["name"],
-            "metrics": results[variant.name]["metrics"],
-            "num_examples": results[variant.name]["num_examples"],
-            "model": results[variant.name]["model"],
-            "paper": {"dataset": PAPER[plan.paper]["dataset"], **paper[variant.paper]} if variant.paper else None,
-        }
-        for variant in plan.variants
-        if variant.name in results
-    ]
+    rows = []
+    for variant in plan.variants:
+        if variant.name in results:
+            result = results[variant.name]
+            facts = {key: result[key] for key in ("name", "metrics", "num_examples", "model")}
+            beside = None if variant.paper is None or is_limited(result) else paper[variant.paper]
+            published = None if beside is None else {"dataset": PAPER[plan.paper]["dataset"], **beside}
+            rows.append({"variant": variant.name, **facts, "paper": published})
+    return rows
 
 
 def draw_study(path: Path, plan: Plan, rows: list[dict], *, metric: str) -> None:
@@ -198,38 +253,72 @@ def draw_study(path: Path, plan: Plan, rows: list[dict], *, metric: str) -> None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(prog="python -m eval.study", description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", required=True, type=Path)
-    parser.add_argument("--start", required=True, type=Path, help="checkpoint that the first stage starts from")
-    parser.add_argument("--recipes", required=True, type=Path, help="folder with one recipe per stage")
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--metric", default="average_mAP", help="what the figure shows")
-    parser.add_argument("--variants", nargs="+", help="only these; default: all of the plan")
-    parser.add_argument("--train-arguments", default="", help="added to every training, as one string")
-    parser.add_argument("--launcher", default=LAUNCHER, help="command that starts training and evaluation")
-    own = parser.parse_args(arguments[:split])
-    plan = read_plan(own.plan)
+    own, evaluate_arguments = split_arguments(sys.argv[1:] if arguments is None else arguments)
+    options = parse_options(StudyOptions, own, program=PROGRAM, description=__doc__.splitlines()[0])
+    plan = read_plan(options.plan)
+    check_evaluation(evaluate_arguments, metric=options.metric)
+    names = [variant.name for variant in plan.variants]
+    unknown = [name for name in options.variants or [] if name not in names]
+    if unknown:
+        raise ValueError(f"{options.plan} has no variant {unknown[0]!r}; its variants are {names}")
     study = Study(
         plan,
-        start=own.start,
-        recipes=own.recipes,
-        output=own.output,
-        train_arguments=shlex.split(own.train_arguments),
-        evaluate_arguments=arguments[split + 1 :],
-        launcher=shlex.split(own.launcher),
+        start=options.start,
+        recipes=options.recipes,
+        output=options.output,
+        train_arguments=shlex.split(options.train_arguments),
+        evaluate_arguments=evaluate_arguments,
+        launcher=shlex.split(options.launcher),
     )
-    results = {}
+    results: dict[str, dict] = {}
     for variant in plan.variants:
-        if own.variants is None or variant.name in own.variants:
+        if options.variants is None or variant.name in options.variants:
             results[variant.name] = study.evaluate(variant, study.train(variant))
-            rows = table_of(plan, results)  # after each variant: a long study can be read while it runs
-            write_json(own.output / "study.json", {"title": plan.title, "start": str(own.start), "rows": rows})
-            draw_study(own.output / "study.png", plan, rows, metric=own.metric)
+            rows = table_of(plan, results)  # after each variant, so that a long study can be read while it runs
+            write_json(options.output / "study.json", {"title": plan.title, "start": str(options.start), "rows": rows})
+            draw_study(options.output / "study.png", plan, rows, metric=options.metric)
     for row in table_of(plan, results):
-        print(f"{row['variant']:<28} {own.metric} {row['metrics'][own.metric]:6.2f}")
-    print(f"  {own.output / 'study.json'}\n  {own.output / 'study.png'}")
+        print(f"{row['variant']:<28} {options.metric} {row['metrics'][options.metric]:6.2f}")
+    print(f"  {options.output / 'study.json'}\n  {options.output / 'study.png'}")
+
+
+def check_evaluation(arguments: Sequence[str], *, metric: str) -> None:
+    """Checks the options of `eval.run`, and that its task gives `metric`, before anything is trained.
+
+    Raises:
+        ValueError: an option that the study sets, or a metric that the task does not give.
+        SystemExit: an option that `eval.run` does not have or accept, as from that command.
+    """
+    taken = [word for word in arguments if word.split("=")[0] in ("--model", "--output")]
+    if taken:
+        raise ValueError(f"{taken[0]} of the evaluation is set here: leave it out after `--`")
+    checked = [*arguments, "--model", "MODEL", "--output", "OUTPUT"]
+    task = TASKS[parse_options(RunOptions, checked, program=f"{PROGRAM} ... --").task]
+    if metric.split("/")[0] not in METRIC_NAMES[task.metric]:
+        raise ValueError(f"{task.name} has no metric {metric!r}; it gives {', '.join(METRIC_NAMES[task.metric])}")
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+
+
+def _source_name(source: dict | str) -> str:
+    return source["path"] if isinstance(source, dict) else source
+
+
+def _folder_name(variant: Variant) -> str:
+    return "".join(character if character.isalnum() else "_" for character in variant.name)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _one_recipe(folder: Path, stage: str) -> Path:
@@ -239,9 +328,10 @@ def _one_recipe(folder: Path, stage: str) -> Path:
     return found[0]
 
 
-def _key(*parts) -> str:
+def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -4,6 +4,7 @@ The records that `tasks/` make from annotation files, `generation.py` answers an
 file or runs a model.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,13 @@ class Question:
     """One question about one video.
 
     id (`str`): unique in the task.
-    prompt (`str`): what the model is asked, without a media slot.
-    kind (`str`): "events": the answer names several events and when they happen; "spans": it says when the event `label`
-        happens; "text": it is free text.
+    prompt (`str`): the question that the model gets, without a media slot.
+    kind (`str`): "events": the answer names several events and their times; "spans": it gives the times of the event
+        `label`; "text": it is free text.
     label (`str`): the event that a "spans" question asks for.
     reference: the expected answer, in the form that the task's score reads.
-    group (`str`, *optional*): part of the data set that gets a score of its own (a question type).
-    asked (`str`): the bare question, without what the prompt adds; a judge is shown this.
+    group (`str`, *optional*): part of the data set that gets a separate score (a question type).
+    asked (`str`): the question without what the prompt adds to it, for the judge.
     """
 
     id: str
@@ -40,8 +41,8 @@ class Example:
     """One video with all its questions: it is decoded and encoded once for all of them.
 
     video_id (`str`): as in the annotation file.
-    media_names (`tuple[str, ...]`): file names or stems under which the media may lie, the likeliest first.
-    duration (`float`, *optional*): s, as annotated; None where the annotation does not say, then the media's own counts.
+    media_names (`tuple[str, ...]`): file names or stems of the media, the most likely first.
+    duration (`float`, *optional*): seconds, as annotated; None: the length of the media is taken.
     questions (`tuple[Question, ...]`)
     events (`tuple[Event, ...]`): annotated events of the whole video, for localization.
     """
@@ -55,7 +56,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one question: `text`, and the events read from it, in seconds, with time-token scores."""
+    """A model's answer to one question: `text`, and the events read from it, in seconds, with time-token scores."""
 
     question_id: str
     video_id: str
@@ -67,12 +68,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How text becomes (class, score): stated, and part of every localization result's name.
+    """How text becomes a class and a score; part of the name of every localization result.
 
-    label: "exact": an event counts for the class whose name its text equals after normalisation, and for none otherwise;
-        "embedding": for the class whose name is nearest to the text in the sentence encoder's space.
+    label: "exact": an event counts for the class whose name equals its text after normalisation, and for no class
+        otherwise; "embedding": for the class whose name is nearest to the text in the sentence encoder's space.
     score: "time_tokens": geometric mean of the probabilities of the event's time tokens; "constant": 1.0 for all, ties
-        broken by order of mention.
+        are broken by the order in the answer.
     encoder (`str`): sentence encoder of "embedding": a folder or a Hub id.
     """
 
@@ -86,7 +87,7 @@ class Score:
     """A task's result.
 
     metrics: values in 0-100.
-    counts: what they stand on, beyond the number of videos.
+    counts: how many questions, events, ... they are computed from.
     protocol (`str`): the protocol's part of the result's name.
     drawn: video id -> the events as they were scored, for time-line pictures.
     """
@@ -99,17 +100,41 @@ class Score:
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark: how to read its questions and how to score the answers.
+    """A benchmark: how its questions are read and how the answers are scored.
 
     name (`str`): as in `--task`.
     prompts (`tuple[str, ...]`): names in `prompts.PROMPTS` that it asks.
-    read: annotation files and subset -> examples. The number and order of files is the reader's to state.
+    metric (`str`): folder of `metrics/` whose values it gives (`METRIC_NAMES`), where there are types also by type.
+    read: annotation files and subset -> examples. The reader states the number and order of the files.
     score: examples that were answered, answers by question id, protocol -> `Score`.
     default_subset (`str`, *optional*): where one file holds several.
     """
 
     name: str
     prompts: tuple[str, ...]
+    metric: str
     read: Callable[[Sequence[Path], str | None], list[Example]]
     score: Callable[[Sequence[Example], Mapping[str, Answer], Protocol], Score]
     default_subset: str | None = None
+
+
+def read_examples(task: Task, files: Sequence[Path], subset: str | None = None) -> list[Example]:
+    """The examples of annotation files; `subset` defaults to the task's.
+
+    Raises:
+        ValueError: no example, or an id that two videos or two questions share.
+    """
+    examples = task.read(files, subset or task.default_subset)
+    if not examples:
+        raise ValueError(f"no question of {task.name} in {[str(path) for path in files]}")
+    for kind, ids in (
+        ("video", [example.video_id for example in examples]),
+        ("question", [question.id for example in examples for question in example.questions]),
+    ):
+        repeated = [key for key, count in Counter(ids).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"{len(repeated)} {kind} ids occur more than once in {[str(path) for path in files]}, "
+                f"the first: {repeated[:3]}"
+            )
+    return examples

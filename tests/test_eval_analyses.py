@@ -7,8 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from dataset_builders.atomic_files import write_json
 from eval import comparison, sound_use, study
-from eval.records import AnswerLog, write_json
+from eval.records import AnswerLog
 from eval.task import Answer
 from eval.timeline import draw_timeline
 from modeling_avicuna.timestamp_avicuna import Event
@@ -16,7 +17,7 @@ from modeling_avicuna.timestamp_avicuna import Event
 
 def result_of(task, name, metrics, **more):
     fields = {"task": task, "name": name, "metrics": metrics, "num_examples": 9, "num_expected": 10, "judge": None}
-    return {**fields, "model": "m", "git_commit": "c", **more}
+    return {**fields, "model": "m", "git_commit": "c", "limit": None, **more}
 
 
 def assert_picture(path):
@@ -66,7 +67,7 @@ def test_our_row_stands_only_where_data_set_and_metric_are_the_tables(tmp_path):
     assert [row["values"] for row in ours["localization"]] == [[12.5, None, None, None, None, 20.0]]
     assert [row["values"] for row in ours["question_answering"]] == [[None, None, 44.0, None, None]]
     text = (tmp_path / "comparison.md").read_text()
-    assert "| ours: unav100_query/query-time_tokens | 12.5 | - | - | - | - | 20.0 | 9 of 10 videos |" in text
+    assert "| ours: unav100_query/query-time_tokens | 12.5 | - | - | - | - | 20.0 | 9 of 10 |" in text
     assert "99.0" not in text and "88.0" not in text and "poster" in text
     for name in tables:
         assert_picture(tmp_path / f"comparison_{name}.png")
@@ -128,7 +129,8 @@ else:
     model, output = pathlib.Path(value("--model")), pathlib.Path(value("--output"))
     rate = json.loads((model / "config.json").read_text())["audio_interleaving_rate"]
     output.mkdir(parents=True, exist_ok=True)
-    fields = {"name": "sandbox/x", "metrics": {"average_mAP": 100 * rate}, "num_examples": 1, "model": str(model)}
+    fields = {"task": "sandbox", "name": "sandbox/x", "metrics": {"average_mAP": 100 * rate}, "num_examples": 1, "judge": None}
+    fields |= {"model": str(model), "limit": int(value("--limit")) if "--limit" in arguments else None}
     (output / "results.json").write_text(json.dumps(fields))
     calls.open("a").write("evaluate\\n")
 """
@@ -149,10 +151,11 @@ def study_folder(tmp_path):
     return tmp_path
 
 
-def run_study(folder, plan, *more):
+def run_study(folder, plan, *more, evaluation=()):
     launcher = f"{sys.executable} {folder / 'launcher.py'}"
     own = ["--plan", str(plan), "--start", str(folder / "start"), "--recipes", str(folder / "recipes")]
-    study.main([*own, "--output", str(folder / "out"), "--launcher", launcher, *more, "--", "--task", "sandbox"])
+    task = ["--", "--task", "sandbox", "--annotations", "a.json", *evaluation]
+    study.main([*own, "--output", str(folder / "out"), "--launcher", launcher, *more, *task])
     return json.loads((folder / "out" / "study.json").read_text())["rows"]
 
 
@@ -216,7 +219,7 @@ def test_is_the_sound_used_compares_four_runs(tmp_path, monkeypatch):
     }
     assert rows["removed"]["metrics"]["average_mAP"] == 1
     assert_picture(tmp_path / "sound_use.png")
-    with pytest.raises(ValueError, match="are set here"):
+    with pytest.raises(ValueError, match="is set here"):
         sound_use.main(["--output", str(tmp_path), "--", "--sound", "removed"])
     with pytest.raises(ValueError, match="after `--`"):
         sound_use.main(["--output", str(tmp_path)])

@@ -68,7 +68,7 @@ def write_annotations(path, database):
 
 
 def evaluate(world, checkpoint, output, *more, task="sandbox", annotations="cached.json", media=None):
-    media = media or ["--features", str(world / "features")]
+    media = media or ["--features-dir", str(world / "features")]
     arguments = ["--task", task, "--model", str(checkpoint), "--annotations", str(world / annotations)]
     run.main([*arguments, *media, "--output", str(output), "--max-new-tokens", "8", *more])
     return json.loads((output / "results.json").read_text())
@@ -137,15 +137,17 @@ def test_other_settings_in_the_same_folder_are_refused(finished, world, checkpoi
 
 def test_queries_ask_every_class_on_one_encoding(world, checkpoint, tmp_path):
     result = evaluate(world, checkpoint, tmp_path, "--limit", "2", task="sandbox_query")
-    assert result["name"] == "sandbox_query/query-time_tokens/first-2" and result["num_expected"] == 2
+    assert result["name"] == "sandbox_query/query-time_tokens/first-2" and (
+        result["num_examples"],
+        result["num_expected"],
+    ) == (2, NUM_CACHED + 1)
     answers = {answer.question_id: answer.text for answer in read_answers(tmp_path / "predictions.jsonl")}
     assert set(answers) == {f"-video_{n}/{label}" for n in range(2) for label in LABELS}
     generator = Generator(str(checkpoint), settings=GenerationSettings(max_new_tokens=8, batch_size=1))
     examples = run.TASKS["sandbox_query"].read([world / "cached.json"], "test")[:2]
-    media = MediaSource(features_dir=world / "features")
-    places, _ = media.split(examples)
+    media = MediaSource(examples, features_dir=[world / "features"])
     alone = [(example, [question]) for example in examples for question in example.questions]
-    for (answer,) in generator.answer(alone, open_media=lambda example: media.open(example, places)):
+    for (answer,) in generator.answer(alone, open_media=media.open):
         assert answers[answer.question_id] == answer.text  # asked alone, or with others on a shared prefix
 
 
@@ -159,18 +161,17 @@ def test_a_real_file_is_answered_and_a_broken_one_is_listed(world, checkpoint, t
 
 
 def test_a_folder_without_any_of_the_videos_is_an_error(world, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="none of the 6 videos of sandbox is in"):
+    with pytest.raises(ValueError, match="none of the 6 videos is in"):
         evaluate(world, checkpoint, tmp_path, media=["--media-dir", str(tmp_path)])
     with pytest.raises(ValueError, match="either a media folder or cached features"):
-        MediaSource()
+        MediaSource([])
 
 
 def test_sound_is_removed_swapped_with_the_neighbours_or_shifted(world):
     examples = run.TASKS["sandbox"].read([world / "cached.json"], "test")
-    media = {sound: MediaSource(features_dir=world / "features", sound=sound) for sound in run.SOUNDS}
-    places, missing = media["original"].split(examples)
-    assert missing == ["-video_5"] and list(places) == [f"-video_{n}" for n in range(NUM_CACHED)]
-    opened = {sound: [source.open(e, places) for e in examples[:NUM_CACHED]] for sound, source in media.items()}
+    media = {sound: MediaSource(examples, features_dir=[world / "features"], sound=sound) for sound in run.SOUNDS}
+    assert list(media["original"].places) == [f"-video_{n}" for n in range(NUM_CACHED)]
+    opened = {sound: [source.open(example) for example in examples[:NUM_CACHED]] for sound, source in media.items()}
     assert all(item.audio is None for item in opened["removed"])
     assert opened["original"][1].audio is None  # silent by nature
     for before, after in ((0, 2), (2, 3), (3, 4)):
@@ -186,8 +187,8 @@ def test_sound_of_a_real_file_can_be_removed_and_shifted(world, checkpoint):
     generator = Generator(str(checkpoint), settings=GenerationSettings())
     encoded = {}
     for sound in ("original", "removed", "shifted"):
-        source = MediaSource(media_dir=world / "test", sound=sound)
-        encoded[sound] = generator.encode(source.open(examples[0], source.split(examples)[0]))
+        source = MediaSource(examples, media_dir=world / "test", sound=sound)
+        encoded[sound] = generator.encode(source.open(examples[0]))
     assert encoded["removed"].audio is None and len(encoded["removed"].video) == 20
     assert len(encoded["original"].video) == 15  # a quarter of the tokens is the sound's
     assert encoded["shifted"].audio.shape == encoded["original"].audio.shape
@@ -200,7 +201,7 @@ def test_two_processes_answer_as_one(finished, world, checkpoint, tmp_path, proj
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = ["--task", "sandbox", "--model", str(checkpoint), "--annotations", str(world / "cached.json")]
-    command += ["--features", str(world / "features"), "--output", str(tmp_path), "--max-new-tokens", "8"]
+    command += ["--features-dir", str(world / "features"), "--output", str(tmp_path), "--max-new-tokens", "8"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
         [*launch, "-m", "eval.run", *command],

@@ -7,10 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from dataset_builders.atomic_files import write_json
+from dataset_builders.sources.annotation_files import fingerprint
 from eval import judge
 from eval.judge_client import JudgeClient, Prices, Verdict, read_verdict
 from eval.prompts import prompts_hash
-from eval.records import AnswerLog, write_json
+from eval.records import AnswerLog
 from eval.task import Answer
 
 
@@ -110,7 +112,7 @@ def test_trouble_that_passes_is_tried_again(server, trouble):
 
 def test_a_hanging_server_is_given_up_and_named(server):
     server.reply = lambda number, body: None
-    with pytest.raises(ValueError, match=r"no answer in 2 tries; the last trouble: .*tim"):
+    with pytest.raises(ValueError, match=r"no answer in 2 tries; the last error: .*tim"):
         client_of(server, timeout=0.2, num_retries=1).ask(QUESTION)
 
 
@@ -170,9 +172,11 @@ def finished_run(tmp_path):
     log = AnswerLog(run)
     log.write(Answer(str(n), row[0], 1.0, said) for n, (row, said) in enumerate(zip(rows, ("a piano", "a man", ""))))
     log.join(["0", "1", "2"])
-    write_json(
-        run / "results.json", {"task": "msrvtt_qa", "dataset": {"name": "msrvtt_qa", "split": "test"}, "model": "m"}
-    )
+    result = {"task": "msrvtt_qa", "name": "msrvtt_qa/text/sound-removed/first-2", "model": "m", "metrics": {}}
+    result |= {"dataset": {"name": "msrvtt_qa", "split": "test"}, "judge": None, "limit": 2}
+    result |= {"conditions": ["sound-removed", "first-2"]}
+    settings = {"annotations_sha256": fingerprint([tmp_path / "test_qa.json"])}
+    write_json(run / "results.json", {**result, "settings": settings})
     return run, tmp_path / "test_qa.json"
 
 
@@ -200,7 +204,10 @@ def test_a_run_is_judged_and_the_result_names_the_judge(server, finished_run, ca
         "accuracy/who": 0.0,
         "score/who": 1.0,
     }
-    assert result["name"] == "msrvtt_qa/judge-judge-x" and result["counts"]["num_without_verdict"] == 1
+    assert (
+        result["name"] == "msrvtt_qa/judge-judge-x/sound-removed/first-2"
+        and result["counts"]["num_without_verdict"] == 1
+    )
     told = result["judge"]
     assert told["model"] == "judge-x" and told["version"] == "judge-2026-01-01"
     assert told["prompt_sha256"] == prompts_hash(["judge_system", "judge_question"])

@@ -17,7 +17,7 @@ from dataset_builders.release.a5_222k_release import write_release
 from dataset_builders.release.built_folder import build_folder
 from dataset_builders.release.provenance import model_hash
 from eval import run
-from eval.records import write_json
+from dataset_builders.atomic_files import write_json
 from eval.task import Score
 from model_card.code_samples import model_sample
 from model_card.facts import count_parameters, describe_time

@@ -53,4 +53,6 @@ def _story(record: dict) -> list[dict]:
     ]
 
 
-ACTIVITYNET_CAPTIONS = Task("activitynet_captions", ("narration",), read_activitynet_captions, score_captions)
+ACTIVITYNET_CAPTIONS = Task(
+    "activitynet_captions", ("narration",), "dense_captioning", read_activitynet_captions, score_captions
+)

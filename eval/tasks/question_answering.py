@@ -164,8 +164,10 @@ def _one_file(files: Sequence[Path]) -> Path:
     return files[0]
 
 
-ACTIVITYNET_QA = Task("activitynet_qa", ("short_answer",), read_activitynet_qa, score_text)
-MSVD_QA = Task("msvd_qa", ("short_answer",), read_indexed_qa, score_text, default_subset="test")
-MSRVTT_QA = Task("msrvtt_qa", ("short_answer",), read_indexed_qa, score_text, default_subset="test")
-AVSD = Task("avsd", ("dialog_turn", "dialog_question"), read_avsd, score_text)
-MUSIC_AVQA = Task("music_avqa", ("music_answer",), read_music_avqa, partial(score_text, choose=closed_answer))
+ACTIVITYNET_QA = Task("activitynet_qa", ("short_answer",), "open_ended_qa", read_activitynet_qa, score_text)
+MSVD_QA = Task("msvd_qa", ("short_answer",), "open_ended_qa", read_indexed_qa, score_text, default_subset="test")
+MSRVTT_QA = Task("msrvtt_qa", ("short_answer",), "open_ended_qa", read_indexed_qa, score_text, default_subset="test")
+AVSD = Task("avsd", ("dialog_turn", "dialog_question"), "open_ended_qa", read_avsd, score_text)
+MUSIC_AVQA = Task(
+    "music_avqa", ("music_answer",), "open_ended_qa", read_music_avqa, partial(score_text, choose=closed_answer)
+)

@@ -109,6 +109,6 @@ def _two_files(files: Sequence[Path], wish: str) -> tuple[Path, Path]:
     return files[0], files[1]
 
 
-CHARADES_STA = Task("charades_sta", ("grounding",), read_charades_sta, score_grounding)
-DIDEMO = Task("didemo", ("grounding",), read_didemo, score_grounding)
-QVHIGHLIGHTS = Task("qvhighlights", ("grounding",), read_qvhighlights, score_grounding)
+CHARADES_STA = Task("charades_sta", ("grounding",), "temporal_grounding", read_charades_sta, score_grounding)
+DIDEMO = Task("didemo", ("grounding",), "temporal_grounding", read_didemo, score_grounding)
+QVHIGHLIGHTS = Task("qvhighlights", ("grounding",), "temporal_grounding", read_qvhighlights, score_grounding)

@@ -116,7 +116,15 @@ def _score(examples, predictions, counts, name) -> Score:
     return Score(metrics, counts, name, drawn)
 
 
-UNAV100 = Task("unav100", ("narration",), read_narrations, score_narrations, default_subset="test")
-UNAV100_QUERY = Task("unav100_query", ("grounding",), read_queries, score_queries, default_subset="test")
-SANDBOX = Task("sandbox", ("narration",), read_narrations, score_narrations, default_subset="test")
-SANDBOX_QUERY = Task("sandbox_query", ("grounding",), read_queries, score_queries, default_subset="test")
+UNAV100 = Task(
+    "unav100", ("narration",), "event_localization", read_narrations, score_narrations, default_subset="test"
+)
+UNAV100_QUERY = Task(
+    "unav100_query", ("grounding",), "event_localization", read_queries, score_queries, default_subset="test"
+)
+SANDBOX = Task(
+    "sandbox", ("narration",), "event_localization", read_narrations, score_narrations, default_subset="test"
+)
+SANDBOX_QUERY = Task(
+    "sandbox_query", ("grounding",), "event_localization", read_queries, score_queries, default_subset="test"
+)
