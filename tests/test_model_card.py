@@ -13,11 +13,12 @@ from huggingface_hub import DatasetCard, ModelCard
 from safetensors.torch import save_file
 
 from dataset_builders.a5_222k import A5222KConfig
+from dataset_builders.atomic_files import write_json
+from dataset_builders.command_line import parse_options
 from dataset_builders.release.a5_222k_release import write_release
 from dataset_builders.release.built_folder import build_folder
 from dataset_builders.release.provenance import model_hash
 from eval import run
-from dataset_builders.atomic_files import write_json
 from eval.task import Score
 from model_card.code_samples import model_sample
 from model_card.facts import count_parameters, describe_time
@@ -315,7 +316,8 @@ def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
     """`result_of` and `write_json` are the writers of results.json; only the figures are made up."""
     output = tmp_path / "eval"
     line = ["--task", "sandbox", "--model", str(checkpoint), "--annotations", "a.json", "--output", str(output)]
-    options = run.parse_arguments([*line, "--score", "constant"])
+    options = parse_options(run.RunOptions, [*line, "--score", "constant"], program="eval.run")
+    output.mkdir()
     score = Score(metrics={"mAP@0.5": 31.25, "average_mAP": 20.125}, protocol="narration-exact-constant")
     settings = {"task": "sandbox", "subset": "test", "model": str(checkpoint), "prompts_sha256": "0" * 64}
     settings["model_hash"] = model_hash(str(checkpoint))
