@@ -47,9 +47,9 @@ class TimeLine:
         ValueError: a range that is empty or begins below 0, or a share outside 0 to 1.
     """
 
-    event_seconds: tuple[float, float] = (2.0, 12.0)
-    video_seconds: tuple[int, int] = (20, 60)
-    gap_seconds: tuple[float, float] = (0.5, 5.0)
+    event_seconds: tuple[float, ...] = (2.0, 12.0)
+    video_seconds: tuple[int, ...] = (20, 60)
+    gap_seconds: tuple[float, ...] = (0.5, 5.0)
     overlap_share: float = 0.25
 
     def __post_init__(self):
