@@ -1,6 +1,6 @@
-"""The Python that a card shows, which runs as it stands, and what it loads.
+"""The Python code that a card shows. It runs unchanged and loads one repository at one revision.
 
-A sample loads one repository, at one revision; `pin_revision` and `find_foreign_ids` keep a card to the place it goes to.
+`pin_revision` inserts the revision; `find_foreign_ids` finds code that loads another repository.
 """
 
 import re
@@ -37,7 +37,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 model = AutoModelForMultimodalLM.from_pretrained("{repo_id}", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
 
-# what the two towers say about one video: a row per frame, a row per 10-s window (here noise, for the shapes' sake)
+# cached outputs of the two towers for one video: a row per frame and a row per audio window (here: noise)
 features = {{
     "video_features": torch.randn({num_video}, {vision_size}),
     "audio_features": torch.randn({num_audio}, {audio_size}),
@@ -60,12 +60,12 @@ model = PeftModel.from_pretrained(base, "{repo_id}")"""
 
 
 def model_sample(config: dict, *, repo_id: str) -> str:
-    """Loads the release and asks it: about a file where it has both towers, about features otherwise."""
+    """Code that loads the release and asks about a file if it has both towers, otherwise about cached features."""
     if has_both_towers(config):
         sample = FILE_SAMPLE.format(repo_id=repo_id)
         if not Path(repo_id).is_dir():
             return sample
-        # a card for a local folder: no Hub to download from
+        # a card for a local folder does not download from the Hub
         download = f'video = hf_hub_download("{repo_id}", "example.mp4")'
         return sample.replace(HUB_IMPORT, "").replace(download, 'video = "example.mp4"')
     num_audio = count_audio_tokens(config)
@@ -79,12 +79,12 @@ def model_sample(config: dict, *, repo_id: str) -> str:
 
 
 def adapter_sample(*, repo_id: str, base_model: str) -> str:
-    """Puts the adapter on its base."""
+    """Code that loads the adapter on its base model."""
     return ADAPTER_SAMPLE.format(base_model=base_model, repo_id=repo_id)
 
 
 def pin_revision(card: str, *, repo_id: str, revision: str) -> str:
-    """The card with its code loading `revision` of the repository, where it names none yet.
+    """The card with `revision` inserted where its code loads the repository without one.
 
     >>> pin_revision('AutoModel.from_pretrained("me/avicuna", dtype="auto")', repo_id="me/avicuna", revision="v1")
     'AutoModel.from_pretrained("me/avicuna", revision="v1", dtype="auto")'
@@ -94,9 +94,9 @@ def pin_revision(card: str, *, repo_id: str, revision: str) -> str:
 
 
 def find_foreign_ids(card: str, *, repo_id: str) -> list[str]:
-    """Repositories that the card's code loads in place of `repo_id`: a card that was written for another release.
+    """Repositories other than `repo_id` that the code of the card loads: the card was written for another release.
 
-    A bare `repo_id` (a dry run does not ask the Hub for the user's name) stands for any user's.
+    A bare `repo_id` matches any user's repository of that name (a dry run does not ask the Hub for the user).
     """
     loaded = {*re.findall(rf'(?:{LOADERS})\("([^"]+)"', card)}
     foreign = {name for name in loaded if (name if "/" in repo_id else name.split("/")[-1]) != repo_id}

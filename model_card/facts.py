@@ -1,7 +1,6 @@
-"""What the model card says, read from files: weights, configuration, training summaries and results.
+"""The contents of the model card, read from weights, configuration, training summaries and result files.
 
-Reads safetensors headers, `config.json` and the results of `eval.run` and `eval.judge`; gives the rows of the card's
-tables. It writes nothing and computes no metric; what a checkpoint descends from is read in `lineage.py`.
+Returns the rows of the tables in the card. It writes nothing and computes no metric; `lineage.py` reads the base models.
 """
 
 import json
@@ -25,14 +24,14 @@ PARTS = {
     "lm_head": "output head",
 }
 SUB_CONFIGS = {"vision_tower": "vision_config", "audio_tower": "audio_config", "language_model": "text_config"}
-# what a checkpoint holds besides parameters: statistics of CLAP's batch normalisation
+# tensors of a checkpoint that are not parameters: statistics of CLAP's batch normalisation
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-JUDGE_SCORE = "score"  # of eval.judge, the one metric that is not on a scale of 0 to 100
+JUDGE_SCORE = "score"  # of eval.judge: the only metric that is not in 0-100
 
 
 @dataclass(frozen=True)
 class Part:
-    """A sub-module of the checkpoint: its configuration in words, where it came from, and its parameter count."""
+    """A sub-module of the checkpoint: a description of its configuration, its source and its parameter count."""
 
     name: str
     description: str
@@ -54,7 +53,7 @@ def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:
     """Parameters per part and the set of data types, read from the safetensors headers alone.
 
     Raises:
-        ValueError: a weight that belongs to no part of the model, named.
+        ValueError: a weight that belongs to no part of the model.
     """
     counts = dict.fromkeys(PARTS, 0)
     dtypes = set()
@@ -73,7 +72,7 @@ def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:
 
 
 def has_both_towers(config: dict) -> bool:
-    """Whether a checkpoint reads media files; without a tower it reads cached features in that tower's place."""
+    """Whether a checkpoint accepts media files. Without a tower it accepts cached features instead."""
     return bool(config.get("vision_config")) and bool(config.get("audio_config"))
 
 
@@ -83,10 +82,10 @@ def count_audio_tokens(config: dict) -> int:
 
 
 def describe_parts(config: dict, counts: dict[str, int], *, source_of: Callable[[str], str]) -> list[Part]:
-    """One row per part of the model; a tower that the checkpoint does not hold says so.
+    """One row per part of the model, including absent towers.
 
     Args:
-        source_of: where a part, by its name in the model, came from before training.
+        source_of: maps the name of a part to its source before training.
     """
     parts = []
     for key, name in PARTS.items():
@@ -129,7 +128,7 @@ def describe_stages(summaries: Iterable[dict]) -> list[dict]:
 
 
 def describe_loss(loss: float | None) -> str:
-    """A loss, or a dash where a stage was too short to log one."""
+    """A loss, or a dash if the stage was too short to log one."""
     return "-" if loss is None else f"{loss:.3f}"
 
 
@@ -154,7 +153,7 @@ def numeric_metrics(result: dict) -> dict[str, float]:
 
 
 def check_results(checkpoint: Path, results: Iterable[dict], *, repo_id: str) -> None:
-    """Raise `ValueError` for a result of another model: it was evaluated with other weights or settings."""
+    """Raise `ValueError` for a result of another model: its weights or settings differ."""
     expected = {model_hash(str(checkpoint)), repo_id}
     for result in results:
         evaluated = result["settings"]["model_hash"]
@@ -165,7 +164,7 @@ def check_results(checkpoint: Path, results: Iterable[dict], *, repo_id: str) ->
 
 
 def describe_results(results: Iterable[dict]) -> tuple[list[dict], list[str]]:
-    """The rows of the evaluation table and the notes on judges and on media that could not be used."""
+    """The rows of the evaluation table, and notes about judges and about unusable media."""
     rows, notes = [], []
     for result in results:
         for metric, value in numeric_metrics(result).items():
@@ -179,12 +178,12 @@ def describe_results(results: Iterable[dict]) -> tuple[list[dict], list[str]]:
             )
         for kind in ("missing", "unreadable"):
             if result.get(kind):
-                notes.append(f"{result['name']}: videos {kind}, and so not in the value: {len(result[kind])}.")
+                notes.append(f"{result['name']}: videos {kind} and therefore not scored: {len(result[kind])}.")
     return rows, notes
 
 
 def model_index(results: Iterable[dict]) -> list[EvalResult]:
-    """The results as Hub metadata, one entry per metric; the protocol stays part of the name."""
+    """The results as Hub metadata, one entry per metric; the name includes the protocol."""
     return [
         EvalResult(
             task_type="video-text-to-text",
@@ -201,7 +200,7 @@ def model_index(results: Iterable[dict]) -> list[EvalResult]:
 
 
 def describe_time(config: dict) -> tuple[str, str]:
-    """How the model writes times, and what it resolves."""
+    """The format in which the model writes times, and its resolution."""
     bins = config.get("num_time_bins", 100)
     if config.get("time_unit", "relative") == "seconds":
         return "seconds with one decimal", "a tenth of a second at best"

@@ -3,8 +3,8 @@
     python -m model_card.push --model outputs/demo/stage4 --repo-id user/avicuna --dry-run
     python -m model_card.push --dataset outputs/pu_valor --repo-id user/pu_valor
 
-The last thing that `train/sft.py --push_to_hub` does, too. A release is assembled and verified before anything is sent, and
-sent as one commit (`upload.py`).
+`train/sft.py --push_to_hub` ends with it. A release is assembled and verified before anything is sent, and is sent as one
+commit (`release/upload.py`).
 """
 
 import json
@@ -29,8 +29,8 @@ from .release.dataset_release import (
     DATASET_PATTERNS,
     assemble_dataset,
     find_dataset_problems,
-    place_card,
     verify_dataset,
+    write_card,
 )
 from .release.fresh_process import ask_model
 from .release.model_release import (
@@ -49,7 +49,7 @@ from .write import dataset_card, write_adapter_card, write_model_card
 PROGRAM = "python -m model_card.push"
 VERIFICATION_QUESTION = "What happens in the video, and when?"
 CARDS_HASH = re.compile(r"hash of weights and settings: `([0-9a-f]+)`")
-# what an older release of the same kind may have left in the repository
+# files of an older release of the same kind that may be in the repository
 REPLACED = {
     "model": (*PUBLISHED_PATTERNS, *PICKLES, *TRAINING_STATE),
     "adapter": (*ADAPTER_PATTERNS, *PICKLES, *TRAINING_STATE),
@@ -96,28 +96,27 @@ class PushOptions:
             raise ValueError("--space-id requires --model and excludes --revision: a Space runs the main branch")
 
 
-def choose_texts(options: PushOptions, repo_id: str, *, built: Path | None = None) -> dict[str, str]:
-    """The card, and what belongs beside it, by file name.
+def choose_texts(folder: Path, options: PushOptions, repo_id: str) -> dict[str, str]:
+    """The card and the files beside it, by file name.
 
-    The given card, else the README.md that `model_card.write` left in a model's folder, else one written now; its code
-    loads the revision that the release goes to.
+    The card is the given one; otherwise the README.md that `model_card.write` wrote into a model's folder; otherwise one
+    written now. Its code loads the revision to which the release is pushed.
 
     Args:
-        built (`Path`, *optional*): the assembled release of a data set, whose report the card is written from.
+        folder (`Path`): the checkpoint, the adapter, or the assembled release of a data set.
 
     Raises:
-        ValueError: there is no such card, it loads another repository than `repo_id`, or it tells of other weights.
+        ValueError: the card does not exist, loads another repository than `repo_id`, or describes other weights.
     """
-    folder = options.model or options.adapter
     if options.card is not None:
         if not options.card.is_file():
             raise ValueError(f"{options.card} does not exist")
         texts = {CARD_FILE: options.card.read_text(encoding="utf-8")}
     elif options.dataset is not None:
-        texts = {CARD_FILE: dataset_card(built, name=repo_id)}
+        texts = {CARD_FILE: dataset_card(folder, name=repo_id)}
     elif options.adapter is not None:
         lineage = read_lineage(folder.parent)
-        texts = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model, lineage=lineage)
+        texts = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model or "", lineage=lineage)
     elif (folder / CARD_FILE).is_file() and not is_trainers_card(folder / CARD_FILE):
         texts = {CARD_FILE: (folder / CARD_FILE).read_text(encoding="utf-8")}
     else:
@@ -126,59 +125,61 @@ def choose_texts(options: PushOptions, repo_id: str, *, built: Path | None = Non
     again = f"write it again with `python -m model_card.write --repo-id {repo_id}`"
     if options.adapter is None and (foreign := find_foreign_ids(card, repo_id=repo_id)):
         raise ValueError(f"{foreign[0]}: {again}")
-    told = CARDS_HASH.search(card)
-    if options.model is not None and told and told.group(1) != model_hash(str(folder)):
-        raise ValueError(f"the card of {folder} was written for other weights or settings ({told.group(1)}): {again}")
+    described = CARDS_HASH.search(card)
+    if options.model is not None and described and described.group(1) != model_hash(str(folder)):
+        raise ValueError(
+            f"the card of {folder} was written for other weights or settings ({described.group(1)}): {again}"
+        )
     if options.revision is not None:
         card = pin_revision(card, repo_id=repo_id, revision=options.revision)
     return {**texts, CARD_FILE: card}
 
 
 def is_trainers_card(path: Path) -> bool:
-    """Whether a README.md is the one that TRL leaves beside a checkpoint: it tells nothing of the model."""
+    """Whether a README.md is the one that TRL writes beside a checkpoint, which says nothing about the model."""
     return "generated_from_trainer" in (ModelCard.load(path).data.tags or [])
 
 
-def prepare_model(options: PushOptions, release: Path, repo_id: str) -> None:
-    """Assemble and check a model in `release`; raise `ValueError` naming all that forbids publishing it."""
+def prepare_model(model: Path, options: PushOptions, release: Path, repo_id: str) -> None:
+    """Assemble and check a model in `release`; raise `ValueError` listing everything that forbids publishing it."""
     video = options.example_video
-    if video is None and has_both_towers(read_json(options.model / "config.json")):
+    if video is None and has_both_towers(read_json(model / "config.json")):
         video = make_example_video(release.with_name("sandbox"))
-    texts = choose_texts(options, repo_id)
-    assemble_release(options.model, output=release, texts=texts, example_video=video)
-    refuse(options.model, find_problems(release))
+    texts = choose_texts(model, options, repo_id)
+    assemble_release(model, output=release, texts=texts, example_video=video)
+    refuse(model, find_problems(release))
     answer = ask_model(release, question=VERIFICATION_QUESTION)
     print(f"loads in a fresh process as {answer['class']} and answers: {answer['answer']!r}")
 
 
-def prepare_adapter(options: PushOptions, release: Path, repo_id: str) -> None:
-    """The same for LoRA alone, tried on the checkpoint that it was trained on where that lies on this machine."""
+def prepare_adapter(adapter: Path, options: PushOptions, release: Path, repo_id: str) -> None:
+    """The same for a LoRA adapter, which is tried on the checkpoint that it was trained on if that is on this machine."""
     if options.base_model is None:
-        raise ValueError("an adapter's repository names what it adapts: give its Hub id with --base-model")
-    config = read_json(options.adapter / "adapter_config.json")
-    assemble_release(options.adapter, output=release, texts=choose_texts(options, repo_id), adapter=True)
-    # PEFT stores the folder that the base lay in; a published adapter names its Hub id instead
+        raise ValueError("the card of an adapter names its base model: give the Hub id with --base-model")
+    config = read_json(adapter / "adapter_config.json")
+    assemble_release(adapter, output=release, texts=choose_texts(adapter, options, repo_id), adapter=True)
+    # PEFT stores the folder of the base; a published adapter names its Hub id instead
     config_text = json.dumps({**config, "base_model_name_or_path": options.base_model}, indent=2, sort_keys=True)
     (release / "adapter_config.json").write_text(config_text + "\n", encoding="utf-8")
-    refuse(options.adapter, find_problems(release, adapter=True))
+    refuse(adapter, find_problems(release, adapter=True))
     base = Path(config["base_model_name_or_path"] or "")
     if (base / "config.json").is_file():
         answer = ask_model(base, question=VERIFICATION_QUESTION, adapter=release)
         print(f"loads on {base} in a fresh process as {answer['class']} and answers: {answer['answer']!r}")
     else:
-        print(f"not tried: {base}, which it was trained on, is not here")
+        print(f"not tried: its base {base} is not on this machine")
 
 
-def prepare_dataset(options: PushOptions, release: Path, repo_id: str) -> None:
+def prepare_dataset(dataset: Path, options: PushOptions, release: Path, repo_id: str) -> None:
     """The same for a built data set."""
-    assemble_dataset(options.dataset, output=release, include_media=options.include_media)
-    place_card(release, choose_texts(options, repo_id, built=release)[CARD_FILE])
-    refuse(options.dataset, find_dataset_problems(release, include_media=options.include_media))
+    assemble_dataset(dataset, output=release, include_media=options.include_media)
+    write_card(release, choose_texts(release, options, repo_id)[CARD_FILE])
+    refuse(dataset, find_dataset_problems(release, include_media=options.include_media))
     print(f"loads in a fresh process; first rows: {verify_dataset(release)}")
 
 
 def prepare_space(model: Path, space: Path, model_id: str) -> None:
-    """The same for the Space that runs the release in `model`, once it is `model_id` on the Hub."""
+    """The same for the Space that will run the release in `model` under its Hub id `model_id`."""
     assemble_space(model_id, output=space)
     refuse(space, find_space_problems(space))
     print(f"the Space starts in a fresh process and answers: {verify_space(space, model=model)!r}")
@@ -193,13 +194,13 @@ def refuse(folder: Path, problems: list[str]) -> None:
 
 
 def make_example_video(folder: Path) -> Path:
-    """An untrimmed video of the procedural world, free of anybody's rights."""
+    """An untrimmed video of the sandbox, free of third-party rights."""
     make_world(folder, num_clips=0, num_test_videos=1, seed=0)
     return next((folder / "test").glob("*.mp4"))
 
 
 def check_base_model(api: HfApi, base_model: str) -> None:
-    """Raise `ValueError` where the Hub has no such model: an adapter's users could not load it."""
+    """Raise `ValueError` if the Hub has no such model: users of the adapter could not load it."""
     try:
         api.model_info(base_model)
     except RepositoryNotFoundError as error:
@@ -208,20 +209,23 @@ def check_base_model(api: HfApi, base_model: str) -> None:
         ) from error
 
 
+def full_id(api: HfApi, name: str, options: PushOptions) -> str:
+    """`user/name` for a bare name. A dry run does not ask the Hub for the user and keeps the name."""
+    return name if "/" in name or options.dry_run else f"{api.whoami()['name']}/{name}"
+
+
 def publish(options: PushOptions) -> None:
     """Assemble, verify, list and, unless it is a dry run, send."""
     api = HfApi()
-    repo_id, space_id = (
-        f"{api.whoami()['name']}/{name}" if name and "/" not in name and not options.dry_run else name
-        for name in (options.repo_id, options.space_id)
-    )
-    kind = next(kind for kind in PREPARE if getattr(options, kind) is not None)
+    repo_id = full_id(api, options.repo_id, options)
+    space_id = None if options.space_id is None else full_id(api, options.space_id, options)
+    kind, folder = next((kind, getattr(options, kind)) for kind in PREPARE if getattr(options, kind) is not None)
     repo_type = "dataset" if kind == "dataset" else "model"
     if options.base_model is not None and not options.dry_run:
         check_base_model(api, options.base_model)
     with tempfile.TemporaryDirectory(prefix="avicuna-release-") as scratch:
         release, space = Path(scratch) / "release", Path(scratch) / "space"
-        PREPARE[kind](options, release, repo_id)
+        PREPARE[kind](folder, options, release, repo_id)
         print_files(release, f"{repo_type} {repo_id}")
         if space_id is not None:
             prepare_space(release, space, repo_id)
@@ -241,7 +245,7 @@ def publish(options: PushOptions) -> None:
 
 
 def print_files(folder: Path, destination: str) -> None:
-    """What goes, file by file, and where to."""
+    """Lists the files of a release with their sizes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         print(f"{path.stat().st_size:>14,} B  {path.relative_to(folder).as_posix()}")

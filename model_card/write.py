@@ -13,6 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from dataset_builders.atomic_files import write_text
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release import a5_222k_release
 from dataset_builders.release import dataset_card as pu_valor_card
@@ -54,15 +55,15 @@ def write_model_card(
     datasets: list[str] | None = None,
     license: str | None = None,
 ) -> dict[str, str]:
-    """The card and what belongs beside it, as texts by file name.
+    """The card and the files beside it, as texts by file name.
 
     Args:
         checkpoint (`Path`): a merged checkpoint folder.
         repo_id (`str`): the Hub id that the code sample loads.
         results (`list[dict]`): contents of `results.json` and `results_judge.json` files of `eval.run` and `eval.judge`.
-        descent (`Lineage`): what the checkpoint descends from; base models, data sets and licence follow from it where
-            they are not given.
-        license (`str`, *optional*): the Hub's name of a licence.
+        lineage (`Lineage`): how the checkpoint was made. Base models, data sets and licence follow from it if they are
+            not given.
+        license (`str`, *optional*): a licence by its Hub identifier.
 
     Raises:
         ValueError: no configuration or weights, a weight that belongs to no part of the model, or a result of another
@@ -121,7 +122,7 @@ def write_model_card(
 
 
 def with_licence(card: str, licence: Licence) -> dict[str, str]:
-    """The card, and the files that its licence wants beside it."""
+    """The card, and the files that its licence requires beside it."""
     files = {CARD_FILE: card}
     if licence.metadata["license"] == "other":
         files[LICENCE_FILE] = licences_of(card)
@@ -133,7 +134,7 @@ def with_licence(card: str, licence: Licence) -> dict[str, str]:
 def write_adapter_card(
     adapter: Path, *, repo_id: str, base_model: str, lineage: Lineage, license: str | None = None
 ) -> dict[str, str]:
-    """The same for a LoRA folder that `train/sft.py` left; `base_model` is the Hub id of what it adapts."""
+    """The same for a LoRA folder of `train/sft.py`; `base_model` is the Hub id of its base model."""
     config = read_json(adapter / "adapter_config.json")
     licence = describe_licence([base_model, *lineage.names], license=license)
     metadata = ModelCardData(
@@ -144,7 +145,7 @@ def write_adapter_card(
         tags=["audio-visual", "temporal-grounding", "lora"],
         **licence.metadata,
     )
-    own = lineage.stages[-1:]  # the stages before it made the base
+    own = lineage.stages[-1:]  # earlier stages made the base model
     card = ModelCard.from_template(
         metadata,
         template_path=str(ADAPTER_TEMPLATE),
@@ -166,11 +167,11 @@ def dataset_card(folder: Path, *, name: str) -> str:
     """The text of the card of a built PU-VALOR or A5-222K folder, from its report.
 
     Args:
-        folder (`Path`): what `dataset_builders.build` or `dataset_builders.release.a5_222k_release` wrote.
-        name (`str`): what `load_dataset` will be called with.
+        folder (`Path`): the output of `python -m dataset_builders.build`.
+        name (`str`): the argument of `load_dataset` in the code of the card.
 
     Raises:
-        ValueError: no report, or that of an unknown builder.
+        ValueError: no report, or the report of an unknown builder.
     """
     report = read_json(folder / "report.json")
     if "splits" in report.get("settings", {}):
@@ -216,12 +217,12 @@ class WriteOptions:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(WriteOptions, arguments, program=PROGRAM, description=__doc__.split("\n")[0])
-    folder = options.model or options.dataset
     if options.dataset is not None:
+        folder = options.dataset
         card = dataset_card(folder, name=options.repo_id or str(folder))
         files = {CARD_FILE: card, LICENCE_FILE: licences_of(card)}
-    else:
-        own = options.training
+    elif options.model is not None:
+        folder, own = options.model, options.training
         files = write_model_card(
             folder,
             repo_id=options.repo_id or str(folder),
@@ -235,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         path = output if name == CARD_FILE else output.with_name(name)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         print(f"wrote {path}")
 
 

@@ -14,7 +14,7 @@ from dataset_builders.release.a5_222k_release import write_release
 from dataset_builders.release.built_folder import build_folder
 from dataset_builders.schema import FEATURES
 from model_card import push as push_module
-from model_card.release.dataset_release import assemble_dataset, find_dataset_problems, place_card
+from model_card.release.dataset_release import assemble_dataset, find_dataset_problems, write_card
 from model_card.write import dataset_card
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.hub_server import TOKEN
@@ -88,7 +88,7 @@ def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path)
     folder = write_release(config, tmp_path / "a5")
     assert str(clips) in (folder / "report.json").read_text()
     assemble_dataset(folder, output=tmp_path / "release")
-    place_card(tmp_path / "release", dataset_card(tmp_path / "release", name="user/a5"))
+    write_card(tmp_path / "release", dataset_card(tmp_path / "release", name="user/a5"))
     assert find_dataset_problems(tmp_path / "release") == []
     before, after = (
         pq.read_table(next((root / "data").glob("*.parquet"))).to_pylist() for root in (folder, tmp_path / "release")
@@ -112,13 +112,13 @@ def test_rendered_videos_are_published_on_purpose_only(tmp_path):
     )
     without = assemble_dataset(folder, output=tmp_path / "without")
     assert not [path for path in without if path.suffix == ".mp4"]
-    place_card(tmp_path / "without", card)
+    write_card(tmp_path / "without", card)
     (problem,) = find_dataset_problems(tmp_path / "without")
     assert "data/train-0.parquet holds the videos themselves" in problem
     assert any(
         path.suffix == ".mp4" for path in assemble_dataset(folder, output=tmp_path / "with", include_media=True)
     )
-    place_card(tmp_path / "with", card)
+    write_card(tmp_path / "with", card)
     assert find_dataset_problems(tmp_path / "with", include_media=True) == []
     (tmp_path / "with" / "data" / "train-0.parquet").unlink()
     (problem,) = find_dataset_problems(tmp_path / "with", include_media=True)

@@ -82,10 +82,10 @@ def test_each_kind_of_problem_is_found_and_names_its_file(checkpoint, tmp_path):
     for expected in (
         "processor_config.json is missing",
         "generation_config.json is missing",
-        "tokenizer_config.json holds what reads as an access token: hf_aaa...",
+        "tokenizer_config.json contains what looks like an access token: hf_aaa...",
         "weights.bin is a pickle",
         "trainer_state.json is training state",
-        "README.md holds a path of this machine: /home/someone/runs",
+        "README.md contains a local path: /home/someone/runs",
         "missing_avicuna.py is missing",
     ):
         assert expected in problems

@@ -330,7 +330,7 @@ def test_what_a_space_cannot_be_tried_with_is_told_first(space, release, tmp_pat
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(release / "config.json", bare)
-    with pytest.raises(ValueError, match="bare holds no example.mp4"):
+    with pytest.raises(ValueError, match="bare has no example.mp4"):
         verify_space(space, model=bare)
     config = json.loads((release / "config.json").read_text())
     (bare / "config.json").write_text(json.dumps({**config, "vision_config": None}))

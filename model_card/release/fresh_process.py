@@ -1,6 +1,6 @@
-"""Tries a release the way a stranger would: in a new process that has neither this project, nor its caches, nor a network.
+"""Tries a release in a new process without this project, its caches or a network.
 
-Used by `push.py` before anything is sent. It reads the assembled folder and changes nothing in it.
+Used by `push.py` before anything is sent. It reads the assembled folder and does not change it.
 """
 
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 from ..facts import has_both_towers, read_json
 
 
-TIMEOUT = 3600.0  # seconds; 7 billion parameters read from a slow disk answer on a CPU within minutes
-# an editable install would lend the project to every process of its environment
+TIMEOUT = 3600.0  # seconds; a 7B model on a slow disk and a CPU answers within minutes
+# an editable install makes the project importable in every process of its environment
 HIDE_PROJECT = """
 import sys
 for name in ("modeling_avicuna", "dataset_builders"):
@@ -47,10 +47,10 @@ print(json.dumps({"class": type(model).__name__, "answer": answer}))
 
 
 def run_in_fresh_process(code: str, folder: Path, *arguments: str, timeout: float = TIMEOUT) -> str:
-    """What `code` prints about `folder`, which is its first argument.
+    """The output of `code`, run with `folder` as its first argument.
 
     Raises:
-        RuntimeError: it fails, with the process's last words, or it takes longer than `timeout` seconds.
+        RuntimeError: it fails (with the end of stderr), or takes longer than `timeout` seconds.
     """
     with tempfile.TemporaryDirectory() as scratch:
         caches = {"HF_MODULES_CACHE": scratch, "HF_DATASETS_CACHE": scratch}
@@ -74,14 +74,13 @@ def run_in_fresh_process(code: str, folder: Path, *arguments: str, timeout: floa
 def ask_model(folder: Path, *, question: str, adapter: Path | None = None, timeout: float = TIMEOUT) -> dict[str, str]:
     """Load a release with its remote code, ask it one question and return {"class", "answer"}.
 
-    The example video is shown where the release has one and the model can decode it (a checkpoint with both towers);
-    otherwise the question is asked as text alone.
+    The question is asked about the example video if the release has one and both towers; otherwise without media.
 
     Args:
-        adapter: LoRA folder to put on the model of `folder`.
+        adapter: LoRA folder to load on the model of `folder`.
 
     Raises:
-        RuntimeError: it does not load, or does not answer.
+        RuntimeError: it does not load or does not answer.
     """
     video = folder / "example.mp4"
     shown = str(video.resolve()) if video.is_file() and has_both_towers(read_json(folder / "config.json")) else ""

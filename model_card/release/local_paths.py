@@ -1,7 +1,6 @@
-r"""Places of one machine in texts that go out: found, and cut down to file names.
+r"""Finds local paths in texts to be published, and reduces them to file names.
 
-A release names files, never where they lay. The roots below are those of desktops and clusters; the folders that this
-process stands in count whatever they are called.
+The roots below are those of desktops and clusters. The home, working and temporary folders of this process count too.
 
 >>> shorten_paths('{"file": "/home/me/train.csv", "url": "https://host/data/x", "other": "D:\\\\runs\\\\a.json"}')
 '{"file": "train.csv", "url": "https://host/data/x", "other": "a.json"}'
@@ -18,11 +17,11 @@ ROOTS = (
     "Users Volumes cluster content data datasets efs export fsx gpfs home kaggle lustre media mnt net nfs opt private "
     "proj project projects root run scratch srv storage tmp var work workspace"
 ).split()
-TAIL = r"[^\s\"'`)<>]*[^\s\"'`)<>,.;:]"  # a path ends before a space, a quote, a bracket, a sentence's end
+TAIL = r"[^\s\"'`)<>]*[^\s\"'`)<>,.;:]"  # a path ends before a space, a quote, a bracket or the end of a sentence
 
 
 def local_path_pattern() -> re.Pattern:
-    """A path from the root of a disk, and no tail of a URL, jinja or markdown fragment."""
+    """Matches absolute paths, but not parts of URLs, Jinja or Markdown."""
     own = {Path.home(), Path.cwd(), Path(tempfile.gettempdir())} - {Path("/")}
     begin = "|".join([*(re.escape(str(path)) for path in sorted(own)), f"/(?:{'|'.join(ROOTS)})"])
     windows = r"[A-Za-z]:\\{1,2}[\w .-]+\\" + TAIL
@@ -30,13 +29,13 @@ def local_path_pattern() -> re.Pattern:
 
 
 def find_local_path(text: str) -> str | None:
-    """The first path of a machine in a text, or None."""
+    """The first local path in a text, or None."""
     found = local_path_pattern().search(text)
     return found and found.group(0)
 
 
 def shorten_paths(text: str) -> str:
-    """The text with each path of a machine cut down to the file's name."""
+    """The text with each local path replaced by its file name."""
 
     def file_name(found: re.Match) -> str:
         path = found.group(0)

@@ -1,7 +1,7 @@
-"""The release folder: what of a checkpoint is published, and what must never be.
+"""The release folder of a checkpoint: which files are published and which must not be.
 
-`assemble_release` copies the files that a user needs out of a training output; `find_problems` reads the result and names
-what may not go to the Hub. `fresh_process.py` then loads it the way a stranger would. Nothing here touches the network.
+`assemble_release` copies the files that a user needs out of a training output; `find_problems` lists what must not be
+published. `fresh_process.py` then loads the release without this project. Nothing here uses the network.
 """
 
 import fnmatch
@@ -37,7 +37,10 @@ PUBLISHED_PATTERNS = (
     "training_summary.json",
 )
 ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model*.safetensors", "README.md", "LICENSE.md", "Notice")
-RECORDS = ("evaluation_results.json", "training_summary.json")  # tell of files of this machine, by name alone once out
+RECORDS = (
+    "evaluation_results.json",
+    "training_summary.json",
+)  # name local files; paths are reduced to file names in a release
 REQUIRED_FILES = (
     "config.json",
     "generation_config.json",
@@ -62,29 +65,33 @@ TEXTS = {".json", ".jsonl", ".md", ".jinja", ".py", ".txt", ".yaml"}
 
 
 def is_published(name: str, patterns: Iterable[str] = PUBLISHED_PATTERNS) -> bool:
-    """Whether a file of a checkpoint folder, by its bare name, belongs into a release."""
+    """Whether a file of a checkpoint folder, given by its name, belongs to a release."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def assemble_release(
     checkpoint: Path, *, output: Path, texts: dict[str, str], example_video: Path | None = None, adapter: bool = False
 ) -> list[Path]:
-    """Place the publishable files of `checkpoint` in the new folder `output`.
+    """Put the publishable files of `checkpoint` into the new folder `output`.
 
-    Weights are symbolic links, since a second copy of them could fill the disk; records of training and evaluation name
-    files in place of paths; all else is copied as it is.
+    Weights are linked, because a second copy could fill the disk. In the records of training and evaluation, paths are
+    reduced to file names. Other files are copied.
 
     Args:
-        texts (`dict[str, str]`): files that the release has beside or in place of the checkpoint's own: the card.
+        texts (`dict[str, str]`): text files to add or to replace, by name, such as the card.
 
-    Returns the written files, sorted. Raises `FileNotFoundError` when `checkpoint` is no checkpoint folder and
-    `FileExistsError` when `output` exists: a release is never mixed into older files.
+    Returns:
+        the written files, sorted.
+
+    Raises:
+        FileNotFoundError: `checkpoint` is not a checkpoint folder.
+        FileExistsError: `output` exists; a release is never mixed with older files.
     """
     marker = "adapter_config.json" if adapter else "config.json"
     if not (checkpoint / marker).is_file():
-        raise FileNotFoundError(f"{checkpoint} holds no {marker}: not a checkpoint folder")
+        raise FileNotFoundError(f"{checkpoint} has no {marker}: not a checkpoint folder")
     if output.exists():
-        raise FileExistsError(f"{output} exists already: name a new folder for the release")
+        raise FileExistsError(f"{output} already exists: name a new folder for the release")
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     patterns = ADAPTER_PATTERNS if adapter else PUBLISHED_PATTERNS
@@ -106,7 +113,7 @@ def assemble_release(
 
 
 def find_problems(folder: Path, *, adapter: bool = False) -> list[str]:
-    """Everything that forbids publishing `folder`, one sentence each that names the file; empty when all is well."""
+    """Everything that forbids publishing `folder`: one sentence per problem that names the file, or an empty list."""
     problems = []
     required = REQUIRED_ADAPTER_FILES if adapter else REQUIRED_FILES
     problems += [f"{name} is missing" for name in required if not (folder / name).is_file()]
@@ -118,7 +125,7 @@ def find_problems(folder: Path, *, adapter: bool = False) -> list[str]:
 
 
 def find_private_things(folder: Path) -> list[str]:
-    """What may go out in no release of any kind: pickles, training state, paths of this machine, access tokens."""
+    """Contents that no release may have: pickles, training state, local paths, access tokens."""
     problems = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -126,17 +133,17 @@ def find_private_things(folder: Path) -> list[str]:
             problems.append(f"{name} is a pickle, which runs code when it is loaded")
         if any(fnmatch.fnmatch(part, pattern) for part in Path(name).parts for pattern in TRAINING_STATE):
             problems.append(f"{name} is training state")
-        if path.suffix in TEXTS and path.name != "tokenizer.json":  # a vocabulary has pieces of everything
+        if path.suffix in TEXTS and path.name != "tokenizer.json":  # a vocabulary contains arbitrary strings
             text = path.read_text(encoding="utf-8")
             if found := find_local_path(text):
-                problems.append(f"{name} holds a path of this machine: {found}")
-            if found := ACCESS_TOKEN.search(text):
-                problems.append(f"{name} holds what reads as an access token: {found.group(0)[:6]}...")
+                problems.append(f"{name} contains a local path: {found}")
+            if token := ACCESS_TOKEN.search(text):
+                problems.append(f"{name} contains what looks like an access token: {token.group(0)[:6]}...")
     return problems
 
 
 def _missing_remote_code(folder: Path) -> list[str]:
-    """Files that `auto_map` promises and the folder does not hold."""
+    """Files that `auto_map` names and the folder does not contain."""
     problems = []
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():

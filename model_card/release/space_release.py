@@ -1,7 +1,7 @@
-"""A Hugging Face Space that runs a published model: assembled, searched for what may not go out, and tried.
+"""A Hugging Face Space that runs a published model: assembled, checked and tried.
 
-`assemble_space` writes the app (`space/app.py`), its README and its requirements; `verify_space` starts it the way the
-Hub does, with nothing but what those requirements bring, and asks it about the example video. `push.py` sends it.
+`assemble_space` writes the app (`space/app.py`), its README and its requirements; `verify_space` starts it as the Hub does,
+without this project and its other dependencies, and asks it about the example video. `push.py` sends it.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ SPACE = Path(__file__).parents[1] / "space"
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 APP_FILE, CARD_FILE, REQUIREMENTS_FILE = "app.py", "README.md", "requirements.txt"
 SPACE_FILES = (APP_FILE, CARD_FILE, REQUIREMENTS_FILE)
-# What the app and the code of a checkpoint import to answer about an mp4; a Space's `sdk_version` brings Gradio
+# imported by the app and by the code of a checkpoint; `sdk_version` of the Space installs Gradio
 REQUIRED_PACKAGES = ("av", "decord", "huggingface_hub", "numpy", "torch", "torchaudio", "torchvision", "transformers")
 # modules of this project's environment that a Space does not have; they are hidden while it is tried
 UNDECLARED_MODULES = (
@@ -67,16 +67,16 @@ def assemble_space(model_id: str, *, output: Path, title: str | None = None) -> 
     """Write the Space of the model `model_id` into the new folder `output`; returns its files, sorted.
 
     Raises:
-        ValueError: `model_id` is no Hub id of the form user/name.
-        FileExistsError: `output` exists: a release is never mixed into older files.
+        ValueError: `model_id` is not a Hub id of the form user/name.
+        FileExistsError: `output` exists; a release is never mixed with older files.
     """
     validate_repo_id(model_id)
     if "/" not in model_id:
-        raise ValueError(f"a Space loads its model by the id user/name, got {model_id}")
+        raise ValueError(f"a Space loads its model by an id user/name, got {model_id}")
     title = title or f"{model_id.split('/')[-1]}: what happens in a video, and when?"
     pins = read_pins(CONSTRAINTS)
     app, replaced = MODEL_LINE.subn(f'MODEL_ID = "{model_id}"', (SPACE / APP_FILE).read_text(encoding="utf-8"))
-    assert replaced == 1, "the app has no line that names its model"
+    assert replaced == 1, "the app has no MODEL_ID line"
     metadata = SpaceCardData(
         title=title,
         sdk="gradio",
@@ -110,14 +110,14 @@ def read_pins(constraints: Path) -> dict[str, str]:
 
 
 def find_space_problems(folder: Path) -> list[str]:
-    """Everything that forbids publishing a Space, one sentence each that names the file; empty when all is well."""
+    """Everything that forbids publishing a Space: one sentence per problem that names the file, or an empty list."""
     missing = [f"{name} is missing" for name in SPACE_FILES if not (folder / name).is_file()]
     problems = missing + find_private_things(folder)
     if missing:
         return problems
     data = SpaceCard.load(folder / CARD_FILE).data
     if data.sdk != "gradio" or data.app_file != APP_FILE or not data.sdk_version:
-        problems.append(f"{CARD_FILE} asks for {data.sdk} {data.sdk_version} and {data.app_file}: not this app")
+        problems.append(f"{CARD_FILE} declares {data.sdk} {data.sdk_version} and {data.app_file}: not this app")
     loaded = MODEL_LINE.findall((folder / APP_FILE).read_text(encoding="utf-8"))
     if loaded != data.models:
         problems.append(f"{APP_FILE} loads {loaded}, but {CARD_FILE} names {data.models}")
@@ -130,29 +130,29 @@ def find_space_problems(folder: Path) -> list[str]:
 def verify_space(folder: Path, *, model: str | Path, timeout: float = TIMEOUT) -> str:
     """Start the app of `folder` in a fresh process and return its answer about the example video of `model`.
 
-    The process sees neither this project nor a package that the Space's requirements do not bring.
+    `UNDECLARED_MODULES` cannot be imported in that process.
 
     Args:
-        model (`str` or `Path`): the release folder, or a Hub id, to load in place of the app's own model.
+        model (`str` or `Path`): the release folder or Hub id to load instead of the model that the app names.
         timeout (`float`): seconds for start and answer together.
 
     Raises:
-        ValueError: Gradio is not installed, or the model has no example video or cannot see one.
-        RuntimeError: it does not start or answer, with the process's last words.
+        ValueError: Gradio is not installed, or the model has no example video or lacks a tower.
+        RuntimeError: it does not start or answer; includes the end of its log.
     """
     if importlib.util.find_spec("gradio") is None or importlib.util.find_spec("gradio_client") is None:
-        raise ValueError('a Space is tried with Gradio, which is not installed: pip install "avicuna[space]"')
+        raise ValueError('trying a Space needs Gradio, which is not installed: pip install "avicuna[space]"')
     if not has_both_towers(read_json(find_model_file(model, "config.json"))):
-        raise ValueError(f"{model} has no towers to see and hear a video with: there is nothing for a Space to show")
+        raise ValueError(f"{model} lacks a tower and cannot process a video: a Space cannot run it")
     video = find_model_file(model, "example.mp4")
     deadline = time.monotonic() + timeout
     with tempfile.TemporaryDirectory(prefix="avicuna-space-") as scratch:
         log, shown = Path(scratch) / "log.txt", Path(scratch) / video.name
         log.touch()
-        shutil.copyfile(video, shown)  # a cache of the Hub links to files without a suffix
+        shutil.copyfile(video, shown)  # the files of a Hub cache have no suffix
         try:
             with run_app(folder, model=model, log=log, deadline=deadline) as address:
-                told = run_in_fresh_process(
+                output = run_in_fresh_process(
                     ASK_APP,
                     shown,
                     address,
@@ -161,26 +161,26 @@ def verify_space(folder: Path, *, model: str | Path, timeout: float = TIMEOUT) -
                     timeout=max(deadline - time.monotonic(), 1.0),
                 )
         except RuntimeError as error:
-            last_words = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise RuntimeError(f"the Space in {folder} does not run with {model}:\n{error}\n{last_words}") from error
-    return json.loads(told.strip().splitlines()[-1])["answer"]
+            log_end = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise RuntimeError(f"the Space in {folder} does not run with {model}:\n{error}\n{log_end}") from error
+    return json.loads(output.strip().splitlines()[-1])["answer"]
 
 
 def find_model_file(model: str | Path, name: str) -> Path:
-    """A file of a release folder, or of a model on the Hub; `ValueError` where a folder lacks it."""
+    """A file of a release folder or of a model on the Hub. Raises `ValueError` if a folder lacks it."""
     if not Path(model).is_dir():
         return Path(hf_hub_download(str(model), name))
     if not (Path(model) / name).is_file():
-        raise ValueError(f"{model} holds no {name}")
+        raise ValueError(f"{model} has no {name}")
     return Path(model) / name
 
 
 @contextmanager
 def run_app(folder: Path, *, model: str | Path, log: Path, deadline: float) -> Iterator[str]:
-    """The address of the running app of a Space folder, for the length of a `with` block; `log` gets what it says.
+    """Run the app of a Space folder for the duration of a `with` block; yields its address. `log` receives its output.
 
     Raises:
-        RuntimeError: it ends, or does not listen before `deadline` (of `time.monotonic`).
+        RuntimeError: it exits, or does not listen before `deadline` (of `time.monotonic`).
     """
     is_folder = Path(model).is_dir()
     port, scratch = find_free_port(), str(log.parent)
@@ -214,7 +214,7 @@ def run_app(folder: Path, *, model: str | Path, log: Path, deadline: float) -> I
     try:
         while not is_listening(port):
             if process.poll() is not None:
-                raise RuntimeError(f"it ended with status {process.returncode}")
+                raise RuntimeError(f"it exited with status {process.returncode}")
             if time.monotonic() > deadline:
                 raise RuntimeError("it took too long to start")
             time.sleep(0.2)

@@ -81,7 +81,7 @@ def table_rows(events: list[dict]) -> list[list]:
 
 def assign_lanes(events: list[dict]) -> list[list[dict]]:
     """Lanes of events that share a label and do not overlap; the lanes of one label together, labels by start."""
-    lanes = {}
+    lanes: dict[str, list[list[dict]]] = {}
     for event in sorted(events, key=lambda event: (event["start"], event["end"])):
         own = lanes.setdefault(event["label"], [])
         free = next((lane for lane in own if lane[-1]["end"] <= event["start"]), None)
