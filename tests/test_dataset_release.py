@@ -114,7 +114,7 @@ def test_rendered_videos_are_published_on_purpose_only(tmp_path):
     assert not [path for path in without if path.suffix == ".mp4"]
     write_card(tmp_path / "without", card)
     (problem,) = find_dataset_problems(tmp_path / "without")
-    assert "data/train-0.parquet holds the videos themselves" in problem
+    assert "data/train-0.parquet contains the videos" in problem
     assert any(
         path.suffix == ".mp4" for path in assemble_dataset(folder, output=tmp_path / "with", include_media=True)
     )

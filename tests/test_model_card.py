@@ -135,7 +135,7 @@ def test_results_stand_in_the_text_and_in_the_metadata(checkpoint):
         "23.46",
         "2160 of 2167",
         "judge-model (2026-01-01), prompt 0123456789ab",
-        "videos missing, and so not in the value: 7",
+        "videos missing, and therefore not scored: 7",
         "| score (0 to 5) | 2.50 |",
     ):
         assert expected in text
@@ -188,7 +188,7 @@ def test_without_vicuna_the_licence_is_the_owners_word(checkpoint):
     )
     mine = origin_of("Qwen/Qwen3-8B", None)
     text = card_of(checkpoint, lineage=mine, license="cc-by-4.0")
-    assert ModelCard(text).data.license == "cc-by-4.0" and "They descend from Qwen/Qwen3-8B" in text
+    assert ModelCard(text).data.license == "cc-by-4.0" and "They derive from Qwen/Qwen3-8B" in text
     assert "Notice" not in write_model_card(checkpoint, repo_id="u/m", results=[], lineage=mine)
 
 
@@ -269,7 +269,7 @@ def test_a_stage_tells_the_stages_before_it_wherever_their_folders_are_now(stage
     assert "| no recipe | vision_adapter | images 6 | 0 | 2 | 4 | 0.01 | - | - |" in text
     assert f"| LoRA | pseudo-valor 8 | 0 | 2 | 4 | 0.01 | {second['first_loss']:.3f} |" in text
     assert f"at commit `{second['git_commit']}`" in text and f"trl {second['versions']['trl']}" in text
-    assert "| openai/clip |" in text and "Put together by `train.initialize` from openai/clip." in text
+    assert "| openai/clip |" in text and "Assembled by `train.initialize` from openai/clip." in text
     assert [entry["step"] for entry in second["log"]] == [1, 2]
 
 
@@ -327,8 +327,8 @@ def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
     text = (checkpoint / "README.md").read_text()
     assert "| sandbox/narration-exact-constant | 3 of 5 | mAP@0.5 | 31.25 |" in text
     assert (
-        "videos missing, and so not in the value: 1" in text
-        and "videos unreadable, and so not in the value: 1" in text
+        "videos missing, and therefore not scored: 1" in text
+        and "videos unreadable, and therefore not scored: 1" in text
     )
     entry = next(entry for entry in ModelCard(text).data.eval_results if entry.metric_type == "mAP@0.5")
     assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("sandbox", "test", 31.25)
