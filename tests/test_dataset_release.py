@@ -122,7 +122,7 @@ def test_rendered_videos_are_published_on_purpose_only(tmp_path):
     assert find_dataset_problems(tmp_path / "with", include_media=True) == []
     (tmp_path / "with" / "data" / "train-0.parquet").unlink()
     (problem,) = find_dataset_problems(tmp_path / "with", include_media=True)
-    assert "README.md promises the split train" in problem
+    assert "README.md lists the split train" in problem
 
 
 def test_an_unfinished_build_is_not_published(tmp_path):

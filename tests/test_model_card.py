@@ -135,7 +135,7 @@ def test_results_stand_in_the_text_and_in_the_metadata(checkpoint):
         "23.46",
         "2160 of 2167",
         "judge-model (2026-01-01), prompt 0123456789ab",
-        "videos missing, and therefore not scored: 7",
+        "videos missing and therefore not scored: 7",
         "| score (0 to 5) | 2.50 |",
     ):
         assert expected in text
@@ -275,7 +275,7 @@ def test_a_stage_tells_the_stages_before_it_wherever_their_folders_are_now(stage
 
 def test_a_summary_of_something_else_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / SUMMARY_FILE).write_text("{}")
-    with pytest.raises(ValueError, match=f"{SUMMARY_FILE} does not say what the stage started from"):
+    with pytest.raises(ValueError, match=f"{SUMMARY_FILE} has no `started_from`"):
         read_lineage(tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
     text = (checkpoint / "README.md").read_text()
     assert "| sandbox/narration-exact-constant | 3 of 5 | mAP@0.5 | 31.25 |" in text
     assert (
-        "videos missing, and therefore not scored: 1" in text
+        "videos missing and therefore not scored: 1" in text
         and "videos unreadable, and therefore not scored: 1" in text
     )
     entry = next(entry for entry in ModelCard(text).data.eval_results if entry.metric_type == "mAP@0.5")
