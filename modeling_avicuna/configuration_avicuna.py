@@ -91,8 +91,9 @@ class AVicunaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.vision_feature_size = _feature_size(self.vision_config, self.vision_feature_size or 768)
         self.audio_feature_size = _feature_size(self.audio_config, self.audio_feature_size or 512)
-        # small language models share their embeddings with the head and say so in their own config
-        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+        # small language models share their embeddings with the head and say so in their own config; a configuration
+        # that has no such field is not one of a language model, which the model reports
+        self.tie_word_embeddings = self.tie_word_embeddings or getattr(self.text_config, "tie_word_embeddings", False)
         self.auto_map = {**_AUTO_MAP, **(self.auto_map or {})}
         self.custom_pipelines = {**_CUSTOM_PIPELINES, **(self.custom_pipelines or {})}
         if not 0 <= self.audio_interleaving_rate <= 1:
@@ -103,6 +104,11 @@ class AVicunaConfig(PreTrainedConfig):
             )
         if self.video_token_id == self.audio_token_id:
             raise ValueError(f"video_token_id and audio_token_id must differ, both are {self.video_token_id}")
+
+    @property
+    def masked_token_ids(self) -> list[int]:
+        """The ids that no answer holds: the two placeholders and `unused_token_ids`."""
+        return [self.video_token_id, self.audio_token_id, *(self.unused_token_ids or ())]
 
 
 def _build_sub_config(config: PreTrainedConfig | dict | None, default_model_type: str) -> PreTrainedConfig | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -23,6 +23,14 @@ from transformers.utils import can_return_tuple
 
 from .adapters_avicuna import build_adapter
 from .configuration_avicuna import AVicunaConfig
+from .language_model_avicuna import (
+    build_head,
+    build_language_model,
+    embedding_size,
+    find_tied_weight,
+    scale_logits,
+    takes_position_ids,
+)
 from .media_generation_avicuna import MediaGenerationMixin
 from .merging_avicuna import encode_padded, refuse_both, require_features, select_rows
 from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
@@ -42,6 +50,9 @@ FULL_PRECISION_MODULES = [
     "model.audio_adapter",
     "lm_head",
 ]
+
+# exp(-1000) is 0 in every type, and sums over the vocabulary (label smoothing) stay finite, in float16 as well
+UNUSED_LOGIT = -1000.0
 
 
 class AVicunaPreTrainedModel(PreTrainedModel):
@@ -68,12 +79,12 @@ class AVicunaModel(AVicunaPreTrainedModel):
 
     def __init__(self, config: AVicunaConfig):
         super().__init__(config)
-        hidden_size = config.text_config.hidden_size
         self.vision_tower = None if config.vision_config is None else build_vision_tower(config.vision_config)
         self.audio_tower = None if config.audio_config is None else build_audio_tower(config.audio_config)
-        self.vision_adapter = build_adapter(config.vision_feature_size, hidden_size, config.projector_hidden_act)
-        self.audio_adapter = build_adapter(config.audio_feature_size, hidden_size, config.projector_hidden_act)
-        self.language_model = AutoModel.from_config(config.text_config)
+        size = embedding_size(config.text_config)
+        self.vision_adapter = build_adapter(config.vision_feature_size, size, config.projector_hidden_act)
+        self.audio_adapter = build_adapter(config.audio_feature_size, size, config.projector_hidden_act)
+        self.language_model = build_language_model(config.text_config)
         self.post_init()
 
     def train(self, mode: bool = True) -> "AVicunaModel":
@@ -259,31 +270,31 @@ class AVicunaModel(AVicunaPreTrainedModel):
             audio_lengths=audio_lengths,
             audio_row_ids=audio_row_ids,
         )
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            # the first real token is position 0 wherever the padding stands, so that a sample in a batch is exactly
-            # the sample alone, also in the last digits of rotary positions
-            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, past + T]
-            position_ids = positions[:, -inputs_embeds.shape[1] :]
+        if takes_position_ids(self.language_model):
+            if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+                # the first real token has position 0 wherever the padding is, so that a sample in a batch gives exactly
+                # what it gives alone
+                positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, past + T]
+                position_ids = positions[:, -inputs_embeds.shape[1] :]
+            kwargs["position_ids"] = position_ids
         return self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **kwargs,
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
         )
 
 
 class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMixin):
     """AVicuna with its language modelling head: what every auto class loads."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # Llama's; see __init__
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: AVicunaConfig):
         super().__init__(config)
         self.loss_type = "ForCausalLM"
         self.model = AVicunaModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = build_head(config.text_config, self.model.language_model)
+        tied = find_tied_weight(self.model.language_model)
+        self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{tied}"}
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -333,13 +344,13 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
             audio_row_ids (`torch.LongTensor` of shape `(batch_size, num_audio_tokens)`, *optional*):
                 The window that each audio placeholder of a sample shows, padded with -1. `None`: one to one.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Ids to predict, -100 where there is no loss.
+                Ids to predict, -100 where there is no loss. Placeholders contribute none, so `input_ids` can be passed.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 Compute only the last so many logits (0: all), or those at the given positions.
 
         Returns:
-            `CausalLMOutputWithPast`; the logits of the two placeholder tokens are the smallest number of their type,
-            so that neither the loss nor generation ever gives them a share.
+            `CausalLMOutputWithPast`. In eval mode the logits of placeholders and of `config.unused_token_ids` are
+            -1000, so that generation never takes them; in training they are the head's own, as in TRL's loss.
 
         Raises:
             ValueError: A sample's placeholders and feature rows differ in number, or raw media meet a checkpoint
@@ -362,9 +373,12 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         )
         hidden_states = outputs.last_hidden_state  # [B, T, hidden_size]
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self._mask_unused(self.lm_head(hidden_states[:, kept, :]))  # [B, T, vocab_size]
+        logits = scale_logits(self.lm_head(hidden_states[:, kept, :]), self.config.text_config)  # [B, T, vocab_size]
+        logits = self._mask_unused(logits)
         loss = None
         if labels is not None:
+            unused = torch.tensor(self.config.masked_token_ids, device=labels.device)
+            labels = labels.masked_fill(torch.isin(labels, unused), -100)
             loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
@@ -375,12 +389,14 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         )
 
     def _mask_unused(self, logits: torch.Tensor) -> torch.Tensor:
-        # finite, not -inf: a difference of logits, or a product with a probability of zero, stays a number; a new
-        # tensor, since sharded engines hand out the head's output as a view that must not be written
-        unused = [self.config.video_token_id, self.config.audio_token_id, *(self.config.unused_token_ids or ())]
-        vocabulary = torch.arange(logits.shape[-1], device=logits.device)
-        is_unused = torch.stack([vocabulary == token_id for token_id in unused]).any(0)  # [vocab_size]
-        return logits.masked_fill(is_unused, torch.finfo(logits.dtype).min)
+        """Lowers the logits of tokens that no answer holds, `(..., vocab_size)`; not in training, as in TRL's loss."""
+        if self.training:
+            return logits
+        if logits.requires_grad:
+            logits = logits.clone()
+        for token_id in self.config.masked_token_ids:
+            logits[..., token_id] = UNUSED_LOGIT
+        return logits
 
 
 def _floating_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:

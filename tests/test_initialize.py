@@ -17,7 +17,7 @@ from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 from tests.tiny_models import tiny_model
 from tests.train_fixtures import CAPTIONS
 from train.checkpoint import load_model, load_processor
-from train.initialize import assemble, build_tiny, main, train_tokenizer
+from train.initialize import TINY_TEXTS, assemble, build_tiny, main, train_tokenizer
 from train.whitening import whitening_map
 
 
@@ -29,7 +29,7 @@ def test_every_digit_is_one_token_and_text_survives():
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-@pytest.mark.parametrize("language_model", ["llama", "lfm2"])
+@pytest.mark.parametrize("language_model", list(TINY_TEXTS))
 def test_a_seed_gives_one_model_whatever_was_drawn_before(language_model):
     first, _ = build_tiny(CAPTIONS, vocab_size=400, language_model=language_model, seed=5)
     torch.rand(3)

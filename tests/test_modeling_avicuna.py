@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.trainer_pt_utils import LabelSmoother
 
 from modeling_avicuna import AVicunaForConditionalGeneration
 from tests.tiny_models import (
@@ -276,7 +277,23 @@ def test_placeholders_are_never_generated_however_likely(model):
         tokens = model.generate(**inputs, max_new_tokens=30, **settings)[:, inputs["input_ids"].shape[1] :]
         assert not unused & set(tokens.flatten().tolist()), settings
     logits = logits_of(model, **inputs)
-    assert torch.isfinite(logits).all() and (logits[..., sorted(unused)] == torch.finfo(logits.dtype).min).all()
+    assert (logits[..., sorted(unused)].log_softmax(-1).exp() > 0).all()  # alone they have a distribution
+    assert (logits.softmax(-1)[..., sorted(unused)] == 0).all()  # among all tokens they have no share
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_losses_over_the_prompt_and_with_label_smoothing_are_finite(training):
+    """Placeholders in `labels` contribute no loss, and log-probabilities can be summed over the vocabulary."""
+    inputs = batch_of(["video with sound", "text alone"])
+    model = tiny_model().requires_grad_(False).train(training)
+    loss = model(**inputs, labels=inputs["input_ids"]).loss
+    without = inputs["input_ids"].masked_fill(inputs["input_ids"] >= VIDEO_TOKEN_ID, -100)
+    assert loss == model(**inputs, labels=without).loss and loss.isfinite() and loss < 50
+    smoother = LabelSmoother(epsilon=0.1)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        logits = model(**inputs).logits.to(dtype)
+        smoothed = smoother({"logits": logits}, without, shift_labels=True)
+        assert smoothed.isfinite() and 0 < smoothed < 60
 
 
 def test_towers_run_once_however_many_beams_and_steps(model, monkeypatch):

@@ -19,6 +19,7 @@ from transformers import (
     ClapAudioModelWithProjection,
     CLIPVisionModelWithProjection,
     HfArgumentParser,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
@@ -72,6 +73,34 @@ TINY_TEXTS = {
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 2048,
+    },
+    # GPT-2's layout: learned positions, so that the place of a token in the prompt is known from the first layer on
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_embd": 64,
+        "n_inner": 128,
+        "n_layer": 4,
+        "n_head": 4,
+        "n_positions": 2048,
+        "initializer_range": 0.04,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
+    # learned positions as well; the smallest model tried that learned to read out times on one CPU core
+    "biogpt": {
+        "model_type": "biogpt",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 1024,
+        "scale_embedding": False,
+        "initializer_range": 0.04,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "activation_dropout": 0.0,
+        "layerdrop": 0.0,
     },
     "lfm2": {
         "model_type": "lfm2",
@@ -256,8 +285,27 @@ def assemble(
     model.tie_weights()
     model.generation_config = text.generation_config
     set_generation_ids(model, tokenizer)
+    check_text_logits(model.eval(), text.eval())
     media = {"alignment": alignment, "window_seconds": window_seconds, "stride_seconds": stride_seconds}
-    return model.eval(), processor_of(avicuna, tokenizer, **media)
+    return model, processor_of(avicuna, tokenizer, **media)
+
+
+@torch.no_grad()
+def check_text_logits(model: AVicunaForConditionalGeneration, source: PreTrainedModel):
+    """Compares the logits of a short text with those of the language model that `model` was made from.
+
+    Raises:
+        ValueError: they differ by more than 1e-5 of the largest one (a rounding step in 16-bit types).
+    """
+    ids = torch.arange(8)[None] % model.config.video_token_id  # any tokens but the placeholders
+    used = [i for i in range(source.config.vocab_size) if i not in model.config.masked_token_ids]
+    expected, logits = (m(input_ids=ids).logits[..., used].float() for m in (source, model))
+    tolerance = max(1e-5, torch.finfo(source.dtype).eps) * expected.abs().max().clamp(min=1.0)
+    if (logits - expected).abs().max() > tolerance:
+        raise ValueError(
+            f"language models of type {source.config.model_type!r} are not supported: inside AVicuna the logits of a text "
+            f"differ by {float((logits - expected).abs().max()):.2g} from those of the model alone"
+        )
 
 
 @dataclass
@@ -268,7 +316,8 @@ class InitializeArguments:
     size: str | None = field(default=None, metadata={"help": '"tiny": random weights, made from nothing.'})
     captions: str | None = field(default=None, metadata={"help": "Caption file that the tiny tokenizer learns from."})
     language_model: str | None = field(
-        default=None, metadata={"help": 'Pretrained causal language model; with --size tiny, "llama" or "lfm2".'}
+        default=None,
+        metadata={"help": 'Pretrained causal language model; with --size tiny, "llama", "lfm2", "biogpt" or "gpt2".'},
     )
     vision_tower: str | None = field(default=None, metadata={"help": "Pretrained CLIP model."})
     audio_tower: str | None = field(default=None, metadata={"help": "Pretrained CLAP model."})

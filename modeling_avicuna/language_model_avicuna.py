@@ -1,0 +1,113 @@
+"""The language model of a checkpoint: any causal language model of transformers, with what its own head does.
+
+The base model and the head are kept apart, because trainers compute the loss from the base model's hidden states and
+from the head's weight and bias. A head is therefore one linear layer, a factor and a soft cap, as in TRL's loss; every
+other kind is refused by name. It knows nothing about media.
+"""
+
+import inspect
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+
+# types that the checks of `build_head` cannot tell apart from supported ones
+_REFUSED = {
+    "recurrent_gemma": "they keep their state inside the model and cap their logits by a setting of another name"
+}
+
+
+def embedding_size(config: PreTrainedConfig) -> int:
+    """Width of one row of the input embeddings; OPT's can be smaller than its hidden states."""
+    return getattr(config, "word_embed_proj_dim", config.hidden_size)
+
+
+def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model of `config` without its head, with random weights.
+
+    Raises:
+        ValueError: the model takes no embeddings or no key-value cache, or its embeddings do not have
+            `embedding_size(config)` columns.
+    """
+    model = AutoModel.from_config(config)
+    missing = {"inputs_embeds", "past_key_values"} - set(inspect.signature(model.forward).parameters)
+    if missing:
+        raise _unsupported(config, f"their forward does not take {sorted(missing)}")
+    num_columns = model.get_input_embeddings().embedding_dim
+    if num_columns != embedding_size(config):
+        raise _unsupported(config, f"their embeddings have {num_columns} columns instead of {embedding_size(config)}")
+    return model
+
+
+def build_head(config: PreTrainedConfig, language_model: PreTrainedModel) -> nn.Linear:
+    """A new head of the same shape as that of the causal language model of `config`, with random weights.
+
+    Args:
+        language_model: of `build_language_model`.
+
+    Raises:
+        ValueError: transformers has no causal language model for `config`, or the one that it has does not consist of
+            this `language_model` and one linear layer over the vocabulary.
+    """
+    if config.model_type in _REFUSED:
+        raise _unsupported(config, _REFUSED[config.model_type])
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise _unsupported(config, "transformers has no causal language model of this type")
+    with torch.device("meta"):  # no weights: only names and shapes are read
+        source = AutoModelForCausalLM.from_config(config)
+    head = source.get_output_embeddings()
+    if type(head) is not nn.Linear or head.out_features != config.vocab_size:
+        raise _unsupported(config, f"their head is not one linear layer over the {config.vocab_size} tokens")
+    names = {name for name, _ in source.base_model.named_parameters(remove_duplicate=False)}
+    if names != {name for name, _ in language_model.named_parameters(remove_duplicate=False)}:
+        raise _unsupported(config, "their causal language model is built around another base model")
+    known = {id(parameter) for part in (source.base_model, head) for parameter in part.parameters()}
+    extra = sorted(name for name, parameter in source.named_parameters() if id(parameter) not in known)
+    if extra:
+        raise _unsupported(config, f"their head has further weights {extra}")
+    return nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
+
+
+def _unsupported(config: PreTrainedConfig, reason: str) -> ValueError:
+    return ValueError(f"language models of type {config.model_type!r} are not supported: {reason}")
+
+
+def scale_logits(logits: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    """What the causal language model of `config` does with the output of its head: a factor, then a soft cap.
+
+    The settings are those that TRL's `add_fused_lm_head` reads, so that a model answers with the logits that it was
+    trained with.
+    """
+    factor = _logit_factor(config)
+    if factor != 1.0:
+        logits = logits * factor
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _logit_factor(config: PreTrainedConfig) -> float:
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            return getattr(config, name)
+    scaling = getattr(config, "logits_scaling", None)
+    if scaling is None:
+        return 1.0
+    return scaling if config.model_type == "hyperclovax" else 1.0 / scaling
+
+
+def find_tied_weight(language_model: PreTrainedModel) -> str:
+    """Name of the input embeddings' weight inside `language_model`: "embed_tokens.weight", "wte.weight", ..."""
+    embeddings = language_model.get_input_embeddings()
+    return next(f"{name}.weight" for name, module in language_model.named_modules() if module is embeddings)
+
+
+def takes_position_ids(language_model: PreTrainedModel) -> bool:
+    """Whether `language_model` has positions: models with ALiBi or a running state have none."""
+    return "position_ids" in inspect.signature(language_model.forward).parameters

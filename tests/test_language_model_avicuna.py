@@ -1,0 +1,155 @@
+"""Any causal language model inside AVicuna gives the logits and the answers that it gives alone, or is refused by name."""
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from trl.trainer.utils import add_fused_lm_head
+
+from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
+
+
+VOCAB_SIZE, VIDEO_ID, AUDIO_ID = 99, 97, 98
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+GPT2_SIZES = {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 64}
+PLAIN = ("arcee", "apertus", "ernie4_5", "gpt_neox", "internlm3", "llama", "mistral", "nemotron")
+PLAIN += (
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "persimmon",
+    "phi",
+    "phi3",
+    "qwen2",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+)
+FAMILIES = {
+    **dict.fromkeys(PLAIN, SIZES),
+    "biogpt": {**SIZES, "scale_embedding": True},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "codegen": {**GPT2_SIZES, "rotary_dim": 4},
+    "cohere": {**SIZES, "logit_scale": 0.25},
+    "cohere2": {**SIZES, "logit_scale": 0.25},
+    "falcon": {**SIZES, "ffn_hidden_size": 48},
+    "gemma": {**SIZES, "head_dim": 8},
+    "gemma2": {**SIZES, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 8},
+    "gemma3_text": {**SIZES, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 8},
+    "glm4": {**SIZES, "head_dim": 8},
+    "gpt2": GPT2_SIZES,
+    "gpt_bigcode": GPT2_SIZES,
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+    "gptj": {**GPT2_SIZES, "rotary_dim": 4},
+    "granite": {**SIZES, "logits_scaling": 8.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5},
+    "helium": {**SIZES, "head_dim": 8},
+    "hyperclovax": {**SIZES, "logits_scaling": 3.0},
+    "lfm2": {**SIZES, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "mixtral": {**SIZES, "num_local_experts": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+    "opt": {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 16},
+    "qwen3": {**SIZES, "head_dim": 8},
+    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 64},
+}
+REFUSED = {
+    "bart": {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8},
+    "bert": {**SIZES, "is_decoder": True},
+    "big_bird": {**SIZES, "is_decoder": True, "attention_type": "original_full"},
+    "clip_text_model": SIZES,
+    "electra": {**SIZES, "is_decoder": True, "embedding_size": 16},
+    "mamba": {**SIZES, "state_size": 4},
+    "recurrent_gemma": {**SIZES, "lru_width": 32, "block_types": ["recurrent", "attention"]},
+    "t5": {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4},
+}
+
+
+def language_config(name: str, fields: dict):
+    ids = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return CONFIG_MAPPING[name](**ids, **fields)
+
+
+def source_model(name: str):
+    """The family's own causal language model; every weight differs from its default, biases and norms included."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(language_config(name, FAMILIES[name])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def inside_avicuna(source) -> AVicunaForConditionalGeneration:
+    config = AVicunaConfig(text_config=source.config, video_token_id=VIDEO_ID, audio_token_id=AUDIO_ID)
+    model = AVicunaForConditionalGeneration(config).eval()
+    model.model.language_model.load_state_dict(source.base_model.state_dict())
+    model.lm_head.load_state_dict(source.get_output_embeddings().state_dict())
+    return model
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def source_and_model(request):
+    source = source_model(request.param)
+    return source, inside_avicuna(source)
+
+
+def left_padded_ids() -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, VIDEO_ID, (2, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    ids[1, :4], mask[1, :4] = 0, 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+def test_logits_of_text_are_those_of_the_source_model(source_and_model):
+    source, model = source_and_model
+    ids = left_padded_ids()["input_ids"][:1]
+    expected, logits = source(input_ids=ids).logits, model(input_ids=ids).logits
+    torch.testing.assert_close(logits[..., :VIDEO_ID], expected[..., :VIDEO_ID], atol=1e-5, rtol=0)
+
+
+def test_a_padded_batch_is_answered_as_by_the_source_model(source_and_model):
+    source, model = source_and_model
+    settings = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [VIDEO_ID, AUDIO_ID]}
+    expected = source.generate(**left_padded_ids(), **settings)
+    assert torch.equal(model.generate(**left_padded_ids(), **settings), expected)
+
+
+def test_the_loss_of_trl_is_that_of_the_models_own_logits(source_and_model):
+    """TRL computes the loss from hidden states, weight and bias of the head, and the settings of scale and cap."""
+    source, model = source_and_model
+    ids = left_padded_ids()["input_ids"][:1]
+    expected = source(input_ids=ids, labels=ids).loss
+    forward = model.forward
+    add_fused_lm_head(model)
+    try:
+        loss = model(input_ids=ids, labels=ids, fused_lm_head=True).loss
+    finally:
+        model.forward = forward
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_saved_model_of_each_family_loads_equal(source_and_model, tmp_path):
+    _, model = source_and_model
+    model.save_pretrained(tmp_path)
+    loaded = AVicunaForConditionalGeneration.from_pretrained(tmp_path)
+    ids = left_padded_ids()
+    assert torch.equal(loaded(**ids).logits, model(**ids).logits)
+    tied = model.config.tie_word_embeddings
+    assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_other_language_models_are_refused_by_name(name):
+    config = AVicunaConfig(
+        text_config=language_config(name, REFUSED[name]), video_token_id=VIDEO_ID, audio_token_id=AUDIO_ID
+    )
+    with pytest.raises(ValueError, match=f"type '{name}' are not supported"):
+        AVicunaForConditionalGeneration(config)
