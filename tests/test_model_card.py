@@ -328,7 +328,7 @@ def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
     assert "| sandbox/narration-exact-constant | 3 of 5 | mAP@0.5 | 31.25 |" in text
     assert (
         "videos missing and therefore not scored: 1" in text
-        and "videos unreadable, and therefore not scored: 1" in text
+        and "videos unreadable and therefore not scored: 1" in text
     )
     entry = next(entry for entry in ModelCard(text).data.eval_results if entry.metric_type == "mAP@0.5")
     assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("sandbox", "test", 31.25)
