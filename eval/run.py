@@ -62,6 +62,9 @@ class RunOptions:
         default=Protocol.score, metadata={"help": "Score of an event, for the ranking."}
     )
     encoder: str = field(default=Protocol.encoder, metadata={"help": "Sentence encoder of --label embedding."})
+    meteor_jar: Path | None = field(
+        default=None, metadata={"help": "meteor-1.5.jar, for the official METEOR of dense captioning; needs Java."}
+    )
     batch_size: int = field(default=8, metadata={"help": "Questions answered together."})
     num_workers: int = field(default=1, metadata={"help": "Threads that decode the next videos."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest answer, in tokens."})
@@ -95,6 +98,10 @@ class RunOptions:
             interleaving=self.interleaving,
             dtype=self.dtype,
         )
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(label=self.label, score=self.score, encoder=self.encoder, meteor_jar=self.meteor_jar)
 
     @property
     def conditions(self) -> list[str]:
@@ -138,8 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"none of {len(present)} videos can be read; the first: {dict([*log.unreadable.items()][:1])}"
         )
-    protocol = Protocol(label=options.label, score=options.score, encoder=options.encoder)
-    score = task.score(answered, log.answers, protocol)
+    score = task.score(answered, log.answers, options.protocol)
     counts = {
         "num_examples": len(answered),
         "num_expected": len(every_example),

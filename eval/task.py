@@ -75,11 +75,13 @@ class Protocol:
     score: "time_tokens": geometric mean of the probabilities of the event's time tokens; "constant": 1.0 for all, ties
         are broken by the order in the answer.
     encoder (`str`): sentence encoder of "embedding": a folder or a Hub id.
+    meteor_jar (`Path`, *optional*): meteor-1.5.jar for dense captioning; None: nltk's METEOR.
     """
 
     label: Literal["exact", "embedding"] = "exact"
     score: Literal["time_tokens", "constant"] = "time_tokens"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    meteor_jar: Path | None = None
 
 
 @dataclass(frozen=True)

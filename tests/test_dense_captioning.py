@@ -1,4 +1,4 @@
-"""Dense captioning scores: caption similarity, the in-order alignment of SODA_c, the challenge's protocol."""
+"""Dense captioning: similarity of captions, the in-order alignment of SODA_c, the ActivityNet challenge's protocol."""
 
 import gzip
 import itertools
@@ -7,12 +7,29 @@ import json
 import evaluate
 import pytest
 
-from eval.metrics.dense_captioning.captions import cider_d, meteor, split_words
+from eval.metrics.dense_captioning.captions import JavaMeteor, NltkMeteor, cider_d, split_words
 from eval.metrics.dense_captioning.stories import captions_at, score_stories, soda_c
 
 
 def story(*events):
     return [{"start": float(start), "end": float(end), "caption": caption} for start, end, caption in events]
+
+
+class Exact:
+    """1 for equal captions, 0 for others; a table of other values may be given."""
+
+    suffix = ""
+
+    def __init__(self, table=None, other=0.0):
+        self.table, self.other = table or {}, other
+
+    def compare(self, pairs):
+        scores = [self.table.get(pair, self.other if self.table else float(pair[0] == pair[1])) for pair in pairs]
+        return sum(scores) / max(len(scores), 1), scores
+
+
+def meteor(prediction, reference):
+    return NltkMeteor().compare([(prediction, reference)])[0]
 
 
 GRASS = story((0, 10, "a man cuts the grass"), (10, 20, "he empties the bag"), (15, 30, "a dog runs by"))
@@ -36,11 +53,10 @@ def test_meteor_knows_stems_and_order_and_is_zero_without_common_words():
 
 
 def test_soda_is_one_for_the_truth_in_any_order_and_zero_for_silence():
-    perfect = soda_c(GRASS, GRASS, similarity=lambda a, b: float(a == b))
-    assert perfect == pytest.approx(1.0)
-    assert soda_c(GRASS[::-1], GRASS, similarity=lambda a, b: float(a == b)) == pytest.approx(1.0)
-    assert soda_c([], GRASS) == 0.0
-    assert soda_c([], []) == 1.0
+    assert soda_c(GRASS, GRASS, meteor=Exact()) == pytest.approx(1.0)
+    assert soda_c(GRASS[::-1], GRASS, meteor=Exact()) == pytest.approx(1.0)
+    assert soda_c([], GRASS, meteor=Exact()) == 0.0
+    assert soda_c([], [], meteor=Exact()) == 1.0
 
 
 def test_soda_takes_the_best_alignment_that_keeps_the_order():
@@ -48,8 +64,7 @@ def test_soda_takes_the_best_alignment_that_keeps_the_order():
     prediction = story((0, 9, "b"), (2, 12, "a"), (11, 21, "c"), (12, 30, "b"))
     reference = story((0, 10, "a"), (8, 20, "b"), (14, 30, "c"))
 
-    def alike(a, b):
-        return {("a", "a"): 1.0, ("b", "b"): 0.8, ("c", "c"): 0.7}.get((a, b), 0.2)
+    similar = Exact({("a", "a"): 1.0, ("b", "b"): 0.8, ("c", "c"): 0.7}, other=0.2)
 
     def iou(a, b):
         shared = max(0, min(a["end"], b["end"]) - max(a["start"], b["start"]))
@@ -57,7 +72,8 @@ def test_soda_takes_the_best_alignment_that_keeps_the_order():
 
     best = max(
         sum(
-            iou(prediction[i], reference[j]) * alike(prediction[i]["caption"], reference[j]["caption"])
+            iou(prediction[i], reference[j])
+            * similar.compare([(reference[j]["caption"], prediction[i]["caption"])])[0]
             for i, j in zip(rows, columns)
         )
         for size in range(1, 4)
@@ -65,17 +81,45 @@ def test_soda_takes_the_best_alignment_that_keeps_the_order():
         for columns in itertools.combinations(range(3), size)
     )
     precision, recall = best / 4, best / 3
-    assert soda_c(prediction, reference, similarity=alike) == pytest.approx(
+    assert soda_c(prediction, reference, meteor=similar) == pytest.approx(
         2 * precision * recall / (precision + recall)
     )
 
 
+def captions_at_half(prediction, *annotators):
+    return captions_at(prediction, annotators, threshold=0.5, meteor=NltkMeteor())
+
+
 def test_a_caption_that_overlaps_nothing_counts_as_a_zero():
-    alone = captions_at(GRASS[:1], GRASS, threshold=0.5)
-    astray = captions_at([*GRASS[:1], *story((90, 99, "a man cuts the grass"))], GRASS, threshold=0.5)
+    alone = captions_at_half(GRASS[:1], GRASS)
+    astray = captions_at_half([*GRASS[:1], *story((90, 99, "a man cuts the grass"))], GRASS)
     assert alone["METEOR"] > 0.9 and astray["METEOR"] == pytest.approx(alone["METEOR"] / 2)
     assert (alone["precision"], astray["precision"]) == (1.0, 0.5)
     assert alone["recall"] == astray["recall"] == pytest.approx(1 / 3)
+
+
+def test_unmatched_captions_are_documents_of_cider():
+    """One match among four predictions: each n-gram of it is in one of four documents, so the pair has the value 10."""
+    others = story((90, 99, "one"), (91, 95, "two dogs"), (80, 85, "three cats run away"))
+    assert captions_at_half([*GRASS[:1], *others], GRASS[:1])["CIDEr"] == pytest.approx(2.5)
+    assert score_stories([[*GRASS[:1], *others]], [[GRASS[:1]]])["CIDEr"] == pytest.approx(250.0)
+
+
+def test_the_pairs_of_all_annotators_are_pooled():
+    both = captions_at_half(GRASS[:1], GRASS[:1], story((0, 10, "rain")))
+    alone = captions_at_half(GRASS[:1], GRASS[:1])
+    assert both["METEOR"] == pytest.approx(alone["METEOR"] / 2) == pytest.approx(0.498)
+
+
+@pytest.mark.parametrize("end, precision", [(5, 0.0), (5.001, 1.0)])
+def test_an_iou_exactly_on_the_threshold_is_below_it(end, precision):
+    found = captions_at_half(story((0, end, "a man cuts the grass")), GRASS[:1])
+    assert found["precision"] == found["recall"] == precision and bool(found["METEOR"]) == bool(precision)
+
+
+def test_the_best_annotator_gives_precision_and_recall():
+    found = captions_at_half(GRASS[:2], GRASS[:1], GRASS)
+    assert (found["precision"], found["recall"]) == (1.0, 1.0)
 
 
 def test_real_annotators_agree_with_themselves_and_less_with_another_video(data_dir, project_dir):
@@ -87,17 +131,85 @@ def test_real_annotators_agree_with_themselves_and_less_with_another_video(data_
     assert metric.compute(predictions=stories, references=stories) == own  # a single annotator needs no outer list
     other = metric.compute(predictions=stories[1:] + stories[:1], references=[[s] for s in stories])
     assert own["recall"] == own["precision"] == 100.0
-    assert own["SODA_c"] > 90 > 30 > other["SODA_c"] > 0
-    assert own["METEOR"] > other["METEOR"] and own["CIDEr"] > other["CIDEr"]
+    assert own["SODA_c_nltk"] > 90 > 30 > other["SODA_c_nltk"] > 0
+    assert own["METEOR_nltk"] > other["METEOR_nltk"] and own["CIDEr"] > other["CIDEr"]
 
 
-def test_more_annotators_never_lower_the_challenge_scores():
-    once = score_stories([GRASS[:2]], [[GRASS[1:]]])
-    twice = score_stories([GRASS[:2]], [[GRASS[1:], GRASS]])
-    assert all(twice[name] >= once[name] for name in ("METEOR", "CIDEr", "precision", "recall"))
+@pytest.mark.parametrize(
+    "caption, words",
+    [
+        ("Don\u2019t stop, 2 dogs!", ["do", "n't", "stop", "2", "dogs"]),
+        ("The man's T-shirt: 1/2 off at 12:31...", ["the", "man", "'s", "t-shirt", "1/2", "off", "at", "12:31"]),
+        (
+            "He cannot (or won't) stop,then runs & waves",
+            "he can not -lrb- or wo n't -rrb- stop then runs & waves".split(),
+        ),
+        ("The pi\u00f1ata", ["the", "pi\u00f1ata"]),
+        (
+            "\u0421\u043e\u0431\u0430\u043a\u0430 \u043b\u0430\u0435\u0442.",
+            ["\u0441\u043e\u0431\u0430\u043a\u0430", "\u043b\u0430\u0435\u0442"],
+        ),
+        (
+            "\u0915\u0941\u0924\u094d\u0924\u093e \u0939\u0948\u0964",
+            ["\u0915\u0941\u0924\u094d\u0924\u093e", "\u0939\u0948"],
+        ),
+        ("\u72d7\u53eb\u3002", ["\u72d7", "\u53eb"]),
+    ],
+)
+def test_words_are_those_of_the_penn_treebank_in_any_script(caption, words):
+    assert split_words(caption) == words
+    assert meteor(caption, caption) > 0.9
 
 
-def test_words_are_split_without_punctuation_and_missing_references_are_named():
-    assert split_words("Don\u2019t stop, 2 dogs!") == ["don't", "stop", "2", "dogs"]
-    with pytest.raises(ValueError, match=r"1 videos have no reference, the first are \[0\]"):
-        score_stories([GRASS], [[]])
+@pytest.mark.parametrize(
+    "prediction, references, message",
+    [
+        (GRASS, [], r"1 videos have no reference, the first are \[0\]"),
+        (GRASS, [GRASS, []], "1 videos have no reference"),
+        (story((0, float("nan"), "a")), [GRASS], "prediction of video 0 has an event whose times are not finite"),
+        (GRASS, [[{"start": 0.0, "caption": "a"}]], "reference of video 0 has an event whose times are not finite"),
+        ([{"start": 0.0, "end": 1.0}], [GRASS], "prediction of video 0 has an event without a caption"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(prediction, references, message):
+    with pytest.raises(ValueError, match=message):
+        score_stories([prediction], [references])
+
+
+def test_the_module_ignores_further_keys_and_reads_integers(project_dir):
+    metric = evaluate.load(str(project_dir / "eval/metrics/dense_captioning"))
+    more = [{**event, "start": int(event["start"]), "id": 7} for event in GRASS]
+    assert metric.compute(predictions=[more], references=[more]) == metric.compute(
+        predictions=[GRASS], references=[[GRASS]]
+    )
+    with pytest.raises(ValueError, match="no such file: meteor.jar"):
+        metric.compute(predictions=[GRASS], references=[[GRASS]], meteor_jar="meteor.jar")
+
+
+JAVA = """#!/usr/bin/env python3
+import sys
+for line in sys.stdin:
+    kind, *parts = line.rstrip("\\n").split(" ||| ")
+    if kind == "SCORE":
+        print(int(parts[0] == parts[1]), flush=True)
+    else:
+        print(*parts, sum(map(int, parts)) / len(parts), sep="\\n", flush=True)
+"""
+
+
+def test_the_official_program_gives_the_values_their_name(tmp_path, monkeypatch):
+    """A stand-in speaks the program's protocol: statistics of each pair, then the value of each and of all."""
+    (tmp_path / "java").write_text(JAVA)
+    (tmp_path / "java").chmod(0o755)
+    (tmp_path / "meteor-1.5.jar").write_bytes(b"")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    meteor = JavaMeteor(tmp_path / "meteor-1.5.jar")
+    assert meteor.compare([("a dog", "a dog"), ("rain", "a dog"), ("A dog!", "a dog")]) == (2 / 3, [1.0, 0.0, 1.0])
+    scores = score_stories([GRASS], [[GRASS]], meteor=meteor)
+    assert scores["METEOR"] > 60 and scores["SODA_c"] == pytest.approx(100.0) and "METEOR_nltk" not in scores
+    with pytest.raises(ValueError, match="no word in ASCII letters"):
+        meteor.compare([("\u72d7\u53eb", "a dog")])
+    meteor.close()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="no `java` on the PATH"):
+        JavaMeteor(tmp_path / "meteor-1.5.jar")

@@ -7,6 +7,7 @@ import pytest
 
 from dataset_builders import wordings
 from eval.labels import match_labels
+from eval.metrics import METRIC_NAMES, load_metric
 from eval.prompts import PROMPTS, prompts_hash
 from eval.task import Answer, Protocol
 from eval.tasks import TASKS
@@ -220,7 +221,8 @@ def test_activitynet_captions_takes_both_annotators(data_dir, tmp_path):
     assert [len(example.questions[0].reference) for example in both[:2]] == [2, 1]
     examples = both[:4]
     truth = answered(examples, lambda _, q: [Event(e["start"], e["end"], e["caption"], 1.0) for e in q.reference[0]])
-    assert task.score(examples, truth, Protocol()).metrics["recall"] == 100.0
+    score = task.score(examples, truth, Protocol())
+    assert score.metrics["recall"] == 100.0 and score.protocol == "narration-meteor_nltk-annotators_2"
 
 
 def test_activitynet_qa_joins_its_files_and_scores_per_type(data_dir):
@@ -294,3 +296,11 @@ def test_msvd_answers_are_looked_up_and_the_original_form_is_read_too(data_dir, 
     assert example.questions[0].id == "7" and example.questions[0].group == "what"
     with pytest.raises(ValueError, match="no subset 'dev'"):
         task.read([file], "dev")
+
+
+def test_the_names_of_the_metrics_are_those_that_are_computed():
+    event = {"start": 0.0, "end": 1.0, "label": "a", "score": 1.0, "caption": "a dog"}
+    for name, names in METRIC_NAMES.items():
+        one = ["a"] if name == "open_ended_qa" else [[event]]
+        assert tuple(load_metric(name).compute(predictions=one, references=one)) == names
+    assert {task.metric for task in TASKS.values()} == set(METRIC_NAMES)

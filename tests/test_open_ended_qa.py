@@ -43,6 +43,7 @@ def test_containment_is_of_whole_words_in_order():
     assert not is_contained("twofold", "two")
     assert not is_contained("red and big", "big red")
     assert not is_contained("yes", "")
+    assert is_contained("\u6211\u8ba4\u4e3a\u662f\u94a2\u7434", "\u94a2\u7434")  # a script without spaces
 
 
 def test_no_answers_and_unequal_lists_are_errors():

@@ -79,3 +79,21 @@ def test_queries_without_reference_are_named():
         score_spans([[], []], [[(0, 1)], []])
     with pytest.raises(ValueError, match="0 predictions"):
         score_spans([], [])
+
+
+def test_many_equal_spans_are_matched_and_further_keys_are_ignored(project_dir):
+    metric = evaluate.load(str(project_dir / "eval/metrics/temporal_grounding"))
+    many = [{"start": 1, "end": 2, "score": 0.5, "label": "dog"}] * 1500
+    assert metric.compute(predictions=[many], references=[many])["F1@0.7"] == 100.0
+
+
+@pytest.mark.parametrize(
+    "span", [{"start": float("nan"), "end": 1.0}, {"start": 0.0}, {"start": 0.0, "end": float("inf")}]
+)
+def test_a_span_whose_times_are_not_numbers_is_named(project_dir, span):
+    metric = evaluate.load(str(project_dir / "eval/metrics/temporal_grounding"))
+    good = [{"start": 0.0, "end": 1.0}]
+    with pytest.raises(ValueError, match="prediction of query 1 has a span whose times are not finite numbers"):
+        metric.compute(predictions=[good, [span]], references=[good, good])
+    with pytest.raises(ValueError, match="reference of query 0 has a span whose times are not finite numbers"):
+        metric.compute(predictions=[good], references=[[span]])

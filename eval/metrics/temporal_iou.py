@@ -7,12 +7,13 @@ to this file. Pure numpy; it knows nothing of videos, labels or scores.
 import numpy as np
 
 
-def pairwise_iou(spans: np.ndarray, others: np.ndarray) -> np.ndarray:
+def pairwise_iou(spans: np.ndarray, others: np.ndarray, *, epsilon: float = 0.0) -> np.ndarray:
     """IoU of every span with every other one.
 
     Args:
         spans (`np.ndarray` of shape `(num_spans, 2)`): start and end in seconds.
         others (`np.ndarray` of shape `(num_others, 2)`): the same.
+        epsilon: seconds added to the union, as some evaluators do; an IoU exactly on a threshold then falls below it.
 
     Returns:
         `np.ndarray` of shape `(num_spans, num_others)` in 0-1. A pair whose union is not positive (two empty spans, a
@@ -27,6 +28,6 @@ def pairwise_iou(spans: np.ndarray, others: np.ndarray) -> np.ndarray:
     start = np.maximum(spans[:, None, 0], others[None, :, 0])
     end = np.minimum(spans[:, None, 1], others[None, :, 1])
     intersection = np.clip(end - start, 0.0, None)
-    # the association of the sum is the official evaluator's: another one moves IoUs that lie exactly on a threshold
+    # summed in the official evaluator's order: another order changes IoUs that are exactly on a threshold
     union = (others[:, 1] - others[:, 0])[None, :] + (spans[:, 1] - spans[:, 0])[:, None] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    return np.divide(intersection, union + epsilon, out=np.zeros_like(union), where=union > 0)

@@ -33,16 +33,21 @@ def read_activitynet_captions(files: Sequence[Path], subset: str | None) -> list
 
 
 def score_captions(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
-    """SODA_c and the ActivityNet protocol; nothing of `protocol` enters."""
+    """SODA_c and the ActivityNet protocol; of `protocol` only the METEOR program is used."""
     questions = [example.questions[0] for example in examples]
     predictions = [
         [{"start": event.start, "end": event.end, "caption": event.label} for event in answers[question.id].events]
         for question in questions
     ]
     metrics = load_metric("dense_captioning").compute(
-        predictions=predictions, references=[question.reference for question in questions]
+        predictions=predictions,
+        references=[question.reference for question in questions],
+        meteor_jar=None if protocol.meteor_jar is None else str(protocol.meteor_jar),
     )
-    return Score(metrics, {"num_events": sum(map(len, predictions))}, "narration-meteor_nltk")
+    version = "nltk" if protocol.meteor_jar is None else "1.5"
+    num_annotators = max(len(question.reference) for question in questions)
+    counts = {"num_events": sum(map(len, predictions)), "num_annotators": num_annotators}
+    return Score(metrics, counts, f"narration-meteor_{version}-annotators_{num_annotators}")
 
 
 def _story(record: dict) -> list[dict]:

@@ -1,34 +1,42 @@
-"""Dense captioning of one video against its annotation: SODA_c, and the ActivityNet protocol.
+"""Dense captioning of one video against its annotation: SODA_c, and the ActivityNet challenge's protocol.
 
-Pure functions over lists of events with `start`, `end` (s) and `caption`. How alike two captions are is said in
-`captions.py`; an answer's events come from the caller.
+Pure functions over lists of events with `start`, `end` (s) and `caption`. The similarity of two captions is in
+`captions.py`. The arithmetic follows the authors' evaluators, github.com/ranjaykrishna/densevid_eval at 9d4045a and
+github.com/fujiso/SODA; nothing of their code is used.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .captions import cider_d, meteor
+from .captions import NO_REFERENCE, JavaMeteor, NltkMeteor, cider_d
 from .temporal_iou import pairwise_iou
 
 
 # ActivityNet Captions' challenge: captions are compared where the spans overlap by at least one of these.
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+EPSILON = 1e-8  # s, added to each union by both evaluators: an IoU exactly on a threshold is below it
+MAX_PREDICTIONS = 1000  # per video, the challenge's limit; the first ones count
 
 Story = Sequence[Mapping]
+Meteor = NltkMeteor | JavaMeteor
 
 
-def soda_c(prediction: Story, reference: Story, *, similarity: Callable[[str, str], float] = meteor) -> float:
-    """SODA_c in 0-1: F of the best in-order alignment by IoU times caption similarity.
+def soda_c(prediction: Story, reference: Story, *, meteor: Meteor) -> float:
+    """SODA_c in 0-1: F of the best in-order alignment by IoU times METEOR.
 
-    0 if one of the two is empty, 1 if both are: nothing happens and nothing is said.
+    0 if one of the two is empty, 1 if both are. As in the authors' code, the annotated caption is scored against the
+    predicted one.
     """
     if not prediction or not reference:
         return float(not prediction and not reference)
     prediction, reference = _in_order(prediction), _in_order(reference)
-    gains = pairwise_iou(_spans(prediction), _spans(reference))  # [num_predictions, num_references]
-    for row, column in zip(*np.nonzero(gains)):
-        gains[row, column] *= similarity(prediction[row]["caption"], reference[column]["caption"])
+    gains = pairwise_iou(_spans(prediction), _spans(reference), epsilon=EPSILON)  # [num_predictions, num_references]
+    met = list(zip(*np.nonzero(gains)))
+    pairs = [(reference[column]["caption"], prediction[row]["caption"]) for row, column in met]
+    for (row, column), score in zip(met, meteor.compare(pairs)[1]):
+        gains[row, column] *= score
     best = np.zeros((len(prediction) + 1, len(reference) + 1))
     for row in range(len(prediction)):
         for column in range(len(reference)):
@@ -39,23 +47,31 @@ def soda_c(prediction: Story, reference: Story, *, similarity: Callable[[str, st
     return 2 * precision * recall / (precision + recall) if total else 0.0
 
 
-def captions_at(prediction: Story, reference: Story, *, threshold: float) -> dict[str, float]:
+def captions_at(
+    prediction: Story, annotators: Sequence[Story], *, threshold: float, meteor: Meteor
+) -> dict[str, float]:
     """METEOR (0-1), CIDEr (0-10), precision and recall (0-1) of one video at one tIoU.
 
-    Each predicted caption is compared with every reference that it overlaps by `threshold`; one that overlaps none counts
-    as a comparison with score 0. Frequencies of CIDEr are those of the video's own comparisons, as in the challenge.
+    Each predicted caption is compared with every reference of every annotator that its span overlaps by `threshold`; one
+    that overlaps none is one comparison with a reference that shares no word. CIDEr's document frequencies are those of
+    the video's comparisons. Precision and recall are those of the annotator with the highest value.
     """
-    if not prediction or not reference:
-        return {"METEOR": 0.0, "CIDEr": 0.0, "precision": 0.0, "recall": 0.0}
-    met = pairwise_iou(_spans(prediction), _spans(reference)) >= threshold
-    pairs = [(prediction[row]["caption"], reference[column]["caption"]) for row, column in zip(*np.nonzero(met))]
-    num_pairs = len(pairs) + int((~met.any(axis=1)).sum())
-    cider = cider_d([pair[0] for pair in pairs], [[pair[1]] for pair in pairs])
+    ious = [pairwise_iou(_spans(prediction), _spans(story), epsilon=EPSILON) for story in annotators]
+    pairs = []
+    for row, event in enumerate(prediction):
+        references = [
+            story[column]["caption"]
+            for story, iou in zip(annotators, ious)
+            for column in np.flatnonzero(iou[row] >= threshold)
+        ]
+        pairs += [(event["caption"], reference) for reference in references or [NO_REFERENCE]]
+    cider = cider_d([caption for caption, _ in pairs], [[reference] for _, reference in pairs])
+    covered = [iou > threshold for iou in ious]
     return {
-        "METEOR": sum(meteor(*pair) for pair in pairs) / num_pairs,
-        "CIDEr": sum(cider) / num_pairs,
-        "precision": float(met.any(axis=1).mean()),
-        "recall": float(met.any(axis=0).mean()),
+        "METEOR": meteor.compare(pairs)[0],
+        "CIDEr": sum(cider) / len(cider) if cider else 0.0,
+        "precision": max((float(hits.any(axis=1).mean()) for hits in covered if len(prediction)), default=0.0),
+        "recall": max(float(hits.any(axis=0).mean()) for hits in covered),
     }
 
 
@@ -64,36 +80,51 @@ def score_stories(
     references: Sequence[Sequence[Story]],
     *,
     thresholds: Sequence[float] = THRESHOLDS,
+    meteor: Meteor | None = None,
 ) -> dict[str, float]:
     """All scores over a data set.
 
     Args:
         predictions: one story per video: a list of events with `start`, `end` and `caption`.
         references: for each video the stories of one or several annotators.
+        meteor: default: `NltkMeteor`, whose suffix "_nltk" the names of the values that depend on it then have.
 
     Returns:
         Means over videos, in 0-100: `SODA_c` (mean over annotators), `METEOR`, `CIDEr` (as papers print it: 100 times the
-        value of 0-10, so up to 1000), `precision`, `recall` (the best annotator's at each threshold, then the mean over thresholds).
+        value of 0-10, so up to 1000), `precision`, `recall` (means over the thresholds).
 
     Raises:
-        ValueError: unequal lists, no video, or a video without an annotator.
+        ValueError: unequal lists, no video, a video without an annotator, an annotator without an event, or an event
+            whose times are not finite numbers or whose caption is no text.
     """
     if len(predictions) != len(references) or not references:
         raise ValueError(
             f"{len(predictions)} predictions for {len(references)} references: equal, positive counts needed"
         )
-    without = [index for index, stories in enumerate(references) if not stories]
+    without = [index for index, stories in enumerate(references) if not stories or not all(stories)]
     if without:
         raise ValueError(f"{len(without)} videos have no reference, the first are {without[:5]}")
-    scale = {"METEOR": 100.0, "CIDEr": 100.0, "precision": 100.0, "recall": 100.0}
+    for video, (prediction, stories) in enumerate(zip(predictions, references)):
+        for kind, story in (("prediction", prediction), *(("reference", story) for story in stories)):
+            _check_story(story, f"{kind} of video {video}")
+    meteor = NltkMeteor() if meteor is None else meteor
     rows = []
     for prediction, stories in zip(predictions, references):
-        row = {"SODA_c": 100.0 * np.mean([soda_c(prediction, story) for story in stories])}
-        found = [[captions_at(prediction, story, threshold=t) for story in stories] for t in thresholds]
-        for name, factor in scale.items():
-            row[name] = factor * np.mean([max(scores[name] for scores in at) for at in found])
-        rows.append(row)
+        counted = prediction[:MAX_PREDICTIONS]
+        found = [captions_at(counted, stories, threshold=t, meteor=meteor) for t in thresholds]
+        means = {name: 100.0 * np.mean([scores[name] for scores in found]) for name in found[0]}
+        soda = 100.0 * np.mean([soda_c(prediction, story, meteor=meteor) for story in stories])
+        rows.append({f"SODA_c{meteor.suffix}": soda, f"METEOR{meteor.suffix}": means.pop("METEOR"), **means})
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _check_story(story: Story, where: str) -> None:
+    for event in story:
+        times = (event.get("start"), event.get("end"))
+        if not all(isinstance(time, (int, float)) and math.isfinite(time) for time in times):
+            raise ValueError(f"{where} has an event whose times are not finite numbers: {dict(event)}")
+        if not isinstance(event.get("caption"), str):
+            raise ValueError(f"{where} has an event without a caption: {dict(event)}")
 
 
 def _spans(story: Story) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Average precision of timed, labelled, scored events: the arithmetic of the ActivityNet / UnAV-100 evaluator.
 
-Pure functions over plain lists and numpy arrays; the `evaluate` module beside this file is a thin shell over them.
-It does not parse text, map text to classes or invent scores: those protocols are stated by the caller.
+Pure functions over plain lists and numpy arrays; the `evaluate` module beside this file is a thin shell over them. They do
+not parse text, map text to classes or invent scores: these are protocols that the caller chooses and names.
 """
 
 from collections import defaultdict
@@ -12,9 +12,9 @@ import numpy as np
 from .temporal_iou import pairwise_iou
 
 
-# UnAV-100 reports tIoU 0.1, 0.2, ... 0.9. linspace, not arange: the official floats decide IoUs on a threshold.
+# UnAV-100 reports tIoU 0.1, 0.2, ... 0.9. linspace, not arange: IoUs exactly on a threshold depend on these floats.
 THRESHOLDS = tuple(np.linspace(0.1, 0.9, 9).tolist())
-# Two references of one video and class closer than this at both ends are one annotation entered twice.
+# Two references of one video and class that are closer than this at both ends are duplicates.
 DUPLICATE_TOLERANCE = 1e-3  # s, official evaluator
 
 
@@ -37,7 +37,7 @@ def match_predictions(ious: np.ndarray, thresholds: Sequence[float]) -> np.ndarr
 
     Args:
         ious (`np.ndarray` of shape `(num_predictions, num_references)`): predictions in decreasing order of score.
-        thresholds: lowest IoU that counts as found; each is matched independently of the others.
+        thresholds: lowest IoU of a match; each threshold is matched independently of the others.
 
     Returns:
         Boolean `np.ndarray` of shape `(num_thresholds, num_predictions)`: which predictions are true positives.
@@ -62,7 +62,7 @@ def interpolated_average_precision(true_positives: np.ndarray, num_references: i
 
     Args:
         true_positives (boolean `np.ndarray` of shape `(num_predictions,)`): in decreasing order of score.
-        num_references: positives to be found, at least 1.
+        num_references: number of positives, at least 1.
 
     Returns:
         Average precision in 0-1; 0 without predictions.
@@ -86,9 +86,9 @@ def average_precisions(
     """Average precision of each class that occurs in the references, at each threshold.
 
     Args:
-        predictions: for each video a list of events with `start`, `end` (s), `label` and `score` (higher is surer).
-            Equal scores rank in input order. Events of a class without any reference are ignored: the official mean
-            runs over the reference classes alone.
+        predictions: for each video a list of events with `start`, `end` (s), `label` and `score` (higher is more certain).
+            Equal scores rank in input order. Events of a class without any reference are ignored: the official mean is
+            over the reference classes.
         references: for each video, in the same order, a list of events with `start`, `end` and `label`.
         thresholds: tIoU thresholds.
 
@@ -144,12 +144,18 @@ def mean_average_precision(
     return result | {"average_mAP": float(means.mean())}
 
 
-def _class_average_precisions(ranked, label, spans, num_references, thresholds) -> np.ndarray:
+def _class_average_precisions(
+    ranked: np.ndarray,
+    label: str,
+    spans: Mapping[tuple[str, int], Sequence[tuple[float, float]]],
+    num_references: int,
+    thresholds: Sequence[float],
+) -> np.ndarray:
     """Average precision of one class at each threshold; `ranked` is `(num_predictions, 4)`: score, video, start, end."""
     ranked = ranked[np.argsort(-ranked[:, 0], kind="stable")]
     found = np.zeros((len(thresholds), len(ranked)), bool)
     videos = ranked[:, 1].astype(int)
-    by_video = np.argsort(videos, kind="stable")  # inside a video the order stays that of the scores
+    by_video = np.argsort(videos, kind="stable")  # within a video the order by score is kept
     for members in np.split(by_video, np.flatnonzero(np.diff(videos[by_video])) + 1):
         if len(members) and (label, videos[members[0]]) in spans:
             ious = pairwise_iou(ranked[members, 2:], np.array(spans[label, videos[members[0]]]))
@@ -158,7 +164,7 @@ def _class_average_precisions(ranked, label, spans, num_references, thresholds) 
 
 
 def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bool = False) -> Sequence[Mapping]:
-    """The events, after a check that every number that the arithmetic needs is there and finite."""
+    """The events, after checking that each has the numbers that the arithmetic needs, and that they are finite."""
     names = ("start", "end", "score") if with_score else ("start", "end")
     for position, event in enumerate(events):
         for name in names:
@@ -166,7 +172,7 @@ def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bo
             if value is None or not np.isfinite(value):
                 raise ValueError(
                     f"{kind} {position} of video {video} has {name} = {value!r}: {dict(event)}. Every event needs finite "
-                    f"numbers in {', '.join(names)}; a model without scores states the constant protocol (score 1.0)."
+                    f"numbers in {', '.join(names)}; for a model without scores give each event the score 1.0 and say so."
                 )
         if event.get("label") is None:
             raise ValueError(f"{kind} {position} of video {video} has no label: {dict(event)}")

@@ -2,7 +2,7 @@
 
     evaluate.load("eval/metrics/event_localization").compute(predictions=..., references=...)
 
-A thin shell over `average_precision.py`. Arrow types cross here: times are float64, because float32 moves the result.
+A thin shell over `average_precision.py`. Times are float64 in the Arrow schema, because float32 changes the result.
 """
 
 import datasets
@@ -12,7 +12,7 @@ from .average_precision import THRESHOLDS, mean_average_precision
 from .temporal_iou import pairwise_iou
 
 
-# `evaluate` copies to its module cache only the files that this one imports, so average_precision's need is named too.
+# `evaluate` copies to its module cache only the files that this one imports, so what average_precision.py needs is named too.
 __all__ = ["EventLocalization", "mean_average_precision", "pairwise_iou"]
 
 _DESCRIPTION = """
@@ -22,7 +22,7 @@ VOC-2011 interpolation, mean over the classes that occur in the references. Valu
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one list per video of {"start", "end", "label", "score"}; seconds; a higher score is surer.
+    predictions: one list per video of {"start", "end", "label", "score"}; seconds; a higher score is more certain.
     references: one list per video of {"start", "end", "label"}; the same order of videos.
     thresholds: tIoU thresholds, 0.1 ... 0.9 by default.
 Returns:
@@ -44,7 +44,7 @@ _SPAN = {"start": datasets.Value("float64"), "end": datasets.Value("float64"), "
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class EventLocalization(evaluate.Metric):
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -54,8 +54,8 @@ class EventLocalization(evaluate.Metric):
             ),
         )
 
-    def compute(self, *, predictions=None, references=None, **kwargs):
-        """As `evaluate.Metric.compute`; keys that are not needed are ignored, an absent one is named in the error."""
+    def compute(self, *, predictions: list | None = None, references: list | None = None, **kwargs):
+        """As `evaluate.Metric.compute`; further keys of events are ignored, a missing one is named in the error."""
         columns = {"predictions": predictions, "references": references}
         chosen = {
             name: [
@@ -66,5 +66,7 @@ class EventLocalization(evaluate.Metric):
         }
         return super().compute(**chosen, **kwargs)
 
-    def _compute(self, predictions, references, thresholds=THRESHOLDS):
+    def _compute(
+        self, predictions: list, references: list, thresholds: tuple[float, ...] = THRESHOLDS
+    ) -> dict[str, float]:
         return mean_average_precision(predictions, references, thresholds=thresholds)

@@ -1,23 +1,25 @@
 """Comparing a free answer with the expected one: one normalisation, applied identically to both.
 
-Pure functions over strings. Asking a judge model is `eval/judge.py`'s part; nothing here needs a library.
+Pure functions over strings, without a library. `eval/judge.py` asks a judge model.
 """
 
 import re
 import unicodedata
 from collections.abc import Sequence
 
+from .words import LETTER, UNSPACED
+
 
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
 _OUTER = " \t\n\r.,;:!?\"'`()[]"
-_WORDS = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_WORDS = re.compile(rf"(?:{LETTER})+(?:'(?:{LETTER})+)*|{UNSPACED}")
 
 
 def normalize_answer(text: str) -> str:
     """Lower case, NFKC, plain quotes, single blanks, no punctuation at either end.
 
-    Articles and number words stay: datasets hold answers that differ in nothing else, and the published ActivityNet-QA
-    figures compare whole strings.
+    Articles and number words are kept: data sets contain answers that differ in nothing else, and the published
+    ActivityNet-QA figures compare whole strings.
 
     Example:
 
@@ -34,7 +36,7 @@ def is_exact_match(prediction: str, reference: str) -> bool:
 
 
 def is_contained(prediction: str, reference: str) -> bool:
-    """Whether the reference's words occur, whole and in order, in the prediction.
+    """Whether the reference's words occur in the prediction as whole words, one after the other.
 
     Example:
 

@@ -2,18 +2,23 @@
 
     evaluate.load("eval/metrics/open_ended_qa").compute(predictions=["Yes."], references=["yes"])
 
-A thin shell over `answers.py`. The judge protocol needs an endpoint and lives in `eval/judge.py`.
+A thin shell over `answers.py`. The judge protocol needs an endpoint: `eval/judge.py`.
 """
 
 import datasets
 import evaluate
 
 from .answers import score_answers
+from .words import LETTER
+
+
+# `evaluate` copies to its module cache only the files that this one imports, so what answers.py needs is named too.
+__all__ = ["LETTER", "OpenEndedQA", "score_answers"]
 
 
 _DESCRIPTION = """
-Share of open-ended answers that equal the reference after normalisation (exact_match), or hold its words whole and in
-order (contained). Values are in 0-100.
+Share of open-ended answers that equal the reference after normalisation (exact_match), or contain its words one after the
+other (contained). Values are in 0-100.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -37,7 +42,7 @@ Dacheng}, booktitle={AAAI}, year={2019}}
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class OpenEndedQA(evaluate.Metric):
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -47,5 +52,5 @@ class OpenEndedQA(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         return score_answers(predictions, references)

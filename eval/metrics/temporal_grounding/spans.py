@@ -1,11 +1,13 @@
 """Scores of answered time spans against annotated ones, one query at a time and over a data set.
 
-Pure functions over lists of (start, end) in seconds. Spans come best first; which is best is the caller's to say.
+Pure functions over lists of (start, end) in seconds. Spans come best first; the caller decides which is best.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from .temporal_iou import pairwise_iou
 
@@ -15,7 +17,7 @@ THRESHOLDS = (0.3, 0.5, 0.7)
 
 
 def union_of(spans: Sequence[Span]) -> list[Span]:
-    """The same time as ordered spans that do not touch; spans that end before they begin hold no time.
+    """The same time as ordered spans that do not touch; spans that end before they begin are left out.
 
     Example:
 
@@ -32,7 +34,7 @@ def union_of(spans: Sequence[Span]) -> list[Span]:
 
 
 def union_iou(spans: Sequence[Span], others: Sequence[Span]) -> float:
-    """Shared time over all time that either side names, in 0-1; 0 if neither names any.
+    """Length of the intersection over length of the union, in 0-1; 0 if both are empty.
 
     Example:
 
@@ -51,26 +53,16 @@ def num_matches(ious: np.ndarray, threshold: float) -> int:
     Args:
         ious (`np.ndarray` of shape `(num_spans, num_references)`)
     """
-    allowed = ious >= threshold
-    partner: dict[int, int] = {}  # reference -> span
-
-    def place(span: int, seen: set[int]) -> bool:
-        for reference in np.flatnonzero(allowed[span]):
-            if reference not in seen:
-                seen.add(reference)
-                if reference not in partner or place(partner[reference], seen):
-                    partner[reference] = span
-                    return True
-        return False
-
-    return sum(place(span, set()) for span in range(len(allowed)))
+    if not ious.size:
+        return 0
+    return int((maximum_bipartite_matching(csr_array(ious >= threshold)) >= 0).sum())
 
 
 def count_f1(predicted: Sequence[int], expected: Sequence[int]) -> float:
     """Macro F1 in 0-1 of the number of spans, each number that occurs in the references being a class.
 
-    A model that always says one span gets the F1 of "one" divided by the number of classes. Our definition: the published
-    figures that bear this name do not state theirs.
+    A model that always answers one span gets the F1 of "one" divided by the number of classes. The definition is ours:
+    published figures of this name do not state theirs.
     """
     scores = []
     for count in sorted(set(expected)):
@@ -88,15 +80,15 @@ def score_spans(
     """All scores over a data set, in 0-100, each the mean over queries (CountF1: over counts).
 
     Args:
-        predictions: for each query the answered spans, best first; none where the answer named no time.
+        predictions: for each query the answered spans, best first; empty where the answer has no time.
         references: for each query the annotated spans, at least one.
 
     Returns:
-        `mIoU` and `R1@t`: the first span and the reference that it meets best; `union_IoU`; `F1@t`: one-to-one matches;
+        `mIoU` and `R1@t`: the first span and the reference with the highest IoU; `union_IoU`; `F1@t`: one-to-one matches;
         `CountF1`; `answered`: share of queries with a span.
 
     Raises:
-        ValueError: unequal lists, no query, or a query without reference.
+        ValueError: unequal lists, no query, a query without reference, or a time that is not a finite number.
     """
     if len(predictions) != len(references) or not references:
         raise ValueError(
@@ -105,6 +97,11 @@ def score_spans(
     without = [index for index, spans in enumerate(references) if not len(spans)]
     if without:
         raise ValueError(f"{len(without)} queries have no reference span, the first are {without[:5]}")
+    for kind, queries in (("prediction", predictions), ("reference", references)):
+        for index, spans in enumerate(queries):
+            wrong = [span for span in spans if None in span or not np.isfinite(span).all()]
+            if wrong:
+                raise ValueError(f"{kind} of query {index} has a span whose times are not finite numbers: {wrong[0]}")
     ious = [pairwise_iou(np.array(p), np.array(r)) for p, r in zip(predictions, references)]
     first = np.array([matrix[0].max() if len(matrix) else 0.0 for matrix in ious])
     result = {"mIoU": first.mean()}

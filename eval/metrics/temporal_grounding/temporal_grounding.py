@@ -12,7 +12,7 @@ from .spans import THRESHOLDS, score_spans
 from .temporal_iou import pairwise_iou
 
 
-# `evaluate` copies to its module cache only the files that this one imports, so the need of spans.py is named too.
+# `evaluate` copies to its module cache only the files that this one imports, so what spans.py needs is named too.
 __all__ = ["TemporalGrounding", "pairwise_iou", "score_spans"]
 
 _DESCRIPTION = """
@@ -38,7 +38,7 @@ _SPAN = {"start": datasets.Value("float64"), "end": datasets.Value("float64")}
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class TemporalGrounding(evaluate.Metric):
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
@@ -46,7 +46,19 @@ class TemporalGrounding(evaluate.Metric):
             features=datasets.Features({"predictions": [_SPAN], "references": [_SPAN]}),
         )
 
-    def _compute(self, predictions, references, thresholds=THRESHOLDS):
+    def compute(self, *, predictions: list | None = None, references: list | None = None, **kwargs):
+        """As `evaluate.Metric.compute`; further keys of spans are ignored, a missing one is named in the error."""
+        columns = {"predictions": predictions, "references": references}
+        chosen = {
+            name: [[{key: span.get(key) for key in _SPAN} for span in spans] for spans in queries]
+            for name, queries in columns.items()
+            if queries is not None
+        }
+        return super().compute(**chosen, **kwargs)
+
+    def _compute(
+        self, predictions: list, references: list, thresholds: tuple[float, ...] = THRESHOLDS
+    ) -> dict[str, float]:
         spans = [
             [[(event["start"], event["end"]) for event in events] for events in side]
             for side in (predictions, references)
