@@ -1,9 +1,9 @@
-"""AVicuna in the browser: a video in; its events out, as a time line and a table; or the answer to a question.
+"""A Gradio page for AVicuna: shows the events of a video as a time line and a table, or answers a question about it.
 
     AVICUNA_MODEL=outputs/demo/stage4 python app.py
 
-The whole program of a Space (`model_card/release/space_release.py` assembles it). It stands alone: the model's own code comes
-with the checkpoint. It answers one visitor at a time, and deletes their videos within two hours.
+The complete program of a Space, assembled by `model_card/release/space_release.py`. It does not import this project: the
+code of the model is part of the checkpoint. Requests are answered one at a time. Uploads are deleted within two hours.
 """
 
 import html
@@ -17,20 +17,20 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import Pipeline, PreTrainedConfig, pipeline
 
 
-MODEL_ID = "user/avicuna"  # the release writes the id of its model here
-EXAMPLE = "example.mp4"  # the video that a release carries
+MODEL_ID = "user/avicuna"  # replaced by the id of the released model
+EXAMPLE = "example.mp4"  # example video of a release
 COLUMNS = ["start", "end", "event", "score"]
 MAX_FILE_SIZE = "500mb"  # our choice
-KEPT = 3600  # seconds that an upload stays on the machine; our choice
+KEPT = 3600  # seconds for which an upload is kept; our choice
 TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds
 MIN_WIDTH = 0.5  # percent of the time line; our choice, so that the shortest event can be seen and clicked
 
 INTRODUCTION = """
 # AVicuna: what happens in a video, and when?
-The model `{name}` watches and listens. Upload a video, then list its events, or ask a question about it. A click on an
-event in the time line plays the video from there.
+The model `{name}` uses pictures and sound. Upload a video, then list its events or ask a question about it. Click an
+event in the time line to play the video from its start.
 """
-NOTHING_YET = '<div class="hint">The time line of the events shows up here.</div>'
+NOTHING_YET = '<div class="hint">The time line of the events appears here.</div>'
 NOTHING_FOUND = '<div class="hint">The model found no such event in the video.</div>'
 STYLE = """
 .hint { color: var(--body-text-color-subdued); padding: 12px 2px; }
@@ -54,7 +54,7 @@ element.addEventListener("click", (click) => {
 
 
 def split_queries(text: str) -> list[str]:
-    """The events that a visitor looks for, each once.
+    """The queries of a comma-separated text, without duplicates.
 
     >>> split_queries("dog barking, rain,,dog barking ")
     ['dog barking', 'rain']
@@ -80,7 +80,7 @@ def table_rows(events: list[dict]) -> list[list]:
 
 
 def assign_lanes(events: list[dict]) -> list[list[dict]]:
-    """Lanes of events that share a label and do not overlap; the lanes of one label together, labels by start."""
+    """Lanes of non-overlapping events with one label. Lanes of a label are adjacent; labels are ordered by start."""
     lanes: dict[str, list[list[dict]]] = {}
     for event in sorted(events, key=lambda event: (event["start"], event["end"])):
         own = lanes.setdefault(event["label"], [])
@@ -93,7 +93,7 @@ def assign_lanes(events: list[dict]) -> list[list[dict]]:
 
 
 def tick_seconds(duration: float) -> list[float]:
-    """Round moments from 0 to `duration`, at most seven; of a video beyond six hours, the sixths of it.
+    """At most seven round times from 0 to `duration`; above six hours, multiples of `duration / 6`.
 
     >>> tick_seconds(11.0)
     [0, 2, 4, 6, 8, 10]
@@ -103,7 +103,7 @@ def tick_seconds(duration: float) -> list[float]:
 
 
 def clock(seconds: float, *, duration: float) -> str:
-    """A moment as it is read: seconds in a short video, minutes and seconds in a long one.
+    """A time as text: seconds in a short video, minutes and seconds in a long one.
 
     >>> clock(7.5, duration=30.0), clock(75.0, duration=180.0)
     ('7.5 s', '1:15')
@@ -112,7 +112,7 @@ def clock(seconds: float, *, duration: float) -> str:
 
 
 def draw_timeline(events: list[dict], *, duration: float) -> str:
-    """Events over a video of `duration` seconds as HTML: a lane per label, more where its events overlap; an axis."""
+    """Events of a video of `duration` seconds as HTML: one lane per label, more if its events overlap, and an axis."""
     if not events:
         return NOTHING_FOUND
     lanes = assign_lanes(events)
@@ -120,7 +120,7 @@ def draw_timeline(events: list[dict], *, duration: float) -> str:
     rows, previous = [], None
     for lane in lanes:
         label = lane[0]["label"]
-        color = f"hsl({labels.index(label) * 137 % 360}, 60%, 50%)"  # the golden angle: neighbours differ
+        color = f"hsl({labels.index(label) * 137 % 360}, 60%, 50%)"  # the golden angle makes adjacent colours differ
         bars = "".join(draw_event(event, duration=duration, color=color) for event in lane)
         name = "" if label == previous else html.escape(label)
         rows.append(
@@ -136,16 +136,16 @@ def draw_timeline(events: list[dict], *, duration: float) -> str:
 
 
 def draw_event(event: dict, *, duration: float, color: str) -> str:
-    """One event as a bar that lies within its track, whatever its times."""
+    """One event as a bar, clipped to the track."""
     start, end = (min(max(event[side] / duration, 0.0), 1.0) * 100 for side in ("start", "end"))
     width = max(end - start, MIN_WIDTH)
     left = min(start, 100 - width)
     score = "" if event["score"] is None else f", score {event['score']:.2f}"
-    told = html.escape(f"{event['label']}: {event['start']:.1f} to {event['end']:.1f} s{score}")
-    place = f"left:{left:.3f}%;width:{width:.3f}%;background:{color}"
+    description = html.escape(f"{event['label']}: {event['start']:.1f} to {event['end']:.1f} s{score}")
+    style = f"left:{left:.3f}%;width:{width:.3f}%;background:{color}"
     return (
-        f'<button type="button" class="event" data-start="{event["start"]:.3f}" style="{place}" title="{told}" '
-        f'aria-label="{told}"></button>'
+        f'<button type="button" class="event" data-start="{event["start"]:.3f}" style="{style}" title="{description}" '
+        f'aria-label="{description}"></button>'
     )
 
 
@@ -155,19 +155,19 @@ def model_name() -> str:
 
 @cache
 def load_model() -> Pipeline:
-    """The model with its own code, on a GPU where there is one; loaded once."""
+    """The pipeline of the checkpoint, on a GPU if there is one. Loaded once."""
     return pipeline(task="audio-visual-event-localization", model=model_name(), trust_remote_code=True)
 
 
 def explain_times(config: PreTrainedConfig) -> str:
-    """How to read the times in the model's own words."""
+    """Explains the times in a free-text answer."""
     if config.time_unit == "seconds":
         return "Times in the answer are seconds."
-    return f"Times in the answer count from 0, the beginning of the video, to {config.num_time_bins - 1}, its end."
+    return f"Times in the answer range from 0 (start of the video) to {config.num_time_bins - 1} (end of the video)."
 
 
 def find_example() -> str | None:
-    """The example video of the model's repository or folder, if it has one."""
+    """The example video in the repository or folder of the model, if it has one."""
     folder = Path(model_name())
     if folder.is_dir():
         return str(folder / EXAMPLE) if (folder / EXAMPLE).is_file() else None
@@ -180,18 +180,18 @@ def find_example() -> str | None:
 def ask_model(video: str | None, **asked):
     """What the pipeline answers, and the video's duration in seconds; `gr.Error` for what cannot be used."""
     if not video:
-        raise gr.Error("There is no video yet: upload one, or take the example.", print_exception=False)
+        raise gr.Error("No video: upload one or use the example.", print_exception=False)
     locate = load_model()
     try:
         duration = locate.preprocess(video)["duration"]
         return locate(video, **asked), duration
     except (ValueError, OSError) as error:
-        told = str(error).replace(f"{Path(video).parent}{os.sep}", "")  # the file as its owner calls it
-        raise gr.Error(html.escape(told, quote=False), print_exception=False) from error
+        message = str(error).replace(f"{Path(video).parent}{os.sep}", "")  # the file name alone
+        raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
 
 
 def find_events(video: str | None, query: str) -> tuple[str, list[list]]:
-    """Time line and table of the events named in `query`, or of all events where it names none."""
+    """Time line and table of the events in `query`, or of all events if it is empty."""
     queries = split_queries(query or "")
     answer, duration = ask_model(video, query=queries or None)
     events = [event for found in answer.values() for event in found] if queries else answer
@@ -199,19 +199,19 @@ def find_events(video: str | None, query: str) -> tuple[str, list[list]]:
 
 
 def answer_question(video: str | None, question: str) -> str:
-    """The model's words."""
+    """The answer of the model as text."""
     if not (question or "").strip():
-        raise gr.Error("There is no question yet: type one.", print_exception=False)
+        raise gr.Error("No question: enter one.", print_exception=False)
     return ask_model(video, question=question.strip())[0]
 
 
 def forget_answers() -> tuple[str, list, str]:
-    """What is shown while nothing was asked about a video."""
+    """Clears the outputs when the video changes."""
     return NOTHING_YET, [], ""
 
 
 def build_demo() -> gr.Blocks:
-    """The page; its two buttons are the endpoints `/locate` and `/ask`."""
+    """The page. Its two buttons are the API endpoints `/locate` and `/ask`."""
     model, name = load_model().model, model_name()
     name = Path(name).name if Path(name).is_dir() else name
     with gr.Blocks(title="AVicuna in the browser", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as demo:
@@ -258,7 +258,7 @@ def build_demo() -> gr.Blocks:
 
 
 def main() -> None:
-    # no rendering on the server: it would want Node.js
+    # server-side rendering needs Node.js
     build_demo().queue().launch(max_file_size=MAX_FILE_SIZE, run_history=False, ssr_mode=False)
 
 
