@@ -276,8 +276,8 @@ def test_what_cannot_be_used_gets_one_message_that_names_the_file(address, media
         (media / "broken clip.mp4", "", "/locate", "broken clip.mp4: cannot be read as video"),
         (media / "broken clip.mp4", "What?", "/ask", "broken clip.mp4: cannot be read as video"),
         (media / "sound.mp4", "rain", "/locate", "sound.mp4: has no video stream"),
-        (None, "rain", "/locate", "There is no video yet"),
-        (media / "clip.mp4", " ", "/ask", "There is no question yet"),
+        (None, "rain", "/locate", "No video"),
+        (media / "clip.mp4", " ", "/ask", "No question"),
         (
             media / "clip.mp4",
             "What is <video>?",
@@ -388,7 +388,7 @@ def test_a_visitor_sees_the_events_in_a_browser_that_asks_no_other_host(address,
         find("#video button[aria-label='Clear']").click()
         find("#timeline .hint")
         find("button#find").click()
-        wait_until(lambda: "There is no video yet" in find("[data-testid=toast-body]").text)
+        wait_until(lambda: "No video" in find("[data-testid=toast-body]").text)
         assert asked_hosts(browser) == {"127.0.0.1"}
 
 
