@@ -1,5 +1,6 @@
 """What rendering promises, measured on the finished mp4: time, pitch, picture, noise, joins, and clear errors."""
 
+import itertools
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import Letterbox, render_video, select_frames
-from modeling_avicuna.media_avicuna import MediaError, TimedFrame, decode_audio, decode_video, probe
+from modeling_avicuna.media_avicuna import MediaError, Orientation, TimedFrame, decode_audio, decode_video, probe
 
 
 RATE = 48_000
@@ -251,33 +252,34 @@ def test_the_frame_on_show_at_any_moment_is_a_frame_of_that_moment(clips, tmp_pa
 
 
 def test_a_frame_is_on_show_from_its_time_to_the_next():
-    frames = [TimedFrame(None, time, 0, Fraction(1)) for time in (0.5, 1.0, 1.1, 4.0)]
+    frames = [TimedFrame(None, time, Orientation(), Fraction(1)) for time in (0.5, 1.0, 1.1, 4.0)]
     times = (0.0, 0.7, 0.9995, 1.05, 1.2, 3.9, 4.0, 9.0)
     assert [timed.time for timed in select_frames(iter(frames), times)] == [0.5, 0.5, 1.0, 1.0, 1.1, 1.1, 4.0, 4.0]
 
 
-@pytest.mark.parametrize("rotation, corner", [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1)), (270, (0, 1))])
-def test_letterboxing_turns_frames_upright_and_keeps_their_proportions(rotation, corner):
-    """A grey 64x32 frame whose top left quarter is white, into 100x100."""
+@pytest.mark.parametrize("orientation", [Orientation(*bits) for bits in itertools.product((False, True), repeat=3)])
+def test_letterboxing_turns_frames_upright_and_keeps_their_proportions(orientation):
+    """A grey 64x32 frame whose top left quarter is white, into 100x100, for every turned and mirrored picture."""
     pixels = np.full((32, 64, 3), 128, dtype=np.uint8)
     pixels[:16, :32] = 255
-    timed = TimedFrame(av.VideoFrame.from_ndarray(pixels, format="rgb24"), 0.0, rotation, Fraction(1))
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    timed = TimedFrame(frame, 0.0, orientation, Fraction(1))
     fitted = Letterbox(width=100, height=100).fit(timed).to_ndarray(format="rgb24").astype(int)
     assert fitted.shape == (100, 100, 3)
     rows, columns = np.flatnonzero(fitted.mean((1, 2)) > 60), np.flatnonzero(fitted.mean((0, 2)) > 60)
-    sides = (len(rows), len(columns))
-    assert sides == ((50, 100) if rotation % 180 == 0 else (100, 50))
+    assert (len(rows), len(columns)) == ((100, 50) if orientation.transpose else (50, 100))
     assert abs(rows[0] + rows[-1] - 99) <= 2 and abs(columns[0] + columns[-1] - 99) <= 2
-    # [row][column]; turning counter-clockwise by 90 brings the top left quarter to the bottom left
-    quarters = [
-        [fitted[rows[a + sides[0] // 4], columns[b + sides[1] // 4]].mean() for b in (0, sides[1] // 2)]
-        for a in (0, sides[0] // 2)
-    ]
-    assert np.unravel_index(np.argmax(quarters), (2, 2)) == corner
+
+    def brightest_quarter(picture: np.ndarray) -> tuple:
+        height, width = picture.shape[:2]
+        return np.unravel_index(np.argmax(picture.reshape(2, height // 2, 2, width // 2, 3).mean((1, 3, 4))), (2, 2))
+
+    inner = fitted[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    assert brightest_quarter(inner) == brightest_quarter(orientation.turn(pixels))
 
 
 def test_letterboxing_heeds_wide_pixels_and_odd_sizes():
-    timed = TimedFrame(av.VideoFrame(45, 33, "yuv420p"), 0.0, 0, Fraction(4, 3))
+    timed = TimedFrame(av.VideoFrame(45, 33, "yuv420p"), 0.0, Orientation(), Fraction(4, 3))
     fitted = Letterbox(width=60, height=60).fit(timed)
     assert (fitted.width, fitted.height) == (60, 60)
     assert rendering.fit_size(Fraction(60), Fraction(33), width=60, height=60) == (60, 32)

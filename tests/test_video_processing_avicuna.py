@@ -10,7 +10,7 @@ import torch
 from transformers import AutoVideoProcessor, CLIPImageProcessor
 
 from modeling_avicuna import AVicunaVideoProcessor, MediaError, load_video_frames
-from modeling_avicuna import video_processing_avicuna as video_processing
+from modeling_avicuna import media_pictures_avicuna as media_pictures
 from modeling_avicuna.interleaving_avicuna import resample_rows
 from modeling_avicuna.video_processing_avicuna import frame_indices, load_image, read_video
 from tests.media_files import pictures, tone, write_media
@@ -90,7 +90,7 @@ def test_both_decoders_take_file_objects(tmp_path, monkeypatch):
     stream = io.BytesIO(path.read_bytes())
     expected = load_video_frames(path, 4)[0]
     np.testing.assert_array_equal(load_video_frames(stream, 4)[0], expected)
-    monkeypatch.setattr(video_processing, "decord", None)
+    monkeypatch.setattr(media_pictures, "decord", None)
     np.testing.assert_array_equal(load_video_frames(stream, 4)[0], expected)
 
 
@@ -98,7 +98,7 @@ def test_both_decoders_take_file_objects(tmp_path, monkeypatch):
 def test_no_decoder_outlives_the_call(tmp_path, monkeypatch, ending):
     """As garbage of a cycle it could be freed in a forked process, which then waits for decord's threads without end."""
     path, alive, options = write_media(tmp_path / "a.mp4", frames=pictures(20)), [], {}
-    open_reader, read_chunks = video_processing.decord.VideoReader, video_processing._DecordReader.chunks
+    open_reader = media_pictures.decord.VideoReader
 
     class Reader(open_reader):
         def __init__(self, *arguments, **keywords):
@@ -110,15 +110,14 @@ def test_no_decoder_outlives_the_call(tmp_path, monkeypatch, ending):
             alive.remove(id(self))
 
     def fail(self, indices):
-        yield next(read_chunks(self, indices))
-        raise video_processing.DECORDError("damaged")
+        raise media_pictures.DECORDError("damaged")
 
     def refuse(chunk):
         raise ValueError("no such size")
 
-    monkeypatch.setattr(video_processing.decord, "VideoReader", Reader)
+    monkeypatch.setattr(media_pictures.decord, "VideoReader", Reader)
     if ending == "decord fails":
-        monkeypatch.setattr(video_processing._DecordReader, "chunks", fail)
+        monkeypatch.setattr(media_pictures._DecordReader, "read", fail)
     if ending == "transform fails":
         options = {"transform": refuse}
     if ending == "bad interval":
@@ -160,7 +159,7 @@ def test_a_variable_frame_rate_file(tmp_path):
 @pytest.mark.parametrize("name", ["video_0.mov", "video_90.mov", "video_180.mov", "fire2.mp4"])
 def test_rotation_is_the_same_in_both_decoders(data_dir, monkeypatch, name):
     ours = load_video_frames(data_dir / "clips" / name, 3)
-    monkeypatch.setattr(video_processing, "decord", None)
+    monkeypatch.setattr(media_pictures, "decord", None)
     other = load_video_frames(data_dir / "clips" / name, 3)
     assert ours[0].shape == other[0].shape == ((3, 568, 320, 3) if "90" in name else ours[0].shape)
     np.testing.assert_allclose(ours[0].astype(int), other[0].astype(int), atol=2)
@@ -204,11 +203,6 @@ def test_bad_files_are_named(tmp_path):
         with pytest.raises(MediaError, match=reason) as error:
             load_video_frames(tmp_path / name, 2)
         assert str(tmp_path / name) in str(error.value)
-
-
-def test_a_url_is_told_to_be_downloaded():
-    with pytest.raises(MediaError, match="https://example.org/a.mp4: is a URL"):
-        load_video_frames("https://example.org/a.mp4")
 
 
 def test_a_real_mp4_without_a_video_stream_is_named(data_dir):

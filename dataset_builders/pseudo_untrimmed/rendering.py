@@ -221,7 +221,7 @@ class Letterbox:
     def fit(self, timed: "TimedFrame") -> av.VideoFrame:
         """A new frame of the format, yuv420p in limited range."""
         frame = timed.frame
-        key = (frame.width, frame.height, frame.format.name, timed.rotation, frame.colorspace, frame.color_range)
+        key = (frame.width, frame.height, frame.format.name, timed.orientation, frame.colorspace, frame.color_range)
         if key != self._key:
             self._build(timed)
             self._key = key
@@ -230,16 +230,18 @@ class Letterbox:
 
     def _build(self, timed: "TimedFrame") -> None:
         frame = timed.frame
-        turned = timed.rotation % 180 != 0
         shown_width, shown_height = frame.width * timed.aspect, Fraction(frame.height)
-        if turned:
+        if timed.orientation.transpose:
             shown_width, shown_height = shown_height, shown_width
         inner_width, inner_height = fit_size(shown_width, shown_height, width=self.width, height=self.height)
         # even offsets keep chroma in step with luma
         x, y = (self.width - inner_width) // 4 * 2, (self.height - inner_height) // 4 * 2
-        steps = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}.get(
-            timed.rotation % 360, []
-        )
+        turn = timed.orientation
+        steps = [
+            *(["transpose=cclock_flip"] if turn.transpose else []),  # rows and columns swapped
+            *(["hflip"] if turn.mirror_x else []),
+            *(["vflip"] if turn.mirror_y else []),
+        ]
         steps.append(f"scale={inner_width}:{inner_height}:flags=bicubic:out_color_matrix=smpte170m:out_range=tv")
         steps.append("format=yuv420p")
         steps.append(f"pad={self.width}:{self.height}:{x}:{y}:black")

@@ -1,0 +1,451 @@
+"""The one reader of media files: it opens a source and finds its picture, its sound and their times.
+
+Decoding builds on it: media_pictures decodes frames, media_sound decodes sound, both on the time axis of the picture.
+Everything that looks into a media file goes through here: processor, pipeline, feature extraction, evaluation and the
+builders of the data sets.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import urllib.request
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+try:
+    import av
+except ImportError:
+    av = None
+try:
+    import httpx
+except ImportError:
+    httpx = None
+
+
+Media = str | os.PathLike | bytes | BinaryIO
+# Formats whose files name other files or addresses. None of these is a medium, and a hostile one would read local files.
+REFERRING_FORMATS = frozenset("hls applehttp dash concat sdp rtsp rtp sap imf image2 webm_dash_manifest ftp".split())
+# 8192 x 8192: a damaged header may claim a size whose frames would fill the memory.
+MAX_PIXELS = 2**26
+DOWNLOAD_TIMEOUT = 30.0  # s without an answer
+MISSING = -(2**63)  # a packet without this time stamp
+
+
+class MediaError(ValueError):
+    """
+    A media file that cannot be used: missing, unreadable, or without the stream that is asked for.
+
+    Args:
+        name (`str` or `Path`): the file, or what else the message is to name.
+        reason (`str`): a short cause without names or numbers, so that equal causes can be counted together.
+        detail (`str`, *optional*): the rest of the message.
+    """
+
+    def __init__(self, name: str | Path, reason: str, detail: str = ""):
+        super().__init__(f"{name}: {reason}" + (f" ({detail})" if detail else ""))
+        self.name, self.reason, self.detail = str(name), reason, detail
+
+    def __reduce__(self):  # worker processes return their errors by pickle
+        return type(self), (self.name, self.reason, self.detail)
+
+
+class naming_errors:
+    """A context that turns errors of FFmpeg and of file objects into `MediaError`s that name the file."""
+
+    def __init__(self, name: str, reason: str):
+        self.name, self.reason = name, reason
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error_type: type | None, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, (av.FFmpegError, OSError, EOFError)):
+            raise MediaError(self.name, self.reason, str(error)) from error
+
+
+def open_media(source: Media) -> tuple[str | BinaryIO, str]:
+    """
+    Checks a media source before a decoder sees it.
+
+    Args:
+        source: a path, the bytes of a file, a seekable binary file object (read from its beginning), an http(s) URL
+            (downloaded to a temporary file) or a data URL.
+
+    Returns:
+        what decoders open (a path or a file object), and the name that errors print.
+
+    Raises:
+        MediaError: no such file, a folder, an empty file, an address that cannot be fetched, a URL of another scheme,
+            or something that is no media source at all.
+    """
+    if isinstance(source, str) and source.startswith("data:"):
+        return _decode_data_url(source)
+    if isinstance(source, str) and "://" in source and not Path(source).exists():
+        return _download(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name = f"<{len(source)} bytes>"
+        if not len(source):
+            raise MediaError(name, "an empty file")
+        return _memory_file(source), name
+    if hasattr(source, "read"):
+        name = str(getattr(source, "name", None) or "<file object>")
+        if not hasattr(source, "seek"):
+            raise MediaError(name, "is a file object that cannot seek; give its bytes")
+        source.seek(0)
+        return source, name
+    if not isinstance(source, (str, os.PathLike)):
+        raise MediaError(f"{source!r:.80}", "is neither a path, a URL, bytes nor a binary file object")
+    path = Path(source)
+    if not path.is_file():
+        raise MediaError(path, "is a folder, not a media file" if path.is_dir() else "no such file")
+    if path.stat().st_size == 0:
+        raise MediaError(path, "an empty file")
+    # an absolute path: a name such as "-a.mp4" or "http:x.mp4" must not look like an option or a protocol to a decoder
+    return str(path.absolute()), str(path)
+
+
+def _memory_file(content: bytes | bytearray | memoryview) -> BinaryIO:
+    import io
+
+    return io.BytesIO(content)
+
+
+def _decode_data_url(url: str) -> tuple[BinaryIO, str]:
+    name = f"{url[:40]}..."
+    try:
+        with urllib.request.urlopen(url) as response:  # a data URL: decoded without any network
+            content = response.read()
+    except (ValueError, OSError) as error:
+        raise MediaError(name, "is not a valid data URL", str(error)) from error
+    if not content:
+        raise MediaError(name, "an empty file")
+    return _memory_file(content), name
+
+
+def _download(url: str) -> tuple[BinaryIO, str]:
+    """The content of an http(s) URL in a temporary file, which vanishes when it is closed or collected."""
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise MediaError(url, f"URLs of scheme {scheme!r} are not supported; give a path or an http(s) or data URL")
+    if httpx is None:
+        raise ImportError("reading a URL needs httpx: pip install httpx")
+    content = tempfile.NamedTemporaryFile(prefix="avicuna-")
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT) as response:
+            response.raise_for_status()
+            for block in response.iter_bytes():
+                content.write(block)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise MediaError(url, "cannot be downloaded", str(error)) from error
+    if content.tell() == 0:
+        raise MediaError(url, "an empty file")
+    content.seek(0)
+    return content, url
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """
+    What a file holds. Sizes are those of the upright picture; None where the file has no such stream.
+
+    `duration` (s) is the picture's, or the sound's where there is no picture. `fps` is the average frame rate.
+    """
+
+    duration: float
+    width: int | None
+    height: int | None
+    fps: float | None
+    sampling_rate: int | None
+    num_channels: int | None
+
+    @property
+    def has_video(self) -> bool:
+        return self.width is not None
+
+    @property
+    def has_audio(self) -> bool:
+        return self.sampling_rate is not None
+
+
+def probe(source: Media) -> MediaInfo:
+    """
+    Sizes, rates and duration of a media file, decoding no more than its first frame.
+
+    Raises:
+        MediaError: see `open_media`; also a file that cannot be read, or holds neither picture nor sound.
+    """
+    with MediaFile(source) as media:
+        return media.info
+
+
+@dataclass
+class PacketTable:
+    """Times of a stream's packets in file order, in units of `time_base` (s); `MISSING` where not given."""
+
+    time_base: Fraction
+    pts: array = field(default_factory=lambda: array("q"))
+    dts: array = field(default_factory=lambda: array("q"))
+    durations: array = field(default_factory=lambda: array("q"))
+    is_key: array = field(default_factory=lambda: array("b"))
+    is_hidden: array = field(default_factory=lambda: array("b"))  # outside of the edit list: decoded, never shown
+
+    def append(self, packet: av.Packet) -> None:
+        self.pts.append(MISSING if packet.pts is None else packet.pts)
+        self.dts.append(MISSING if packet.dts is None else packet.dts)
+        self.durations.append(packet.duration or 0)
+        self.is_key.append(packet.is_keyframe)
+        self.is_hidden.append(packet.is_discard)
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+
+class MediaFile:
+    """
+    A media source, opened: its best picture and sound stream, the times of their packets, and its first frame.
+
+    The time axis of everything that is decoded from it begins where the picture begins (the sound, if there is no
+    picture). A cover image is not a picture stream. Use it as a context manager.
+
+    Args:
+        source: see `open_media`.
+
+    Raises:
+        MediaError: see `open_media`; also a file that FFmpeg cannot open, or that names other files (a playlist).
+    """
+
+    def __init__(self, source: Media):
+        if av is None:
+            raise ImportError("reading media files needs PyAV: pip install av")
+        self.target, self.name = open_media(source)
+        self._is_ours = self.target is not source
+        self._open()
+
+    def _open(self) -> None:
+        if not isinstance(self.target, str):
+            self.target.seek(0)
+        self._has_moved = False
+        options = {"format_whitelist": _media_formats(), "protocol_whitelist": "file"}
+        with naming_errors(self.name, "not a readable media file"):
+            # tags that are not UTF-8 do not matter here
+            self.container = av.open(self.target, metadata_errors="ignore", container_options=options)
+        self.picture, self.sound = _picture_stream(self.container), _sound_stream(self.container)
+        if self.picture is not None:
+            self.picture.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+
+    def __enter__(self) -> MediaFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.container.close()
+        if self._is_ours and not isinstance(self.target, str):
+            self.target.close()
+
+    def rewind(self) -> None:
+        """Back to the first packet. Opened anew, because seeking to the beginning is not exact in every container."""
+        if self._has_moved:
+            self.container.close()
+            self._open()
+
+    def demux(self, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+        """The packets of the streams from the current position on, the last ones empty (they flush the decoders)."""
+        self._has_moved = True
+        with naming_errors(self.name, "not a readable media file"):
+            yield from self.container.demux(*streams)
+
+    @cached_property
+    def _scan(self) -> tuple[dict[int, PacketTable], av.VideoFrame | None]:
+        """One pass over the file: the packets of picture and sound by stream index, and the picture's first frame."""
+        streams = [stream for stream in (self.picture, self.sound) if stream is not None]
+        tables, first = {stream.index: PacketTable(stream.time_base) for stream in streams}, None
+        if not streams:
+            raise MediaError(self.name, "neither a video nor an audio stream")
+        self.rewind()
+        for packet in self.demux(*(self.container.streams[index] for index in tables)):
+            if packet.size:
+                tables[packet.stream_index].append(packet)
+            if first is None and self.picture is not None and packet.stream_index == self.picture.index:
+                first = next(iter(decode_packet(packet)), None)
+        self.rewind()
+        return tables, first
+
+    @property
+    def packets(self) -> dict[int, PacketTable]:
+        """The packets of picture and sound, by stream index."""
+        return self._scan[0]
+
+    @property
+    def first_frame(self) -> av.VideoFrame:
+        """
+        Raises:
+            MediaError: the file has no picture stream, or none of its pictures can be decoded.
+        """
+        if self.picture is None:
+            raise MediaError(self.name, "no video stream")
+        if self._scan[1] is None:
+            raise MediaError(self.name, "a video stream without a frame")
+        return self._scan[1]
+
+    @cached_property
+    def times(self) -> FrameTimes:
+        """When each frame of the picture is shown."""
+        first = self.first_frame
+        table = self.packets[self.picture.index]
+        is_counted = self.container.format.name == "avi" or MISSING in table.pts or first.pts not in table.pts
+        return list_frame_times(
+            table,
+            first=first.pts,
+            fps=float(self.picture.average_rate or self.picture.guessed_rate or 25),
+            is_counted=is_counted,
+        )
+
+    @property
+    def zero(self) -> float:
+        """Where the time axis begins, in seconds of the file's own clock."""
+        if self.picture is not None:
+            return self.times.zero
+        return (self.container.start_time or 0) / av.time_base
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the picture, or of the sound where there is no picture."""
+        if self.picture is not None:
+            return self.times.duration
+        if self.sound is None:
+            raise MediaError(self.name, "neither a video nor an audio stream")
+        table = self.packets[self.sound.index]
+        ends = [pts + length for pts, length in zip(table.pts, table.durations) if pts != MISSING]
+        if not ends:
+            return (self.container.duration or 0) / av.time_base
+        return max(0.0, float(max(ends) * self.sound.time_base) - self.zero)
+
+    @cached_property
+    def info(self) -> MediaInfo:
+        duration, sampling_rate, num_channels = self.duration, None, None
+        if self.sound is not None:
+            sampling_rate, num_channels = self.sound.rate, self.sound.channels
+        if self.picture is None:
+            return MediaInfo(duration, None, None, None, sampling_rate, num_channels)
+        frame = self.first_frame
+        width, height = frame.width, frame.height
+        if Orientation.of(frame).transpose:
+            width, height = height, width
+        return MediaInfo(duration, width, height, len(self.times.begins) / duration, sampling_rate, num_channels)
+
+
+def decode_packet(packet: av.Packet) -> list:
+    """The frames that a packet completes; none where it is damaged."""
+    try:
+        return packet.decode()
+    except av.FFmpegError:
+        return []
+
+
+def _media_formats() -> str:
+    return ",".join(sorted(av.formats_available - REFERRING_FORMATS))
+
+
+def _picture_stream(container: av.container.InputContainer) -> av.video.VideoStream | None:
+    """The stream that FFmpeg would show; the cover of a music file is not one."""
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    best = container.streams.best("video")
+    chosen = [stream for stream in streams if best is not None and stream.index == best.index] or streams
+    return chosen[0] if chosen else None
+
+
+def _sound_stream(container: av.container.InputContainer) -> av.audio.AudioStream | None:
+    # FFmpeg has no best stream where it has not seen a packet of any while it opened the file
+    return container.streams.best("audio") or next(iter(container.streams.audio), None)
+
+
+@dataclass(frozen=True)
+class FrameTimes:
+    """
+    When the frames of a picture are shown.
+
+    `begins` and `ends` are seconds from the beginning of the picture, of shape `(num_frames,)`, strictly increasing.
+    `stamps` are the frames' presentation times in the stream's time base, by which decoded frames are recognised; None
+    where the file has no usable ones and frames are recognised by their number. `zero` is the first frame's time on the
+    file's own clock, in seconds.
+    """
+
+    begins: np.ndarray
+    ends: np.ndarray
+    stamps: np.ndarray | None
+    zero: float
+
+    @property
+    def duration(self) -> float:
+        return float(self.ends[-1])
+
+
+def list_frame_times(table: PacketTable, *, first: int | None, fps: float, is_counted: bool) -> FrameTimes:
+    """
+    The times of a picture's frames from the times of its packets.
+
+    Args:
+        table: of the picture's stream.
+        first: presentation time of the first frame that can be decoded; packets before it show nothing.
+        fps: used for the length of a last frame that states none, and where packets carry no times at all.
+        is_counted: presentation times cannot be relied on (AVI stores none); decoding times, in order, replace them.
+    """
+    time_base = table.time_base
+    shown = [row for row in range(len(table)) if not table.is_hidden[row]]
+    shown = shown[next((n for n, row in enumerate(shown) if table.is_key[row]), 0) :]
+    length_of = dict(zip(table.pts, table.durations))
+    stamps, length = None, 0
+    if not is_counted:
+        begins = stamps = np.unique(np.array([table.pts[row] for row in shown if table.pts[row] >= first], np.int64))
+        length = length_of[int(stamps[-1])]
+    else:
+        begins = np.array([table.dts[row] for row in shown], dtype=np.int64)
+        if (begins == MISSING).any() or (np.diff(begins) <= 0).any():
+            begins, time_base = np.arange(len(shown)), 1 / Fraction(fps).limit_denominator(1001)
+    if not length:
+        length = int(begins[-1] - begins[-2]) if len(begins) > 1 else max(1, round(1 / fps / time_base))
+    edges = (np.append(begins, begins[-1] + length) - begins[0]) * time_base.numerator / time_base.denominator
+    return FrameTimes(edges[:-1], edges[1:], stamps, zero=0.0 if first is None else float(first * table.time_base))
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a decoded frame becomes upright: rows and columns swapped first, then mirrored left-right or top-bottom."""
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Orientation:
+        """From the frame's display matrix, as FFmpeg's own player applies it; turns to the nearest right angle."""
+        data = frame.side_data.get("DISPLAYMATRIX")
+        if data is None:
+            return cls()
+        a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(False, a < 0, d < 0)
+        return cls(True, c < 0, b < 0)
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether this is more than a turn."""
+        return (self.transpose + self.mirror_x + self.mirror_y) % 2 == 1
+
+    def turn(self, picture: np.ndarray) -> np.ndarray:
+        """`(height, width, channels)` -> the same picture, upright."""
+        picture = picture.transpose(1, 0, 2) if self.transpose else picture
+        picture = picture[:, ::-1] if self.mirror_x else picture
+        return picture[::-1] if self.mirror_y else picture

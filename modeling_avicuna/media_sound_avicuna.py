@@ -1,0 +1,320 @@
+"""Decodes the sound of an opened media file on the time axis of its picture: whole, or only the spans that are asked for.
+
+Gaps in the sound are silent and nothing moves in time. How sound is cut into windows is decided in feature_extraction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+import torch
+
+from .media_file_avicuna import MISSING, Media, MediaError, MediaFile
+
+
+try:
+    import av
+except ImportError:
+    av = None
+try:
+    import torchaudio
+except ImportError:
+    torchaudio = None
+
+
+LAYOUTS = {1: "mono", 2: "stereo"}
+GAP_SECONDS = 0.05  # time stamps jitter by less than that; a longer pause is silence
+PREROLL_SECONDS = 1.0  # decoded before a span and dropped: decoders need what came before (MP3, Opus, AAC with SBR)
+MARGIN_SECONDS = 0.1  # decoded around a span for the filter that resamples it
+JUMP_SECONDS = 5.0  # a span nearer than that is reached by reading on
+# torchaudio keeps a filter per output phase. Rates with many phases (nearly coprime ones) go through FFmpeg's resampler.
+MAX_PHASES = 1000
+
+
+def load_audio(
+    source: Media, *, sampling_rate: int = 48_000, start: float | None = None, end: float | None = None
+) -> np.ndarray | None:
+    """
+    The sound of a media file, or of a part of it, as one mono waveform on the time axis of the picture.
+
+    Channels are averaged. A sound that starts after the picture is preceded by silence, one that starts before it is
+    cut, and gaps and damaged packets are silent, so that position is time.
+
+    Args:
+        source (`str`, `os.PathLike`, `bytes` or binary file): see `open_media`.
+        sampling_rate (`int`): of the result, in Hz.
+        start, end (`float`, *optional*): part of the file, in seconds from the beginning of the picture.
+
+    Returns:
+        `np.ndarray` of shape `(num_samples,)`, float32, nominally in -1 ... 1; `None` where the file has no sound stream
+        or no sound in it.
+
+    Raises:
+        MediaError: the file cannot be opened, or none of its sound can be decoded.
+    """
+    with MediaFile(source) as media:
+        if media.sound is None:
+            return None
+        sound = Sound(media, sampling_rate=sampling_rate)
+        if start is None and end is None:
+            whole = sound.read_all()
+            return whole[0] if whole.shape[1] else None
+        first = round((start or 0.0) * sampling_rate)
+        last = sound.num_samples if end is None else min(round(end * sampling_rate), sound.num_samples)
+        return sound.read([(first, last)])[0][0] if first < last else None
+
+
+def decode_audio(source: Media, *, sampling_rate: int, num_channels: int = 2) -> np.ndarray | None:
+    """
+    The sound of a media file, mixed to 1 or 2 channels, on the time axis of the picture.
+
+    Args:
+        sampling_rate (`int`): of the result, in Hz.
+        num_channels (`int`): 1 (the mean of all channels) or 2 (mono goes to both at full level, more than two are mixed
+            by FFmpeg's own matrix).
+
+    Returns:
+        `np.ndarray` of shape `(num_channels, num_samples)`, float32; None where the file has no sound stream.
+
+    Raises:
+        MediaError: the file cannot be opened, or none of its sound can be decoded.
+    """
+    with MediaFile(source) as media:
+        if media.sound is None:
+            return None
+        return Sound(media, sampling_rate=sampling_rate, num_channels=num_channels).read_all()
+
+
+class Sound:
+    """
+    The sound of a media file at one rate and number of channels. Reading a span decodes that span, by seeking.
+
+    Args:
+        media: a file with a sound stream, which stays open while this is used.
+        sampling_rate (`int`): of what is read, in Hz.
+        num_channels (`int`): 1 (the mean of all channels) or 2.
+    """
+
+    def __init__(self, media: MediaFile, *, sampling_rate: int, num_channels: int = 1):
+        if torchaudio is None:
+            raise ImportError("reading sound needs torchaudio: pip install torchaudio")
+        if num_channels not in LAYOUTS:
+            raise ValueError(f"num_channels must be 1 or 2, got {num_channels}")
+        self.media, self.sampling_rate, self.num_channels = media, sampling_rate, num_channels
+        self.table = media.packets[media.sound.index]
+        self.zero, self.time_base = media.zero, float(media.sound.time_base)
+
+    @cached_property
+    def num_samples(self) -> int:
+        """Samples from the beginning of the picture to the end of the sound; 0 where none can be heard."""
+        start = 0.0
+        if self._has_usable_stamps:
+            start = max(0.0, math.floor(self._seconds(self.table.pts[-1]) - PREROLL_SECONDS))
+        pieces = self._pieces(start, math.inf) or self._pieces(0.0, math.inf)
+        return max((first + piece.shape[1] for first, piece in pieces), default=0)
+
+    def read_all(self) -> np.ndarray:
+        """All samples, `(num_channels, num_samples)`."""
+        pieces = self._pieces(0.0, math.inf)
+        if len(pieces) == 1 and pieces[0][0] == 0:
+            return pieces[0][1]
+        return self._place(pieces, 0, max((first + piece.shape[1] for first, piece in pieces), default=0))
+
+    def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """
+        Spans of samples, each `(first, last)` at `sampling_rate`, in rising order. What lies far between is not decoded.
+
+        Returns:
+            arrays of shape `(num_channels, last - first)`; silent where there is no sound.
+        """
+        results: list[np.ndarray] = []
+        group: list[tuple[int, int]] = []
+        for number, span in enumerate(spans):
+            group.append(span)
+            end = max(last for _, last in group)
+            if number + 1 == len(spans) or spans[number + 1][0] > end + JUMP_SECONDS * self.sampling_rate:
+                begin = group[0][0]
+                samples = self._read_span(begin, end)
+                results += [samples[:, first - begin : last - begin].copy() for first, last in group]
+                group = []
+        return results
+
+    def _read_span(self, first: int, last: int) -> np.ndarray:
+        # from a whole second on: there the samples of every rate lie at the same times
+        start = max(0.0, math.floor(first / self.sampling_rate - MARGIN_SECONDS))
+        return self._place(self._pieces(start, last / self.sampling_rate + MARGIN_SECONDS), first, last)
+
+    def _place(self, pieces: list[tuple[int, np.ndarray]], first: int, last: int) -> np.ndarray:
+        placed = np.zeros((self.num_channels, last - first), dtype=np.float32)
+        for begin, piece in pieces:
+            cut, begin = max(0, first - begin), max(0, begin - first)
+            piece = piece[:, cut : cut + max(0, last - first - begin)]
+            placed[:, begin : begin + piece.shape[1]] = piece
+        return placed
+
+    def _pieces(self, start: float, end: float) -> list[tuple[int, np.ndarray]]:
+        """
+        The sound from a whole second on: pieces of one original rate each, as a rule a single one, resampled, each with
+        the number of its first sample. Gaps are filled with silence, and what comes before `start` is cut.
+        """
+        pieces, parts = [], []
+        rate = position = begin = 0
+        for first, block_rate, samples in self._blocks(start, end):
+            if block_rate != rate:
+                if parts:
+                    pieces.append(self._finish(parts, begin, rate))
+                position = math.ceil(position / rate * block_rate) if parts else round(start * block_rate)
+                parts, rate, begin = [], block_rate, position
+            shift = 0 if first is None else first - position
+            if shift > (GAP_SECONDS * rate if parts else 0):
+                samples = np.pad(samples, ((0, 0), (shift, 0)))
+            elif shift < 0 and not parts:
+                samples = samples[:, -shift:]
+            if samples.shape[1]:
+                parts.append(samples)
+                position += samples.shape[1]
+        if parts:
+            pieces.append(self._finish(parts, begin, rate))
+        return pieces
+
+    def _finish(self, parts: list[np.ndarray], begin: int, rate: int) -> tuple[int, np.ndarray]:
+        second, rest = divmod(begin, rate)
+        if rest:
+            parts = [np.zeros((self.num_channels, rest), np.float32), *parts]
+        lead = round(rest / rate * self.sampling_rate)
+        samples = resample(np.concatenate(parts, axis=1), rate, self.sampling_rate)
+        return second * self.sampling_rate + lead, samples[:, lead:]
+
+    def _blocks(self, start: float, end: float) -> Iterator[tuple[int | None, int, np.ndarray]]:
+        """Decoded samples from a little before `start` to `end`: number of the first one, rate in Hz, and samples."""
+        packets, is_aligned = self._packets_from(start)
+        failure, num_blocks = None, 0
+        for packet in packets:
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:  # damaged: its time is silent
+                failure = error
+                continue
+            for frame in frames:
+                rate, first = frame.sample_rate, None
+                if frame.pts is not None:
+                    exact = (frame.pts * float(frame.time_base) - self.zero) * rate
+                    first = round(exact) if num_blocks or is_aligned else self._align(exact, frame)
+                    if first > end * rate:
+                        return
+                num_blocks += 1
+                yield first, rate, _to_channels(frame, self.num_channels)
+        if failure is not None and num_blocks == 0 and start == 0.0:
+            raise MediaError(self.media.name, "unreadable audio stream", str(failure)) from failure
+
+    def _packets_from(self, start: float) -> tuple[Iterable[av.Packet], bool]:
+        """The packets from a little before `start` on, and whether they are those from the beginning of the file."""
+        if start <= JUMP_SECONDS or not self._has_usable_stamps:
+            self.media.rewind()
+            return self.media.demux(self.media.sound), True
+        start -= PREROLL_SECONDS
+        self._first_end  # noqa: B018  computed now, because it moves through the file
+        try:
+            target = math.floor((start + self.zero) / self.time_base)
+            self.media.container.seek(target, stream=self.media.sound, backward=True)
+            packets: Iterator[av.Packet] = self.media.demux(self.media.sound)
+            packet = next(packets)
+            if packet.pts in self._stamps and (self._seconds(packet.pts) <= start or packet.pts == self.table.pts[0]):
+                return self._late(chain([packet], packets), start), False
+        except (av.FFmpegError, MediaError, StopIteration):
+            pass
+        self.media.rewind()
+        return self._late(self.media.demux(self.media.sound), start), False
+
+    def _late(self, packets: Iterable[av.Packet], start: float) -> Iterator[av.Packet]:
+        """Without the packets that end before `start`."""
+        for packet in packets:
+            if packet.pts is None or self._seconds(packet.pts + (packet.duration or 0)) >= start:
+                yield packet
+
+    def _seconds(self, stamp: int) -> float:
+        return stamp * self.time_base - self.zero
+
+    @cached_property
+    def _stamps(self) -> frozenset[int]:
+        return frozenset(self.table.pts)
+
+    @cached_property
+    def _has_usable_stamps(self) -> bool:
+        stamps = np.array(self.table.pts)
+        return len(stamps) > 0 and not (stamps == MISSING).any() and bool((np.diff(stamps) > 0).all())
+
+    @cached_property
+    def _first_end(self) -> tuple[int, int]:
+        """Rate, and number of the sample after the first block of the file."""
+        first, rate, samples = next(self._blocks(0.0, math.inf), (0, 1, np.zeros((1, 0))))
+        return rate, (first or 0) + samples.shape[1]
+
+    def _align(self, exact: float, frame: av.AudioFrame) -> int:
+        """
+        The number of a block's first sample where reading begins inside a file. Time stamps are rounded (to 1 ms in
+        Matroska), but blocks of equal length follow the first one at whole multiples of their length.
+        """
+        rate, origin = self._first_end
+        aligned = origin + round((exact - origin) / frame.samples) * frame.samples
+        is_near = rate == frame.sample_rate and abs(aligned - exact) <= self.time_base * rate + 1
+        return aligned if is_near else round(exact)
+
+
+def _to_channels(frame: av.AudioFrame, num_channels: int) -> np.ndarray:
+    """A block of any format and layout as float32 of shape `(num_channels, num_samples)`."""
+    if num_channels == 2 and frame.layout.nb_channels > 2:
+        resampler = av.AudioResampler(format="fltp", layout="stereo", rate=frame.sample_rate)
+        return np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    samples = scale_samples(samples)
+    if num_channels == 1:
+        return samples.mean(axis=0, keepdims=True)
+    return np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples
+
+
+def scale_samples(samples: np.ndarray) -> np.ndarray:
+    """
+    Samples of any numeric type as float32: integers are divided by their range, so that full scale is -1 ... 1.
+
+    Raises:
+        ValueError: samples that are neither integers nor floats.
+    """
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    if samples.dtype.kind not in "iu":
+        raise ValueError(f"samples must be integers or floats, got {samples.dtype}")
+    half = 2 ** (8 * samples.dtype.itemsize - 1)
+    middle = half if samples.dtype.kind == "u" else 0  # unsigned samples lie around the middle of their range
+    return ((samples.astype(np.float64) - middle) / half).astype(np.float32)
+
+
+def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """`(..., num_samples)` float32 at another rate, in Hz; of the result, sample k lies at k / to_rate seconds."""
+    ratio = Fraction(to_rate, from_rate)
+    if ratio == 1:
+        return samples
+    if max(ratio.numerator, ratio.denominator) <= MAX_PHASES:
+        return torchaudio.functional.resample(torch.from_numpy(samples), from_rate, to_rate).numpy()
+    rows = [_resample_by_ffmpeg(row, from_rate, to_rate) for row in samples.reshape(-1, samples.shape[-1])]
+    return np.stack(rows).reshape(*samples.shape[:-1], -1)
+
+
+def _resample_by_ffmpeg(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    resampler, parts = av.AudioResampler(format="fltp", layout="mono", rate=to_rate), []
+    for begin in range(0, len(samples), from_rate):
+        block = np.ascontiguousarray(samples[None, begin : begin + from_rate])
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+        frame.sample_rate = from_rate
+        parts += resampler.resample(frame)
+    parts += resampler.resample(None)
+    num_samples = math.ceil(len(samples) * Fraction(to_rate, from_rate))
+    joined = np.concatenate([part.to_ndarray()[0] for part in parts] or [samples[:0]])[:num_samples]
+    return np.pad(joined, (0, num_samples - len(joined)))
