@@ -1,15 +1,15 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv first.
+# Start with `make demo` and `make test`. Both create .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
-# One thread per process keeps two test workers from fighting over two cores, and keeps figures repeatable.
+# One thread per process: two test workers share two cores, and figures are reproducible.
 export OMP_NUM_THREADS ?= 1
-# Some virtual machines advertise AMX without being able to use it; oneDNN then dies with SIGILL in bf16 Linear.
+# Some virtual machines advertise AMX but cannot use it; oneDNN then stops with SIGILL in bf16 Linear.
 export ONEDNN_MAX_CPU_ISA ?= AVX512_CORE_BF16
 export TOKENIZERS_PARALLELISM ?= false
 
-# What the reference documents: every module but those that need another project or an extra.
+# Modules in the API reference: all except those that need another project or an extra.
 MODULES = $(shell find modeling_avicuna dataset_builders train eval model_card -name '*.py' ! -name '__*' \
 	! -path 'eval/lmms_plugin/*' ! -path 'model_card/space/*' ! -name cluster_shards.py | sed 's|/|.|g; s|\.py$$||' | sort)
 

@@ -1,8 +1,8 @@
 """Packaging of AVicuna.
 
-The distribution installs the two importable libraries: `modeling_avicuna` (the model) and `dataset_builders` (the data).
-`train/`, `eval/` and `model_card/` hold commands that run from a checkout; a bare find_packages() would put modules
-named `train` and `eval` into everyone's site-packages, so the packages are listed here one by one.
+The distribution installs two libraries: `modeling_avicuna` (the model) and `dataset_builders` (the data). `train/`, `eval/`
+and `model_card/` hold commands that run from a checkout. The packages are listed explicitly, because find_packages() would
+install modules named `train` and `eval` into site-packages.
 """
 
 from pathlib import Path
@@ -61,9 +61,9 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "docs": DOCS,
-        # tries the Space of a release before it is sent
+        # for trying the Space of a release before it is published
         "space": SPACE,
-        # builds PU-VALOR shards under an existing engine, on Slurm or Ray
+        # for building PU-VALOR shards with datatrove on Slurm or Ray
         "cluster": CLUSTER,
         "dev": TRAIN
         + EVAL
@@ -72,7 +72,7 @@ setup(
         + CLUSTER
         + SPACE
         + ["mypy>=1.15", "ruff>=0.9", "types-PyYAML", "types-tqdm"],
-        # decoding by torchcodec (the Video() and Audio() columns of `datasets`) wants the system's FFmpeg libraries
+        # decoding by torchcodec (Video() and Audio() columns of `datasets`) needs the FFmpeg libraries of the system
         "torchcodec": ["torchcodec>=0.10"],
     },
 )
