@@ -7,8 +7,8 @@ from dataset_builders.pseudo_untrimmed.planning import (
     Segment,
     draw_plan,
     draw_uniform,
-    place_segments,
     plan_pseudo_untrimmed,
+    slot,
 )
 
 
@@ -79,16 +79,58 @@ def test_a_small_cluster_gives_shorter_videos():
     assert set((plan.clips >= 0).sum(axis=1)) == {3, 4}
 
 
+def check_alone(starts, ends, present):
+    """No moment shows more than two segments, and none of them before the one listed before it."""
+    assert (np.diff(starts) >= -1e-9)[present[:, 1:]].all()
+    for start, end, mask in zip(starts, ends, present):
+        for first in start[mask]:
+            assert ((start[mask] <= first + 1e-9) & (end[mask] > first + 1e-9)).sum() <= 2
+
+
 def test_segments_are_contiguous_and_sum_to_the_duration():
-    rng = np.random.default_rng(0)
-    durations = np.round(rng.uniform(2, 10, size=60), 3)
+    durations = np.round(np.random.default_rng(0).uniform(2, 10, size=60), 3)
     plan = draw_plan(ROWS, CLUSTERS)
     present = plan.clips >= 0
-    lengths = np.where(present, durations[plan.clips], 0.0)
-    starts, ends = place_segments(lengths, plan.scales)
-    assert (starts[:, 0] == 0).all() and np.array_equal(starts[:, 1:], ends[:, :-1])
-    assert np.allclose(ends[:, -1], (lengths * plan.scales / 100).sum(axis=1), rtol=0, atol=1e-9)
-    assert np.allclose((ends - starts)[present], (lengths * plan.scales / 100)[present], rtol=0, atol=1e-9)
+    lengths = np.where(present, durations[plan.clips], 0.0) * plan.scales / 100
+    starts, ends, totals = plan.place(durations)
+    assert (starts[:, 0] == 0).all() and np.array_equal(starts[:, 1:][present[:, 1:]], ends[:, :-1][present[:, 1:]])
+    assert np.allclose(totals, np.where(present, lengths, 0).sum(axis=1), rtol=0, atol=1e-9)
+    assert np.allclose((ends - starts)[present], lengths[present], rtol=0, atol=1e-9)
+
+
+def test_gaps_have_the_length_that_was_drawn_and_show_a_background():
+    durations = np.full(70, 10.0)
+    plan = draw_plan(ROWS, CLUSTERS, gap_share=0.6, gap_seconds=(1, 4), backgrounds=np.arange(60, 70))
+    present = plan.clips >= 0
+    starts, ends, totals = plan.place(durations)
+    gaps = plan.gaps / 100
+    assert np.allclose(starts[:, 0], gaps[:, 0])
+    assert np.allclose((starts[:, 1:] - ends[:, :-1])[present[:, 1:]], gaps[:, 1:-1][present[:, 1:]])
+    assert np.allclose(totals, np.where(present, ends, 0).max(axis=1) + gaps[:, -1])
+    drawn = gaps[:, :-1][present]
+    assert abs((drawn > 0).mean() - 0.6) < 0.02 and set(np.unique(drawn[drawn > 0])) <= set(np.arange(100, 401) / 100)
+    assert not plan.gaps[:, :-1][~present].any() and not plan.overlaps.any()
+    assert (plan.backgrounds[plan.gaps > 0] >= 60).all() and (plan.backgrounds[plan.gaps == 0] == -1).all()
+    without = draw_plan(ROWS, CLUSTERS)
+    assert np.array_equal(plan.clips, without.clips) and np.array_equal(plan.scales, without.scales)
+
+
+def test_two_clips_at_once_at_most():
+    durations = np.round(np.random.default_rng(1).uniform(1, 10, size=60), 3)
+    plan = draw_plan(ROWS, CLUSTERS, overlap_share=0.7, gap_share=0.5)
+    present = plan.clips >= 0
+    starts, ends, totals = plan.place(durations)
+    check_alone(starts, ends, present)
+    overlapped = (starts[:, 1:] < ends[:, :-1] - 1e-9)[present[:, 1:]]
+    assert 0.6 < overlapped.mean() < 0.71
+    assert not (plan.gaps[:, :-1][plan.overlaps > 0]).any()
+    assert (totals >= ends.max(axis=1)).all()
+
+
+def test_no_two_draws_share_a_slot():
+    streams = {"cluster": 1, "num_clips": 1, "clip": 300, "scale": 300, "repeat": 300, "turn": 300, "gap": 300}
+    slots = [slot(stream, number) for stream, count in streams.items() for number in range(count)]
+    assert len(set(slots)) == len(slots)
 
 
 def test_original_times_scale_and_offset_give_the_new_times():

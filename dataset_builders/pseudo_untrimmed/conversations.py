@@ -1,49 +1,34 @@
-"""Turn a planned video into questions and answers: dense narration (T1), grounding (T2), segment caption (T3).
+"""Choose the questions about a planned video: which kind, about which event, in which wording.
 
-The wordings stand in `wordings.py`. Times stay placeholders ("<s0>") with their seconds beside them; the model's codec
-writes them as text at training time. Pure.
+`turns.py` writes the chosen questions and their answers. Pure: every choice is read from numbers drawn for the row.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..wordings import (
-    GROUNDING_QUESTIONS,
-    NARRATION_QUESTIONS,
-    SEGMENT_QUESTIONS,
-    grounding_answer,
-    narration_sentence,
-)
-from .planning import draw_uniform
+from ..turns import CONVERSATION_TYPES, Conversation, Span
+from ..wordings import GROUNDING_QUESTIONS, NARRATION_QUESTIONS, SEGMENT_QUESTIONS
+from .planning import draw_uniform, slot
 
 
-VIDEO = "<video>\n"
-FIRST_SLOT = 200  # the slots below belong to planning
-DRAWS_PER_TURN = 4  # family, event, wording, occurrence
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """`messages` as (role, content) pairs, `times` as (placeholder, seconds) pairs."""
-
-    messages: list[tuple[str, str]]
-    times: list[tuple[str, float]]
+DRAWS_PER_TURN = 4  # kind, event, wording, occurrence
 
 
 def draw_turns(rows: np.ndarray, *, max_turns: int, seed: int) -> np.ndarray:
     """Numbers in [0, 1) for each row: one for the number of turns, then `DRAWS_PER_TURN` for each turn."""
-    slots = range(FIRST_SLOT, FIRST_SLOT + 1 + DRAWS_PER_TURN * max_turns)
-    return np.stack([draw_uniform(rows, 0, slot, seed=seed) for slot in slots], axis=1)
+    numbers = range(1 + DRAWS_PER_TURN * max_turns)
+    return np.stack([draw_uniform(rows, 0, slot("turn", number), seed=seed) for number in numbers], axis=1)
 
 
 def write_conversation(
-    captions: list[str],
-    spans: list[tuple[float, float]],
-    events: list[int],
-    draws: list[float],
+    captions: Sequence[str],
+    spans: Sequence[Span],
+    events: Sequence[int],
+    draws: Sequence[float],
     *,
-    conversation_types: tuple[str, ...] = ("T1", "T2", "T3"),
+    absent: Sequence[str | None] = (),
+    conversation_types: tuple[str, ...] = CONVERSATION_TYPES,
     max_turns: int = 3,
 ) -> Conversation:
     """Write the conversation about one video.
@@ -54,58 +39,43 @@ def write_conversation(
             the same event. A question about an event is answered with all its spans.
         draws (`list[float]`):
             One row of `draw_turns`.
+        absent (`list[str | None]`):
+            For each turn the caption of an event that does not occur; a grounding turn asks about it.
         conversation_types (`tuple(str)`):
-            The first turn's family is drawn from these. A narration stays alone, since it answers every other question;
-            after a T2 or T3 turn others of these two may follow, each about another event.
+            The first turn's kind is drawn from these. A narration is the only turn, since it answers every other question;
+            after another kind more turns of these kinds may follow, each about another event.
         max_turns (`int`):
-            Most T2 and T3 turns.
+            Most turns of a conversation without narration.
     """
+    conversation = Conversation()
     first = conversation_types[int(draws[1] * len(conversation_types))]
-    if first == "T1":
-        return narrate(captions, spans, draws[3])
-    families = [name for name in conversation_types if name != "T1"]
+    if first == "narration":
+        conversation.narrate(list(zip(captions, spans)), question=choose(NARRATION_QUESTIONS, draws[3]))
+        return conversation
+    kinds = [name for name in conversation_types if name != "narration"]
     occurrences: dict[int, list[int]] = {}
-    for place, event in enumerate(events):
-        occurrences.setdefault(event, []).append(place)
+    for index, event in enumerate(events):
+        occurrences.setdefault(event, []).append(index)
     remaining = list(occurrences.values())
-    messages, times = [], []
     for turn in range(min(1 + int(draws[0] * max_turns), len(remaining))):
         which, event, wording, where = draws[1 + DRAWS_PER_TURN * turn : 1 + DRAWS_PER_TURN * (turn + 1)]
-        places = remaining.pop(int(event * len(remaining)))
-        family = first if turn == 0 else families[int(which * len(families))]
-        if family == "T2":
-            question, answer = ask_when(captions[places[0]], len(times) // 2, len(places), wording)
+        kind = first if turn == 0 else kinds[int(which * len(kinds))]
+        if kind == "grounding" and turn < len(absent) and absent[turn] is not None:
+            conversation.ask_when(absent[turn], [], question=choose(GROUNDING_QUESTIONS, wording))
+            continue
+        indices = remaining.pop(int(event * len(remaining)))
+        if kind == "grounding":
+            conversation.ask_when(
+                captions[indices[0]],
+                [spans[index] for index in indices],
+                question=choose(GROUNDING_QUESTIONS, wording),
+            )
         else:
-            places = [places[int(where * len(places))]]
-            question, answer = ask_what(captions[places[0]], len(times) // 2, wording)
-        for place in places:
-            times += name_times(len(times) // 2, spans[place])
-        messages += [("user", question if turn else VIDEO + question), ("assistant", answer)]
-    return Conversation(messages, times)
-
-
-def narrate(captions: list[str], spans: list[tuple[float, float]], wording: float) -> Conversation:
-    """T1: every segment with its span, in order."""
-    answer = " ".join(narration_sentence(index, caption) for index, caption in enumerate(captions))
-    times = [entry for index, span in enumerate(spans) for entry in name_times(index, span)]
-    return Conversation([("user", VIDEO + choose(NARRATION_QUESTIONS, wording)), ("assistant", answer)], times)
-
-
-def ask_when(caption: str, first_index: int, num_spans: int, wording: float) -> tuple[str, str]:
-    """T2: the question quotes the caption, the answer gives one span or several."""
-    question = choose(GROUNDING_QUESTIONS, wording).format(query=caption.rstrip(". "))
-    return question, grounding_answer(range(first_index, first_index + num_spans))
-
-
-def ask_what(caption: str, index: int, wording: float) -> tuple[str, str]:
-    """T3: the question gives a span, the answer is the caption."""
-    question = choose(SEGMENT_QUESTIONS, wording).format(start=f"<s{index}>", end=f"<e{index}>")
-    return question, caption if caption.endswith((".", "!", "?", '"')) else f"{caption}."
-
-
-def name_times(index: int, span: tuple[float, float]) -> list[tuple[str, float]]:
-    return [(f"<s{index}>", span[0]), (f"<e{index}>", span[1])]
+            index = indices[int(where * len(indices))]
+            conversation.ask_what(captions[index], spans[index], question=choose(SEGMENT_QUESTIONS, wording))
+    return conversation
 
 
 def choose(wordings: tuple[str, ...], draw: float) -> str:
+    """The wording that a number in [0, 1) stands for."""
     return wordings[int(draw * len(wordings))]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .planning import Plan, place_segments
+from .planning import Plan
 
 
 CHUNK_ROWS = 4096  # rows whose embeddings are held at a time: 4096 x 8 segments x 384 floats are 50 MB
@@ -57,18 +57,17 @@ class PlanFilter:
             )
 
     def __call__(self, plan: Plan) -> np.ndarray:
-        chunks = [self.find_reasons(plan.slice(at, at + CHUNK_ROWS)) for at in range(0, len(plan), CHUNK_ROWS)]
+        chunks = [self.find_reasons(plan.take(slice(at, at + CHUNK_ROWS))) for at in range(0, len(plan), CHUNK_ROWS)]
         return np.concatenate(chunks)
 
     def find_reasons(self, plan: Plan) -> np.ndarray:
         """One reason per row; where several rules reject, the first of the table above."""
         present = plan.clips >= 0  # [R, K]
         clips = np.maximum(plan.clips, 0)
-        lengths = np.where(present, self.durations[clips], 0.0)
         events = np.where(present, self.events[clips], -1 - np.arange(clips.shape[1]))
         reasons = np.full(len(plan), "", "U32")
         if self.duration_range is not None:
-            totals = place_segments(lengths, plan.scales)[1][:, -1]
+            totals = plan.place(self.durations)[2]
             shortest, longest = self.duration_range
             reasons[(totals < shortest) | (totals > longest)] = "duration_out_of_range"
         reasons[(events[:, 1:] == events[:, :-1]).any(axis=1)] = "event_follows_itself"
@@ -80,7 +79,9 @@ class PlanFilter:
                 reasons[mean < self.coherence_threshold] = "incoherent"
         return reasons
 
-    def compare_events(self, clips, events, present) -> tuple[np.ndarray, np.ndarray]:
+    def compare_events(
+        self, clips: np.ndarray, events: np.ndarray, present: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mean and largest cosine over the pairs of segments with different events; 1 and -1 where there is no pair."""
         vectors = self.embeddings[clips]  # [R, K, embedding_size]
         cosines = vectors @ vectors.transpose(0, 2, 1)  # [R, K, K]

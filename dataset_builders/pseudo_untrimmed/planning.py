@@ -1,11 +1,15 @@
-"""Plan pseudo-untrimmed videos: which clips, how often, in which order, each at which scale (steps 3 to 5 of the paper).
+"""Plan pseudo-untrimmed videos: which clips, how often, in which order, when, each at which scale (steps 3 to 5 of the
+paper).
 
-Pure. Every draw is a function of (seed, row, attempt, slot) and of nothing else, so a row's draws do not depend on which
-other rows are planned beside it, nor by how many workers. Rejecting plans is `filtering.py`'s task; this file reads and
-writes nothing.
+Pure. Every draw is a function of (seed, row, attempt, slot) alone, so the draws of a row do not depend on which other rows
+are planned with it, nor on the number of workers. `filtering.py` decides which plans are rejected. Nothing is read or
+written here.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,36 +17,88 @@ import numpy as np
 SAME_VIDEO = "same_video"
 REJECTION = np.dtype([("row", np.int64), ("attempt", np.int64), ("reason", "U32")])
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+# What is drawn, each from its own slots. A stream without a size has a region of its own; the others share a region, from
+# `first` on and for `size` numbers, and use a region of their own beyond that.
+SLOTS = {
+    "cluster": (0, 1),
+    "num_clips": (1, 1),
+    "clip": (2, 48),
+    "scale": (50, 50),
+    "repeat": (100, 100),
+    "turn": (200, 1 << 20),
+    "gap": (0, 0),
+    "gap_length": (0, 0),
+    "background": (0, 0),
+    "overlap": (0, 0),
+    "overlap_length": (0, 0),
+    "absent": (0, 0),
+}
+REGION = 1 << 32
+OVERLAP_PERCENT = (20, 70)  # of the segment before, which the sandbox's untrimmed videos have as well (our choice)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One clip in a composed video: `start` and `end` in its seconds, `end - start` = `scale` x the clip's own length."""
+    """One clip in a composed video: `start` and `end` in its seconds, `end - start` = `scale` x the length of what is shown.
+
+    A segment without a caption is background: no event, and no question is asked about it.
+    """
 
     clip_id: str
     start: float
     end: float
     scale: float
-    caption: str
+    caption: str | None = None
 
     def transfer_time(self, time: float) -> float:
-        """Where a moment of the original clip (s from its begin) lies in the composed video (step 5 of the paper)."""
+        """Where a moment of the original clip (seconds from its start) is in the composed video (step 5 of the paper)."""
         return self.start + self.scale * time
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Planned videos, one row each: numbers of clips, and scales in hundredths, both padded with -1 at the right."""
+    """Planned videos, one row each. Clips are positions in the list of clips, -1 where there is none."""
 
     rows: np.ndarray  # [R] row numbers, ascending
-    clips: np.ndarray  # [R, K] positions in the list of clips
+    clips: np.ndarray  # [R, K] the segments in order, padded at the right
     scales: np.ndarray  # [R, K] hundredths: a whole number has one spelling in every file
+    gaps: np.ndarray  # [R, K + 1] background before each segment and, last, at the end: hundredths of a second
+    overlaps: np.ndarray  # [R, K] how much of the segment before is still to come when a segment begins: percent of it
+    backgrounds: np.ndarray  # [R, K + 1] clips that the gaps show
+    absent: np.ndarray  # [R, T] clips whose event does not occur, each to be asked about in a turn
+
+    @staticmethod
+    def gapless(rows: np.ndarray, clips: np.ndarray, scales: np.ndarray) -> "Plan":
+        """A plan without gaps, overlaps and absent events, as in the paper."""
+        num_rows, most = clips.shape
+        return Plan(
+            rows,
+            clips,
+            scales,
+            gaps=np.zeros((num_rows, most + 1), np.int64),
+            overlaps=np.zeros((num_rows, most), np.int64),
+            backgrounds=np.full((num_rows, most + 1), -1, np.int64),
+            absent=np.full((num_rows, 1), -1, np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def slice(self, first: int, last: int) -> "Plan":
-        return Plan(self.rows[first:last], self.clips[first:last], self.scales[first:last])
+    def take(self, which: slice | np.ndarray) -> "Plan":
+        """Some of the rows: a slice, a mask, or positions."""
+        return Plan(*(getattr(self, field.name)[which] for field in dataclasses.fields(self)))
+
+    @staticmethod
+    def join(plans: list["Plan"]) -> "Plan":
+        """The rows of all plans, by ascending row number."""
+        names = [field.name for field in dataclasses.fields(Plan)]
+        joined = Plan(*(np.concatenate([getattr(plan, name) for plan in plans]) for name in names))
+        return joined.take(np.argsort(joined.rows))
+
+    def place(self, durations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Start and end of each segment `(R, K)` and length of each video `(R,)` in seconds; `durations` of the clips."""
+        lengths = np.where(self.clips >= 0, durations[self.clips], 0.0) * np.maximum(self.scales, 0) / 100.0
+        return place_segments(lengths, self.gaps, self.overlaps)
 
 
 def draw_plan(
@@ -53,25 +109,38 @@ def draw_plan(
     scale_range: tuple[float, float] = (0.6, 1.9),
     max_repeats: int = 2,
     repeat_probability: float = 0.15,
+    gap_share: float = 0.0,
+    gap_seconds: tuple[float, float] = (0.5, 5.0),
+    backgrounds: np.ndarray | None = None,
+    overlap_share: float = 0.0,
     attempts: np.ndarray | int = 0,
     seed: int = 0,
 ) -> Plan:
-    """Draw one video per row: a cluster, some of its clips in random order, now and then one of them again, and scales.
+    """Draw one video per row: a cluster, some of its clips in random order, sometimes one of them again, scales and times.
 
     Args:
         rows (`np.ndarray` of shape `(num_rows,)`):
             Row numbers; with `seed` and the attempt they decide everything.
         clusters (list of `np.ndarray`):
-            Positions of each cluster's clips. A cluster is drawn as often as it has clips, so all clips are used alike.
+            Positions of each cluster's clips. The probability of a cluster is proportional to its number of clips.
         clips_per_video (`tuple(int, int)`, *optional*, defaults to `(3, 8)`):
             Fewest and most segments (the paper's figure shows 4 to 6; the range is our choice). A smaller cluster gives
             as many as it has clips.
         scale_range (`tuple(float, float)`, *optional*, defaults to `(0.6, 1.9)`):
-            Bounds of the uniform scale, rounded to hundredths (read off the paper's figure).
+            Bounds of the uniform scale, rounded to hundredths (read from the paper's figure).
         max_repeats (`int`, *optional*, defaults to 2):
-            How many segments of one video may show the same clip, at scales of their own. 1: never twice.
+            How many segments of one video may show the same clip, each with its own scale. 1: no repeats.
         repeat_probability (`float`, *optional*, defaults to 0.15):
-            Chance, for each repeat allowed, that a video repeats a clip (our choice). A clip never follows itself.
+            Probability, for each repeat allowed, that a video repeats a clip (our choice). A clip never follows itself.
+        gap_share (`float`, *optional*, defaults to 0.0):
+            Probability of a gap, filled by background, before a segment that does not overlap the one before, and at the
+            end.
+        gap_seconds (`tuple(float, float)`, *optional*, defaults to `(0.5, 5.0)`):
+            Shortest and longest gap (our choice).
+        backgrounds (`np.ndarray`, *optional*):
+            Positions of the clips without an event that gaps show. None: gaps are dark and silent.
+        overlap_share (`float`, *optional*, defaults to 0.0):
+            Probability that a segment begins before the one before it has ended. Never more than two clips at once.
         attempts (`np.ndarray` or `int`, *optional*, defaults to 0):
             How often each row was rejected before.
         seed (`int`, *optional*, defaults to 0):
@@ -82,32 +151,61 @@ def draw_plan(
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     members = np.concatenate(clusters)
 
-    def draw(slot: int) -> np.ndarray:
-        return draw_uniform(rows, attempts, slot, seed=seed)
+    def draw(stream: str, number: int = 0) -> np.ndarray:
+        return draw_uniform(rows, attempts, slot(stream, number), seed=seed)
 
-    chosen = np.searchsorted(offsets[1:], (draw(0) * offsets[-1]).astype(np.int64), side="right")  # [R]
+    def draw_all(stream: str, count: int) -> np.ndarray:
+        return np.stack([draw(stream, number) for number in range(count)], axis=1)
+
+    chosen = np.searchsorted(offsets[1:], (draw("cluster") * offsets[-1]).astype(np.int64), side="right")  # [R]
     available = sizes[chosen]
     longest = np.minimum(most, available)
     shortest = np.minimum(fewest, longest)
-    num_clips = shortest + (draw(1) * (longest - shortest + 1)).astype(np.int64)
+    num_clips = shortest + (draw("num_clips") * (longest - shortest + 1)).astype(np.int64)
 
     picks = np.full((len(rows), most), -1, np.int64)
     taken = np.full((len(rows), most), np.iinfo(np.int64).max)  # ascending, for skipping what is taken
-    for place in range(most):
-        active = place < num_clips
-        pick = (draw(2 + place) * np.maximum(available - place, 1)).astype(np.int64)
-        for earlier in range(place):
+    for index in range(most):
+        active = index < num_clips
+        pick = (draw("clip", index) * np.maximum(available - index, 1)).astype(np.int64)
+        for earlier in range(index):
             pick += pick >= taken[:, earlier]
-        picks[active, place] = pick[active]
-        taken[active, place] = pick[active]
+        picks[active, index] = pick[active]
+        taken[active, index] = pick[active]
         taken.sort(axis=1)
     clips = np.where(picks >= 0, members[offsets[chosen][:, None] + np.maximum(picks, 0)], -1)
     for repeat in range(max_repeats - 1):
-        repeat_clip(clips, num_clips, [draw(100 + 3 * repeat + step) for step in range(3)], repeat_probability)
+        repeat_clip(clips, num_clips, [draw("repeat", 3 * repeat + step) for step in range(3)], repeat_probability)
 
     low, high = (round(100 * bound) for bound in scale_range)
-    scales = np.stack([low + (draw(50 + place) * (high - low + 1)).astype(np.int64) for place in range(most)], axis=1)
-    return Plan(np.asarray(rows), clips, np.where(clips >= 0, scales, -1))
+    scales = low + (draw_all("scale", most) * (high - low + 1)).astype(np.int64)
+    plan = Plan.gapless(np.asarray(rows), clips, np.where(clips >= 0, scales, -1))
+    if overlap_share:
+        low, high = OVERLAP_PERCENT
+        percent = low + (draw_all("overlap_length", most) * (high - low + 1)).astype(np.int64)
+        wanted = (draw_all("overlap", most) < overlap_share) & (clips >= 0)
+        wanted[:, 0] = False
+        plan = dataclasses.replace(plan, overlaps=np.where(wanted, percent, 0))
+    if gap_share:
+        low, high = (round(100 * bound) for bound in gap_seconds)
+        lengths = low + (draw_all("gap_length", most + 1) * (high - low + 1)).astype(np.int64)
+        wanted = draw_all("gap", most + 1) < gap_share
+        wanted[:, :-1] &= (clips >= 0) & (plan.overlaps == 0)
+        plan = dataclasses.replace(plan, gaps=np.where(wanted, lengths, 0))
+        if backgrounds is not None:
+            shown = backgrounds[(draw_all("background", most + 1) * len(backgrounds)).astype(np.int64)]
+            plan = dataclasses.replace(plan, backgrounds=np.where(plan.gaps > 0, shown, -1))
+    return plan
+
+
+def slot(stream: str, number: int = 0) -> int:
+    """The slot of the `number`-th draw of a stream: no two draws share one.
+
+    >>> slot("clip", 0), slot("scale", 0), slot("clip", 47)
+    (2, 50, 49)
+    """
+    first, size = SLOTS[stream]
+    return first + number if number < size else (1 + list(SLOTS).index(stream)) * REGION + number
 
 
 def repeat_clip(clips: np.ndarray, num_clips: np.ndarray, draws: list[np.ndarray], probability: float) -> None:
@@ -144,28 +242,41 @@ def mix_bits(state: np.ndarray) -> np.ndarray:
         return state ^ (state >> np.uint64(31))
 
 
-def place_segments(lengths: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of each segment in seconds, `(R, K)` each: every end is the next start, the first start is 0.
+def place_segments(
+    lengths: np.ndarray, gaps: np.ndarray, overlaps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Start and end of each segment in seconds, `(R, K)` each, and the length of each video, `(R,)`.
+
+    A segment begins where all before it have ended, or later by its gap, or earlier by its overlap with the one before;
+    but not before the segment before that one has ended, so that at most two clips play at once.
 
     Args:
         lengths (`np.ndarray` of shape `(R, K)`):
-            Seconds of the original clips, 0 where there is no segment.
-        scales (`np.ndarray` of shape `(R, K)`):
-            Hundredths.
+            Seconds of the segments, 0 where there is none.
+        gaps (`np.ndarray` of shape `(R, K + 1)`), overlaps (`np.ndarray` of shape `(R, K)`):
+            As in `Plan`.
     """
-    ends = np.cumsum(lengths * np.maximum(scales, 0) / 100.0, axis=1)
-    starts = np.concatenate([np.zeros((len(ends), 1)), ends[:, :-1]], axis=1)
-    return starts, ends
+    starts, ends = np.zeros_like(lengths), np.zeros_like(lengths)
+    reached = np.zeros(len(lengths))  # where all earlier segments have ended
+    free = np.zeros(len(lengths))  # where all earlier segments but the last have ended
+    for index in range(lengths.shape[1]):
+        start = reached + gaps[:, index] / 100.0
+        if index and overlaps[:, index].any():
+            early = ends[:, index - 1] - lengths[:, index - 1] * overlaps[:, index] / 100.0
+            start = np.where(overlaps[:, index] > 0, np.maximum(early, free), start)
+        starts[:, index], ends[:, index] = start, start + lengths[:, index]
+        free, reached = reached, np.maximum(reached, ends[:, index])
+    return starts, ends, reached + gaps[:, -1] / 100.0
 
 
 def plan_pseudo_untrimmed(
     num_videos: int,
     clusters: list[np.ndarray],
     *,
-    find_rejected,
+    find_rejected: Callable[[Plan], np.ndarray],
     max_attempts: int = 16,
     seed: int = 0,
-    **drawing,
+    **drawing: Any,
 ) -> tuple[Plan, np.ndarray]:
     """Draw `num_videos` videos, drawing again for rows whose plan is rejected or was planned before.
 
@@ -191,29 +302,25 @@ def plan_pseudo_untrimmed(
     seen: set[bytes] = set()
     accepted, rejected = [], []
     for attempt in range(max_attempts):
-        if not len(pending):
+        if not len(pending) and accepted:
             break
         plan = draw_plan(pending, clusters, attempts=attempt, seed=seed, **drawing)
         reasons = find_rejected(plan)
         reasons = np.where((reasons == "") & find_known(plan, reasons == "", seen), SAME_VIDEO, reasons)
         good = reasons == ""
-        accepted.append(Plan(plan.rows[good], plan.clips[good], plan.scales[good]))
+        accepted.append(plan.take(good))
         bad = np.empty(int((~good).sum()), REJECTION)
         bad["row"], bad["attempt"], bad["reason"] = pending[~good], attempt, reasons[~good]
         rejected.append(bad)
         pending = pending[~good]
-    rows = np.concatenate([plan.rows for plan in accepted])
-    order = np.argsort(rows)
-    clips = np.concatenate([plan.clips for plan in accepted])[order]
-    scales = np.concatenate([plan.scales for plan in accepted])[order]
-    return Plan(rows[order], clips, scales), np.concatenate(rejected)
+    return Plan.join(accepted), np.concatenate(rejected)
 
 
 def find_known(plan: Plan, candidates: np.ndarray, seen: set[bytes]) -> np.ndarray:
     """True for candidates that show clips in an order already in `seen`; the others are added to it, in row order."""
     known = np.zeros(len(plan), bool)
-    for place in np.flatnonzero(candidates):
-        key = plan.clips[place].tobytes()
-        known[place] = key in seen
+    for index in np.flatnonzero(candidates):
+        key = plan.clips[index].tobytes()
+        known[index] = key in seen
         seen.add(key)
     return known

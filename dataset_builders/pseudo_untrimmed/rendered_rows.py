@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from ..schema import FEATURES
-from .curation import find_files
 from .rendering import render_video
+from .usable_clips import find_files
 
 
 def render_rows(table: pa.Table, videos_dir: str | Path, *, settings, relative_to: str | Path | None = None):

@@ -10,17 +10,25 @@ from pathlib import Path
 
 from ..input_settings import InputSettings, fingerprint_folder
 from ..sources.annotation_files import fingerprint
+from ..turns import CONVERSATION_TYPES, read_conversation_types
 from .clustering import METHODS, SMALL_CLUSTERS
 from .embedding import fingerprint_encoder
 
 
 CURATION_VERSION = 1  # raised when the same settings give other rows
-CONVERSATION_TYPES = ("T1", "T2", "T3")
 VIDEOS_PER_SHARD = {"virtual": 5000, "rendered": 20}  # rendering 20 takes about as long as planning a million
 MEDIA = tuple(VIDEOS_PER_SHARD)
 RANDOM_GROUPS = "random"
 # Fields that do not change a byte of the rows.
-PLACES = ("data_dir", "clips_dir", "embeddings_dir", "captions_file", "exclude_ids_file", "text_encoder")
+PLACES = (
+    "data_dir",
+    "clips_dir",
+    "embeddings_dir",
+    "captions_file",
+    "exclude_ids_file",
+    "backgrounds_file",
+    "text_encoder",
+)
 
 
 @dataclass
@@ -47,6 +55,11 @@ class CurationSettings(InputSettings):
             `"merge"` or `"drop"`.
         clips_per_video, scale_range, max_repeats, repeat_probability:
             See `planning.draw_plan`.
+        gap_share, gap_seconds, overlap_share:
+            See `planning.draw_plan`. 0 by default, as in the paper's set.
+        backgrounds_file (`str`, *optional*):
+            Ids of clips without an event, which gaps show: one a line, or a JSON list. None: gaps are dark and silent, which
+            only rendered videos can show.
         background_noise_snr_db (`float`, *optional*, defaults to 20.0):
             Noise added to rendered videos, dB below the sound (the paper adds noise; the level is our choice). None: none.
         coherence_threshold (`float` or `"random"`, *optional*, defaults to `"random"`):
@@ -62,6 +75,8 @@ class CurationSettings(InputSettings):
             Dense narration, grounding, segment caption; drawn alike for each video.
         max_turns (`int`, *optional*, defaults to 3):
             Questions of a T2 or T3 conversation, 1 to this many (our choice). A narration is one question.
+        absent_share (`float`, *optional*, defaults to 0.0):
+            Probability that a grounding question is about an event that does not occur (`absent_events.draw_absent`).
         media (`str`, *optional*, defaults to `"virtual"`):
             `"virtual"`: rows only. `"rendered"`: one mp4 per row as well.
         clip_duration, min_clip_duration, min_caption_words:
@@ -91,6 +106,10 @@ class CurationSettings(InputSettings):
     scale_range: tuple[float, float] = (0.6, 1.9)
     max_repeats: int = 2
     repeat_probability: float = 0.15
+    gap_share: float = 0.0
+    gap_seconds: tuple[float, float] = (0.5, 5.0)
+    backgrounds_file: str | None = None
+    overlap_share: float = 0.0
     background_noise_snr_db: float | None = 20.0
     coherence_threshold: float | str | None = RANDOM_GROUPS
     ambiguity_threshold: float | None = 0.9
@@ -98,6 +117,7 @@ class CurationSettings(InputSettings):
     exclude_ids_file: str | None = None
     conversation_types: tuple[str, ...] = CONVERSATION_TYPES
     max_turns: int = 3
+    absent_share: float = 0.0
     media: str = "virtual"
     clip_duration: float = 10.0
     min_clip_duration: float = 1.0
@@ -117,18 +137,19 @@ class CurationSettings(InputSettings):
         self.scale_range = check_range("scale_range", self.scale_range, least=0.01)
         if self.duration_range is not None:
             self.duration_range = check_range("duration_range", self.duration_range, least=0)
-        self.conversation_types = tuple(self.conversation_types)
+        self.conversation_types = read_conversation_types(self.conversation_types)
         self.render_size = tuple(self.render_size)
         if self.videos_per_shard is None:
             self.videos_per_shard = VIDEOS_PER_SHARD[self.media]
         for name in ("num_videos", "cluster_size", "max_repeats", "max_turns", "videos_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        unknown = [name for name in self.conversation_types if name not in CONVERSATION_TYPES]
-        if unknown or not self.conversation_types:
-            raise ValueError(f"conversation_types must be some of {CONVERSATION_TYPES}, got {self.conversation_types}")
-        if not 0 <= self.repeat_probability <= 1:
-            raise ValueError(f"repeat_probability must lie in 0 to 1, got {self.repeat_probability}")
+        self.gap_seconds = check_range("gap_seconds", self.gap_seconds, least=0.01)
+        for name in ("repeat_probability", "gap_share", "overlap_share", "absent_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.gap_share and self.backgrounds_file is None and self.media == "virtual":
+            raise ValueError("gap_share needs backgrounds_file: features of dark and silent gaps are not known")
         if isinstance(self.coherence_threshold, str) and self.coherence_threshold != RANDOM_GROUPS:
             raise ValueError(
                 f"coherence_threshold must be a number, {RANDOM_GROUPS!r} or None, got {self.coherence_threshold!r}"
@@ -156,6 +177,8 @@ class CurationSettings(InputSettings):
         table = {name: value for name, value in table.items() if name not in PLACES}
         table["captions"] = fingerprint(self.files("captions_file"))
         table["excluded_ids"] = fingerprint(self.files("exclude_ids_file")) if self.exclude_ids_file else None
+        if self.backgrounds_file:
+            table["backgrounds"] = fingerprint(self.files("backgrounds_file"))
         table["encoder"] = fingerprint_encoder(self.text_encoder) if self.needs_embeddings else None
         table["clips"] = fingerprint_folder(self.folder("clips_dir")) if self.clips_dir else None
         return {**table, "curation_version": CURATION_VERSION}

@@ -4,6 +4,7 @@
 any shard, on any machine, and gets the same bytes. Nothing is drawn here but wordings, by row.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ import pyarrow.parquet as pq
 
 from ..schema import FEATURES
 from .conversations import draw_turns, write_conversation
-from .planning import Plan, place_segments
+from .planning import Plan
+from .settings import CurationSettings
 
 
 SOURCE = "pseudo-valor"
+VIDEO = "<video>\n"  # before the first question
 CLIPS_FILE = "clips-{split}.parquet"
 PLAN_FILE = "plan-{split}.parquet"
+LISTS = tuple(field.name for field in dataclasses.fields(Plan) if field.name != "rows")
 
 
-def build_shard(prepared: str | Path, split: str, index: int, *, settings) -> pa.Table:
+def build_shard(prepared: str | Path, split: str, index: int, *, settings: CurationSettings) -> pa.Table:
     """Rows `index * videos_per_shard` and on of a split, in the columns of `schema.FEATURES`.
 
     Args:
@@ -34,7 +38,7 @@ def build_shard(prepared: str | Path, split: str, index: int, *, settings) -> pa
     clips = pq.read_table(Path(prepared) / CLIPS_FILE.format(split=split))
     plan = read_plan(Path(prepared) / PLAN_FILE.format(split=split))
     first = index * settings.videos_per_shard
-    return tabulate(plan.slice(first, first + settings.videos_per_shard), clips, split=split, settings=settings)
+    return tabulate(plan.take(slice(first, first + settings.videos_per_shard)), clips, split=split, settings=settings)
 
 
 def count_shards(num_rows: int, videos_per_shard: int) -> int:
@@ -42,30 +46,16 @@ def count_shards(num_rows: int, videos_per_shard: int) -> int:
     return max(1, -(-num_rows // videos_per_shard))
 
 
-def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings) -> pa.Table:
+def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSettings) -> pa.Table:
     """The rows of planned videos. `clips` has the columns clip_id, caption, duration and event."""
-    present = plan.clips >= 0  # [R, K]
-    durations = np.where(present, clips["duration"].to_numpy()[plan.clips], 0.0)
-    starts, ends = place_segments(durations, plan.scales)
-    flat_clips = pa.array(plan.clips[present])
-    texts = clips["caption"].take(flat_clips)
-    offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
-    segments = {
-        "clip_id": clips["clip_id"].take(flat_clips),
-        "start": starts[present],
-        "end": ends[present],
-        "scale": plan.scales[present] / 100.0,
-        "caption": texts,
-    }
-    events = clips["event"].to_numpy()[plan.clips[present]].tolist()
-    spans = list(zip(starts[present].tolist(), ends[present].tolist()))
-    messages, times = write_messages(plan.rows, texts.to_pylist(), spans, events, offsets.tolist(), split, settings)
+    starts, ends, totals = plan.place(clips["duration"].to_numpy())
+    messages, times = write_messages(plan, clips, starts, ends, split=split, settings=settings)
     columns = {
         "id": [name_row(split, row) for row in plan.rows.tolist()],
         "source": pa.array([SOURCE] * len(plan)),
-        "duration": ends[:, -1] if ends.shape[1] else np.zeros(len(plan)),
+        "duration": totals,
         "media": [{}] * len(plan),
-        "segments": make_lists(offsets, segments, "segments"),
+        "segments": list_segments(plan, clips, starts, ends),
         "messages": messages,
         "times": times,
     }
@@ -73,27 +63,67 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=FEATURES.arrow_schema)
 
 
-def write_messages(rows, texts, spans, events, offsets, split, settings) -> tuple[pa.Array, pa.Array]:
-    """The `messages` and `times` columns."""
-    seed = split_seed(settings.seed, split)
-    draws = draw_turns(rows, max_turns=settings.max_turns, seed=seed).tolist()
+def list_segments(plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndarray) -> pa.ListArray:
+    """The column `segments`: the clips of each video and the backgrounds of its gaps, by start."""
+    num_rows, most = plan.clips.shape
+    # one column per gap and per segment, in the order of time: gap 0, segment 0, gap 1, ..., gap K
+    shown, first, last, scale = (np.full((num_rows, 2 * most + 1), fill) for fill in (-1, 0.0, 0.0, 1.0))
+    shown[:, 0::2], shown[:, 1::2] = plan.backgrounds, plan.clips
+    reached = np.maximum.accumulate(np.concatenate([np.zeros((num_rows, 1)), ends], axis=1), axis=1)  # [R, K + 1]
+    first[:, 0::2], first[:, 1::2] = reached, starts
+    last[:, 0::2], last[:, 1::2] = reached + plan.gaps / 100.0, ends
+    scale[:, 1::2] = plan.scales / 100.0
+    # a gap plays a background from its start, slowed down where the gap is longer
+    scale[:, 0::2] = np.maximum(1.0, plan.gaps / 100.0 / clips["duration"].to_numpy()[plan.backgrounds])
+    mask = shown >= 0
+    indices = pa.array(shown[mask])
+    fields = {
+        "clip_id": clips["clip_id"].take(indices),
+        "start": first[mask],
+        "end": last[mask],
+        "scale": scale[mask],
+        "caption": clips["caption"].take(indices),
+    }
+    return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments")
+
+
+def write_messages(
+    plan: Plan,
+    clips: pa.Table,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    *,
+    split: str,
+    settings: CurationSettings,
+) -> tuple[pa.Array, pa.Array]:
+    """The columns `messages` and `times`."""
+    present = plan.clips >= 0
+    texts = clips["caption"].take(pa.array(plan.clips[present])).to_pylist()
+    spans = list(zip(starts[present].tolist(), ends[present].tolist()))
+    events = clips["event"].to_numpy()[plan.clips[present]].tolist()
+    absent = [
+        [clips["caption"][index].as_py() if index >= 0 else None for index in indices]
+        for indices in plan.absent.tolist()
+    ]
+    offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).tolist()
+    draws = draw_turns(plan.rows, max_turns=settings.max_turns, seed=split_seed(settings.seed, split)).tolist()
     roles, contents, names, seconds = [], [], [], []
     message_offsets, time_offsets = [0], [0]
-    for place, (first, last) in enumerate(zip(offsets, offsets[1:])):
+    for index, (first, last) in enumerate(zip(offsets, offsets[1:])):
         conversation = write_conversation(
             texts[first:last],
             spans[first:last],
             events[first:last],
-            draws[place],
+            draws[index],
+            absent=absent[index],
             conversation_types=settings.conversation_types,
             max_turns=settings.max_turns,
         )
-        for role, content in conversation.messages:
-            roles.append(role)
-            contents.append(content)
-        for name, value in conversation.times:
-            names.append(name)
-            seconds.append(value)
+        for number, (question, answer) in enumerate(conversation.turns):
+            roles += ["user", "assistant"]
+            contents += [question if number else VIDEO + question, answer]
+        names += [f"<{name}>" for name, _ in conversation.times]
+        seconds += [value for _, value in conversation.times]
         message_offsets.append(len(roles))
         time_offsets.append(len(names))
     messages = make_lists(message_offsets, {"role": roles, "content": contents}, "messages")
@@ -137,23 +167,19 @@ def split_seed(seed: int, split: str) -> int:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Keep a plan as Parquet: one row per video, clips and scales as fixed-size lists."""
-    width = plan.clips.shape[1]
-    table = pa.table(
-        {
-            "row": pa.array(plan.rows, pa.int64()),
-            "clips": pa.FixedSizeListArray.from_arrays(pa.array(plan.clips.ravel(), pa.int32()), width),
-            "scales": pa.FixedSizeListArray.from_arrays(pa.array(plan.scales.ravel(), pa.int16()), width),
-        }
-    )
-    pq.write_table(table, path)
+    """Keep a plan as Parquet: one row per video, all else as fixed-size lists."""
+    columns = {"row": pa.array(plan.rows, pa.int64())}
+    for name in LISTS:
+        values = getattr(plan, name)
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.int32()), values.shape[1])
+    pq.write_table(pa.table(columns), path)
 
 
 def read_plan(path: Path) -> Plan:
     """What `write_plan` wrote."""
     table = pq.read_table(path).combine_chunks()
     lists = {}
-    for name in ("clips", "scales"):
+    for name in LISTS:
         column = table[name].combine_chunks()
         lists[name] = column.flatten().to_numpy().astype(np.int64).reshape(len(table), column.type.list_size)
-    return Plan(table["row"].to_numpy(), lists["clips"], lists["scales"])
+    return Plan(rows=table["row"].to_numpy(), **lists)

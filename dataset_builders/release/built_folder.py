@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ..pseudo_untrimmed.curation import PACKAGES, REPORT_FILE, Prepared, prepare, write_account
+from ..pseudo_untrimmed.curation import PACKAGES, Prepared, prepare, write_account
 from ..pseudo_untrimmed.rendered_rows import render_rows
 from ..pseudo_untrimmed.settings import CurationSettings
 from ..pseudo_untrimmed.shards import build_shard, count_shards
 from .card_facts import add_sizes, measure_parquet
+from .curation_report import REPORT_FILE
 from .provenance import build_environment
 
 

@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..atomic_files import write_text
+
+
+REPORT_FILE = "report.json"
+DROPPED_FILE = "dropped.jsonl"
+
 
 @dataclass
 class CurationReport:
@@ -108,10 +114,13 @@ class CurationReport:
 
         The bytes depend on the decisions and the facts alone.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        report = {"settings": self.settings, "sources": self.counts(), **facts}
-        text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, default=str)
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        lines = (json.dumps(entry, sort_keys=True, ensure_ascii=False, default=str) for entry in self.entries)
-        (folder / "dropped.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_report(folder, {"settings": self.settings, "sources": self.counts(), **facts}, self.entries)
+
+
+def write_report(folder: str | Path, report: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    """Write dropped.jsonl and then report.json: a folder that has a report has all of it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(entry, sort_keys=True, ensure_ascii=False, default=str) for entry in entries)
+    write_text(Path(folder) / DROPPED_FILE, "".join(f"{line}\n" for line in lines))
+    text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+    write_text(Path(folder) / REPORT_FILE, text + "\n")

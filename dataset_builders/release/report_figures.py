@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from ..pseudo_untrimmed.planning import place_segments
 from ..pseudo_untrimmed.shards import CLIPS_FILE, PLAN_FILE, read_plan
 
 
@@ -54,7 +53,7 @@ def draw_timeline(row: dict, path: str | Path) -> None:
         colour = COLOURS[known.setdefault(segment["clip_id"], len(known)) % len(COLOURS)]
         length = segment["end"] - segment["start"]
         axes.barh(place, length, left=segment["start"], color=colour, height=0.8)
-        text = f"x{segment['scale']:.2f}  {segment['caption'][:CAPTION_LENGTH]}"
+        text = f"x{segment['scale']:.2f}  {(segment['caption'] or 'background')[:CAPTION_LENGTH]}"
         axes.text(
             row["duration"] * 0.01,
             place,
@@ -94,8 +93,7 @@ def collect_numbers(prepared_folder: str | Path, report: dict) -> dict[str, np.n
         plan = read_plan(Path(prepared_folder) / PLAN_FILE.format(split=split))
         durations = pq.read_table(Path(prepared_folder) / CLIPS_FILE.format(split=split))["duration"].to_numpy()
         present = plan.clips >= 0
-        ends = place_segments(np.where(present, durations[plan.clips], 0.0), plan.scales)[1]
-        numbers["duration"].append(ends[:, -1])
+        numbers["duration"].append(plan.place(durations)[2])
         numbers["scale"].append(plan.scales[present] / 100)
         numbers["clips_per_video"].append(present.sum(axis=1))
         numbers["cluster_size"].append(np.array(facts["clusters"]["sizes"]))

@@ -7,20 +7,13 @@ the video is shown once. Times stay seconds behind placeholders; the wordings li
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from ..wordings import (
-    ABSENT_ANSWER,
-    GROUNDING_QUESTIONS,
-    NARRATION_QUESTIONS,
-    SEGMENT_QUESTIONS,
-    choose_wording,
-    grounding_answer,
-    narration_sentence,
-)
+from ..turns import CONVERSATION_TYPES, Conversation, read_conversation_types
+from ..wordings import GROUNDING_QUESTIONS, NARRATION_QUESTIONS, SEGMENT_QUESTIONS, choose_wording
 from .rows import Row, make_row
 from .timed_events import TimedEvent, TimedVideo
 
 
-CONVERSATION_TYPES = ("narration", "grounding", "segment")
+QUESTIONS = {"narration": NARRATION_QUESTIONS, "grounding": GROUNDING_QUESTIONS, "segment": SEGMENT_QUESTIONS}
 
 
 def event_rows(
@@ -41,10 +34,9 @@ def event_rows(
         max_turns: more questions than these go on in a further row of the same video (our choice: 10).
         seed: chooses the wordings; the same for any order of the videos.
     """
-    unknown = sorted(set(conversation_types) - set(CONVERSATION_TYPES))
-    if unknown or max_turns < 1:
-        raise ValueError(f"conversation types {unknown} are not of {CONVERSATION_TYPES}, or max_turns={max_turns} < 1")
-    for kind in conversation_types:
+    if max_turns < 1:
+        raise ValueError(f"max_turns must be at least 1, got {max_turns}")
+    for kind in read_conversation_types(conversation_types):
         groups = {"narration": _whole, "grounding": _by_text, "segment": _by_span}[kind](video.events)
         if kind == "grounding":
             groups = _mingle(groups, absent, key=f"{seed}-{video.video_id}")
@@ -102,29 +94,24 @@ def _row(
     media: str,
     seed: int,
 ) -> Row:
-    turns, times = [], {}
+    conversation = Conversation()
     for number, group in enumerate(groups):
-        key = f"{row_id}-{number}"
+        question = choose_wording(QUESTIONS[kind], f"{row_id}-{number}", seed=seed)
         if isinstance(group, str):
-            question = choose_wording(GROUNDING_QUESTIONS, key, seed=seed)
-            turns.append((question.format(query=group), ABSENT_ANSWER))
-            continue
-        first = len(times) // 2
-        spans = group[:1] if kind == "segment" else group
-        indices = range(first, first + len(spans))
-        for index, event in zip(indices, spans):
-            times |= {f"s{index}": event.start, f"e{index}": event.end}
-        if kind == "narration":
-            answer = " ".join(narration_sentence(index, event.text) for index, event in zip(indices, group))
-            turns.append((choose_wording(NARRATION_QUESTIONS, key, seed=seed), answer))
+            conversation.ask_when(group, [], question=question)
+        elif kind == "narration":
+            conversation.narrate([(event.text, (event.start, event.end)) for event in group], question=question)
         elif kind == "grounding":
-            question = choose_wording(GROUNDING_QUESTIONS, key, seed=seed)
-            query = group[0].text.rstrip(". ")
-            turns.append((question.format(query=query), grounding_answer(indices)))
+            conversation.ask_when(group[0].text, [(event.start, event.end) for event in group], question=question)
         else:
-            question = choose_wording(SEGMENT_QUESTIONS, key, seed=seed)
-            answer = ", and ".join(event.text.rstrip(". ") for event in group)
-            turns.append(
-                (question.format(start=f"<s{first}>", end=f"<e{first}>"), f"{answer[:1].upper()}{answer[1:]}.")
-            )
-    return make_row(row_id, source=source, turns=turns, video=media, duration=video.duration, times=times)
+            caption = ", and ".join(event.text.rstrip(". ") for event in group)
+            span = (group[0].start, group[0].end)
+            conversation.ask_what(f"{caption[:1].upper()}{caption[1:]}.", span, question=question)
+    return make_row(
+        row_id,
+        source=source,
+        turns=conversation.turns,
+        video=media,
+        duration=video.duration,
+        times=dict(conversation.times),
+    )

@@ -1,0 +1,79 @@
+"""Choose events that do not occur in a planned video, so that some questions are answered by "No event." (option
+`absent_share`; our choice, the paper asks none).
+
+Half of them are captions of the video's own cluster (hard), half are any captions (easy). Pure: the questions are written
+in `shards.py`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from .planning import Plan, draw_uniform, slot
+
+
+NUM_TRIES = 8  # draws per question; where none of them fits, the turn asks about an event that occurs
+CHUNK_ROWS = 4096  # rows whose embeddings are held at a time
+
+
+def draw_absent(
+    plan: Plan,
+    clusters: list[np.ndarray],
+    *,
+    events: np.ndarray,
+    embeddings: np.ndarray | None,
+    ambiguity_threshold: float | None,
+    absent_share: float,
+    max_turns: int,
+    seed: int,
+) -> Plan:
+    """The plan with `absent` filled: for each of `max_turns` turns the clip to ask about in vain, or -1.
+
+    Args:
+        plan (`Plan`), clusters (list of `np.ndarray`):
+            Accepted plans and the clusters that they were drawn from.
+        events (`np.ndarray` of shape `(num_clips,)`):
+            Equal numbers for clips with the same caption. An absent event is none of the video's.
+        embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`, *optional*), ambiguity_threshold (`float`, *optional*):
+            A caption whose cosine to one of the video's is above the threshold is not called absent.
+        absent_share (`float`):
+            Probability that a grounding turn asks about an absent event.
+        max_turns (`int`), seed (`int`):
+            Of the build.
+    """
+    if not absent_share:
+        return plan
+    labels = np.full(len(events), -1)
+    for label, members in enumerate(clusters):
+        labels[members] = label
+    members, sizes = np.concatenate(clusters), np.array([len(cluster) for cluster in clusters])
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    parts = []
+    for first in range(0, len(plan), CHUNK_ROWS):
+        part = plan.take(slice(first, first + CHUNK_ROWS))
+        present = part.clips >= 0  # [R, K]
+        own = labels[part.clips[:, 0]]  # [R]
+        known = [np.where(present, events[part.clips], -1)]
+        absent = np.full((len(part), max_turns), -1, np.int64)
+        for turn in range(max_turns):
+            base = turn * 2 * (NUM_TRIES + 1)
+            asked = draw_uniform(part.rows, 0, slot("absent", base), seed=seed) < absent_share
+            for attempt in range(1, NUM_TRIES + 1):
+                hard = draw_uniform(part.rows, 0, slot("absent", base + 2 * attempt), seed=seed) < 0.5
+                draw = draw_uniform(part.rows, 0, slot("absent", base + 2 * attempt + 1), seed=seed)
+                clip = members[
+                    np.where(
+                        hard,
+                        offsets[own] + (draw * sizes[own]).astype(np.int64),
+                        (draw * len(members)).astype(np.int64),
+                    )
+                ]
+                fits = ~np.any(np.concatenate(known, axis=1) == events[clip][:, None], axis=1)
+                if embeddings is not None and ambiguity_threshold is not None:
+                    cosines = np.einsum("rkd,rd->rk", embeddings[np.maximum(part.clips, 0)], embeddings[clip])
+                    fits &= np.where(present, cosines, -1).max(axis=1) <= ambiguity_threshold
+                chosen = asked & fits & (absent[:, turn] < 0)
+                absent[chosen, turn] = clip[chosen]
+            known.append(np.where(absent[:, turn] >= 0, events[absent[:, turn]], -1)[:, None])
+        parts.append(dataclasses.replace(part, absent=absent))
+    return Plan.join(parts) if parts else plan

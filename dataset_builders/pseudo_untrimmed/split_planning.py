@@ -1,0 +1,148 @@
+"""Plan one split of a PU-VALOR build: cluster its clips, draw its videos, and describe the result.
+
+Pure: clips and embeddings in, a `PlannedSplit` out. `curation.py` writes it down.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..sources.captions import Clip
+from .absent_events import draw_absent
+from .clustering import DROPPED, cluster_clips, mean_pair_cosine, measure_clusters
+from .filtering import PlanFilter, number_events
+from .planning import Plan, plan_pseudo_untrimmed
+from .settings import RANDOM_GROUPS, CurationSettings
+
+
+NO_EVENT = -1
+
+
+@dataclass(frozen=True)
+class PlannedSplit:
+    """The clips of a split (backgrounds last), the event and the cluster of each, and the planned and rejected videos."""
+
+    clips: list[Clip]
+    events: np.ndarray  # equal numbers for equal captions, NO_EVENT for a background
+    labels: np.ndarray  # cluster, DROPPED where the clip's cluster is too small, and for a background
+    plan: Plan
+    rejected: np.ndarray  # `planning.REJECTION`
+    num_wanted: int
+    facts: dict  # for the report
+
+
+def plan_split(
+    clips: list[Clip],
+    embeddings: np.ndarray | None,
+    *,
+    backgrounds: list[Clip],
+    num_videos: int,
+    seed: int,
+    settings: CurationSettings,
+) -> PlannedSplit:
+    """Cluster the clips of one split and plan `num_videos` videos of them; `seed` is the split's own."""
+    fewest = max(settings.clips_per_video[0], min(settings.least_cluster_size, len(clips)))
+    labels, num_small = cluster_clips(
+        np.zeros((len(clips), 1)) if embeddings is None else embeddings,
+        method=settings.clustering,
+        cluster_size=settings.cluster_size,
+        min_cluster_size=fewest,
+        small_clusters=settings.small_clusters,
+        seed=settings.seed,
+    )
+    clusters = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    events = number_events([clip.caption for clip in clips])
+    threshold = coherence_threshold(settings, embeddings)
+    durations = np.array([clip.duration for clip in [*clips, *backgrounds]])
+    plan, rejected = plan_pseudo_untrimmed(
+        num_videos,
+        clusters,
+        find_rejected=PlanFilter(
+            durations,
+            events,
+            embeddings,
+            coherence_threshold=threshold,
+            ambiguity_threshold=settings.ambiguity_threshold,
+            duration_range=settings.duration_range,
+        ),
+        clips_per_video=settings.clips_per_video,
+        scale_range=settings.scale_range,
+        max_repeats=settings.max_repeats,
+        repeat_probability=settings.repeat_probability,
+        gap_share=settings.gap_share,
+        gap_seconds=settings.gap_seconds,
+        backgrounds=np.arange(len(clips), len(durations)) if backgrounds else None,
+        overlap_share=settings.overlap_share,
+        seed=seed,
+    )
+    plan = draw_absent(
+        plan,
+        clusters,
+        events=events,
+        embeddings=embeddings,
+        ambiguity_threshold=settings.ambiguity_threshold,
+        absent_share=settings.absent_share,
+        max_turns=settings.max_turns,
+        seed=seed,
+    )
+    facts = {
+        "num_clips": int((labels != DROPPED).sum()),
+        "num_videos": len(plan),
+        "clusters": {**measure_groups(embeddings, labels, settings.seed), "num_too_small": num_small},
+        "coherence_threshold": threshold,
+        "rejected_plans": dict(sorted(Counter(rejected["reason"].tolist()).items())),
+        **describe_plan(plan, durations, num_clips=len(clips)),
+    }
+    return PlannedSplit(
+        [*clips, *backgrounds],
+        np.concatenate([events, np.full(len(backgrounds), NO_EVENT)]),
+        np.concatenate([labels, np.full(len(backgrounds), DROPPED)]),
+        plan,
+        rejected,
+        num_videos,
+        facts,
+    )
+
+
+def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | None) -> float | None:
+    """The least mean cosine of a video's events as a number."""
+    if settings.coherence_threshold != RANDOM_GROUPS:
+        return settings.coherence_threshold
+    # slightly below, so that the only group of a tiny set of captions does not fail against itself
+    return mean_pair_cosine(embeddings, np.zeros(len(embeddings), np.int64)) - 1e-6
+
+
+def measure_groups(embeddings: np.ndarray | None, labels: np.ndarray, seed: int) -> dict:
+    """`clustering.measure_clusters`, or the sizes alone where nothing was embedded."""
+    if embeddings is None:
+        sizes = np.bincount(labels).tolist()
+        return {"num_clusters": len(sizes), "sizes": sizes, "mean_cosine": None, "random_mean_cosine": None}
+    return measure_clusters(embeddings, labels, seed=seed)
+
+
+def describe_plan(plan: Plan, durations: np.ndarray, *, num_clips: int) -> dict:
+    """Numbers about the planned videos for the report."""
+    present = plan.clips >= 0
+    totals = plan.place(durations)[2]
+    uses = np.bincount(plan.clips[present], minlength=num_clips)
+    facts = {
+        "hours": round(float(totals.sum()) / 3600, 2),
+        "duration_seconds": describe(totals),
+        "scale": describe(plan.scales[present] / 100),
+        "clips_per_video": {str(k): int(v) for k, v in sorted(Counter(present.sum(axis=1).tolist()).items())},
+        "uses_of_a_clip": describe(uses),
+    }
+    if plan.gaps.any():
+        facts["gap_seconds"] = describe(plan.gaps[plan.gaps > 0] / 100)
+    if plan.overlaps.any():
+        facts["num_overlaps"] = int((plan.overlaps > 0).sum())
+    return facts
+
+
+def describe(values: np.ndarray) -> dict:
+    """Smallest, mean, median and largest value."""
+    if not len(values):
+        return {}
+    summary = {"min": values.min(), "mean": values.mean(), "median": np.median(values), "max": values.max()}
+    return {name: round(float(value), 3) for name, value in summary.items()}

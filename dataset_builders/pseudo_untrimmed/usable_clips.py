@@ -1,0 +1,128 @@
+"""Read the clips of a PU-VALOR build and drop those that cannot be used, each with its reason (step 1 of the paper).
+
+Captions are read by `sources.captions`; this file looks at the media files, divides the clips into splits, and shares the
+videos among the splits. Nothing is grouped or planned here.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from ..builder_base import check_split_name
+from ..release.curation_report import CurationReport
+from ..sources.captions import SOURCE, Clip, read_clips, read_excluded_ids, split_clip_id
+from .settings import CurationSettings
+
+
+BACKGROUNDS = "backgrounds"
+
+
+def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tuple[list[Clip], list[Clip]]:
+    """The clips that videos are made of, and the clips without an event that gaps show.
+
+    Raises:
+        ValueError: no clip is left.
+    """
+    (captions_file,) = settings.files("captions_file")
+    clips = read_clips(
+        captions_file,
+        report=report,
+        exclude_ids_file=settings.exclude_ids_file and settings.files("exclude_ids_file")[0],
+        clip_duration=settings.clip_duration,
+        min_clip_duration=settings.min_clip_duration,
+        min_caption_words=settings.min_caption_words,
+    )
+    backgrounds = read_backgrounds(settings, report)
+    folder = settings.folder("clips_dir")
+    if folder is not None:
+        clips = measure_clips(clips, folder, source=SOURCE, report=report)
+        backgrounds = measure_clips(backgrounds, folder, source=BACKGROUNDS, report=report)
+    return clips, backgrounds
+
+
+def read_backgrounds(settings: CurationSettings, report: CurationReport) -> list[Clip]:
+    """The clips that `backgrounds_file` names, in the order of their ids."""
+    backgrounds = []
+    for path in settings.files("backgrounds_file"):
+        for clip_id in sorted(read_excluded_ids(path)):
+            _, start, end = split_clip_id(clip_id)
+            duration = settings.clip_duration if start is None or end is None else round(end - start, 6)
+            report.read(BACKGROUNDS)
+            if duration < settings.min_clip_duration:
+                report.drop(BACKGROUNDS, clip_id, "clip_too_short")
+                continue
+            report.keep(BACKGROUNDS)
+            backgrounds.append(Clip(clip_id, "", duration))
+    return backgrounds
+
+
+def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: CurationReport) -> list[Clip]:
+    """Clips whose file exists and can be read, with the file's own length; the others are dropped by reason."""
+    from modeling_avicuna.media_avicuna import MediaError, probe
+
+    files = find_files(clips_dir)
+    kept = []
+    for clip in clips:
+        path = files.get(clip.clip_id)
+        if path is None:
+            report.drop(source, clip.clip_id, "no_media_file")
+            continue
+        try:
+            info = probe(path)
+        except MediaError as error:
+            report.drop(source, clip.clip_id, "unreadable_media_file", detail=str(error))
+            continue
+        if not info.has_video:
+            report.drop(source, clip.clip_id, "no_video_stream")
+            continue
+        kept.append(dataclasses.replace(clip, duration=round(info.duration, 3)))
+    report.num_kept[source] = len(kept)
+    if clips and not kept:
+        raise ValueError(f"{clips_dir} has no usable media file for any of {len(clips)} clips: {report.counts()}")
+    return kept
+
+
+def find_files(clips_dir: str | Path) -> dict[str, Path]:
+    """Media files of a folder by clip id, which is the name without its extension."""
+    return {path.stem: path for path in sorted(Path(clips_dir).iterdir()) if path.is_file()}
+
+
+def divide_clips(clips: list[Clip], settings: CurationSettings, report: CurationReport) -> dict[str, np.ndarray]:
+    """Positions of each split's clips. Splits with too few clips for one video are dropped and counted.
+
+    Raises:
+        ValueError: no split has enough clips, or the name of one is not possible.
+    """
+    names = np.array([clip.split for clip in clips])
+    fewest = settings.clips_per_video[0]
+    splits = {}
+    for split in dict.fromkeys(names.tolist()):
+        check_split_name(split)
+        members = np.flatnonzero(names == split)
+        if len(members) >= fewest:
+            splits[split] = members
+            continue
+        report.num_kept[SOURCE] -= len(members)
+        for member in members:
+            report.drop(SOURCE, clips[member].clip_id, "too_few_clips_in_split")
+    if not splits:
+        raise ValueError(f"{len(clips)} usable clips do not make one video of {fewest} clips: {report.counts()}")
+    return splits
+
+
+def share_videos(num_videos: int, num_clips: dict[str, int]) -> dict[str, int]:
+    """Videos of each split in proportion to its clips; the largest remainders get what is left over.
+
+    ```python
+    >>> share_videos(10, {"train": 2, "test": 1})
+    {'train': 7, 'test': 3}
+
+    ```
+    """
+    total = sum(num_clips.values())
+    shares = {split: num_videos * count // total for split, count in num_clips.items()}
+    by_remainder = sorted(num_clips, key=lambda split: -(num_videos * num_clips[split] % total))
+    for split in by_remainder[: num_videos - sum(shares.values())]:
+        shares[split] += 1
+    return shares

@@ -1,0 +1,69 @@
+"""Questions and answers about a video with timed events: dense narration, grounding, segment caption.
+
+The one home of how events become turns, for pseudo-untrimmed and for annotated videos; the sentences are in `wordings.py`.
+Times are placeholders ("<s0>") with their seconds beside them; the model's time codec writes them as text at training time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .wordings import ABSENT_ANSWER, grounding_answer, narration_sentence
+
+
+CONVERSATION_TYPES = ("narration", "grounding", "segment")
+PAPER_NAMES = {"T1": "narration", "T2": "grounding", "T3": "segment"}
+Span = tuple[float, float]
+
+
+def read_conversation_types(names: Sequence[str]) -> tuple[str, ...]:
+    """`conversation_types` of any builder by our names; the paper's names T1, T2, T3 are accepted.
+
+    Raises:
+        ValueError: no name at all, or an unknown one.
+
+    >>> read_conversation_types(["T2", "segment"])
+    ('grounding', 'segment')
+    """
+    known = tuple(PAPER_NAMES.get(name, name) for name in ([names] if isinstance(names, str) else names))
+    unknown = [name for name in known if name not in CONVERSATION_TYPES]
+    if unknown or not known:
+        raise ValueError(
+            f"conversation_types must be some of {CONVERSATION_TYPES} or {tuple(PAPER_NAMES)}, got {names!r}"
+        )
+    return known
+
+
+@dataclass
+class Conversation:
+    """Turns about one video, with the seconds of every time that they name.
+
+    `turns` are (question, answer) pairs; `times` are (name, seconds) pairs, the name without brackets ("s0").
+    """
+
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    times: list[tuple[str, float]] = field(default_factory=list)
+
+    def narrate(self, events: Sequence[tuple[str, Span]], *, question: str) -> None:
+        """Narration: every (caption, span) in order, one sentence each."""
+        indices = self._add_spans([span for _, span in events])
+        answer = " ".join(narration_sentence(index, caption) for index, (caption, _) in zip(indices, events))
+        self.turns.append((question, answer))
+
+    def ask_when(self, caption: str, spans: Sequence[Span], *, question: str) -> None:
+        """Grounding: `question` quotes the caption at "{query}"; the answer names all spans, or that there is none."""
+        indices = self._add_spans(spans)
+        answer = grounding_answer(indices) if indices else ABSENT_ANSWER
+        self.turns.append((question.format(query=caption.rstrip(". ")), answer))
+
+    def ask_what(self, caption: str, span: Span, *, question: str) -> None:
+        """Segment caption: `question` names the span at "{start}" and "{end}"; the answer is the caption."""
+        (index,) = self._add_spans([span])
+        answer = caption if caption.endswith((".", "!", "?", '"')) else f"{caption}."
+        self.turns.append((question.format(start=f"<s{index}>", end=f"<e{index}>"), answer))
+
+    def _add_spans(self, spans: Sequence[Span]) -> range:
+        """Number the spans; returns their numbers."""
+        first = len(self.times) // 2
+        for index, (start, end) in enumerate(spans, start=first):
+            self.times += [(f"s{index}", start), (f"e{index}", end)]
+        return range(first, first + len(spans))
