@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from datasets import load_dataset
 
+from dataset_builders.pseudo_untrimmed.absent_events import draw_absent
+from dataset_builders.pseudo_untrimmed.planning import draw_plan
 from dataset_builders.pu_valor import PUValor
 from dataset_builders.schema import FEATURES, MEDIA
 from modeling_avicuna.media_avicuna import probe
@@ -133,6 +136,8 @@ def test_too_few_orders_for_the_wanted_number_are_counted_as_drops(tmp_path, loa
         ({"media": "rendered"}, "needs clips_dir"),
         ({"media": "mp4"}, "media must be one of"),
         ({"conversation_types": ("T4",)}, "T4"),
+        ({"gap_share": 0.5}, "gap_share needs backgrounds_file"),
+        ({"absent_share": 1.5}, "absent_share must be between 0 and 1, got 1.5"),
         ({"num_videos": 0}, "num_videos must be at least 1"),
         ({"clips_dir": "nowhere"}, "no such clips_dir: nowhere"),
         ({"coherence_threshold": "high"}, "coherence_threshold"),
@@ -190,3 +195,71 @@ def test_real_clips_are_rendered_and_the_missing_ones_counted(data_dir, tmp_path
     assert report["sources"]["captions"]["dropped"] == {"no_media_file": 3}
     video = datasets.Video(decode=False).encode_example(dataset[0]["media"]["video"])
     assert video["path"] == dataset[0]["media"]["video"]
+
+
+def test_gaps_and_overlaps_are_in_the_segments_and_in_the_times(tmp_path, load):
+    backgrounds = tmp_path / "backgrounds.json"
+    backgrounds.write_text(json.dumps(["quiet_0.000_10.000", "room"]), encoding="utf-8")
+    path = write_captions(tmp_path / "desc.json")
+    options = {"gap_share": 0.5, "gap_seconds": (1, 4), "overlap_share": 0.3, "backgrounds_file": str(backgrounds)}
+    rows = load(path, conversation_types=("T1",), **options)["train"]
+    plain = load(path)["train"]
+    num_gaps, num_overlaps = 0, 0
+    for row, other in zip(rows, plain):
+        shown = [segment for segment in row["segments"] if segment["caption"] is not None]
+        assert [segment["clip_id"] for segment in shown] == [segment["clip_id"] for segment in other["segments"]]
+        times = [time["seconds"] for time in row["times"]]
+        assert times == [segment[edge] for segment in shown for edge in ("start", "end")]
+        reached = 0.0
+        for segment in row["segments"]:
+            assert segment["start"] <= reached + 1e-5
+            num_overlaps += segment["start"] < reached - 1e-5
+            if segment["caption"] is None:
+                num_gaps += 1
+                assert segment["start"] == reached and 1 <= segment["end"] - segment["start"] <= 4.001
+                assert segment["clip_id"] in ("quiet_0.000_10.000", "room")
+            reached = max(reached, segment["end"])
+        assert row["duration"] == reached
+    assert num_gaps > 60 and num_overlaps > 30
+
+
+def test_absent_events_are_asked_about_and_do_not_occur(tmp_path, load):
+    path = write_captions(tmp_path / "desc.json", 200)
+    options = {"clustering": "none", "num_videos": 400, "conversation_types": ("grounding",), "max_turns": 4}
+    rows = load(path, absent_share=0.4, **options)["train"]
+    captions = {record["desc"].rstrip(".") for record in make_captions(200)}
+    num_absent = num_turns = 0
+    for row in rows:
+        shown = {segment["caption"].rstrip(".") for segment in row["segments"]}
+        asked = set()
+        for question, answer in zip(row["messages"][::2], row["messages"][1::2]):
+            (caption,) = [caption for caption in captions if f'"{caption}"' in question["content"]]
+            assert (answer["content"] == "No event.") == (caption not in shown) and caption not in asked
+            asked.add(caption)
+            num_absent += caption not in shown
+            num_turns += 1
+    assert abs(num_absent / num_turns - 0.4) < 0.04
+    written = sum(
+        answer["content"] == "No event." for row in load(path, **options)["train"] for answer in row["messages"]
+    )
+    assert written == 0
+
+
+def test_half_of_the_absent_events_come_from_the_videos_own_cluster():
+    clusters = [np.arange(0, 30), np.arange(30, 300)]
+    plan = draw_plan(np.arange(3000), clusters, clips_per_video=(3, 5))
+    options = {"embeddings": None, "ambiguity_threshold": None, "absent_share": 1.0, "max_turns": 2, "seed": 0}
+    absent = draw_absent(plan, clusters, events=np.arange(300), **options).absent
+    small = plan.clips[:, 0] < 30
+    assert (absent >= 0).all() and abs((absent[small] < 30).mean() - 0.55) < 0.05  # half, and a tenth of the rest
+    assert not (absent[:, :, None] == plan.clips[:, None, :]).any() and (absent[:, 0] != absent[:, 1]).all()
+
+
+def test_an_absent_event_is_not_too_much_like_one_of_the_video():
+    clusters = [np.arange(0, 40)]
+    embeddings = np.eye(20)[np.arange(40) % 20]  # clip k and clip k + 20 mean the same in other words
+    plan = draw_plan(np.arange(500), clusters, clips_per_video=(3, 5))
+    options = {"ambiguity_threshold": 0.9, "absent_share": 1.0, "max_turns": 1, "seed": 0}
+    absent = draw_absent(plan, clusters, events=np.arange(40), embeddings=embeddings, **options).absent[:, 0]
+    shown = np.where(plan.clips >= 0, plan.clips % 20, -1)
+    assert (absent >= 0).mean() > 0.95 and not (shown[absent >= 0] == absent[absent >= 0, None] % 20).any()

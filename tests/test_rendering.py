@@ -115,6 +115,30 @@ def test_flash_and_beep_stay_together_and_as_planned_over_six_clips(clips, tmp_p
     assert np.abs(flashes - beeps).max() <= 0.040
 
 
+def test_two_clips_at_once_show_the_later_one_and_both_are_heard(clips, tmp_path):
+    bright = write_clip(tmp_path / "bright.mp4", seconds=10, fps=10, pixels=lambda t: 200, samples=None)
+    paths = {**clips, "bright": bright}
+    segments = [Segment("low", 1, 7, 0.6), Segment("tone", 4, 9, 0.5), Segment("bright", 11, 14, 0.3)]
+    rendered = render_video(segments, paths, tmp_path / "overlap.mp4", **FORMAT, duration=16)
+    assert rendered.duration == probe(rendered.path).duration == 16
+    brightness = np.array([timed.frame.to_ndarray(format="gray").mean() for timed in decode_video(rendered.path)])
+    dark, grey, white = (np.flatnonzero(np.abs(brightness - level) < 12) / 25 for level in (0, 90, 200))
+    expected = [*np.arange(25) / 25, *np.arange(225, 275) / 25, *np.arange(350, 400) / 25]
+    assert np.allclose(dark, expected) and len(grey) == 200 and np.allclose(white, np.arange(275, 350) / 25)
+    samples = decode_audio(rendered.path, sampling_rate=RATE)[0]
+
+    def power(frequency, start, end):
+        piece = samples[round(start * RATE) : round(end * RATE)]
+        return np.abs(np.exp(-2j * np.pi * frequency * np.arange(len(piece)) / RATE) @ piece) / len(piece)
+
+    heard = [
+        (power(440, start, end) > 0.1, power(1000, start, end) > 0.1) for start, end in ((2, 3), (5, 6), (8, 8.9))
+    ]
+    assert heard == [(True, False), (True, True), (False, True)]
+    for start, end in ((0, 0.9), (9.2, 10.8), (14.2, 15.8)):
+        assert np.abs(samples[round(start * RATE) : round(end * RATE)]).max() < 1e-3
+
+
 def test_mixed_scales_do_not_add_up_to_a_drift(clips, tmp_path):
     segments = chain(*[("-flash30", 10, scale) for scale in (0.61, 1.87, 0.73, 1.0, 1.33, 0.89)])
     rendered = render_video(segments, clips, tmp_path / "mixed.mp4", **FORMAT)
@@ -367,7 +391,7 @@ def test_a_clip_that_cannot_be_used_is_named_and_leaves_no_file(data_dir, tmp_pa
     "segments, message",
     [
         ([], "at least one segment"),
-        ([{"clip_id": "tone", "start": 1.0, "end": 2.0, "scale": 1.0, "caption": ""}], "begins at 1.0"),
+        ([{"clip_id": "tone", "start": -1.0, "end": 2.0, "scale": 1.0, "caption": ""}], "begin at 0 or later"),
         ([{"clip_id": "tone", "start": 0.0, "end": -2.0, "scale": 1.0, "caption": ""}], "end after it begins"),
         ([{"clip_id": "tone", "start": 0.0, "end": 2.0, "scale": 0.0, "caption": ""}], "positive scale"),
         ([{"clip_id": "elsewhere", "start": 0.0, "end": 2.0, "scale": 1.0, "caption": ""}], "'elsewhere'"),

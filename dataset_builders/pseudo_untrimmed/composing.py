@@ -1,21 +1,26 @@
 """Compose the features of a pseudo-untrimmed video from the cached features of its clips (`media="virtual"`).
 
 Pure: rows in, rows out. Token k of n shows what the plan has at (k + 1/2) / n of the duration, and of a clip's rows the
-one whose equal share of the clip holds that moment: the processor's alignment "centred" for files. It reads no files; a
-missing clip is an error, never zeros.
+one whose equal share of the clip holds that moment: the processor's alignment "centred" for files. Where two clips play at
+once the visual row is that of the clip that began last, and the audio row is the mean over the clips that sound
+(`time_line.py`). No file is read; a missing clip is an error, never zeros.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from ..features.feature_store import FeatureStore
+from .planning import Segment
+from .time_line import check_spans, find_playing, list_pictures
 
 
 RULES = ("even", "published")
 
 
 def compose_features(
-    segments,
-    clip_features,
+    segments: Sequence[Segment | Mapping],
+    clip_features: FeatureStore | Mapping,
     *,
     num_video_tokens: int = 75,
     num_audio_tokens: int = 25,
@@ -26,7 +31,7 @@ def compose_features(
 
     Args:
         segments (list of `Segment` or of dicts with `clip_id`, `start`, `end`, `scale`):
-            The composition in seconds, contiguous from 0.
+            The composition in seconds, by start. Without gaps: background is a segment, too.
         clip_features (`FeatureStore` or mapping):
             Clip id -> `(video, audio)`, `video` of shape `(num_rows, vision_feature_size)` and `audio` of shape
             `(num_windows, audio_feature_size)`; a `{"video": ..., "audio": ...}` dictionary serves as well. No audio rows:
@@ -45,14 +50,14 @@ def compose_features(
         audio_feature_size)`, float32; the latter has 0 rows when no clip has sound.
 
     Raises:
-        ValueError: an unknown rule, no segments, segments that do not follow one another, clips without features (all are
-            named), clips without a visual row, or a silent clip among sounding ones when no silence row is known.
+        ValueError: an unknown rule, no segments, segments out of order, a moment at which no clip plays, clips without
+            features (all are named), clips without a visual row, or silence among sounding clips when no row of silence is
+            known.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
     spans = [read_span(segment) for segment in segments]
-    if not spans:
-        raise ValueError("a composition needs at least one segment, got none")
+    times = check_spans([(span["start"], span["end"]) for span in spans])
     missing = missing_clips(segments, clip_features)
     if missing:
         raise ValueError(f"no features of {len(missing)} clip(s): {missing}")
@@ -62,59 +67,69 @@ def compose_features(
         raise ValueError(f"clips without a visual row: {empty}")
     if rule == "published":
         return compose_published(spans, videos, audios, num_video_tokens, num_audio_tokens)
-
-    times = [(span["start"], span["end"]) for span in spans]
-    check_contiguous(times)
-    video = spread_rows(times, videos, num_video_tokens)  # [V, vision_feature_size]
+    video = show_rows(times, videos, num_video_tokens)  # [V, vision_feature_size]
     if not any(len(rows) for rows in audios):
         return video, np.zeros((0, audios[0].shape[1]), np.float32)
-    if not all(len(rows) for rows in audios):
-        audios = fill_silence(spans, audios, clip_features, silence)
-    return video, spread_rows(times, audios, num_audio_tokens)  # [A, audio_feature_size]
+    return video, mix_rows(times, audios, num_audio_tokens, silence=find_silence(clip_features, silence))
 
 
-def missing_clips(segments, clip_features) -> list[str]:
+def missing_clips(segments: Sequence[Segment | Mapping], clip_features: FeatureStore | Mapping) -> list[str]:
     """Ids of the segments' clips that have no features, each once, in order: what to drop or to extract."""
     ids = dict.fromkeys(read_span(segment)["clip_id"] for segment in segments)
     return [clip_id for clip_id in ids if clip_id not in clip_features]
 
 
-def pick_rows(times: list[tuple[float, float]], num_rows: list[int], num_tokens: int) -> list[tuple[int, int]]:
-    """For each token, at the middle of its share of the duration, which clip plays there and which of its rows.
+def token_moments(times: list[tuple[float, float]], num_tokens: int) -> np.ndarray:
+    """The middle of each token's share of the duration, in seconds."""
+    return (np.arange(num_tokens) + 0.5) / num_tokens * max(end for _, end in times)
 
-    Args:
-        times (list of `(start, end)`):
-            Seconds of the segments, contiguous from 0.
-        num_rows (`list[int]`):
-            Rows (or frames) of each segment's clip, evenly spread over the clip.
-        num_tokens (`int`):
-            Tokens to fill.
 
-    ```python
-    >>> pick_rows([(0.0, 5.0), (5.0, 10.0)], [1, 2], 4)
-    [(0, 0), (0, 0), (1, 0), (1, 1)]
+def row_at(span: tuple[float, float], num_rows: int, moment: float) -> int:
+    """Which of a clip's rows, evenly spread over its segment, plays at a moment of the composition."""
+    return min(int((moment - span[0]) / (span[1] - span[0]) * num_rows), num_rows - 1)
 
-    ```
+
+def show_rows(times: list[tuple[float, float]], clips: Sequence[np.ndarray], num_tokens: int) -> np.ndarray:
+    """The visual rows of a composition, `(num_tokens, feature_size)` float32.
+
+    Raises:
+        ValueError: a moment at which no clip plays: the features of a dark picture are not known.
     """
-    starts = np.array([start for start, _ in times])
-    ends = np.array([end for _, end in times])
-    counts = np.array(num_rows)
-    moments = (np.arange(num_tokens) + 0.5) / num_tokens * ends[-1]
-    clips = np.searchsorted(starts, moments, side="right") - 1  # [num_tokens]
-    shares = (moments - starts[clips]) / (ends[clips] - starts[clips])
-    rows = np.minimum((shares * counts[clips]).astype(np.int64), counts[clips] - 1)
-    return list(zip(clips.tolist(), rows.tolist()))
-
-
-def spread_rows(times: list[tuple[float, float]], clips, num_tokens: int) -> np.ndarray:
-    """The rows that `pick_rows` names, `(num_tokens, feature_size)` float32."""
-    picks = pick_rows(times, [len(rows) for rows in clips], num_tokens)
-    rows = [clips[clip][row] for clip, row in picks]
+    pictures = list_pictures(times, max(end for _, end in times))
+    dark = [(start, end) for start, end, index in pictures if index is None]
+    if dark:
+        raise ValueError(
+            f"no clip plays from {dark[0][0]} to {dark[0][1]} s: gaps of virtual videos need background clips"
+        )
+    starts = np.array([start for start, _, _ in pictures])
+    moments = token_moments(times, num_tokens)
+    shown = [pictures[index][2] for index in np.searchsorted(starts, moments, side="right") - 1]
+    rows = [clips[index][row_at(times[index], len(clips[index]), moment)] for index, moment in zip(shown, moments)]
     return np.stack(rows).astype(np.float32) if rows else np.zeros((0, clips[0].shape[1]), np.float32)
 
 
-def compose_published(spans, videos, audios, num_video_tokens, num_audio_tokens):
-    """The published assembly : rows by `int(10 * scale)`, a zero tail, audio cut at the budget."""
+def mix_rows(
+    times: list[tuple[float, float]], clips: Sequence[np.ndarray], num_tokens: int, *, silence: np.ndarray | None
+) -> np.ndarray:
+    """The audio rows of a composition, `(num_tokens, feature_size)` float32: the mean over the sounding clips that play."""
+    mixed = []
+    for moment in token_moments(times, num_tokens):
+        playing = [index for index in find_playing(times, moment) if len(clips[index])]
+        if not playing and silence is None:
+            raise ValueError(f"only silent clips at {moment:.2f} s, and no row of silence is known: pass `silence`")
+        rows = [clips[index][row_at(times[index], len(clips[index]), moment)] for index in playing] or [silence]
+        mixed.append(np.mean(rows, axis=0, dtype=np.float32))
+    return np.stack(mixed) if mixed else np.zeros((0, clips[0].shape[1]), np.float32)
+
+
+def compose_published(
+    spans: list[Mapping],
+    videos: Sequence[np.ndarray],
+    audios: Sequence[np.ndarray],
+    num_video_tokens: int,
+    num_audio_tokens: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The published assembly: rows by `int(10 * scale)`, a zero tail, audio cut at the budget."""
     picked = []
     for span, rows in zip(spans, videos):
         # int(scale * 10), as published; a scale read from float32 must not lose a row to its last bit
@@ -146,35 +161,19 @@ def truncated_linspace(num_rows: int, num_picked: int) -> np.ndarray:
     return np.where(index < num_picked // 2, forward, backward).astype(np.int64)
 
 
-def fill_silence(spans, audios, clip_features, silence) -> list[np.ndarray]:
-    """Give silent clips among sounding ones the row of silence."""
-    if silence is None and not isinstance(clip_features, Mapping):
-        silence = clip_features.silence()
-    if silence is None:
-        names = [span["clip_id"] for span, rows in zip(spans, audios) if not len(rows)]
-        raise ValueError(
-            f"silent clip(s) {names} among sounding ones, and no row for silence is known: pass `silence`"
-        )
-    return [rows if len(rows) else np.asarray(silence, np.float32)[None] for rows in audios]
+def find_silence(clip_features: FeatureStore | Mapping, silence: np.ndarray | None) -> np.ndarray | None:
+    """The row of silence that was given, or the store's, or None."""
+    return silence if silence is not None or isinstance(clip_features, Mapping) else clip_features.silence()
 
 
-def check_contiguous(times: list[tuple[float, float]]) -> None:
-    """Raise unless the spans begin at 0 and each begins where the one before it ends (within float32 of hours)."""
-    position = 0.0
-    for start, end in times:
-        if abs(start - position) > 1e-3 or end <= start:
-            raise ValueError(f"segments must be contiguous from 0: ({start}, {end}) does not follow {position}")
-        position = end
-
-
-def read_span(segment) -> dict:
+def read_span(segment: Segment | Mapping) -> Mapping:
     """clip_id, start, end and scale of a `Segment` or of a row's dictionary."""
-    if isinstance(segment, dict):
+    if isinstance(segment, Mapping):
         return segment
     return {"clip_id": segment.clip_id, "start": segment.start, "end": segment.end, "scale": segment.scale}
 
 
-def read_features(clip_features, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
+def read_features(clip_features: FeatureStore | Mapping, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
     """The (video, audio) rows of one clip of a store or a mapping."""
     if not isinstance(clip_features, Mapping):
         return clip_features.video(clip_id), clip_features.audio(clip_id)

@@ -36,17 +36,19 @@ def render_rows(table: pa.Table, videos_dir: str | Path, *, settings, relative_t
     clip_files = find_files(settings.clips_dir)
     width, height = settings.render_size
     paths, drops = [], []
-    for row_id, segments in zip(table["id"].to_pylist(), table["segments"].to_pylist()):
+    for row in table.select(["id", "segments", "duration"]).to_pylist():
+        row_id = row["id"]
         path = Path(videos_dir).resolve() / f"{row_id}.mp4"
         try:
             if not path.exists():
                 render_video(
-                    segments,
+                    row["segments"],
                     clip_files,
                     path,
                     width=width,
                     height=height,
                     fps=settings.render_fps,
+                    duration=row["duration"],
                     seed=noise_seed(settings.seed, row_id),
                     background_noise_snr_db=settings.background_noise_snr_db,
                 )

@@ -16,6 +16,7 @@ import numpy as np
 from ..media_writer import MediaWriter
 from .planning import Segment
 from .soundtrack import add_background_noise, join_tracks, limit_peak, stretch_audio
+from .time_line import Span, check_spans, divide_tracks, list_pictures
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 # s; by how much a clip may be shorter than its plan (headers round, sound and picture end apart). Its last frame is held.
 CLIP_TOLERANCE = 0.5
-TIME_TOLERANCE = 1e-3  # s, between the end of a segment and the next one's start: rows store times as float32
 STAMP_TOLERANCE = 1e-3  # s; Matroska rounds its stamps to that
 
 
@@ -49,6 +49,7 @@ def render_video(
     seed: int = 0,
     background_noise_snr_db: float | None = None,
     num_channels: int = 2,
+    duration: float | None = None,
     crf: int = 23,
     preset: str = "veryfast",
 ) -> RenderedVideo:
@@ -60,7 +61,8 @@ def render_video(
 
     Args:
         segments (list of `Segment` or of dictionaries with its fields):
-            The composition in seconds: contiguous from 0, each `scale` times as long as its piece of clip.
+            The composition in seconds, by start, each `scale` times as long as its piece of clip. Where clips overlap the
+            picture is that of the clip that began last and the sound is the sum; between clips it is dark and silent.
         clip_paths (`Mapping[str, Path]`):
             File of each clip id.
         output (`Path`):
@@ -77,6 +79,8 @@ def render_video(
             Ratio of the whole track's power to that of the added noise in decibels; None adds none.
         num_channels (`int`, *optional*, defaults to 2):
             Of the sound track, 1 or 2.
+        duration (`float`, *optional*):
+            Seconds of the video; by default it ends with its last clip.
         crf, preset (*optional*, default to 23 and `"veryfast"`):
             x264's quality and speed.
 
@@ -84,19 +88,22 @@ def render_video(
         `RenderedVideo`.
 
     Raises:
-        ValueError: segments that are empty, not contiguous or reversed; a clip id without a path; odd sizes.
+        ValueError: segments that are empty, out of order or reversed; a clip id without a path; odd sizes.
         MediaError: (a `ValueError` with a `reason` to count by) a clip that cannot be read, has no picture, or is more
             than 0.5 s shorter than planned.
     """
     segments = [segment if isinstance(segment, Segment) else Segment(**segment) for segment in segments]
     rate = Fraction(fps).limit_denominator(1001)
-    _check_plan(segments, clip_paths)
-    samples = _compose_soundtrack(segments, clip_paths, sampling_rate=sampling_rate, num_channels=num_channels)
+    spans = _check_plan(segments, clip_paths)
+    duration = max(end for _, end in spans) if duration is None else duration
+    samples = _compose_soundtrack(
+        segments, spans, clip_paths, duration, sampling_rate=sampling_rate, num_channels=num_channels
+    )
     if background_noise_snr_db is not None:
         rng = np.random.default_rng(seed)
         samples = add_background_noise(samples, snr_db=background_noise_snr_db, rng=rng)
     samples = limit_peak(samples)
-    num_frames, num_written = round(segments[-1].end * rate), 0
+    num_frames, num_written = round(duration * rate), 0
     with MediaWriter(
         output,
         width=width,
@@ -107,7 +114,8 @@ def render_video(
         crf=crf,
         preset=preset,
     ) as writer:
-        for index, frame in enumerate(_compose_frames(segments, clip_paths, num_frames, rate, width, height)):
+        frames = _compose_frames(segments, spans, clip_paths, num_frames, rate, width, height)
+        for index, frame in enumerate(frames):
             writer.write_frame(frame)
             # in step with the picture, so that the muxer never holds more than a second of either
             if (index + 1) % int(rate) == 0:
@@ -119,21 +127,16 @@ def render_video(
     return RenderedVideo(Path(output), float(num_frames / rate), num_frames)
 
 
-def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -> None:
-    """All that can be known to be wrong before the first frame is decoded."""
+def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -> list[Span]:
+    """The spans of the segments; raises for everything that is known to be wrong before the first frame is decoded."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
-    if not segments:
-        raise ValueError("a video needs at least one segment, got none")
-    previous_end = 0.0
+    spans = check_spans([(segment.start, segment.end) for segment in segments])
     for index, segment in enumerate(segments):
-        if abs(segment.start - previous_end) > TIME_TOLERANCE:
-            raise ValueError(f"segment {index} begins at {segment.start} s, not at {previous_end} s: {segment}")
-        if not segment.end > segment.start or not segment.scale > 0:
-            raise ValueError(f"segment {index} must end after it begins, with a positive scale: {segment}")
+        if not segment.scale > 0:
+            raise ValueError(f"segment {index} must have a positive scale: {segment}")
         if segment.clip_id not in clip_paths:
             raise ValueError(f"segment {index} uses clip {segment.clip_id!r}, which has no path")
-        previous_end = segment.end
     for clip_id in dict.fromkeys(segment.clip_id for segment in segments):
         info = probe(clip_paths[clip_id])
         if not info.has_video:
@@ -142,31 +145,54 @@ def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -
         if info.duration < wanted - CLIP_TOLERANCE:
             detail = f"{info.duration:.2f} s of the {wanted:.2f} s planned"
             raise MediaError(clip_paths[clip_id], "shorter than planned", detail)
+    return spans
 
 
 def _compose_soundtrack(
-    segments: list[Segment], clip_paths: Mapping[str, str | Path], *, sampling_rate: int, num_channels: int
+    segments: list[Segment],
+    spans: list[Span],
+    clip_paths: Mapping[str, str | Path],
+    duration: float,
+    *,
+    sampling_rate: int,
+    num_channels: int,
 ) -> np.ndarray:
-    """The stretched and joined sound of all segments, shape `(num_channels, round(duration * sampling_rate))`."""
+    """The stretched sound of all segments, joined and added, `(num_channels, round(duration * sampling_rate))`."""
+    mixed = np.zeros((num_channels, round(duration * sampling_rate)), np.float32)
+    for track in divide_tracks(spans):
+        pieces, reached = [], 0
+        for index in track:
+            # differences of rounded times, not rounded differences: six clips must not add up six roundings
+            first, last = (round(time * sampling_rate) for time in spans[index])
+            if first > reached:
+                pieces.append(np.zeros((num_channels, first - reached), np.float32))
+            pieces.append(_stretch_clip(segments[index], clip_paths, last - first, sampling_rate, num_channels))
+            reached = last
+        joined = join_tracks(pieces, sampling_rate=sampling_rate)[:, : mixed.shape[1]]
+        mixed[:, : joined.shape[1]] += joined
+    return mixed
+
+
+def _stretch_clip(
+    segment: Segment,
+    clip_paths: Mapping[str, str | Path],
+    num_samples: int,
+    sampling_rate: int,
+    num_channels: int,
+) -> np.ndarray:
+    """The sound of one segment, `(num_channels, num_samples)`; silence where its clip has none."""
     from modeling_avicuna.media_avicuna import decode_audio
 
-    tracks = []
-    for segment in segments:
-        # differences of rounded ends, not rounded differences: six clips must not add up six roundings
-        num_samples = round(segment.end * sampling_rate) - round(segment.start * sampling_rate)
-        samples = decode_audio(clip_paths[segment.clip_id], sampling_rate=sampling_rate, num_channels=num_channels)
-        if samples is None or samples.shape[1] == 0:
-            tracks.append(np.zeros((num_channels, num_samples), dtype=np.float32))
-            continue
-        samples = samples[:, : round((segment.end - segment.start) / segment.scale * sampling_rate)]
-        tracks.append(
-            stretch_audio(samples, scale=segment.scale, sampling_rate=sampling_rate, num_samples=num_samples)
-        )
-    return join_tracks(tracks, sampling_rate=sampling_rate)
+    samples = decode_audio(clip_paths[segment.clip_id], sampling_rate=sampling_rate, num_channels=num_channels)
+    if samples is None or samples.shape[1] == 0:
+        return np.zeros((num_channels, num_samples), np.float32)
+    samples = samples[:, : round((segment.end - segment.start) / segment.scale * sampling_rate)]
+    return stretch_audio(samples, scale=segment.scale, sampling_rate=sampling_rate, num_samples=num_samples)
 
 
 def _compose_frames(
     segments: list[Segment],
+    spans: list[Span],
     clip_paths: Mapping[str, str | Path],
     num_frames: int,
     rate: Fraction,
@@ -176,20 +202,31 @@ def _compose_frames(
     """All frames of the video, fitted into the format. A source frame that is shown twice is fitted once."""
     from modeling_avicuna.media_avicuna import decode_video, naming_errors
 
+    pictures = list_pictures(spans, max(float(num_frames / rate), max(end for _, end in spans)))
     index = 0
-    for segment in segments:
-        letterbox = Letterbox(width=width, height=height)
-        last_segment = segment is segments[-1]
-        times = []
-        while index < num_frames and (last_segment or (index + 0.5) / rate < segment.end):
-            times.append((float((index + 0.5) / rate) - segment.start) / segment.scale)
+    for number, (_, end, shown_segment) in enumerate(pictures):
+        moments = []
+        while index < num_frames and (number == len(pictures) - 1 or (index + 0.5) / rate < end):
+            moments.append(float((index + 0.5) / rate))
             index += 1
+        if shown_segment is None:
+            yield from (_dark_frame(width, height) for _ in moments)
+            continue
+        segment, letterbox = segments[shown_segment], Letterbox(width=width, height=height)
+        times = [(moment - segment.start) / segment.scale for moment in moments]
         shown = None
         for timed in select_frames(decode_video(clip_paths[segment.clip_id]), times):
             if shown is None or timed is not shown:
                 with naming_errors(clip_paths[segment.clip_id], "a picture that cannot be converted"):
                     shown, fitted = timed, letterbox.fit(timed)
             yield fitted
+
+
+def _dark_frame(width: int, height: int) -> av.VideoFrame:
+    """A black frame, yuv420p in limited range."""
+    planes = np.full((height * 3 // 2, width), 128, np.uint8)
+    planes[:height] = 16
+    return av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
 def select_frames(frames: "Iterator[TimedFrame]", times: Sequence[float]) -> "Iterator[TimedFrame]":

@@ -67,14 +67,13 @@ def list_segments(plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndar
     """The column `segments`: the clips of each video and the backgrounds of its gaps, by start."""
     num_rows, most = plan.clips.shape
     # one column per gap and per segment, in the order of time: gap 0, segment 0, gap 1, ..., gap K
-    shown, first, last, scale = (np.full((num_rows, 2 * most + 1), fill) for fill in (-1, 0.0, 0.0, 1.0))
+    shown, first, last, scale = (np.full((num_rows, 2 * most + 1), fill) for fill in (-1, 0.0, 0.0, 0.0))
     shown[:, 0::2], shown[:, 1::2] = plan.backgrounds, plan.clips
     reached = np.maximum.accumulate(np.concatenate([np.zeros((num_rows, 1)), ends], axis=1), axis=1)  # [R, K + 1]
     first[:, 0::2], first[:, 1::2] = reached, starts
     last[:, 0::2], last[:, 1::2] = reached + plan.gaps / 100.0, ends
     scale[:, 1::2] = plan.scales / 100.0
-    # a gap plays a background from its start, slowed down where the gap is longer
-    scale[:, 0::2] = np.maximum(1.0, plan.gaps / 100.0 / clips["duration"].to_numpy()[plan.backgrounds])
+    scale[:, 0::2] = plan.gaps / 100.0 / clips["duration"].to_numpy()[plan.backgrounds]
     mask = shown >= 0
     indices = pa.array(shown[mask])
     fields = {
