@@ -111,6 +111,26 @@ def test_interrupted_and_resumed_training_is_bit_exact(workshop, tmp_path, overr
     assert log[0]["final_loss"] == log[1]["final_loss"]
 
 
+@pytest.mark.parametrize("kind", ["adapter of a finished stage", "checkpoint of an interrupted stage"])
+def test_a_stage_starts_from_lora_merged_into_its_base(workshop, tmp_path, kind):  # noqa: F811
+    lora = {"use_peft": True, "lora_r": 4, "trainable": "audio_adapter"}
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    first = run_stage(workshop, "composed", tmp_path / "first", **lora, **saving)
+    start = first / (ADAPTER_FOLDER if "finished" in kind else "checkpoint-2")
+    again = {"trainable": "vision_adapter", "max_steps": 1}
+    from_lora = run_stage(workshop, "video", tmp_path / "from_lora", model_name_or_path=start, **again)
+    from_merged = run_stage(workshop, "video", tmp_path / "from_merged", model_name_or_path=first, **again)
+    assert changed_names(from_lora, from_merged) == set()
+    anew = {"use_peft": True, "lora_r": 2, "max_steps": 1}
+    second = run_stage(workshop, "video", tmp_path / "second", model_name_or_path=start, **anew)
+    assert (
+        changed_names(second, run_stage(workshop, "video", tmp_path / "merged", model_name_or_path=first, **anew))
+        == set()
+    )
+    summary = json.loads((from_lora / SUMMARY_FILE).read_text(encoding="utf-8"))
+    assert len(summary["started_from"]["stages"]) == ("finished" in kind)
+
+
 def test_gradient_checkpointing_changes_no_bit(workshop, tmp_path):  # noqa: F811
     plain = run_stage(workshop, "composed", tmp_path / "plain", trainable="language_model")
     saving = run_stage(
@@ -179,7 +199,7 @@ def test_rows_without_media_are_an_error_or_counted(workshop, tmp_path):  # noqa
         run_stage(workshop, "video", tmp_path / "out", trainable="vision_adapter", **twice)
 
 
-def test_mistakes_are_told_in_one_clear_error(workshop, tmp_path):  # noqa: F811
+def test_a_wrong_start_is_one_clear_error(workshop, tmp_path):  # noqa: F811
     line = {"trainable": "vision_adapter"}
     with pytest.raises(ValueError, match="model_name_or_path is not set"):
         run_stage(workshop, "video", tmp_path, model_name_or_path=None, **line)

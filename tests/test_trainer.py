@@ -1,4 +1,4 @@
-"""Evaluation during training: its metrics, and a training that ends when they meet a criterion."""
+"""Evaluation during training, a training that ends by a criterion, and one that diverges."""
 
 import json
 
@@ -99,3 +99,48 @@ def test_a_criterion_that_cannot_be_checked_is_refused(line, words):
     base = ["--trainable", "vision_adapter", "--bf16", "false", "--output_dir", "/nowhere"]
     with pytest.raises(ValueError, match=words):
         parse_arguments([*base, *line])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_steps": 1, "learning_rate": 1e38}, "holds values that are not finite"),
+        ({"max_steps": 4, "learning_rate": 1e30}, "loss was not finite"),
+        ({"max_steps": 4, "learning_rate": 1e30, "logging_steps": 50}, "loss was not finite"),
+        (
+            {"max_steps": 4, "learning_rate": 1e30, "logging_steps": 50, "save_strategy": "steps", "save_steps": 3},
+            "loss was not finite",
+        ),
+    ],
+)
+def test_a_training_that_diverges_fails_before_anything_is_saved(workshop, tmp_path, options, words):  # noqa: F811
+    with pytest.raises(FloatingPointError, match=words):
+        run_stage(workshop, "video", tmp_path, trainable="language_model", **options)
+    assert not list(tmp_path.rglob("*.safetensors")) and not (tmp_path / SUMMARY_FILE).exists()
+
+
+def test_label_smoothing_leaves_the_placeholders_out(workshop, tmp_path):  # noqa: F811
+    """The reported loss is that of torch on the logits without the two placeholders."""
+    options = {"label_smoothing_factor": 0.1, "learning_rate": 0.0, "per_device_train_batch_size": 6}
+    output = run_stage(workshop, "video", tmp_path, trainable="vision_adapter", effective_batch_size=6, **options)
+    processor, model = load_processor(str(output)), load_model(str(output)).eval()
+    media = CachedMedia([str(workshop.features)], processor=processor)
+    batch = AVicunaCollator(processor, media=media)(list(Dataset.from_parquet(str(workshop.rows("video")))))
+    placeholders = {processor.video_token_id, processor.audio_token_id}
+    with torch.no_grad():
+        logits, labels = model(**batch).logits[:, :-1], batch["labels"][:, 1:]
+    kept = [i for i in range(logits.shape[-1]) if i not in placeholders]
+    is_label = labels != -100
+    targets = torch.tensor([kept.index(int(label)) for label in labels[is_label]])
+    expected = torch.nn.functional.cross_entropy(logits[is_label][:, kept], targets, label_smoothing=0.1)
+    assert summary_of(output)["first_loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_samples_without_a_supervised_token_are_counted(workshop, tmp_path, flatten):  # noqa: F811
+    """40 tokens hold the media and the question of the sounds, and no answer."""
+    options = {"chat_template": "vicuna", "trainable": "audio_adapter", "flatten": flatten, "max_steps": 2}
+    whole = run_stage(workshop, "audio", tmp_path / "whole", **options)
+    cut = run_stage(workshop, "audio", tmp_path / "cut", max_length=40, **options)
+    assert summary_of(whole)["samples_without_labels"] == 0
+    assert summary_of(cut)["samples_without_labels"] == 5

@@ -1,11 +1,9 @@
-"""The arguments of one training stage: dataclass = command line = YAML recipe, through TRL's TrlParser.
+"""The arguments of one training stage, from its recipe (YAML) and the command line, read by TRL's TrlParser.
 
-First thing that `train/sft.py` does. The defaults are the published hyper-parameters that all four stages share; a
-recipe states what is its own. This file reads no data and builds no model.
+`train/sft.py` reads them first. The defaults are the published hyper-parameters that all four stages share; a recipe
+holds only what differs from them. This file reads no data and builds no model.
 """
 
-import difflib
-import json
 import operator
 import os
 import re
@@ -14,77 +12,42 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-import yaml
-from trl import SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from train.data_sources import DataSource, read_data_source
 
 
 PARTS = ("vision_adapter", "audio_adapter", "language_model", "vision_tower", "audio_tower")
+TOWERS = ("vision_tower", "audio_tower")
 CHAT_TEMPLATES = ("vicuna", "plain")
 ADAMW = ("adamw_torch", "adamw_torch_fused")  # values of `optim` that `use_muon` can be combined with
 
 
 @dataclass
-class DataSource:
-    """One entry of the recipe's `datasets`: what `load_dataset` is to read, and how often.
+class StageArguments(ModelConfig):
+    """What a stage starts from, what it trains and what it reads.
 
-    Args:
-        path (`str`): name of one of our builders, a folder or file of built rows, or a Hub id.
-        name (`str`, *optional*): configuration name.
-        split (`str`): split to train on.
-        weight (`float`): times that each row is seen in an epoch: 0.5 draws half of the rows, 2 shows each twice.
-        options (`dict`): what the builder itself takes, for example `captions_file`.
+    The options of the checkpoint, of quantisation and of LoRA are TRL's `ModelConfig`, with the published values of LoRA
+    as defaults.
     """
 
-    path: str
-    name: str | None = None
-    split: str = "train"
-    weight: float = 1.0
-    options: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        if self.weight <= 0:
-            raise ValueError(f"weight of data source {self.path!r} must be positive, got {self.weight}")
-
-
-def read_data_source(entry: str | dict) -> DataSource:
-    """A `datasets` entry, as YAML mapping, JSON text or bare path, as `DataSource`.
-
-    Raises:
-        ValueError: not one of these forms, or a key that `DataSource` does not have.
-    """
-    if isinstance(entry, str):
-        entry = json.loads(entry) if entry.lstrip().startswith("{") else {"path": entry}
-    known = set(DataSource.__dataclass_fields__)
-    if unknown := sorted(set(entry) - known):
-        raise ValueError(f"unknown key {unknown[0]!r} in data source {entry}; known keys: {sorted(known)}")
-    if "path" not in entry:
-        raise ValueError(f"data source without 'path': {entry}")
-    return DataSource(**entry)
-
-
-@dataclass
-class StageArguments:
-    """What a stage starts from, what it trains and what it reads."""
-
-    model_name_or_path: str = field(
-        default="",
-        metadata={"help": "Checkpoint to start from: the (merged) output of the stage before, or a Hub id."},
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"aliases": ["--model"], "help": "Checkpoint to start from: a folder or a Hub id; LoRA is merged."},
     )
-    dtype: str = field(
-        default="auto", metadata={"help": "Data type of the weights: auto, float32, bfloat16 or float16."}
-    )
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
-    trainable: list[str] = field(
-        default_factory=list,
-        metadata={"help": f"Parts trained in full, of: {', '.join(PARTS)}. All others are frozen."},
-    )
-    use_peft: bool = field(
-        default=False, metadata={"help": "Train LoRA on all linear layers of the language model; merged at the end."}
+    dtype: str | None = field(
+        default="auto",
+        metadata={"help": "Data type of the weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},
     )
     lora_r: int = field(default=64, metadata={"help": "Rank of LoRA (published: 64)."})
     lora_alpha: int = field(default=128, metadata={"help": "Scale of LoRA (published: 128)."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in LoRA (published: 0.05)."})
+    trainable: list[str] = field(
+        default_factory=list,
+        metadata={"help": f"Parts trained in full, of: {', '.join(PARTS)}. All others are frozen."},
+    )
     datasets: list[str] = field(
         default_factory=list,
         metadata={"help": "Sources to mix: paths, or JSON mappings with path, name, split, weight, options."},
@@ -104,13 +67,14 @@ class StageArguments:
         default_factory=list, metadata={"help": "Folders of cached tower outputs; none: media files are decoded."}
     )
     max_missing: str = field(
-        default="0%", metadata={"help": "Share of rows whose media may be missing and are then dropped, counted."}
+        default="0%", metadata={"help": "Share of rows that may lack media; they are dropped and counted."}
     )
     flatten: bool = field(
-        default=False, metadata={"help": "Lay the samples of a batch end to end instead of padding them."}
+        default=False, metadata={"help": "Concatenate the samples of a batch into one row instead of padding them."}
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if unknown := [part for part in self.trainable if part not in PARTS]:
             raise ValueError(f"unknown trainable part {unknown[0]!r}; known parts: {list(PARTS)}")
         if not self.trainable and not self.use_peft:
@@ -119,19 +83,41 @@ class StageArguments:
             raise ValueError(
                 "the language model is trained either in full or by LoRA: drop one of `use_peft` and `trainable`"
             )
+        if self.features_dir and (towers := [part for part in self.trainable if part in TOWERS]):
+            raise ValueError(f"trainable: {towers} has no effect with features_dir: cached features run no tower")
+        if self.lora_modules_to_save:
+            raise ValueError("lora_modules_to_save: name the parts to train in full in `trainable`")
+        if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
+            raise ValueError("quantised weights cannot be trained: use load_in_4bit and load_in_8bit with use_peft")
         if self.chat_template not in CHAT_TEMPLATES:
             raise ValueError(f"unknown chat_template {self.chat_template!r}; known: {list(CHAT_TEMPLATES)}")
-        self.datasets = [read_data_source(entry) for entry in self.datasets]
-        self.eval_datasets = [read_data_source(entry) for entry in self.eval_datasets]
-        self.max_missing = read_share(self.max_missing)
+        for entry in [*self.datasets, *self.eval_datasets]:
+            read_data_source(entry)
+        read_share(self.max_missing)
+
+    @property
+    def sources(self) -> list[DataSource]:
+        return [read_data_source(entry) for entry in self.datasets]
+
+    @property
+    def eval_sources(self) -> list[DataSource]:
+        return [read_data_source(entry) for entry in self.eval_datasets]
+
+    @property
+    def max_missing_share(self) -> float:
+        return read_share(self.max_missing)
 
 
 def read_share(text: str | float) -> float:
-    """A share as "1%" or 0.01, as a number from 0 to 1."""
+    """A share, as "1%" or 0.01, as a number from 0 to 1.
+
+    Raises:
+        ValueError: not a number, or not from 0 to 1.
+    """
     text = str(text).strip()
     share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     if not 0 <= share <= 1:
-        raise ValueError(f"a share lies between 0% and 100%, got {text!r}")
+        raise ValueError(f"a share must be from 0% to 100%, got {text!r}")
     return share
 
 
@@ -152,21 +138,21 @@ def read_criterion(text: str) -> tuple[str, Callable[[float, float], bool], floa
 
 @dataclass
 class AVicunaTrainingArguments(SFTConfig):
-    """TRL's `SFTConfig` with the published settings as defaults and a guard on the effective batch."""
+    """TRL's `SFTConfig` with the published settings as defaults and a check of the effective batch size."""
 
     effective_batch_size: int = field(
         default=128,
-        metadata={"help": "processes x batch x accumulation, part of the recipe (published: 128). 0 accepts any."},
+        metadata={"help": "Processes x batch x accumulation, fixed by the recipe (published: 128). 0 accepts any."},
     )
     gradient_accumulation_steps: int | None = field(
-        default=None, metadata={"help": "Micro batches per step; not given: derived from effective_batch_size."}
+        default=None, metadata={"help": "Micro batches per step; by default derived from effective_batch_size."}
     )
     use_muon: bool = field(
         default=False,
         metadata={"help": "Muon for the weights of linear layers; embeddings, head, norms and biases by `optim`."},
     )
     adapter_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of both adapters; not given: learning_rate."}
+        default=None, metadata={"help": "Learning rate of both adapters; by default learning_rate."}
     )
     stop_when: list[str] = field(
         default_factory=list,
@@ -182,10 +168,12 @@ class AVicunaTrainingArguments(SFTConfig):
         default=2048, metadata={"help": "Tokens of a sample after expansion (published: 2048); answers are cut here."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator reads whole rows: keep False."})
+    group_by_length: bool = field(default=False, metadata={"help": "Not supported: use flatten."})
 
     def __post_init__(self):
         if self.use_muon:
             self.check_muon()
+        self.check_lengths()
         for criterion in self.stop_when:
             read_criterion(criterion)
         if self.stop_when and str(self.eval_strategy) == "no":
@@ -206,6 +194,21 @@ class AVicunaTrainingArguments(SFTConfig):
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
 
+    def check_lengths(self):
+        """Raises ValueError for options of Trainer and TRL that our collator does not read."""
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {self.max_length}; none: no limit")
+        for name in ("packing", "eval_packing", "padding_free", "group_by_length"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is not supported, since rows become tokens in the collator: use --flatten true"
+                )
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy: {self.train_sampling_strategy} is not supported, since rows have no length "
+                "before the collator: use --flatten true"
+            )
+
     def check_muon(self):
         """Raises ValueError where Muon would not see whole matrices, or where `optim` is no AdamW."""
         if self.deepspeed or self.fsdp:
@@ -221,8 +224,10 @@ class AVicunaTrainingArguments(SFTConfig):
 
 
 def name_single_process():
-    """Tells DeepSpeed that it is alone, where no launcher told it anything: `accelerate launch` starts one process by
-    itself, on one GPU say, and DeepSpeed would look for MPI."""
+    """Sets the variables of a launcher for one process, where none has set them.
+
+    `accelerate launch` sets none for a single process, and DeepSpeed would then look for MPI.
+    """
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:
@@ -240,7 +245,13 @@ def name_single_process():
 def accumulation_steps(
     *, effective_batch_size: int, per_device_batch_size: int, world_size: int, given: int | None
 ) -> int:
-    """Micro batches per optimizer step, so that the effective batch is the recipe's on any number of processes.
+    """Micro batches per optimizer step that give the recipe's effective batch size on this number of processes.
+
+    Args:
+        effective_batch_size: of the recipe; 0 accepts any.
+        per_device_batch_size: samples of a micro batch.
+        world_size: number of processes.
+        given: `gradient_accumulation_steps` of the recipe or the command line, if there is one.
 
     Raises:
         ValueError: the product of processes x batch x accumulation is not `effective_batch_size` (0: not checked).
@@ -255,25 +266,16 @@ def accumulation_steps(
         raise ValueError(
             f"the recipe's effective batch is {effective_batch_size}, but processes {world_size} x batch "
             f"{per_device_batch_size}{accumulation}. Change per_device_train_batch_size or gradient_accumulation_steps, "
-            "or set effective_batch_size to what you want (0: any)"
+            "or set effective_batch_size (0 accepts any)"
         )
     return given
 
 
-def check_recipe_keys(path: str, known: set[str]):
-    """Refuses a recipe with a key that no argument has, before anything else is looked at.
+class StageParser(TrlParser):
+    """TRL's parser with errors of one line, without the usage text."""
 
-    Raises:
-        ValueError: names the recipe, the key and the nearest known one.
-    """
-    recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {path} must hold a YAML mapping, got {type(recipe).__name__}")
-    for key in recipe:
-        if key not in known and key != "env":
-            nearest = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"unknown key {key!r} in recipe {path}{hint}")
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def parse_arguments(
@@ -282,17 +284,12 @@ def parse_arguments(
     """Reads `--config recipe.yaml` and the command line, which wins.
 
     Returns:
-        The name of the recipe, if one was given, and what it and the command line say.
+        The name of the recipe, if one was given, and the arguments.
 
     Raises:
-        ValueError: an unknown key in the recipe or on the command line, named; a value that the dataclasses refuse.
+        ValueError: an unknown key in the recipe or on the command line, or a value that the dataclasses refuse.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    recipe = None
-    if "--config" in arguments[:-1]:
-        path = arguments[arguments.index("--config") + 1]
-        known = {name for kind in (StageArguments, AVicunaTrainingArguments) for name in kind.__dataclass_fields__}
-        check_recipe_keys(path, known)
-        recipe = Path(path).stem
-    parser = TrlParser((StageArguments, AVicunaTrainingArguments), allow_abbrev=False)
+    recipe = Path(arguments[arguments.index("--config") + 1]).stem if "--config" in arguments[:-1] else None
+    parser = StageParser((StageArguments, AVicunaTrainingArguments), allow_abbrev=False)
     return recipe, *parser.parse_args_and_config(arguments)

@@ -1,72 +1,130 @@
-"""Runs the recipes of a folder in order, each from the checkpoint that the one before it left.
+"""Runs the recipes of a folder in order, each from the checkpoint that the one before it wrote.
 
-    python -m train.run_stages --model_name_or_path outputs/stage0 --output_dir outputs --recipes_dir train/recipes \
-        --launcher "accelerate launch --num_processes 8" --features_dir features
+    python -m train.run_stages --model outputs/stage0 --output outputs --recipes-dir train/recipes \
+        --launcher "accelerate launch --num_processes 8" --features-dir features
 
-Arguments that it does not know go to every stage. Run again, it skips what is finished and resumes what was cut off. It
-trains nothing itself.
+Options that it does not have are passed to every stage. Run again, it skips finished stages and resumes an interrupted one.
+It starts `train/sft.py` and does not train itself.
 """
 
+import json
 import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-from transformers.trainer_utils import get_last_checkpoint
+import yaml
 
-from train.summary import SUMMARY_FILE
+from dataset_builders.atomic_files import write_json
+from dataset_builders.command_line import OneLineParser, one_line_errors
+from dataset_builders.release.provenance import model_hash
+from train.resuming import SUMMARY_FILE, newest_checkpoint
 
 
+PROGRAM = "python -m train.run_stages"
 SCRIPT = Path(__file__).with_name("sft.py")
+SETTINGS_FILE = "stage_settings.json"  # in each stage's folder: what it was started with
 
 
 @dataclass
-class RunArguments:
+class RunOptions:
     """Command line of `python -m train.run_stages`."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint that the first stage starts from."})
-    output_dir: str = field(metadata={"help": "Folder with one folder for each stage, named as its recipe."})
+    model: str = field(
+        metadata={"aliases": ["--model_name_or_path"], "help": "Checkpoint that the first stage starts from."}
+    )
+    output: str = field(
+        metadata={"aliases": ["--output_dir"], "help": "Folder with one folder for each stage, named as its recipe."}
+    )
     recipes_dir: str = field(
         default="train/recipes", metadata={"help": "Folder of stage*.yaml, run in order of name."}
     )
-    launcher: str = field(default="accelerate launch", metadata={"help": "What starts train/sft.py."})
+    launcher: str = field(default="accelerate launch", metadata={"help": "Command that starts train/sft.py."})
 
 
-def stage_commands(args: RunArguments, *, overrides: list[str]) -> list[tuple[Path, list[str]]]:
-    """(output folder, command) for each recipe, in order of name.
+@dataclass
+class Stage:
+    """One stage of a chain: its recipe, the checkpoint it starts from, its folder, and options that override the recipe."""
+
+    recipe: Path
+    model: str
+    output: Path
+    overrides: list[str]
+
+    def command(self, launcher: str) -> list[str]:
+        """The command that trains the stage."""
+        command = [*shlex.split(launcher), str(SCRIPT), "--config", str(self.recipe)]
+        return [*command, "--model", self.model, "--output_dir", str(self.output), *self.overrides]
+
+    def settings(self) -> dict:
+        """Everything that the result depends on."""
+        recipe = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        return {"model": model_hash(self.model), "recipe": recipe, "overrides": self.overrides}
+
+    def check_settings(self):
+        """Compares the settings with those that the folder was started with, if it was started by this command.
+
+        Raises:
+            ValueError: they differ; the message names the first difference.
+        """
+        path = self.output / SETTINGS_FILE
+        if not path.exists():
+            return
+        before, now = json.loads(path.read_text(encoding="utf-8")), self.settings()
+        for name in now:
+            if before[name] != now[name]:
+                raise ValueError(
+                    f"{self.output} was started with {name} {before[name]}, and this command has {now[name]}: remove "
+                    "the folder to train it anew, or choose another --output"
+                )
+
+    def run(self, launcher: str):
+        """Trains the stage, resumes it, or leaves it as it is where it is finished.
+
+        Raises:
+            ValueError: see `check_settings`.
+            SystemExit: the training failed.
+        """
+        self.check_settings()
+        if (self.output / SUMMARY_FILE).exists():
+            print(f"{self.output} is finished", flush=True)
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_json(self.output / SETTINGS_FILE, self.settings())
+        command = self.command(launcher)
+        if newest_checkpoint(self.output):
+            command += ["--resume_from_checkpoint", "true"]
+        print(shlex.join(command), flush=True)
+        if status := subprocess.run(command).returncode:
+            sys.exit(f"{PROGRAM}: error: {self.output.name} ended with status {status}")
+
+
+def stages_of(options: RunOptions, *, overrides: list[str]) -> list[Stage]:
+    """The stages of the folder's recipes, in order of name.
 
     Raises:
         ValueError: the folder holds no recipe.
     """
-    recipes = sorted(Path(args.recipes_dir).glob("stage*.yaml"))
+    recipes = sorted(Path(options.recipes_dir).glob("stage*.yaml"))
     if not recipes:
-        raise ValueError(f"no stage*.yaml in {args.recipes_dir}")
-    model, commands = args.model_name_or_path, []
+        raise ValueError(f"no stage*.yaml in {options.recipes_dir}")
+    model, stages = options.model, []
     for recipe in recipes:
-        output = Path(args.output_dir) / recipe.stem
-        command = [*shlex.split(args.launcher), str(SCRIPT), "--config", str(recipe)]
-        command += ["--model_name_or_path", model, "--output_dir", str(output), *overrides]
-        commands.append((output, command))
-        model = str(output)
-    return commands
+        stages.append(Stage(recipe, model, Path(options.output, recipe.stem), overrides))
+        model = str(stages[-1].output)
+    return stages
 
 
 def main(arguments: list[str] | None = None):
-    args, overrides = HfArgumentParser(RunArguments).parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True
+    parser = OneLineParser(RunOptions, prog=PROGRAM, allow_abbrev=False)
+    options, overrides = parser.parse_args_into_dataclasses(
+        arguments, look_for_args_file=False, return_remaining_strings=True
     )
-    for output, command in stage_commands(args, overrides=overrides):
-        if (output / SUMMARY_FILE).exists():
-            print(f"{output} is finished", flush=True)
-            continue
-        if output.is_dir() and get_last_checkpoint(str(output)):
-            command = [*command, "--resume_from_checkpoint", "true"]
-        print(shlex.join(command), flush=True)
-        if status := subprocess.run(command).returncode:
-            sys.exit(f"{output.name} ended with status {status}")
+    for stage in stages_of(options, overrides=overrides):
+        stage.run(options.launcher)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

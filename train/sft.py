@@ -1,6 +1,6 @@
 """Trains one stage of AVicuna: arguments, processor, rows, model, trainer, save.
 
-    accelerate launch train/sft.py --config train/recipes/stage3_time_event.yaml --model_name_or_path outputs/stage2 \
+    accelerate launch train/sft.py --config train/recipes/stage3_time_event.yaml --model outputs/stage2 \
         --output_dir outputs/stage3 --features_dir features
 
 Every field of the recipe can be given on the command line, which wins. All four stages in order: `train/run_stages.py`.
@@ -14,15 +14,17 @@ from accelerate.logging import get_logger
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 
-if __name__ == "__main__":  # a script's own folder leads sys.path; the packages live one above it
+if __name__ == "__main__":  # Python puts a script's own folder first in sys.path; the packages are one level higher
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from dataset_builders.command_line import one_line_errors  # noqa: E402
 from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing registers the auto classes)
 from train.arguments import parse_arguments  # noqa: E402
 from train.checkpoint import (  # noqa: E402
     load_model,
     load_processor,
-    resume_point,
+    merged_start,
+    quantization_config,
     save_stage,
     start_deepspeed,
     whole_models,
@@ -31,10 +33,11 @@ from train.collator import AVicunaCollator  # noqa: E402
 from train.media_rows import open_media, unused_media  # noqa: E402
 from train.packed_attention import prepare_for_packing  # noqa: E402
 from train.publishing import publish_stage  # noqa: E402
+from train.resuming import resume_point  # noqa: E402
 from train.summary import describe_start, write_summary  # noqa: E402
 from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
 from train.trainer import AVicunaTrainer  # noqa: E402
-from train.training_rows import load_rows  # noqa: E402
+from train.training_rows import load_stage_rows  # noqa: E402
 
 
 logger = get_logger(__name__)
@@ -42,20 +45,25 @@ logger = get_logger(__name__)
 
 def main(arguments: list[str] | None = None):
     recipe, stage, training = parse_arguments(arguments)
-    # one push, of the finished and checked release, instead of the Trainer's
+    # the finished and checked release is pushed at the end, not by Trainer
     push, training.push_to_hub = training.push_to_hub, False
     resume = resume_point(training.resume_from_checkpoint, training.output_dir)
 
-    processor = load_processor(stage.model_name_or_path)
-    start = describe_start(stage.model_name_or_path)
+    base = merged_start(stage, training)
+    processor = load_processor(base, revision=stage.model_revision)
+    start = describe_start(stage.model_name_or_path, revision=stage.model_revision)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
-    reading = {"media": media, "data_dir": stage.data_dir, "max_missing": stage.max_missing, "seed": training.seed}
     with whole_models(training):
-        rows, counts = load_rows(stage.datasets, **reading)
-        eval_rows, eval_counts = load_rows(stage.eval_datasets, **reading) if stage.eval_datasets else (None, None)
+        rows, eval_rows, counts = load_stage_rows(stage, media=media, seed=training.seed)
 
     start_deepspeed(training)
-    model = load_model(stage.model_name_or_path, dtype=stage.dtype, attn_implementation=stage.attn_implementation)
+    model = load_model(
+        base,
+        dtype=stage.dtype,
+        attn_implementation=stage.attn_implementation,
+        revision=stage.model_revision,
+        quantization_config=quantization_config(stage),
+    )
     if stage.flatten:
         prepare_for_packing(model)
     set_trainable(model, stage.trainable)
@@ -81,14 +89,15 @@ def main(arguments: list[str] | None = None):
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
-    save_stage(trainer, stage=stage, processor=processor)
+    save_stage(trainer, stage=stage, base=base, processor=processor)
+    counts["samples_without_labels"] = trainer.total_unsupervised()
     if not trainer.is_world_process_zero():
         return
-    counts |= {"eval": eval_counts} if eval_counts else {}
     write_summary(trainer, recipe=recipe, stage=stage, training=training, start=start, counts=counts, seconds=seconds)
     if push:
         publish_stage(training)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("train/sft.py"):
+        main()

@@ -1,63 +1,85 @@
-"""What a finished stage says about itself: `training_summary.json`, from which model cards are filled.
+"""The record of a finished stage, `training_summary.json`, from which model cards are filled.
 
-Written beside the weights by `train/sft.py` and published with them. It tells the stages before it, too, so that no card
-depends on folders that have moved. It measures nothing that the trainer did not log.
+Written beside the weights by `train/sft.py` and published with them. It contains the records of the stages before it, so
+that a card needs no other folder. It only reports what the trainer logged.
 """
 
 import dataclasses
 import json
+import math
 import platform
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from trl import SFTTrainer
 
+from dataset_builders.atomic_files import write_json
 from dataset_builders.release.provenance import git_commit, package_versions
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
+from train.checkpoint import ADAPTER_FOLDER, base_of_adapter
+from train.resuming import SUMMARY_FILE
+from train.trainer import AVicunaTrainer
 
 
-SUMMARY_FILE = "training_summary.json"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets")
-NOT_SUMMARISED = {"hub_token", "output_dir", "logging_dir", "run_name"}
+NOT_SUMMARISED = {"hub_token", "output_dir", "logging_dir", "run_name", "datasets", "eval_datasets"}
 
 
-def changed_values(arguments) -> dict:
+def changed_values(arguments: StageArguments | AVicunaTrainingArguments) -> dict:
     """The fields of a dataclass that differ from its defaults and that JSON can hold."""
     changed = {}
     for field in dataclasses.fields(arguments):
         value = getattr(arguments, field.name)
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if isinstance(value, (bool, int, float, str, list, dict)) and value != default and field.init:
-            if field.name not in NOT_SUMMARISED:
-                changed[field.name] = (
-                    [dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for v in value]
-                    if (isinstance(value, list))
-                    else value
-                )
+        if field.init and field.name not in NOT_SUMMARISED and value != default:
+            if isinstance(value, (bool, int, float, str, list, dict)):
+                changed[field.name] = value
     return changed
 
 
-def read_beside(model: str, name: str) -> dict | None:
-    """A JSON file that lies beside the weights of a checkpoint folder or Hub id; None where there is none."""
+def recipe_of(stage: StageArguments, training: AVicunaTrainingArguments) -> dict:
+    """What the recipe and the command line change, with all keys of each data source."""
+    sources = {
+        name: [dataclasses.asdict(source) for source in entries]
+        for name, entries in (("datasets", stage.sources), ("eval_datasets", stage.eval_sources))
+        if entries
+    }
+    return {**changed_values(stage), **changed_values(training), **sources}
+
+
+def read_beside(model: str, name: str, *, revision: str | None = None) -> dict | None:
+    """A JSON file beside the weights of a checkpoint folder or Hub id; None where there is none."""
     path = Path(model, name)
     if not Path(model).is_dir():
         try:
-            path = Path(hf_hub_download(model, name))
+            path = Path(hf_hub_download(model, name, revision=revision))
         except EntryNotFoundError:
             return None
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def describe_start(model: str) -> dict:
-    """What a stage starts from: the summaries of the stages before it, what the parts were made of before the first one,
-    and the Hub id that the first one started from, if it was one."""
-    before = read_beside(model, SUMMARY_FILE)
+def describe_start(model: str, *, revision: str | None = None) -> dict:
+    """What a stage starts from.
+
+    Args:
+        model: folder or Hub id; for LoRA (`adapter/` of a stage, a checkpoint of a LoRA stage) the stage that it belongs
+            to is described, or else its base model.
+        revision: of a Hub id.
+
+    Returns:
+        {"stages": the summaries of the stages before, "origin": the parts that the first of them was made of, "base": the
+        Hub id that the first of them started from, or None}.
+    """
+    base = base_of_adapter(model, revision=revision)
+    if base is not None:
+        is_finished = Path(model).name == ADAPTER_FOLDER and Path(model).with_name(SUMMARY_FILE).is_file()
+        return describe_start(str(Path(model).parent) if is_finished else base)
+    before = read_beside(model, SUMMARY_FILE, revision=revision)
     if before is None:
-        base = None if Path(model).is_dir() else model
-        return {"stages": [], "origin": read_beside(model, ORIGIN_FILE), "base": base}
+        hub_id = None if Path(model).is_dir() else model
+        return {"stages": [], "origin": read_beside(model, ORIGIN_FILE, revision=revision), "base": hub_id}
     start = before.pop("started_from")
     return {**start, "stages": [*start["stages"], before]}
 
@@ -67,8 +89,18 @@ def describe_device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
 
 
+def finite_entries(history: list[dict], name: str) -> list[dict]:
+    """The log entries that have a value `name`; NaN and infinities, which JSON lacks, become null (a gradient norm that
+    overflows in float16, for example)."""
+    return [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+        for entry in history
+        if name in entry
+    ]
+
+
 def write_summary(
-    trainer: SFTTrainer,
+    trainer: AVicunaTrainer,
     *,
     recipe: str | None,
     stage: StageArguments,
@@ -81,32 +113,33 @@ def write_summary(
 
     Args:
         recipe: name of the recipe, if one was given.
-        start: what `describe_start` said before the training.
-        counts: what `training_rows.load_rows` counted.
-        seconds: time of `trainer.train`.
+        start: result of `describe_start` before the training.
+        counts: counted while loading and training: rows per source, dropped rows, samples without a supervised token.
+        seconds: duration of `trainer.train`.
     """
-    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    log = finite_entries(trainer.state.log_history, "loss")
     world_size = trainer.accelerator.num_processes
-    batch_size = world_size * training.per_device_train_batch_size * training.gradient_accumulation_steps
+    assert training.gradient_accumulation_steps is not None  # derived by AVicunaTrainingArguments
     summary = {
         "stage": recipe,
         "started_from": start,
-        "recipe": {**changed_values(stage), **changed_values(training)},
+        "recipe": recipe_of(stage, training),
         "num_rows": len(trainer.train_dataset),
-        "hub_datasets": [source.path for source in stage.datasets if is_hub_id(source.path)],
+        "hub_datasets": [source.path for source in stage.sources if is_hub_id(source.path)],
         **counts,
         "steps": trainer.state.global_step,
         "first_loss": log[0]["loss"] if log else None,
         "final_loss": log[-1]["loss"] if log else None,
         "log": log,
-        "eval_log": [entry for entry in trainer.state.log_history if "eval_loss" in entry],
+        "eval_log": finite_entries(trainer.state.log_history, "eval_loss"),
         "seconds": round(seconds, 1),
-        "effective_batch_size": batch_size,
+        "effective_batch_size": (
+            world_size * training.per_device_train_batch_size * training.gradient_accumulation_steps
+        ),
         "world_size": world_size,
         "device": describe_device(),
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
         "versions": package_versions(LIBRARIES),
         "git_commit": git_commit(),
     }
-    path = Path(training.output_dir) / SUMMARY_FILE
-    path.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(Path(training.output_dir) / SUMMARY_FILE, summary, sort_keys=True)

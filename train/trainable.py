@@ -1,17 +1,18 @@
 """Which parameters a stage trains: whole parts by name, and LoRA on the language model.
 
-Called by `train/sft.py` between loading and the trainer. It sets `requires_grad` and describes LoRA; it builds no
-optimizer, and saving and merging live in `checkpoint.py`.
+Called by `train/sft.py` between loading the model and building the trainer. It sets `requires_grad` and configures LoRA.
+The optimizer is in `optimizer.py`, saving and merging in `checkpoint.py`.
 """
 
 from peft import LoraConfig
 from torch import nn
+from trl import get_peft_config
 
 from train.arguments import PARTS, StageArguments
 
 
 def part_parameters(model: nn.Module, part: str) -> list[nn.Parameter]:
-    """The parameters of one named part; the output head belongs to the language model.
+    """The parameters of one named part; the output head is part of the language model.
 
     Raises:
         ValueError: the checkpoint has no such part (a feature-only checkpoint has no towers).
@@ -26,7 +27,7 @@ def part_parameters(model: nn.Module, part: str) -> list[nn.Parameter]:
 
 
 def set_trainable(model: nn.Module, parts: list[str]):
-    """Freezes everything, then thaws the named parts, of `arguments.PARTS`."""
+    """Freezes the model, then makes the named parts trainable (names of `arguments.PARTS`)."""
     model.requires_grad_(False)
     for part in parts:
         for parameter in part_parameters(model, part):
@@ -34,7 +35,7 @@ def set_trainable(model: nn.Module, parts: list[str]):
 
 
 def linear_layer_names(language_model: nn.Module) -> list[str]:
-    """Last names of the linear layers ("q_proj", "down_proj", ...), sorted: whatever language model it is."""
+    """The last name of each linear layer ("q_proj", "down_proj", ...), sorted, for any language model."""
     return sorted({name.rsplit(".", 1)[-1] for name, module in language_model.named_modules() if is_linear(module)})
 
 
@@ -44,26 +45,24 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def lora_config(model: nn.Module, stage: StageArguments) -> LoraConfig | None:
-    """LoRA on all linear layers of the language model (FACTS: the published choice), or None without `use_peft`.
+    """LoRA as the stage's options say, or None without `use_peft`.
 
-    Parts that the stage trains in full are saved whole beside LoRA (`modules_to_save`). The output head is no layer of
-    the language model here: TRL's fused loss reads its weight directly and would not see an adapter on it.
+    Without `lora_target_modules` it is put on all linear layers of the language model (the published choice). The output
+    head is not among them: TRL's fused loss reads its weight directly and would not see an adapter on it. Parts that the
+    stage trains in full are saved whole beside LoRA (`modules_to_save`).
     """
-    if not stage.use_peft:
+    config = get_peft_config(stage)
+    if config is None:
         return None
-    names = "|".join(linear_layer_names(model.model.language_model))
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=stage.lora_r,
-        lora_alpha=stage.lora_alpha,
-        lora_dropout=stage.lora_dropout,
-        target_modules=rf"model\.language_model\..*\b({names})",
-        modules_to_save=list(stage.trainable) or None,
-    )
+    if stage.lora_target_modules is None:
+        names = "|".join(linear_layer_names(model.model.language_model))
+        config.target_modules = rf"model\.language_model\..*\b({names})"
+    config.modules_to_save = list(stage.trainable) or None
+    return config
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Part -> (trained, all) parameters, for the log; under ZeRO-3 a partitioned tensor counts in full."""
+    """Part -> (trained, all) parameters; under ZeRO-3 a partitioned tensor counts with its full size."""
     counts = {}
     for part in PARTS:
         module = getattr(model.model, part)

@@ -3,13 +3,18 @@
 Used by `train/sft.py`. The loss, the loop, checkpoints and distributed training are TRL's and Trainer's.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from accelerate.logging import get_logger
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedConfig, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_pt_utils import LabelSmoother
 from trl import SFTTrainer
 
 from train.arguments import AVicunaTrainingArguments, read_criterion
+from train.collator import IGNORED
 from train.optimizer import regroup
 from train.time_accuracy import TimeAccuracy
 
@@ -20,16 +25,22 @@ logger = get_logger(__name__)
 class AVicunaTrainer(SFTTrainer):
     """Reads `use_muon`, `adapter_learning_rate` and `stop_when` of `AVicunaTrainingArguments`.
 
-    Evaluations report, besides TRL's values, the share of correctly predicted digits of times: `eval_start_tens_accuracy`,
-    `eval_start_ones_accuracy`, `eval_end_tens_accuracy` and `eval_end_ones_accuracy`.
+    Evaluations report, besides TRL's values, the share of correctly predicted digits of times:
+    `eval_start_tens_accuracy`, `eval_start_ones_accuracy`, `eval_end_tens_accuracy`, `eval_end_ones_accuracy`. A training
+    whose loss is not finite ends with FloatingPointError before it saves anything.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.time_accuracy = TimeAccuracy(self.processing_class.tokenizer)
-        self.model.register_forward_hook(self.count_times, with_kwargs=True)
+        self.num_unsupervised = 0
+        self.is_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
+        self.model.register_forward_hook(self.count, with_kwargs=True)
+        self.add_callback(StopAtDivergence(self))
         if self.args.stop_when:
             self.add_callback(StopWhen(self.args.stop_when))
+        if self.label_smoother is not None:
+            self.label_smoother = PlaceholderFreeSmoother(self.args.label_smoothing_factor, self.model.config)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -42,17 +53,94 @@ class AVicunaTrainer(SFTTrainer):
             )
         return self.optimizer
 
-    def count_times(self, model: nn.Module, args: tuple, kwargs: dict, outputs):
-        """Forward hook: TRL's evaluation computes `is_top1` for the labels of all positions but the first."""
-        if not model.training and kwargs.get("fused_lm_head"):
-            self.time_accuracy.add(kwargs["labels"][:, 1:], outputs.is_top1)
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.is_finite &= torch.isfinite(loss)  # no wait for the device: StopAtDivergence reads it now and then
+        return loss
+
+    def count(self, model: nn.Module, args: tuple, kwargs: dict, outputs: Any):
+        """Forward hook: counts samples without a label in training, and correct digits in TRL's evaluation."""
+        labels = kwargs.get("labels")
+        if labels is None or not kwargs.get("fused_lm_head"):
+            return
+        if model.training:
+            self.num_unsupervised += count_unsupervised(labels, kwargs.get("cu_seq_lens_q"))
+        else:
+            self.time_accuracy.add(labels[:, 1:], outputs.is_top1)  # TRL scores all positions but the first
+
+    def total_unsupervised(self) -> int:
+        """Samples of all processes that had no supervised token; call it on every process."""
+        return int(self.accelerator.reduce(torch.tensor(self.num_unsupervised, device=self.accelerator.device)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if not self.model.training:  # TRL's own way to tell the log of an evaluation
+        if not self.model.training:  # TRL's own test for the log of an evaluation
             counts = self.accelerator.reduce(self.time_accuracy.counts.to(self.accelerator.device))
             logs.update({f"eval_{name}": value for name, value in self.time_accuracy.shares(counts).items()})
             self.time_accuracy.reset()
         super().log(logs, start_time)
+
+
+def count_unsupervised(labels: torch.Tensor, borders: torch.Tensor | None) -> int:
+    """How many samples of a batch have no label.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch_size, length)`): -100 where nothing is predicted.
+        borders (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): where the samples of a flattened row begin.
+    """
+    samples = labels if borders is None else labels[0].split(borders.diff().tolist())
+    return sum(not bool((sample != IGNORED).any()) for sample in samples)
+
+
+class PlaceholderFreeSmoother(LabelSmoother):
+    """Label smoothing over the tokens that the model can write: all but the two placeholders, whose logits are the
+    smallest number of their type, so that a mean over them overflows.
+
+    Args:
+        epsilon: share of the probability that is spread evenly over these tokens.
+        config: of the model, for the ids of the placeholders.
+    """
+
+    def __init__(self, epsilon: float, config: PreTrainedConfig):
+        super().__init__(epsilon=epsilon)
+        self.placeholders = {config.video_token_id, config.audio_token_id}
+
+    def __call__(self, model_output: Any, labels: torch.Tensor, shift_labels: bool = False, **kwargs) -> torch.Tensor:
+        logits = model_output["logits"]
+        kept = torch.tensor([i for i in range(logits.shape[-1]) if i not in self.placeholders], device=logits.device)
+        new_ids = torch.full((logits.shape[-1],), IGNORED, device=logits.device)
+        new_ids[kept] = torch.arange(len(kept), device=logits.device)
+        labels = torch.where(labels == IGNORED, IGNORED, new_ids[labels.clamp(min=0)])
+        return super().__call__({"logits": logits[..., kept]}, labels, shift_labels=shift_labels, **kwargs)
+
+
+class StopAtDivergence(TrainerCallback):
+    """Raises FloatingPointError where a loss was not finite: before each log and each checkpoint, and at the end."""
+
+    def __init__(self, trainer: AVicunaTrainer):
+        self.trainer = trainer
+
+    def check(self, state: TrainerState):
+        if not self.trainer.is_finite:
+            raise FloatingPointError(
+                f"the loss was not finite (NaN or infinite) at or before step {state.global_step}: the training diverged, "
+                "nothing is saved. A lower learning_rate, or bf16 in place of fp16, often helps"
+            )
+
+    def on_step_end(
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        if control.should_log or control.should_save or control.should_evaluate:
+            self.check(state)
+
+    def on_epoch_end(
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        self.check(state)
+
+    def on_train_end(
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        self.check(state)
 
 
 class StopWhen(TrainerCallback):
@@ -63,12 +151,12 @@ class StopWhen(TrainerCallback):
     """
 
     def __init__(self, criteria: list[str]):
-        self.criteria = [read_criterion(text) for text in criteria]
+        self.criteria: list[tuple[str, Callable[[float, float], bool], float]] = list(map(read_criterion, criteria))
         self.is_met = False
 
     def on_evaluate(
         self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, *, metrics: dict, **kwargs
-    ):
+    ) -> None:
         for name, _, _ in self.criteria:
             if f"eval_{name}" not in metrics:
                 known = sorted(key.removeprefix("eval_") for key in metrics if key.startswith("eval_"))
@@ -76,7 +164,9 @@ class StopWhen(TrainerCallback):
         self.is_met = all(compare(metrics[f"eval_{name}"], value) for name, compare, value in self.criteria)
         control.should_training_stop |= self.is_met
 
-    def on_train_end(self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+    def on_train_end(
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
         if self.is_met:
             logger.info("stop_when is met at step %d", state.global_step, main_process_only=True)
         else:

@@ -1,19 +1,22 @@
-"""The rows that a stage trains on: sources loaded, checked, mixed by weight, rows without media counted and dropped.
+"""The rows that a stage trains on and is evaluated on: loaded, checked, mixed by weight; rows without media are counted.
 
-Between the recipe's `datasets` and the trainer. It opens no media and writes no text.
+Called by `train/sft.py`. It opens no media and writes no text.
 """
 
 import json
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, load_dataset
 
 import dataset_builders  # noqa: F401  (importing registers the builders with `datasets`)
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.mixture import mix
-from train.arguments import DataSource
+from train.arguments import StageArguments
+from train.data_sources import DataSource
+from train.media_rows import CachedMedia, MediaFiles
 
 
 logger = logging.getLogger(__name__)
@@ -21,10 +24,10 @@ logger = logging.getLogger(__name__)
 FILE_FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
-def placed(value, data_dir: str | None):
-    """A relative path, or a list of them, below `data_dir`; whatever is no path stays."""
+def below_data_dir(value: Any, data_dir: str | None) -> Any:
+    """A relative path, or a list of them, below `data_dir`; other values unchanged."""
     if isinstance(value, list):
-        return [placed(entry, data_dir) for entry in value]
+        return [below_data_dir(entry, data_dir) for entry in value]
     return str(Path(data_dir, value)) if isinstance(value, str) and data_dir is not None else value
 
 
@@ -32,15 +35,18 @@ def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
     """One source as rows of `dataset_builders.schema`.
 
     Args:
-        data_dir: relative paths of the source start here: options that end in `_file` or `_dir`, and a `path` that names
-            a file or begins with "./".
+        source: what to load.
+        data_dir: folder that relative paths of the source start from: options that end in `_file` or `_dir`, and a
+            `path` that is a file or begins with "./".
 
     Raises:
         ValueError: a missing column, or no rows.
     """
-    options = {k: placed(v, data_dir) if k.endswith(("_file", "_dir")) else v for k, v in source.options.items()}
+    options = {
+        k: below_data_dir(v, data_dir) if k.endswith(("_file", "_dir")) else v for k, v in source.options.items()
+    }
     is_file = Path(source.path).suffix in FILE_FORMATS
-    path = placed(source.path, data_dir) if is_file or source.path.startswith("./") else source.path
+    path = below_data_dir(source.path, data_dir) if is_file or source.path.startswith("./") else source.path
     if is_file and not Path(path).is_file():
         raise ValueError(f"no such file of rows: {path}")
     if is_file:
@@ -54,15 +60,40 @@ def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
     return rows.select_columns(list(FEATURES)).cast(FEATURES)
 
 
+def load_stage_rows(
+    stage: StageArguments, *, media: CachedMedia | MediaFiles, seed: int
+) -> tuple[Dataset, Dataset | None, dict]:
+    """The training rows and, where the stage has `eval_datasets`, the held-out rows.
+
+    Returns:
+        Both, and {"rows_per_source": {source: rows}, "dropped": {reason: rows}, "eval": the same of the held-out rows}.
+
+    Raises:
+        ValueError: see `load_rows`.
+    """
+    options = {"data_dir": stage.data_dir, "max_missing": stage.max_missing_share, "seed": seed}
+    rows, counts = load_rows(stage.sources, media=media, **options)
+    if not stage.eval_sources:
+        return rows, None, counts
+    eval_rows, counts["eval"] = load_rows(stage.eval_sources, media=media, **options)
+    return rows, eval_rows, counts
+
+
 def load_rows(
-    sources: list[DataSource], *, media, data_dir: str | None, max_missing: float, seed: int
+    sources: list[DataSource],
+    *,
+    media: CachedMedia | MediaFiles,
+    data_dir: str | None = None,
+    max_missing: float = 0.0,
+    seed: int = 0,
 ) -> tuple[Dataset, dict]:
     """All rows of the sources, mixed by weight, and what was counted on the way.
 
     Args:
-        media: a `media_rows` reader; it says which media of a row are missing.
+        sources: what to load.
+        media: says which media of a row are missing.
         data_dir: see `load_source`.
-        max_missing: share of the rows whose media may be missing; these rows are dropped.
+        max_missing: share of the rows that may lack media; these rows are dropped.
         seed: of the mixture.
 
     Returns:

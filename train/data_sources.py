@@ -1,0 +1,52 @@
+"""The sources in a recipe's `datasets`: what `load_dataset` reads, and how often.
+
+Read by `train/arguments.py`; `train/training_rows.py` loads them.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataSource:
+    """One entry of the recipe's `datasets`.
+
+    Args:
+        path (`str`): name of one of our builders, a folder or file of built rows, or a Hub id.
+        name (`str`, *optional*): configuration name.
+        split (`str`): split to read.
+        weight (`float`): passes over the rows in an epoch: 0.5 takes half of the rows, 2 shows each row twice.
+        options (`dict`): options of the builder itself, for example `captions_file`.
+
+    Raises:
+        ValueError: a weight that is not positive.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    weight: float = 1.0
+    options: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.weight <= 0:
+            raise ValueError(f"weight of data source {self.path!r} must be positive, got {self.weight}")
+
+
+def read_data_source(entry: str | dict) -> DataSource:
+    """A `datasets` entry as `DataSource`.
+
+    Args:
+        entry: a YAML mapping, the same as JSON text, or a path alone.
+
+    Raises:
+        ValueError: not one of these forms, or an unknown key.
+    """
+    if isinstance(entry, str):
+        entry = json.loads(entry) if entry.lstrip().startswith("{") else {"path": entry}
+    known = set(DataSource.__dataclass_fields__)
+    if unknown := sorted(set(entry) - known):
+        raise ValueError(f"unknown key {unknown[0]!r} in data source {entry}; known keys: {sorted(known)}")
+    if "path" not in entry:
+        raise ValueError(f"data source without 'path': {entry}")
+    return DataSource(**entry)
