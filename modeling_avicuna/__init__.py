@@ -20,7 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_avicuna import AVicunaConfig
 from .feature_extraction_avicuna import AVicunaFeatureExtractor
-from .generation_avicuna import TimeSpanLogitsProcessor, score_events
+from .generation_avicuna import TimeSpanLogitsProcessor, presence_scores, score_events
 from .interleaving_avicuna import interleave_order, num_modality_tokens, resample_rows
 from .media_avicuna import MediaError, load_audio
 from .modeling_avicuna import (
@@ -75,6 +75,7 @@ __all__ = [
     "load_video_frames",
     "num_modality_tokens",
     "parse_events",
+    "presence_scores",
     "resample_rows",
     "score_events",
 ]

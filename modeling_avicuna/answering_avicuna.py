@@ -10,25 +10,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import ModelOutput
 
-from .generation_avicuna import decode_answer, generated_ids, score_events
+from .generation_avicuna import decode_answer, generated_ids, presence_scores, score_events
 from .prompt_avicuna import SLOT_PATTERN
 from .timestamp_avicuna import Event
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and the events in it: seconds, each with its score (`score_events`)."""
+    """What the model said.
+
+    text (`str`): the answer, without special tokens.
+    events (`list[Event]`): the events in it, in seconds, each with its score (`score_events`).
+    presence (`float`): how sure the model is that the answer names a span at all (`presence_scores`); also given where
+        it names none.
+    """
 
     text: str
     events: list[Event]
+    presence: float
 
 
 def answer_batch(
-    model, *, processor, media: list[dict], questions: list[str], durations: list[float], **generate_kwargs
+    model: PreTrainedModel,
+    *,
+    processor: ProcessorMixin,
+    media: list[dict],
+    questions: list[str],
+    durations: list[float],
+    score: str = "time_tokens",
+    **generate_kwargs,
 ) -> list[Answer]:
     """Answers one question about each of several media, as one batch.
 
@@ -37,16 +51,26 @@ def answer_batch(
         processor (`AVicunaProcessor`): with left padding.
         media (`list[dict]`): one content block each, `{"type": "video", "path": ...}` or with cached features.
         durations (`list[float]`): seconds of each.
+        score (`str`): how events are scored, `kind` of `score_events`. `Answer.presence` is there with each kind, and
+            for answers without events: that is how an evaluation ranks the classes that a video lacks.
         generate_kwargs: as in `generate`; one sequence is returned per question.
     """
     conversations = [_conversation(block, question) for block, question in zip(media, questions, strict=True)]
     inputs = _encode(processor, conversations).to(_device(model))
     outputs = model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_logits=True)
-    return _answers(outputs, processor=processor, durations=durations)
+    return _answers(outputs, processor=processor, durations=durations, score=score)
 
 
 def answer_questions(
-    model, *, processor, media: dict, questions: list[str], duration: float, batch_size: int = 32, **generate_kwargs
+    model: PreTrainedModel,
+    *,
+    processor: ProcessorMixin,
+    media: dict,
+    questions: list[str],
+    duration: float,
+    score: str = "time_tokens",
+    batch_size: int = 32,
+    **generate_kwargs,
 ) -> list[Answer]:
     """Answers several questions about one video, which is decoded, encoded and prefilled once.
 
@@ -63,7 +87,7 @@ def answer_questions(
     for numbers, outputs in generate_shared(
         model, prompts=prompts, media=inputs, batch_size=batch_size, **generate_kwargs, output_logits=True
     ):
-        found = _answers(outputs, processor=processor, durations=[duration] * len(numbers))
+        found = _answers(outputs, processor=processor, durations=[duration] * len(numbers), score=score)
         answers.update(zip(numbers, found))
     return [answers[number] for number in range(len(questions))]
 
@@ -94,10 +118,11 @@ def _encode_texts(processor, conversations: list[list[dict]], *, placeholders: s
     return [torch.tensor(row) for row in ids]
 
 
-def _answers(outputs: ModelOutput, *, processor, durations: list[float]) -> list[Answer]:
-    generated = generated_ids(outputs).tolist()
-    events = score_events(outputs, tokenizer=processor.tokenizer, durations=durations, codec=processor.time_codec)
-    return [Answer(decode_answer(processor.tokenizer, ids), found) for ids, found in zip(generated, events)]
+def _answers(outputs: ModelOutput, *, processor: ProcessorMixin, durations: list[float], score: str) -> list[Answer]:
+    tokenizer = processor.tokenizer
+    texts = [decode_answer(tokenizer, ids) for ids in generated_ids(outputs).tolist()]
+    events = score_events(outputs, tokenizer=tokenizer, durations=durations, codec=processor.time_codec, kind=score)
+    return [Answer(*parts) for parts in zip(texts, events, presence_scores(outputs, tokenizer=tokenizer))]
 
 
 def _device(model) -> torch.device:

@@ -5,17 +5,19 @@ Works beside `generate` of any causal language model with any tokenizer. It asks
 """
 
 import math
+import os
 import re
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
-from .timestamp_avicuna import DEFAULT_CODEC, Event, TimeCodec, read_events
+from .timestamp_avicuna import DEFAULT_CODEC, NO_EVENTS, Event, TimeCodec, read_events
 
 
+SCORE_KINDS = ("time_tokens", "presence", "constant")
 _TAIL_LENGTH = 48  # tokens that can hold one span, even one character at a time
 _FROM = re.compile(r"(?<![A-Za-z0-9_])from(?![A-Za-z])", re.IGNORECASE)
 _SENTENCE_FROM = re.compile(r"(?:^|[.!?:;>\n][\"')\]]*\s*)From\s*$")
@@ -135,14 +137,18 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
 
 
 def score_events(
-    outputs: ModelOutput, *, tokenizer, durations: list[float], codec: TimeCodec = DEFAULT_CODEC
+    outputs: ModelOutput,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    durations: list[float],
+    codec: TimeCodec = DEFAULT_CODEC,
+    kind: str = "time_tokens",
 ) -> list[list[Event]]:
-    """The events of each generated sequence, each with the geometric mean of the probabilities of its time tokens.
+    """The events of each generated sequence, each with a score.
 
-    The probabilities are the model's own (softmax of the raw logits), not those behind temperature, top-k or
-    `TimeSpanLogitsProcessor`: a digit that a constraint forced keeps the low probability that the model gave it, and
-    one threshold means the same under every decoding setting. They come from the scores that `generate` kept; nothing
-    is run a second time. An event whose span has no digit of its own has score `None`.
+    All probabilities are the model's own (softmax of the raw logits), not those after temperature, top-k or
+    `TimeSpanLogitsProcessor`, so that one threshold means the same under every decoding setting. They come from the
+    logits that `generate` kept; nothing is run a second time.
 
     Args:
         outputs (`ModelOutput`):
@@ -151,50 +157,110 @@ def score_events(
         tokenizer (`PreTrainedTokenizerBase`): of the model.
         durations (`list[float]`):
             Seconds of the video of each sequence.
+        kind (`str`):
+            "time_tokens": geometric mean of the probabilities of the event's time tokens; `None` where no token holds a
+            digit ("to the end"). "presence": that of `presence_scores`, the same for all events of a sequence.
+            "constant": 1.0.
 
     Returns:
         `list[list[Event]]`, one list per sequence, in the order of its text.
 
     Raises:
-        ValueError: `outputs` has no logits, or another number of sequences than `durations`.
+        ValueError: `outputs` has no logits, there is another number of sequences than `durations`, or `kind` is unknown.
     """
+    if kind not in SCORE_KINDS:
+        raise ValueError(f"score must be one of {SCORE_KINDS}, got {kind!r}")
     log_probabilities = token_log_probabilities(outputs).tolist()
     generated = generated_ids(outputs).tolist()
     if len(durations) != len(generated):
         raise ValueError(f"got {len(durations)} durations for {len(generated)} sequences")
+    presence = presence_scores(outputs, tokenizer=tokenizer) if kind == "presence" else [1.0] * len(generated)
     scored = []
-    for ids, chances, duration in zip(generated, log_probabilities, durations):
-        text = decode_answer(tokenizer, ids)
-        reading = read_events(text, duration, codec=codec)
-        places = _digit_places(tokenizer, ids) if reading.events else []
-        events = []
-        for event, ((start_begin, start_stop), (end_begin, end_stop)) in zip(reading.events, reading.places):
-            of_event = [
-                chances[index]
-                for index, begin, stop in places
-                if (begin < start_stop and stop > start_begin) or (begin < end_stop and stop > end_begin)
-            ]
-            score = math.exp(sum(of_event) / len(of_event)) if of_event else None
-            events.append(replace(event, score=score))
-        scored.append(events)
+    for ids, chances, duration, constant in zip(generated, log_probabilities, durations, presence):
+        reading = read_events(decode_answer(tokenizer, ids), duration, codec=codec)
+        if kind == "time_tokens" and reading.events:
+            places = _digit_places(tokenizer, ids)
+            scores = [_span_score(chances, places, of_event) for of_event in reading.places]
+        else:
+            scores = [constant] * len(reading.events)
+        scored.append([replace(event, score=score) for event, score in zip(reading.events, scores)])
     return scored
+
+
+def _span_score(
+    log_probabilities: list[float], digits: list[tuple[int, int, int]], times: tuple[tuple[int, int], tuple[int, int]]
+) -> float | None:
+    """Geometric mean over the tokens that overlap one of the two times; None if there are none."""
+    of_event = [
+        log_probabilities[index]
+        for index, begin, stop in digits
+        if any(begin < time_stop and stop > time_begin for time_begin, time_stop in times)
+    ]
+    return math.exp(sum(of_event) / len(of_event)) if of_event else None
+
+
+def presence_scores(outputs: ModelOutput, *, tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """How sure the model is that the event it was asked about occurs: P("From") / (P("From") + P("No")), per sequence.
+
+    The probabilities are those of the tokens that the two words begin with, at the first token of the answer, from the
+    raw logits. They exist for every answer, "No event." and "From 03 to 17." alike, so that average precision can rank
+    the classes that a video lacks last. `answer_batch` and `answer_questions` return the same number as
+    `Answer.presence`.
+
+    Args:
+        outputs, tokenizer: as in `score_events`.
+
+    Raises:
+        ValueError: `outputs` has no logits, or the tokenizer cannot tell the two words apart.
+    """
+    present, absent, shared = _opening_ids(tokenizer)
+    beams = _beams(outputs)
+    scores = []
+    for row, ids in enumerate(generated_ids(outputs).tolist()):
+        step = next((number for number, token_id in enumerate(ids) if token_id not in shared), 0)
+        logits = outputs.logits[step][max(int(beams[row, step]), 0)].float()  # [vocab_size]
+        margin = logits[sorted(present)].logsumexp(0) - logits[sorted(absent)].logsumexp(0)
+        scores.append(float(margin.sigmoid()))
+    return scores
+
+
+def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[set[int], set[int], set[int]]:
+    """The tokens by which answers that begin with "From" and with "No" differ first, and those before them (a lone
+    space that both begin with)."""
+    present, absent, shared = set(), set(), set()
+    for space in ("", " "):
+        words = [tokenizer(f"{space}{word}", add_special_tokens=False).input_ids for word in ("From", NO_EVENTS[:2])]
+        common = len(os.path.commonprefix(words))
+        if common == min(map(len, words)):
+            raise ValueError('the tokenizer cannot tell the words "From" and "No" apart')
+        present.add(words[0][common])
+        absent.add(words[1][common])
+        shared.update(words[0][:common])
+    return present, absent, shared - present - absent
 
 
 def token_log_probabilities(outputs: ModelOutput) -> torch.Tensor:
     """Log-probability of each generated token under the raw logits, `(num_sequences, num_generated)`; 0 behind the end
     of a beam. ValueError if `generate` was not told to keep them."""
-    if getattr(outputs, "logits", None) is None:
-        raise ValueError("scores need generate(..., return_dict_in_generate=True, output_logits=True)")
-    tokens = generated_ids(outputs)
-    beams = getattr(outputs, "beam_indices", None)
-    if beams is None:
-        beams = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+    beams, tokens = _beams(outputs), generated_ids(outputs)
     columns = [torch.zeros(len(tokens), 0, device=tokens.device)]
     # step by step: all steps at once would hold num_sequences * num_generated * vocab_size numbers a second time
     for logits, token, row in zip(outputs.logits, tokens.T, beams.T):
         chosen = logits[row.clamp(min=0)].float().log_softmax(-1).gather(1, token[:, None])  # [num_sequences, 1]
         columns.append(chosen.masked_fill(row[:, None] < 0, 0.0))
     return torch.cat(columns, 1)
+
+
+def _beams(outputs: ModelOutput) -> torch.LongTensor:
+    """The row of `outputs.logits` that each generated token comes from, `(num_sequences, num_generated)`; -1 after the
+    end of a beam."""
+    if getattr(outputs, "logits", None) is None:
+        raise ValueError("scores need generate(..., return_dict_in_generate=True, output_logits=True)")
+    beams = getattr(outputs, "beam_indices", None)
+    if beams is not None:
+        return beams
+    tokens = generated_ids(outputs)
+    return torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
 
 
 def generated_ids(outputs: ModelOutput) -> torch.LongTensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from transformers.utils import logging
 
-from .written_events_avicuna import Unread, read_written_events
+from .written_events_avicuna import NO_TIME_SPAN, Unread, names_absence, read_written_events
 
 
 logger = logging.get_logger(__name__)
@@ -139,7 +139,8 @@ class EventReading:
     events (`list[Event]`): in the order of the text, `start <= end`, inside the video, `score` None.
     places (`list[tuple[tuple[int, int], tuple[int, int]]]`): for each event the characters `[begin, stop)` of its
         start and of its end in the text, which is how scores find the tokens of a time.
-    unread (`list[Unread]`): pieces of the text that gave no event, or an event in doubt, each with a reason.
+    unread (`list[Unread]`): pieces of the text that gave no event, or an event in doubt, each with a reason. A text
+        that says that nothing happens ("No event.", "It does not occur.") has neither events nor unread pieces.
     """
 
     events: list[Event]
@@ -210,9 +211,9 @@ def read_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC)
         ['end before start, turned round']
     """
     duration = _checked(duration)
-    if not text.strip() or text.strip() in (NO_EVENTS, "[]"):
-        return EventReading([], [], [])
     written, unread = read_written_events(text)
+    if not written and all(piece.reason == NO_TIME_SPAN for piece in unread) and names_absence(text):
+        return EventReading([], [], [])
     events, places = [], []
     for label, first, last in written:
         start, end = (codec._seconds(time.value, time.unit, duration) for time in (first, last))

@@ -10,6 +10,9 @@ import re
 from typing import NamedTuple
 
 
+NO_TIME_SPAN = "no time span"
+
+
 class WrittenTime(NamedTuple):
     """One time as it stands in the text: `text[begin:stop]`; `unit` is "seconds", "percent" or None (the codec's)."""
 
@@ -72,6 +75,26 @@ _NEXT_CLAUSE = re.compile(r"[\s,]*(?:and|then|while|which)\b", re.IGNORECASE)
 _TIME_FIELD = re.compile(r"(?:times?|timestamps?|intervals?|when)", re.IGNORECASE)
 _LABEL_FIELD = re.compile(r"[\s*]*(?:events?|caption|label|description)\s*[0-9]*[\s*]*:", re.IGNORECASE)
 _BULLET = re.compile(r"(?:^|(?<=[.!?;]\s)|(?<=\n))\s*(?:[-*\u2022]|\(?[0-9]{1,3}[.)]|#[0-9]{1,3}:?)\s*$")
+# "The event does not occur in the video.", "there is no dog", "It never happens"; read only in a text without any span
+_NOT = r"(?:\s+not|n['\u2019]t|\s+never)"
+_SHOWN = (
+    r"(?:happen|occur|appear|exist|present|visible|audible|available|applicable|take\s+place|part\s+of|there\b"
+    r"|(?:be\s+|being\s+)?(?:shown|seen|heard|found|detected|depicted|mentioned|featured|identified|located)"
+    r"|in\s+(?:the|this)\b|(?:contain|include|show|feature|have|depict)\b)"
+)
+_ABSENCE = re.compile(
+    rf"\b(?:does|do|did|is|are|was|were|has|have|can|could|would){_NOT}\s+(?:\w{{1,20}}\s+){{0,2}}?{_SHOWN}"
+    rf"|\b(?:cannot|not|never)\s+{_SHOWN}|\bnever\s+(?:happens|occurs|appears|takes\s+place)"
+    rf"|\bno\s+(?:\w{{1,20}}\s+){{1,4}}?(?:is|are|was|were|can|could)\s+(?:be\s+)?{_SHOWN}|\bnot\s+find\b"
+    r"|\bthere\s+(?:is|are|was|were)\s+(?:no|not|never|nothing)\b|\b(?:is|are|was|were)\s+absent\b"
+    r"|\bno\s+(?:(?:such|matching|relevant|corresponding)\s+)?"
+    r"(?:events?|occurrences?|instances?|times?|intervals?|(?:time\s+)?spans?|segments?|moments?|parts?|match(?:es)?|signs?"
+    r"|evidence)\b|\bnone\s+of\b",
+    re.IGNORECASE,
+)
+_NEGATIVE_WORD = re.compile(
+    r"\W*(?:(?:json\W*)?(?:\[\s*\]|\{\s*\})|none|no|nope|nothing|never|absent|n/?a|null)\W*", re.IGNORECASE
+)
 _OPENERS = re.compile(r"[\[{]")
 _LOOK_BACK = 32  # characters before a span that decide whether it opens a sentence
 _MAX_JSON_TRIES = 64  # brackets that turn out to open no JSON: bounds the work on garbage
@@ -112,11 +135,21 @@ def read_written_events(text: str) -> tuple[list[WrittenEvent], list[Unread]]:
         events += [WrittenEvent(label, start, end) for start, end in group.spans]
         if not group.spans:
             # only JSON gives a label without a span
-            reason = "no time span" if group.label else "no end of the span"
+            reason = NO_TIME_SPAN if group.label else "no end of the span"
             unread.append(Unread(group.label or text[group.begin : group.stop], reason))
     if not events and not unread and text.strip():
-        unread.append(Unread(text, "no time span"))
+        unread.append(Unread(text, NO_TIME_SPAN))
     return events, unread
+
+
+def names_absence(text: str) -> bool:
+    """Whether a text without time spans says that an event does not occur.
+
+    Example:
+        >>> [names_absence(text) for text in ("No event.", "It does not happen.", "There is no dog.", "None", "No idea.")]
+        [True, True, True, True, False]
+    """
+    return _NEGATIVE_WORD.fullmatch(text) is not None or _ABSENCE.search(text) is not None
 
 
 def _find_groups(text: str, span_pattern: re.Pattern) -> list[_Group]:

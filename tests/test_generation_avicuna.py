@@ -6,8 +6,14 @@ import re
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LogitsProcessor
+from transformers.modeling_outputs import ModelOutput
 
-from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor, score_events, token_log_probabilities
+from modeling_avicuna.generation_avicuna import (
+    TimeSpanLogitsProcessor,
+    presence_scores,
+    score_events,
+    token_log_probabilities,
+)
 from modeling_avicuna.timestamp_avicuna import TimeCodec
 from tests.time_fixtures import Talkative, tiny_tokenizer
 
@@ -252,6 +258,38 @@ def test_scores_are_the_models_own_probabilities(language_model, tokenizer, stra
         )
 
 
+@pytest.mark.parametrize(
+    "strategy", [{"do_sample": False}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=str
+)
+@pytest.mark.parametrize("answer", ["From 03 to 17.", " From 03 to 17.", "No event.", " No event."])
+def test_presence_is_the_share_of_from_against_no_at_the_first_token(language_model, tokenizer, answer, strategy):
+    """This tokenizer writes "From" and " From" as one token, "No" as "N", "o" and " No" as " ", "N", "o"."""
+    prompt = tokenizer("When?").input_ids
+    dictate = Dictate(tokenizer, len(prompt), answer, answer)
+    outputs = generate(language_model, tokenizer, ["When?"], dictate, max_new_tokens=20, **strategy)
+    with torch.no_grad():
+        chances = language_model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    present, absent = (
+        float(chances[tokenizer.convert_tokens_to_ids(tokens)].sum())
+        for tokens in (["From", "\u0120From"], ["N", "\u0120"])
+    )
+    presence = presence_scores(outputs, tokenizer=tokenizer)
+    num_sequences = strategy.get("num_return_sequences", 1)
+    assert presence == [pytest.approx(present / (present + absent), rel=1e-3)] * num_sequences
+    scored = score_events(outputs, tokenizer=tokenizer, durations=[100.0] * num_sequences, kind="presence")
+    for events, score in zip(scored, presence, strict=True):
+        assert [event.score for event in events] == ([score] if "From" in answer else [])
+
+
+def test_presence_is_read_after_a_space_that_both_words_begin_with():
+    tokenizer = tiny_tokenizer(["a b c"])  # " From" is " ", "F", ..., and " No" is " ", "N", ...
+    space, f, n = tokenizer.convert_tokens_to_ids(["\u0120", "F", "N"])
+    logits = torch.full((2, 1, len(tokenizer)), -50.0)
+    logits[0, 0, space], logits[1, 0, f], logits[1, 0, n] = 1.0, math.log(0.3), math.log(0.1)
+    outputs = ModelOutput(sequences=torch.tensor([[1, space, f]]), logits=tuple(logits))
+    assert presence_scores(outputs, tokenizer=tokenizer) == [pytest.approx(0.75)]
+
+
 def test_token_probabilities_equal_the_transition_scores_of_transformers(language_model, tokenizer):
     outputs = generate(language_model, tokenizer, ["When?", "x"], num_beams=3, max_new_tokens=12)
     expected = language_model.compute_transition_scores(
@@ -266,5 +304,8 @@ def test_scores_need_the_logits_and_a_duration_for_each_sequence(language_model,
     with pytest.raises(ValueError, match="output_logits=True"):
         score_events(outputs, tokenizer=tokenizer, durations=[1.0])
     outputs = language_model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True, output_logits=True)
+    assert score_events(outputs, tokenizer=tokenizer, durations=[1.0], kind="constant") is not None
+    with pytest.raises(ValueError, match="'certainty'"):
+        score_events(outputs, tokenizer=tokenizer, durations=[1.0], kind="certainty")
     with pytest.raises(ValueError, match="2 durations for 1 sequences"):
         score_events(outputs, tokenizer=tokenizer, durations=[1.0, 2.0])

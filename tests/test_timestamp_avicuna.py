@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dataset_builders.wordings import grounding_answer
 from modeling_avicuna.timestamp_avicuna import Event, TimeCodec, format_events, parse_events, read_events
+from modeling_avicuna.written_events_avicuna import names_absence
 from train.conversation import write_times
 
 
@@ -248,6 +249,36 @@ def test_reads_what_models_say(text, expected):
     assert spans(text) == expected
 
 
+ABSENT = [
+    "No event.", "no", "None", "None.", "N/A", "Nothing.", "[]", "{}", "```json\n[]\n```", "not present", "does not occur",
+    "It does not happen.", "The event does not occur in the video.", "There is no dog barking in the video.",
+    "The dog isn't visible in the video.", "It doesn\u2019t appear.", "No such event is found in the video.",
+    "The sound of rain cannot be heard.", "A dog barking never happens.", "There isn't any dog in this video.",
+    "No, the event does not take place in this video.", "Sorry, I could not find any matching event.",
+    "No dog is present in the video.", "There are no time spans in which it occurs.", "It has not happened.",
+    "The video does not contain a barking dog.", "I don't see a dog there; the event is absent.",
+]  # fmt: skip
+UNREADABLE = ["I hear nothing.", "No idea.", "A man is walking.", "I do not know.", "I cannot see it clearly.", "..."]
+
+
+@pytest.mark.parametrize("text", ABSENT)
+def test_answers_that_an_event_does_not_occur_are_read_as_no_events(text):
+    reading = read_events(text, 100)
+    assert reading.events == [] and reading.unread == []
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_other_texts_without_spans_are_reported_as_unread(text):
+    assert [piece.reason for piece in read_events(text, 100).unread] == ["no time span"]
+
+
+@pytest.mark.parametrize(
+    "text", ["There is no cat. A dog barks from 03 to 17.", "It does not occur before 02. From 03 to 17, a dog barks."]
+)
+def test_a_refusal_beside_a_span_does_not_hide_the_span(text):
+    assert [(start, end) for start, end, _ in spans(text)] == [(3, 17)]
+
+
 def test_any_number_of_json_lines_is_read():
     lines = "\n".join(json.dumps({"event": f"event {i}", "start": i, "end": i + 1}) for i in range(90))
     assert spans(lines) == [(i, i + 1, f"event {i}") for i in range(90)]
@@ -331,7 +362,7 @@ def test_never_raises_on_any_text(text):
     for event, place in zip(reading.events, reading.places, strict=True):
         assert 0.0 <= event.start <= event.end <= 12.5
         assert all(0 <= begin <= stop <= len(text) for begin, stop in place)
-    assert reading.events or reading.unread or text.strip() in ("", "[]", "No event.")
+    assert reading.events or reading.unread or not text.strip() or names_absence(text)
 
 
 @pytest.mark.parametrize(
