@@ -82,6 +82,22 @@ PLAIN_CHAT_TEMPLATE = """\
 {%- endgeneration -%}
 {%- endif -%}"""
 
+# The sandbox's warm-up: after the system sentence, questions and answers follow one another without roles and without
+# end-of-sequence tokens ("... dog barking1240 rain falling No cat meowing5563"). A time follows its event immediately,
+# because a small new language model learns to read a position out much faster from the event's last token.
+LISTING_CHAT_TEMPLATE = (
+    _CONTENT_MACRO
+    + f"""\
+{{{{- "{SYSTEM_PROMPT} USER:" -}}}}"""
+    + """\
+{%- for message in messages -%}
+{%- set text = render(message['content']) -%}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- ('' if text[:1] in '0123456789' else ' ') ~ text -}}{%- endgeneration -%}
+{%- else -%}{{- ' ' ~ text -}}{%- endif -%}
+{%- endfor -%}"""
+)
+
 # The questions that the pipeline and the evaluation ask, one per conversation family of PU-VALOR (dense narration,
 # grounding, segment caption). Each is the first of its family's wordings in the training data (a test holds this).
 NARRATION_PROMPT = "List the events of this video with their times."

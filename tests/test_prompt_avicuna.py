@@ -12,6 +12,7 @@ from dataset_builders import wordings
 from modeling_avicuna import build_processor
 from modeling_avicuna.prompt_avicuna import (
     GROUNDING_PROMPT,
+    LISTING_CHAT_TEMPLATE,
     NARRATION_PROMPT,
     PLAIN_CHAT_TEMPLATE,
     SEGMENT_CAPTION_PROMPT,
@@ -130,6 +131,13 @@ def test_plain_template_throws_the_question_away():
     messages = [user(text("Describe."), AUDIO), {"role": "assistant", "content": "a dog barks"}]
     assert render(messages, PLAIN_CHAT_TEMPLATE) == ("<audio>\na dog barks\n", ["a dog barks\n"])
     assert render(messages[:1], PLAIN_CHAT_TEMPLATE, add_generation_prompt=True)[0] == "<audio>\n"
+
+
+def test_listing_template_puts_each_time_immediately_after_its_event():
+    turns = [("user", "<video>\ndog barking"), ("assistant", "1240"), ("user", "rain"), ("assistant", "No")]
+    text, supervised = render([{"role": r, "content": c} for r, c in turns], LISTING_CHAT_TEMPLATE)
+    assert text == f"{SYSTEM_PROMPT} USER: <video>\ndog barking1240 rain No"
+    assert supervised == ["1240", " No"]
 
 
 @functools.cache

@@ -31,7 +31,7 @@ VALOR_ID = re.compile(r"^[A-Za-z0-9_-]{11}_\d+\.\d{3}_\d+\.\d{3}$")
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    make_world(folder, num_clips=6, num_test_videos=1, num_train_videos=1, seed=3)
+    make_world(folder, num_clips=6, num_background_clips=1, num_test_videos=1, num_train_videos=1, seed=3)
     return folder
 
 
@@ -44,7 +44,10 @@ def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
         info = probe(small_world / "clips" / f"{row['video_id']}.mp4")
         assert info.duration == float(end) - float(start) == 10.0
         assert info.has_audio and info.sampling_rate == 48_000 and info.fps == FPS
-    assert len(list((small_world / "clips").iterdir())) == 6
+    backgrounds = json.loads((small_world / "backgrounds.json").read_text())
+    assert len(backgrounds) == 1 and VALOR_ID.match(backgrounds[0])
+    names = {path.stem for path in (small_world / "clips").iterdir()}
+    assert names == {row["video_id"] for row in captions} | set(backgrounds)
     short = json.loads((small_world / "short_captions.json").read_text())
     assert [row["video_id"] for row in short] == [row["video_id"] for row in captions]
     assert short[0]["desc"] == "A dog barking."
@@ -65,7 +68,8 @@ def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
 def test_the_command_line_makes_the_same_world_with_two_processes(small_world, tmp_path):
     command = [sys.executable, "-m", "dataset_builders.sandbox", "--output", str(tmp_path), "--num-clips", "6"]
     subprocess.run(
-        [*command, "--num-test-videos", "1", "--num-train-videos", "1", "--seed", "3", "--num-workers", "2"],
+        [*command, "--num-background-clips", "1", "--num-test-videos", "1", "--num-train-videos", "1"]
+        + ["--seed", "3", "--num-workers", "2"],
         check=True,
         timeout=120,
     )

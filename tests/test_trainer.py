@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import trl.trainer.utils
 from datasets import Dataset
 
 from tests.train_fixtures import run_stage, workshop  # noqa: F401
@@ -144,3 +145,21 @@ def test_samples_without_a_supervised_token_are_counted(workshop, tmp_path, flat
     cut = run_stage(workshop, "audio", tmp_path / "cut", max_length=40, **options)
     assert summary_of(whole)["samples_without_labels"] == 0
     assert summary_of(cut)["samples_without_labels"] == 5
+
+
+def test_a_cpu_scores_labelled_positions_alone_and_gets_the_same_loss(workshop, tmp_path, monkeypatch):  # noqa: F811
+    """`is_top1` has one entry per scored position, so the number of rows of the head's input tells which were scored."""
+    scored, losses = [], []
+    apply = trl.trainer.utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        trl.trainer.utils._ChunkedLogProbFunction,
+        "apply",
+        lambda hidden, *rest: scored.append(len(hidden)) or apply(hidden, *rest),
+    )
+    for name in ("ours", "theirs"):
+        output = run_stage(workshop, "video", tmp_path / name, trainable="vision_adapter", max_steps=1)
+        losses.append(summary_of(output)["first_loss"])
+        monkeypatch.setattr("train.trainer.score_labelled_positions", lambda: None)
+        monkeypatch.setattr(trl.trainer.utils, "_use_triton", lambda device: False)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert scored[0] < scored[-1] / 2

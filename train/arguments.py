@@ -21,7 +21,7 @@ from train.data_sources import DataSource, read_data_source
 
 PARTS = ("vision_adapter", "audio_adapter", "language_model", "vision_tower", "audio_tower")
 TOWERS = ("vision_tower", "audio_tower")
-CHAT_TEMPLATES = ("vicuna", "plain")
+CHAT_TEMPLATES = ("vicuna", "plain", "listing")
 ADAMW = ("adamw_torch", "adamw_torch_fused")  # values of `optim` that `use_muon` can be combined with
 
 
@@ -60,7 +60,8 @@ class StageArguments(ModelConfig):
         default=None, metadata={"help": "Folder that relative paths in `datasets` (./rows, *_file, *_dir) start from."}
     )
     chat_template: str = field(
-        default="vicuna", metadata={"help": "vicuna (conversation) or plain (caption alone; stages I and II)."}
+        default="vicuna",
+        metadata={"help": "vicuna (conversation), plain (caption alone; stages I and II), or listing (warm-up)."},
     )
     media_dir: str | None = field(default=None, metadata={"help": "Folder that relative media paths start from."})
     features_dir: list[str] = field(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import ProcessorMixin
 
-from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
+from modeling_avicuna.prompt_avicuna import LISTING_CHAT_TEMPLATE, PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
 from train.conversation import build_messages
 from train.media_rows import CachedMedia, MediaFiles
 
@@ -18,7 +18,7 @@ from train.media_rows import CachedMedia, MediaFiles
 logger = logging.getLogger(__name__)
 
 IGNORED = -100
-TEMPLATES = {"vicuna": VICUNA_CHAT_TEMPLATE, "plain": PLAIN_CHAT_TEMPLATE}
+TEMPLATES = {"vicuna": VICUNA_CHAT_TEMPLATE, "plain": PLAIN_CHAT_TEMPLATE, "listing": LISTING_CHAT_TEMPLATE}
 # stream of rows, its lengths: the inputs that hold one padded row of media per sample
 STREAMS = (
     ("pixel_values_videos", "video_lengths"),

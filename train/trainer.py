@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import trl.trainer.utils
 from accelerate.logging import get_logger
 from torch import nn
 from transformers import PreTrainedConfig, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
 from trl import SFTTrainer
+from trl.kernels.chunked_logprob import _use_triton
 
 from train.arguments import AVicunaTrainingArguments, read_criterion
 from train.collator import IGNORED
@@ -31,6 +33,7 @@ class AVicunaTrainer(SFTTrainer):
     """
 
     def __init__(self, *args, **kwargs):
+        score_labelled_positions()
         super().__init__(*args, **kwargs)
         self.time_accuracy = TimeAccuracy(self.processing_class.tokenizer)
         self.num_unsupervised = 0
@@ -141,6 +144,15 @@ class StopAtDivergence(TrainerCallback):
         self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
         self.check(state)
+
+
+def score_labelled_positions():
+    """Makes TRL's fused head score only the positions with a label on a CPU, as it does on a GPU.
+
+    On other devices TRL scores every position and masks the result. The loss is the same; a step of the sandbox takes a
+    third less time.
+    """
+    trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or _use_triton(device)
 
 
 class StopWhen(TrainerCallback):

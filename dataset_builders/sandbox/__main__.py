@@ -19,6 +19,7 @@ class SandboxOptions:
 
     output: str = field(metadata={"help": "folder to write"})
     num_clips: int = field(default=240, metadata={"help": "10-s clips with a caption each"})
+    num_background_clips: int = field(default=0, metadata={"help": "10-s clips without an event"})
     num_test_videos: int = field(default=12, metadata={"help": "annotated untrimmed videos of the subset test"})
     num_train_videos: int = field(default=0, metadata={"help": "annotated untrimmed videos of the subset train"})
     num_classes: int | None = field(default=None, metadata={"help": "use only the first classes of the list"})
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     make_world(
         options.output,
         num_clips=options.num_clips,
+        num_background_clips=options.num_background_clips,
         num_test_videos=options.num_test_videos,
         num_train_videos=options.num_train_videos,
         num_classes=options.num_classes,

@@ -27,7 +27,7 @@ EVENT_LEVEL, ROOM_LEVEL = 0.5, 0.004  # peak of an event's sound, deviation of t
 FADE_SECONDS = 0.02
 BACKGROUND = (86.0, 88.0, 96.0)  # red, green, blue around which each video's backdrop lies
 ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-CLIPS, TEST, TRAIN = 0, 1, 2  # the random streams of a seed
+CLIPS, TEST, TRAIN, BACKGROUNDS = 0, 1, 2, 3  # the random streams of a seed
 UNTRIMMED = {"test": TEST, "train": TRAIN}  # subset, and folder of its videos: stream
 
 
@@ -79,6 +79,7 @@ def make_world(
     output: str | Path,
     *,
     num_clips: int,
+    num_background_clips: int = 0,
     num_test_videos: int = 0,
     num_train_videos: int = 0,
     seed: int = 0,
@@ -86,12 +87,14 @@ def make_world(
     time_line: TimeLine = TimeLine(),
     num_proc: int = 1,
 ) -> None:
-    """Write `clips/`, `captions.json`, `short_captions.json` (the event's name alone), `test/`, `train/` and
-    `annotations.json` below a folder.
+    """Write `clips/`, `captions.json`, `short_captions.json` (the event's name alone), `backgrounds.json`, `test/`,
+    `train/` and `annotations.json` below a folder.
 
     Args:
         output (`Path`): folder, made if need be; files of the same name are overwritten.
         num_clips (`int`): 10-s clips; the classes are used in turn, so their counts differ by at most one.
+        num_background_clips (`int`): 10-s clips without an event, also in `clips/` but without a caption; their ids are in
+            `backgrounds.json`. Pseudo-untrimmed videos show them in their gaps.
         num_test_videos, num_train_videos (`int`): untrimmed videos, by subset; no video is in both.
         seed (`int`): of everything.
         num_classes (`int`, *optional*): use only the first classes of the list; all by default.
@@ -102,20 +105,26 @@ def make_world(
         ValueError: a negative count, fewer than one process, or `num_classes` beyond the list.
     """
     num_classes = len(EVENT_CLASSES) if num_classes is None else num_classes
-    if min(num_clips, num_test_videos, num_train_videos) < 0 or num_proc < 1:
+    counts = (num_clips, num_background_clips, num_test_videos, num_train_videos)
+    if min(counts) < 0 or num_proc < 1:
         raise ValueError(
-            f"bad count: {num_clips=}, {num_test_videos=}, {num_train_videos=} (at least 0), {num_proc=} (at least 1)"
+            f"bad count: {num_clips=}, {num_background_clips=}, {num_test_videos=}, {num_train_videos=} (at least 0), "
+            f"{num_proc=} (at least 1)"
         )
     if not 1 <= num_classes <= len(EVENT_CLASSES):
         raise ValueError(f"num_classes must be between 1 and {len(EVENT_CLASSES)}, got {num_classes}")
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    jobs, captions, short_captions, database = [], [], [], {}
+    jobs, captions, short_captions, backgrounds, database = [], [], [], [], {}
     for index in range(num_clips):
         video_id, caption, take = plan_clip(index, seed=seed, num_classes=num_classes)
         jobs.append((output / "clips" / f"{video_id}.mp4", [take], CLIP_SECONDS, (seed, CLIPS, index, 1)))
         captions.append({"video_id": video_id, "desc": caption})
         short_captions.append({"video_id": video_id, "desc": name_event(take.event)})
+    for index in range(num_background_clips):
+        video_id = _draw_clip_id(_rng(seed, BACKGROUNDS, index, 0))
+        jobs.append((output / "clips" / f"{video_id}.mp4", [], CLIP_SECONDS, (seed, BACKGROUNDS, index, 1)))
+        backgrounds.append(video_id)
     for subset, num_videos in (("test", num_test_videos), ("train", num_train_videos)):
         for index in range(num_videos):
             video_id, duration, takes = plan_untrimmed_video(
@@ -136,6 +145,7 @@ def make_world(
     # written last: a folder with captions is complete
     write_json(output / "captions.json", captions)
     write_json(output / "short_captions.json", short_captions)
+    write_json(output / "backgrounds.json", backgrounds)
     write_json(output / "annotations.json", {"version": "sandbox-1", "database": database})
 
 
@@ -143,8 +153,7 @@ def plan_clip(index: int, *, seed: int, num_classes: int) -> tuple[str, str, Tak
     """The id (VALOR's form), the caption and the one event of a clip."""
     rng = _rng(seed, CLIPS, index, 0)
     event = EVENT_CLASSES[index % num_classes]
-    start = float(rng.integers(0, 300))
-    video_id = f"{_draw_id(rng)}_{start:.3f}_{start + CLIP_SECONDS:.3f}"
+    video_id = _draw_clip_id(rng)
     return video_id, _draw_caption(event, rng), _draw_take(event, 0.0, CLIP_SECONDS, rng)
 
 
@@ -267,6 +276,12 @@ def name_event(event: EventClass) -> str:
 
 def _draw_id(rng: np.random.Generator) -> str:
     return "".join(ID_ALPHABET[i] for i in rng.integers(len(ID_ALPHABET), size=11))
+
+
+def _draw_clip_id(rng: np.random.Generator) -> str:
+    """An id in VALOR's form: id of the whole video, start and end of the clip in it."""
+    start = float(rng.integers(0, 300))
+    return f"{_draw_id(rng)}_{start:.3f}_{start + CLIP_SECONDS:.3f}"
 
 
 def _annotate(takes: list[Take]) -> list[dict]:

@@ -1,0 +1,130 @@
+"""The sandbox recipe as a list of commands: world, features, five stages of training, evaluation.
+
+`examples/demo.py` runs it once; `benchmarks/reproduce.py` runs it with other seeds, worlds and settings. Each step is a
+command that a user could type, and the file that it leaves when it is complete. This file runs nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+WORLDS = {
+    "plain": ("--event-seconds", "4", "12", "--video-seconds", "20", "40"),
+    "default": (),
+}
+NUM_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 60, 60
+STAGES = ("stage1", "stage2", "warmup", "stage3", "stage4")
+INITIALIZE = {
+    "size": "tiny",
+    "language-model": "biogpt",
+    "num-av-tokens": "100",
+    "alignment": "centred",
+    "window-seconds": "2",
+    "stride-seconds": "1",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: `words` without the interpreter's path, and the `product` that exists once it has succeeded."""
+
+    name: str
+    words: tuple[str, ...]
+    product: Path
+
+
+@dataclass(frozen=True)
+class SandboxRun:
+    """Settings of one run of the recipe.
+
+    Args:
+        world (`str`): key of `WORLDS`.
+        seed (`int`): of the world and of all weights and batches.
+        initialize (`dict`): options of `train.initialize` that differ from `INITIALIZE`.
+        stages (`tuple(str)`): the stages to train, in order.
+        overrides (`dict`): stage -> options of `train/sft.py` that differ from its recipe.
+        num_processes (`int`): processes of feature extraction, and workers that draw the world.
+    """
+
+    world: str = "plain"
+    seed: int = 0
+    initialize: dict[str, str] = field(default_factory=dict)
+    stages: tuple[str, ...] = STAGES
+    overrides: dict[str, dict] = field(default_factory=dict)
+    num_processes: int = 1
+
+    def __post_init__(self):
+        if self.world not in WORLDS:
+            raise ValueError(f"world must be one of {sorted(WORLDS)}, got {self.world!r}")
+        unknown = [name for name in (*self.stages, *self.overrides) if name not in STAGES]
+        if unknown or not self.stages:
+            raise ValueError(f"stages must be some of {STAGES}, got {unknown or 'none'}")
+
+
+def make_world(run: SandboxRun, world: Path) -> Step:
+    """Clips, captions, and annotated untrimmed videos."""
+    return step(
+        "world",
+        *("python", "-m", "dataset_builders.sandbox", "--output", world, "--num-clips", NUM_CLIPS),
+        *("--num-train-videos", NUM_TRAIN_VIDEOS, "--num-test-videos", NUM_TEST_VIDEOS, *WORLDS[run.world]),
+        *("--num-workers", run.num_processes, "--seed", run.seed),
+        product=world / "annotations.json",
+    )
+
+
+def initialize(run: SandboxRun, world: Path, output: Path) -> Step:
+    """The checkpoint that stage I starts from."""
+    options = {**INITIALIZE, **run.initialize}
+    return step(
+        "initialize",
+        *("python", "-m", "train.initialize", *(word for k, v in options.items() for word in (f"--{k}", v))),
+        *("--captions", world / "captions.json", "--clips-dir", world / "clips"),
+        *("--output", output, "--seed", run.seed),
+        product=output / "config.json",
+    )
+
+
+def extract_features(run: SandboxRun, media: Path, model: Path, output: Path) -> Step:
+    """Tower outputs of all clips and videos below a folder."""
+    return step(
+        "features",
+        *("accelerate", "launch", "--num_processes", run.num_processes, "--cpu", "-m", "train.extract_features"),
+        *("--model", model, "--media-dir", media, "--output", output, "--num-workers", 1),
+        product=output / "failed-0000.jsonl",
+    )
+
+
+def train_stage(run: SandboxRun, stage: str, *, world: Path, features: Path, start: Path, output: Path) -> Step:
+    """One stage, from the checkpoint `start`."""
+    options = {"seed": run.seed, **run.overrides.get(stage, {})}
+    return step(
+        stage,
+        *("accelerate", "launch", "--num_processes", 1, "--cpu", "train/sft.py"),
+        *("--config", f"train/recipes/sandbox/{stage}.yaml", "--data_dir", world, "--features_dir", features),
+        *("--model_name_or_path", start, "--output_dir", output),
+        *(word for name, value in options.items() for word in option_words(name, value)),
+        product=output / "training_summary.json",
+    )
+
+
+def evaluate(task: str, *, model: Path, world: Path, output: Path, media: Sequence[str | Path], score: str) -> Step:
+    """Score a model on the held-out videos; `media` says whether files or cached features are used."""
+    longest = 256 if task == "sandbox" else 40
+    return step(
+        task,
+        *("python", "-m", "eval.run", "--task", task, "--model", model, "--annotations", world / "annotations.json"),
+        *(*media, "--output", output, "--batch-size", 28, "--max-new-tokens", longest, "--score", score),
+        product=output / "results.json",
+    )
+
+
+def option_words(name: str, value: object) -> list[str]:
+    """One option of the command line; lists become several words, mappings JSON."""
+    values = value if isinstance(value, list) else [value]
+    return [f"--{name}", *(json.dumps(v) if isinstance(v, (dict, bool)) else str(v) for v in values)]
+
+
+def step(name: str, *words: object, product: Path) -> Step:
+    return Step(name, tuple(map(str, words)), product)
