@@ -73,6 +73,21 @@ def test_our_row_stands_only_where_data_set_and_metric_are_the_tables(tmp_path):
         assert_picture(tmp_path / f"comparison_{name}.png")
 
 
+def test_a_limited_run_enters_no_table(tmp_path, capsys):
+    limited = result_of("msvd_qa", "msvd_qa/judge-j/first-2", {"accuracy": 44.0}, judge={"model": "j"}, limit=2)
+    write_json(tmp_path / "results_judge.json", limited)
+    comparison.main(["--results", str(tmp_path / "results_judge.json"), "--output", str(tmp_path)])
+    assert "ours" not in (tmp_path / "comparison.md").read_text()
+    assert "left out, a trial on the first 2 videos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text, message", [("{", "is not JSON"), ('{"rows": []}', "it has no 'task'")])
+def test_a_file_that_is_no_result_is_named(tmp_path, text, message):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=f"other.json .*{message}"):
+        comparison.main(["--results", str(tmp_path / "other.json"), "--output", str(tmp_path)])
+
+
 def test_without_a_run_the_comparison_has_no_row_of_ours(tmp_path):
     comparison.main(["--output", str(tmp_path)])
     assert "ours" not in (tmp_path / "comparison.md").read_text()
@@ -99,17 +114,24 @@ def test_a_recipe_that_loses_all_its_sources_is_left_out():
     }
 
 
-def test_a_plan_with_a_wrong_key_or_stage_is_refused(tmp_path):
-    path = tmp_path / "plan.yaml"
-    plan = {"title": "t", "paper": "ablation", "stages": ["stage1"], "config_from": "stage1", "variants": []}
-    for wrong, message in (
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
         ({"stagse": []}, "stagse"),
         ({"config_from": "stage9"}, "stage9"),
         ({"variants": [{}]}, "name"),
-    ):
-        path.write_text(yaml.safe_dump({**plan, **wrong}))
-        with pytest.raises(ValueError, match=message):
-            study.read_plan(path)
+        ({"paper": "ablations"}, "the paper has no table 'ablations'"),
+        ({"variants": [{"name": "full", "paper": "Avicuna"}]}, "has no row 'Avicuna'"),
+        ({"variants": [{"name": "a b"}, {"name": "a/b"}]}, "'a b' has the same name"),
+        ({"variants": [{"name": "ten"}], "axis": "rate"}, "'ten' is no number"),
+    ],
+)
+def test_a_wrong_plan_is_refused(tmp_path, wrong, message):
+    path = tmp_path / "plan.yaml"
+    plan = {"title": "t", "paper": "ablation", "stages": ["stage1"], "config_from": "stage1", "variants": []}
+    path.write_text(yaml.safe_dump({**plan, **wrong}))
+    with pytest.raises(ValueError, match=message):
+        study.read_plan(path)
 
 
 # Stands for `accelerate launch`: a training copies its model and notes what it was told; an evaluation scores by the config.
@@ -182,6 +204,33 @@ def test_an_ablation_trains_each_variant_without_its_part_and_shares_what_is_equ
     assert_picture(study_folder / "out" / "study.png")
     run_study(study_folder, project_dir / "eval/studies/ablations.yaml")
     assert (study_folder / "calls.txt").read_text().split().count("train") == 11, "nothing is trained twice"
+
+
+@pytest.mark.parametrize(
+    "more, evaluation, changed, message",
+    [
+        (["--variants", "ful"], [], {}, "has no variant 'ful'"),
+        (["--metric", "mAP@0.55"], [], {}, "sandbox has no metric 'mAP@0.55'"),
+        (["--metric", "mIoU"], [], {}, "sandbox has no metric 'mIoU'"),
+        ([], ["--model", "m"], {}, "--model of the evaluation is set here"),
+        ([], ["--limit", "-1"], {}, "--limit must be at least 1"),
+        ([], [], {"drop_datasets": ["pu_velor"]}, "drops 'pu_velor'; the recipes have the sources"),
+        ([], [], {"config": {"interleafing": "uniform"}}, "has no field 'interleafing'"),
+    ],
+)
+def test_a_mistyped_name_is_refused_before_anything_runs(study_folder, more, evaluation, changed, message):
+    plan = {"title": "t", "paper": "ablation", "stages": ["stage3", "stage4"], "config_from": "stage4"}
+    plan["variants"] = [{"name": "full"}, {"name": "other", **changed}]
+    (study_folder / "plan.yaml").write_text(yaml.safe_dump(plan))
+    with pytest.raises(ValueError, match=message):
+        run_study(study_folder, study_folder / "plan.yaml", *more, evaluation=evaluation)
+    assert not (study_folder / "calls.txt").exists()
+
+
+def test_a_limited_study_has_no_row_of_the_paper(study_folder, project_dir):
+    plan = project_dir / "eval/studies/ablations.yaml"
+    rows = run_study(study_folder, plan, "--variants", "full", evaluation=["--limit", "2"])
+    assert rows[0]["paper"] is None
 
 
 def test_a_sweep_trains_each_rate_and_a_failed_training_stops_it(study_folder, project_dir):

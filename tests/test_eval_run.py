@@ -15,7 +15,7 @@ from eval import run
 from eval.generation import GenerationSettings, Generator
 from eval.media import MediaSource
 from eval.records import AnswerLog, read_answers
-from eval.task import Answer, Example
+from eval.task import Answer, Example, read_examples
 from modeling_avicuna.timestamp_avicuna import Event
 from train.initialize import build_tiny
 
@@ -180,6 +180,59 @@ def test_sound_is_removed_swapped_with_the_neighbours_or_shifted(world):
     shifted, original = opened["shifted"][2].audio, opened["original"][2].audio
     assert np.array_equal(np.roll(shifted, -3, axis=0), original) and not np.array_equal(shifted, original)
     assert all(np.array_equal(a.video, b.video) for a, b in zip(opened["swapped"], opened["original"]))
+
+
+def test_the_partner_of_a_swapped_sound_is_fixed_by_the_whole_file(world, checkpoint, tmp_path):
+    first = evaluate(world, checkpoint, tmp_path, "--sound", "swapped", "--limit", "2")
+    before = (tmp_path / "predictions.jsonl").read_text()
+    assert evaluate(world, checkpoint, tmp_path, "--sound", "swapped", "--limit", "6")["num_examples"] == NUM_CACHED
+    assert (tmp_path / "predictions.jsonl").read_text().startswith(before)
+    assert first["settings"]["sound_partners_sha256"] and first["name"].endswith("/sound-swapped/first-2")
+    examples = run.TASKS["sandbox"].read([world / "cached.json"], "test")
+    with pytest.raises(ValueError, match="there is no other video"):
+        MediaSource(examples[:1], features_dir=[world / "features"], sound="swapped")
+
+
+def test_a_question_or_video_that_occurs_twice_is_refused(world, tmp_path):
+    records = [
+        {"id": key, "video_id": f"v{n}", "question": "what?", "answer": "dog"} for n, key in enumerate([7, 8, 7])
+    ]
+    (tmp_path / "qa.json").write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"1 question ids occur more than once in .*qa.json.*'7'"):
+        read_examples(run.TASKS["msvd_qa"], [tmp_path / "qa.json"])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--limit -1", "--limit must be at least 1, got -1"),
+        ("--limit 0", "--limit must be at least 1, got 0"),
+        ("--batch_size 0", "--batch-size must be at least 1"),
+        ("--audio_interleaving_rate 25", "--audio-interleaving-rate must be in 0 to 1, got 25.0"),
+        ("--timelines -1", "--timelines must be at least 0"),
+        ("--model nowhere", "nowhere"),
+        ("--annotations nowhere.json", "nowhere.json"),
+    ],
+)
+def test_a_wrong_value_is_one_line(world, checkpoint, tmp_path, words, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        evaluate(world, checkpoint, tmp_path, *words.split())
+
+
+@pytest.mark.parametrize("words", ["--limit one", "--task none", "--sound loud", "--dtype int8", "--interleaving odd"])
+def test_an_unreadable_value_is_one_line(world, checkpoint, tmp_path, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        evaluate(world, checkpoint, tmp_path, *words.split())
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["run", "study", "judge", "comparison", "sound_use"])
+def test_every_command_reports_a_wrong_option_in_one_line(project_dir, module):
+    """In a process of its own, with the option in both spellings: no traceback, no usage text."""
+    command = [sys.executable, "-m", f"eval.{module}", "--wrong_option", "1"]
+    done = subprocess.run(command, cwd=project_dir, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and done.stderr.startswith(f"python -m eval.{module}: error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_sound_of_a_real_file_can_be_removed_and_shifted(world, checkpoint):

@@ -39,6 +39,8 @@ class JudgeServer:
                     "usage": {"prompt_tokens": 100, "completion_tokens": 10},
                 }
                 content = said if isinstance(said, dict) else {"error": "told"} if status != 200 else completion
+                if "status" in content:
+                    status = content["status"]
                 data = json.dumps(content).encode() if content != {"garbled": True} else b"<html>busy</html>"
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
@@ -81,6 +83,14 @@ QUESTION = [{"role": "user", "content": "Is it right?"}]
         ('{"pred": "yes"}', None),
         ("I cannot judge this.", None),
         ("", None),
+        ('<think>{"pred": "yes", "score": 5}?</think>{"pred": "no", "score": 1}', Verdict(False, 1.0)),
+        ('{"pred": "yes", "score": 5}? No: {"pred": "no", "score": 1}', Verdict(False, 1.0)),
+        ("[THINK]pred: yes, score: 5[/THINK] pred: no, score: 1", Verdict(False, 1.0)),
+        ('{"reason": "pred: yes, it seems", "pred": "no", "score": 1}', Verdict(False, 1.0)),
+        ('{"verdict": {"pred": "no", "score": 1}}', Verdict(False, 1.0)),
+        ('{"pred": "no", "score": 1, "reason": "an odd } and {"}', Verdict(False, 1.0)),
+        ('{"pred": "yes", "score": 5}? No: {"pred": "no", "sc', None),
+        ('<think>{"pred": "yes", "score": 5}', None),
     ],
 )
 def test_verdicts_are_read_from_what_judges_really_write(text, verdict):
@@ -116,11 +126,76 @@ def test_a_hanging_server_is_given_up_and_named(server):
         client_of(server, timeout=0.2, num_retries=1).ask(QUESTION)
 
 
-def test_a_refusal_is_not_tried_again(server):
-    server.reply = lambda number, body: 401
-    with pytest.raises(ValueError, match=r"refuses \(401\).*told"):
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_not_tried_again(server, status):
+    server.reply = lambda number, body: status
+    with pytest.raises(ValueError, match=rf"refuses \({status}\).*told"):
         client_of(server).ask(QUESTION)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_one_refused_question_is_counted_and_the_run_ends(server, finished_run, status, capsys):
+    server.reply = lambda number, body: (
+        status if "a piano" in body["messages"][1]["content"] else '{"pred": "no", "score": 1}'
+    )
+    judge.main([*command(server, finished_run), "--num-retries", "0"])
+    result = json.loads((finished_run[0] / "results_judge.json").read_text())
+    assert result["metrics"]["accuracy"] == 0.0 and list(result["refused"]) == ["0"]
+    assert (result["counts"]["num_without_verdict"], result["counts"]["num_refused"]) == (1, 1)
+    assert "1 of them were refused" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("parameter", ["temperature", "model"])
+def test_a_wrong_parameter_ends_the_run(server, finished_run, parameter):
+    error = {"message": "unsupported", "param": parameter, "code": "unsupported_value"}
+    server.reply = lambda number, body: {"error": error, "status": 400}
+    hint = "--omit-temperature" if parameter == "temperature" else "unsupported"
+    with pytest.raises(ValueError, match=rf"refuses \(400\).*{hint}"):
+        judge.main([*command(server, finished_run), "--num-workers", "1"])
+    assert len(server.requests) <= 2
+
+
+def test_an_endpoint_that_refuses_everything_ends_the_run(server, finished_run):
+    server.reply = lambda number, body: 400
+    with pytest.raises(ValueError, match="the first 3 questions were all refused"):
+        judge.main(command(server, finished_run))
+
+
+def test_the_temperature_can_be_left_out(server, finished_run):
+    judge.main([*command(server, finished_run), "--omit-temperature"])
+    assert all("temperature" not in body for _, body in server.requests)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}])
+def test_missing_token_counts_are_zero(server, usage):
+    message = {"content": [{"type": "text", "text": '{"pred": "yes", "score": 4}'}]}
+    server.reply = lambda number, body: {"choices": [{"message": message}], "usage": usage}
+    client = client_of(server)
+    assert read_verdict(client.ask(QUESTION).text) == Verdict(True, 4.0)
+    assert (client.spent.prompt_tokens, client.spent.reply_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        (["--num-workers", "0"], "--num-workers must be at least 1"),
+        (["--num_retries", "-1"], "--num-retries must be at least 0"),
+        (["--max-cost", "nan"], "--max-cost must be at least 0"),
+        (["--timeout", "0"], "--timeout must be positive"),
+        (["--endpoint", "host/v1"], "--endpoint must begin with http"),
+    ],
+)
+def test_a_wrong_option_is_named(server, finished_run, option, message):
+    with pytest.raises(ValueError, match=message):
+        judge.main([*command(server, finished_run), *option])
+
+
+def test_other_annotations_than_those_of_the_run_are_refused(server, finished_run):
+    run, annotations = finished_run
+    annotations.write_text(annotations.read_text().replace("piano", "violin"))
+    with pytest.raises(ValueError, match="are not the annotation files of the run"):
+        judge.main(command(server, finished_run))
 
 
 def test_nothing_listening_is_an_error_that_says_so():
