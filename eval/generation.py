@@ -8,15 +8,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoProcessor, ProcessorMixin
+from transformers import AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from modeling_avicuna import MediaError
+from modeling_avicuna.answering_avicuna import Answer as ModelAnswer
 from modeling_avicuna.answering_avicuna import answer_batch, answer_questions
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
 
@@ -85,7 +86,7 @@ class Generator:
         self.processor = load_processor(model, settings)
         self._load_processor = partial(load_processor, model, settings)
         self._of_thread = threading.local()
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=settings.dtype).to(self.device).eval()
+        self.model = load_model(model, settings).to(self.device).eval()
         well_formed = TimeSpanLogitsProcessor(self.processor.tokenizer, codec=self.processor.time_codec)
         self._time_constraint = [well_formed] if settings.well_formed_times else []
 
@@ -185,9 +186,21 @@ class Generator:
         }
 
 
+def load_model(model: str, settings: GenerationSettings) -> PreTrainedModel:
+    """A checkpoint's model. ValueError, naming it, if it cannot be loaded."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, dtype=settings.dtype)
+    except OSError as error:
+        raise ValueError(f"cannot load the model {model}: {error}") from error
+
+
 def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
-    """A checkpoint's processor with the token order that the settings ask for."""
-    processor = AutoProcessor.from_pretrained(model)
+    """A checkpoint's processor with the token order of the settings. ValueError, naming the checkpoint, if it cannot
+    be loaded."""
+    try:
+        processor = AutoProcessor.from_pretrained(model)
+    except OSError as error:
+        raise ValueError(f"cannot load the processor of {model}: {error}") from error
     if settings.audio_interleaving_rate is not None:
         processor.audio_interleaving_rate = settings.audio_interleaving_rate
     if settings.interleaving is not None:
@@ -195,12 +208,19 @@ def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
     return processor
 
 
-def _answer(example: Example, encoded: _Encoded, question: Question, *, said) -> Answer:
+def _answer(example: Example, encoded: _Encoded, question: Question, *, said: ModelAnswer) -> Answer:
+    events = () if question.kind == "text" else tuple(replace(e, score=_rounded(e.score)) for e in said.events)
     return Answer(
         question_id=question.id,
         video_id=example.video_id,
         duration=encoded.duration,
         text=said.text.strip(),
-        events=() if question.kind == "text" else tuple(said.events),
+        events=events,
         prompt=question.prompt,
+        presence=None if question.kind == "text" else _rounded(said.presence),
     )
+
+
+def _rounded(score: float | None) -> float | None:
+    """Six decimals: the further ones depend on which questions share a batch."""
+    return None if score is None else round(score, 6)

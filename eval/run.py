@@ -29,7 +29,7 @@ from .generation import GenerationSettings, Generator, Unreadable
 from .media import SOUNDS, MediaSource
 from .prompts import prompts_hash
 from .records import AnswerLog
-from .task import Example, Protocol, Score, Task, read_examples
+from .task import Example, Protocol, Score, ScoreKind, Task, read_examples
 from .tasks import TASKS
 from .timeline import draw_timeline
 
@@ -58,9 +58,7 @@ class RunOptions:
         default=None, metadata={"help": "Only the first videos, for a trial; the result's name contains the number."}
     )
     label: Literal["exact", "embedding"] = field(default=Protocol.label, metadata={"help": "Text to class."})
-    score: Literal["time_tokens", "constant"] = field(
-        default=Protocol.score, metadata={"help": "Score of an event, for the ranking."}
-    )
+    score: ScoreKind = field(default=Protocol.score, metadata={"help": "Score of an event, for the ranking."})
     encoder: str = field(default=Protocol.encoder, metadata={"help": "Sentence encoder of --label embedding."})
     meteor_jar: Path | None = field(
         default=None, metadata={"help": "meteor-1.5.jar, for the official METEOR of dense captioning; needs Java."}

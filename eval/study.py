@@ -29,7 +29,6 @@ from dataset_builders.release.provenance import model_hash
 
 from .comparison import PAPER, is_limited
 from .figures import draw_bars, draw_lines
-from .metrics import METRIC_NAMES
 from .records import read_result
 from .run import RunOptions
 from .sound_use import split_arguments
@@ -294,8 +293,8 @@ def check_evaluation(arguments: Sequence[str], *, metric: str) -> None:
         raise ValueError(f"{taken[0]} of the evaluation is set here: leave it out after `--`")
     checked = [*arguments, "--model", "MODEL", "--output", "OUTPUT"]
     task = TASKS[parse_options(RunOptions, checked, program=f"{PROGRAM} ... --").task]
-    if metric.split("/")[0] not in METRIC_NAMES[task.metric]:
-        raise ValueError(f"{task.name} has no metric {metric!r}; it gives {', '.join(METRIC_NAMES[task.metric])}")
+    if metric.split("/")[0] not in task.metrics:
+        raise ValueError(f"{task.name} has no metric {metric!r}; it gives {', '.join(task.metrics)}")
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:

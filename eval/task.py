@@ -6,11 +6,14 @@ file or runs a model.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from modeling_avicuna.timestamp_avicuna import Event
+
+
+ScoreKind = Literal["time_tokens", "presence", "constant"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to one question: `text`, and the events read from it, in seconds, with time-token scores."""
+    """A model's answer to one question.
+
+    text (`str`): without special tokens.
+    events (`tuple[Event, ...]`): the events read from it, in seconds, scored by their time tokens.
+    presence (`float`, *optional*): the probability that the answer names a span rather than "No event.".
+    """
 
     question_id: str
     video_id: str
@@ -64,6 +72,7 @@ class Answer:
     text: str
     events: tuple[Event, ...] = ()
     prompt: str = ""
+    presence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,14 +81,15 @@ class Protocol:
 
     label: "exact": an event counts for the class whose name equals its text after normalisation, and for no class
         otherwise; "embedding": for the class whose name is nearest to the text in the sentence encoder's space.
-    score: "time_tokens": geometric mean of the probabilities of the event's time tokens; "constant": 1.0 for all, ties
-        are broken by the order in the answer.
+    score: "time_tokens": geometric mean of the probabilities of the event's time tokens; "presence": the probability
+        that the answer names a span at all, the same for all events of an answer; "constant": 1.0 for all. Ties are
+        broken by the order in the answer. An answer without a span ("No event.") is no prediction under any of them.
     encoder (`str`): sentence encoder of "embedding": a folder or a Hub id.
     meteor_jar (`Path`, *optional*): meteor-1.5.jar for dense captioning; None: nltk's METEOR.
     """
 
     label: Literal["exact", "embedding"] = "exact"
-    score: Literal["time_tokens", "constant"] = "time_tokens"
+    score: ScoreKind = "time_tokens"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     meteor_jar: Path | None = None
 
@@ -106,7 +116,7 @@ class Task:
 
     name (`str`): as in `--task`.
     prompts (`tuple[str, ...]`): names in `prompts.PROMPTS` that it asks.
-    metric (`str`): folder of `metrics/` whose values it gives (`METRIC_NAMES`), where there are types also by type.
+    metrics (`tuple[str, ...]`): names of its values; where questions have types, also followed by "/" and the type.
     read: annotation files and subset -> examples. The reader states the number and order of the files.
     score: examples that were answered, answers by question id, protocol -> `Score`.
     default_subset (`str`, *optional*): where one file holds several.
@@ -114,10 +124,28 @@ class Task:
 
     name: str
     prompts: tuple[str, ...]
-    metric: str
+    metrics: tuple[str, ...]
     read: Callable[[Sequence[Path], str | None], list[Example]]
     score: Callable[[Sequence[Example], Mapping[str, Answer], Protocol], Score]
     default_subset: str | None = None
+
+
+def scored_events(answer: Answer, protocol: Protocol) -> list[Event]:
+    """The events of an answer with their scores under a protocol, in the order of the answer.
+
+    An event without a time token ("to the end") has score 0 under "time_tokens": it ranks last.
+
+    Raises:
+        ValueError: "presence" is asked for and the answer was stored without it.
+    """
+    if protocol.score == "presence" and answer.presence is None:
+        raise ValueError(f"the answer to {answer.question_id!r} has no presence score: run the evaluation again")
+    scores = {
+        "time_tokens": [0.0 if event.score is None else event.score for event in answer.events],
+        "presence": [answer.presence] * len(answer.events),
+        "constant": [1.0] * len(answer.events),
+    }[protocol.score]
+    return [replace(event, score=score) for event, score in zip(answer.events, scores)]
 
 
 def read_examples(task: Task, files: Sequence[Path], subset: str | None = None) -> list[Example]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -42,7 +43,9 @@ def answered(examples, make):
         for question in example.questions:
             said = make(example, question)
             text, events = (said, ()) if isinstance(said, str) else ("", tuple(said))
-            answers[question.id] = Answer(question.id, example.video_id, example.duration or 1.0, text, events)
+            answers[question.id] = Answer(
+                question.id, example.video_id, example.duration or 1.0, text, events, presence=0.5
+            )
     return answers
 
 
@@ -106,7 +109,7 @@ def test_a_subset_or_file_that_is_not_there_is_named(unav100_files, data_dir):
 
 
 @pytest.mark.parametrize("task", ["unav100", "unav100_query"])
-@pytest.mark.parametrize("score", ["time_tokens", "constant"])
+@pytest.mark.parametrize("score", ["time_tokens", "presence", "constant"])
 def test_the_truth_scores_100_under_every_protocol(small_annotations, task, score):
     def truth(example, question):
         own = [e for e in example.events if question.kind == "events" or e.label == question.label]
@@ -303,4 +306,45 @@ def test_the_names_of_the_metrics_are_those_that_are_computed():
     for name, names in METRIC_NAMES.items():
         one = ["a"] if name == "open_ended_qa" else [[event]]
         assert tuple(load_metric(name).compute(predictions=one, references=one)) == names
-    assert {task.metric for task in TASKS.values()} == set(METRIC_NAMES)
+
+
+def test_a_task_gives_the_metrics_that_it_names(small_annotations):
+    for name in ("sandbox", "sandbox_query"):
+        examples = TASKS[name].read(small_annotations, "test")
+        answers = answered(examples, lambda example, question: [Event(0, 1, "rain", 0.5)])
+        assert tuple(TASKS[name].score(examples, answers, Protocol()).metrics) == TASKS[name].metrics
+
+
+def test_presence_ranks_absent_classes_and_no_event_is_no_prediction(small_annotations):
+    """A span for the absent class costs precision unless its score is the lower one; "No event." costs nothing."""
+    task = TASKS["unav100_query"]
+    examples = task.read(small_annotations, "test")
+
+    def said(absent_events, absent_presence):
+        answers = {}
+        for example in examples:
+            for question in example.questions:
+                own = [e for e in example.events if e.label == question.label][:1]
+                events = [replace(event, score=0.6) for event in own] or absent_events
+                presence = 0.9 if own else absent_presence
+                answers[question.id] = Answer(
+                    question.id, example.video_id, 20.0, "", tuple(events), presence=presence
+                )
+        return answers
+
+    invented = [Event(0.0, 1.0, "dog barking", 0.7)]
+    value = {
+        score: task.score(examples, said(invented, 0.1), Protocol(score=score)).metrics
+        for score in ("presence", "time_tokens", "constant")
+    }
+    assert value["presence"]["average_mAP"] == pytest.approx(100.0)
+    assert value["time_tokens"]["average_mAP"] < 90
+    assert value["presence"]["rejection_recall"] == 0.0
+    for score in ("presence", "time_tokens", "constant"):
+        result = task.score(examples, said([], 0.1), Protocol(score=score))
+        assert result.metrics["average_mAP"] == pytest.approx(100.0) and result.protocol == f"query-{score}"
+        assert result.metrics["rejection_F1"] == result.metrics["CountF1"] == 100.0
+        assert result.counts["num_absent_queries"] == 1
+    old = {key: replace(answer, presence=None) for key, answer in said(invented, 0.1).items()}
+    with pytest.raises(ValueError, match="has no presence score: run the evaluation again"):
+        task.score(examples, old, Protocol(score="presence"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dataset_builders.sources.annotation_files import read_json
 
-from ..metrics import load_metric
+from ..metrics import METRIC_NAMES, load_metric
 from ..prompts import PROMPTS
 from ..task import Answer, Example, Protocol, Question, Score, Task
 
@@ -59,5 +59,5 @@ def _story(record: dict) -> list[dict]:
 
 
 ACTIVITYNET_CAPTIONS = Task(
-    "activitynet_captions", ("narration",), "dense_captioning", read_activitynet_captions, score_captions
+    "activitynet_captions", ("narration",), METRIC_NAMES["dense_captioning"], read_activitynet_captions, score_captions
 )

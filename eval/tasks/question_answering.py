@@ -11,7 +11,7 @@ from pathlib import Path
 from dataset_builders.sources.annotation_files import read_json
 from dataset_builders.sources.questions import detokenize, iterate_music_avqa, music_avqa_answers
 
-from ..metrics import load_metric
+from ..metrics import METRIC_NAMES, load_metric
 from ..metrics.open_ended_qa.answers import normalize_answer
 from ..prompts import PROMPTS
 from ..task import Answer, Example, Protocol, Question, Score, Task
@@ -164,10 +164,9 @@ def _one_file(files: Sequence[Path]) -> Path:
     return files[0]
 
 
-ACTIVITYNET_QA = Task("activitynet_qa", ("short_answer",), "open_ended_qa", read_activitynet_qa, score_text)
-MSVD_QA = Task("msvd_qa", ("short_answer",), "open_ended_qa", read_indexed_qa, score_text, default_subset="test")
-MSRVTT_QA = Task("msrvtt_qa", ("short_answer",), "open_ended_qa", read_indexed_qa, score_text, default_subset="test")
-AVSD = Task("avsd", ("dialog_turn", "dialog_question"), "open_ended_qa", read_avsd, score_text)
-MUSIC_AVQA = Task(
-    "music_avqa", ("music_answer",), "open_ended_qa", read_music_avqa, partial(score_text, choose=closed_answer)
-)
+METRICS = METRIC_NAMES["open_ended_qa"]
+ACTIVITYNET_QA = Task("activitynet_qa", ("short_answer",), METRICS, read_activitynet_qa, score_text)
+MSVD_QA = Task("msvd_qa", ("short_answer",), METRICS, read_indexed_qa, score_text, default_subset="test")
+MSRVTT_QA = Task("msrvtt_qa", ("short_answer",), METRICS, read_indexed_qa, score_text, default_subset="test")
+AVSD = Task("avsd", ("dialog_turn", "dialog_question"), METRICS, read_avsd, score_text)
+MUSIC_AVQA = Task("music_avqa", ("music_answer",), METRICS, read_music_avqa, partial(score_text, choose=closed_answer))

@@ -11,9 +11,9 @@ from pathlib import Path
 from dataset_builders.sources.annotation_files import read_json, read_json_records, read_text
 from dataset_builders.sources.timed_events import CHUNK_SECONDS, consensus, read_durations
 
-from ..metrics import load_metric
+from ..metrics import METRIC_NAMES, load_metric
 from ..prompts import PROMPTS
-from ..task import Answer, Example, Protocol, Question, Score, Task
+from ..task import Answer, Example, Protocol, Question, Score, Task, scored_events
 
 
 def read_charades_sta(files: Sequence[Path], subset: str | None) -> list[Example]:
@@ -63,9 +63,9 @@ def score_grounding(examples: Sequence[Example], answers: Mapping[str, Answer], 
     questions = [question for example in examples for question in example.questions]
     predictions = []
     for question in questions:
-        events = list(answers[question.id].events)
+        events = scored_events(answers[question.id], protocol)
         if protocol.score == "time_tokens":
-            events.sort(key=lambda event: 0.0 if event.score is None else -event.score)  # None: no time token
+            events.sort(key=lambda event: -event.score)
         predictions.append([{"start": event.start, "end": event.end} for event in events])
     references = [[{"start": start, "end": end} for start, end in question.reference] for question in questions]
     metrics = load_metric("temporal_grounding").compute(predictions=predictions, references=references)
@@ -109,6 +109,7 @@ def _two_files(files: Sequence[Path], wish: str) -> tuple[Path, Path]:
     return files[0], files[1]
 
 
-CHARADES_STA = Task("charades_sta", ("grounding",), "temporal_grounding", read_charades_sta, score_grounding)
-DIDEMO = Task("didemo", ("grounding",), "temporal_grounding", read_didemo, score_grounding)
-QVHIGHLIGHTS = Task("qvhighlights", ("grounding",), "temporal_grounding", read_qvhighlights, score_grounding)
+METRICS = METRIC_NAMES["temporal_grounding"]
+CHARADES_STA = Task("charades_sta", ("grounding",), METRICS, read_charades_sta, score_grounding)
+DIDEMO = Task("didemo", ("grounding",), METRICS, read_didemo, score_grounding)
+QVHIGHLIGHTS = Task("qvhighlights", ("grounding",), METRICS, read_qvhighlights, score_grounding)

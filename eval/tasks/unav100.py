@@ -5,15 +5,18 @@ Queries: one question per class on one shared encoding; the class is known and t
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dataset_builders.sources.annotation_files import read_json
 from modeling_avicuna.timestamp_avicuna import Event
 
 from ..labels import match_labels
-from ..metrics import load_metric
+from ..metrics import METRIC_NAMES, load_metric
+from ..metrics.temporal_grounding.spans import score_queries_by_count
 from ..prompts import PROMPTS
-from ..task import Answer, Example, Protocol, Question, Score, Task
+from ..task import Answer, Example, Protocol, Question, Score, Task, scored_events
 
 
 def read_database(files: Sequence[Path], subset: str | None) -> tuple[dict[str, dict], list[str]]:
@@ -64,30 +67,33 @@ def read_queries(files: Sequence[Path], subset: str | None) -> list[Example]:
 
 def score_narrations(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
     """mAP of narrated events; the texts become classes by `protocol.label`."""
-    events = [event for example in examples for event in answers[example.questions[0].id].events]
-    classes = examples[0].questions[0].reference
-    labels = dict(zip([id(event) for event in events], match_labels([e.label for e in events], classes, protocol)))
-    predictions = [
-        [_scored(event, labels[id(event)], protocol) for event in answers[example.questions[0].id].events]
-        for example in examples
-    ]
+    said = [answers[example.questions[0].id] for example in examples]
+    texts = [event.label for answer in said for event in answer.events]
+    labels = iter(match_labels(texts, examples[0].questions[0].reference, protocol))
+    predictions = [[_as_row(event, next(labels)) for event in scored_events(answer, protocol)] for answer in said]
     kept = [[event for event in video if event["label"] is not None] for video in predictions]
-    counts = _counts(events, protocol) | {"num_events_without_class": len(events) - sum(map(len, kept))}
+    counts = _counts(said, protocol) | {"num_events_without_class": len(texts) - sum(map(len, kept))}
     return _score(examples, kept, counts, f"narration-{protocol.label}-{protocol.score}")
 
 
 def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
-    """mAP of the spans that were answered to class queries."""
+    """mAP of the spans that were answered to class queries; rejection of absent classes, count of spans of the others."""
     predictions = [
         [
-            _scored(event, question.label, protocol)
+            _as_row(event, question.label)
             for question in example.questions
-            for event in answers[question.id].events
+            for event in scored_events(answers[question.id], protocol)
         ]
         for example in examples
     ]
-    events = [event for example in examples for question in example.questions for event in answers[question.id].events]
-    return _score(examples, predictions, _counts(events, protocol), f"query-{protocol.score}")
+    asked = [(example, question) for example in examples for question in example.questions]
+    said = [answers[question.id] for _, question in asked]
+    answered = [len(answer.events) for answer in said]
+    annotated = [sum(event.label == question.label for event in example.events) for example, question in asked]
+    score = _score(examples, predictions, _counts(said, protocol), f"query-{protocol.score}")
+    counts = {"num_queries": len(asked), "num_absent_queries": annotated.count(0)}
+    metrics = {**score.metrics, **score_queries_by_count(answered, annotated)}
+    return replace(score, metrics=metrics, counts={**score.counts, **counts})
 
 
 def _example(key: str, value: dict, questions: tuple[Question, ...]) -> Example:
@@ -95,36 +101,31 @@ def _example(key: str, value: dict, questions: tuple[Question, ...]) -> Example:
     return Example(key, (key,), float(value["duration"]), questions, events)
 
 
-def _scored(event: Event, label: str | None, protocol: Protocol) -> dict:
-    # a span without a digit of its own has no time token and so no score: it ranks last
-    score = 1.0 if protocol.score == "constant" else 0.0 if event.score is None else event.score
-    return {"start": event.start, "end": event.end, "label": label, "score": score}
+def _as_row(event: Event, label: str | None) -> dict[str, Any]:
+    return {"start": event.start, "end": event.end, "label": label, "score": event.score}
 
 
-def _counts(events: Sequence[Event], protocol: Protocol) -> dict[str, int]:
-    """How many events there are, and how many of them rank last for want of a score. ValueError if all do."""
+def _counts(answers: Sequence[Answer], protocol: Protocol) -> dict[str, int]:
+    """How many events there are, and how many of them have no time-token score and rank last. ValueError if all do."""
+    events = [event for answer in answers for event in answer.events]
     without = sum(event.score is None for event in events)
     if protocol.score == "time_tokens" and events and without == len(events):
         raise ValueError(f"none of {len(events)} events has a score: use the constant protocol (score 1.0 for all)")
     return {"num_events": len(events), "num_events_without_score": without}
 
 
-def _score(examples, predictions, counts, name) -> Score:
+def _score(
+    examples: Sequence[Example], predictions: Sequence[Sequence[dict]], counts: dict[str, int], name: str
+) -> Score:
     references = [[{"start": e.start, "end": e.end, "label": e.label} for e in example.events] for example in examples]
     metrics = load_metric("event_localization").compute(predictions=predictions, references=references)
     drawn = {example.video_id: [Event(**event) for event in video] for example, video in zip(examples, predictions)}
     return Score(metrics, counts, name, drawn)
 
 
-UNAV100 = Task(
-    "unav100", ("narration",), "event_localization", read_narrations, score_narrations, default_subset="test"
-)
-UNAV100_QUERY = Task(
-    "unav100_query", ("grounding",), "event_localization", read_queries, score_queries, default_subset="test"
-)
-SANDBOX = Task(
-    "sandbox", ("narration",), "event_localization", read_narrations, score_narrations, default_subset="test"
-)
-SANDBOX_QUERY = Task(
-    "sandbox_query", ("grounding",), "event_localization", read_queries, score_queries, default_subset="test"
-)
+NARRATION_METRICS = METRIC_NAMES["event_localization"]
+QUERY_METRICS = (*NARRATION_METRICS, "CountF1", "rejection_precision", "rejection_recall", "rejection_F1")
+UNAV100 = Task("unav100", ("narration",), NARRATION_METRICS, read_narrations, score_narrations, "test")
+UNAV100_QUERY = Task("unav100_query", ("grounding",), QUERY_METRICS, read_queries, score_queries, "test")
+SANDBOX = Task("sandbox", ("narration",), NARRATION_METRICS, read_narrations, score_narrations, "test")
+SANDBOX_QUERY = Task("sandbox_query", ("grounding",), QUERY_METRICS, read_queries, score_queries, "test")

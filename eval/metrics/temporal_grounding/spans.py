@@ -71,6 +71,33 @@ def count_f1(predicted: Sequence[int], expected: Sequence[int]) -> float:
     return float(np.mean(scores))
 
 
+def score_queries_by_count(answered: Sequence[int], annotated: Sequence[int]) -> dict[str, float]:
+    """How well a model tells whether, and how often, the event of a query occurs; in 0-100.
+
+    Args:
+        answered: number of spans of each answer; 0: the answer says that the event does not occur, or has no time.
+        annotated: number of annotated spans of each query; 0: the event is absent.
+
+    Returns:
+        `CountF1` over the queries about present events; `rejection_precision`, `rejection_recall` and `rejection_F1` of
+        answers without a span against absent events. A value whose denominator is 0 is 100: nothing was missed.
+
+    Example:
+
+    >>> score_queries_by_count([1, 0, 0, 2], [1, 0, 1, 0])
+    {'CountF1': 66.66666666666667, 'rejection_precision': 50.0, 'rejection_recall': 50.0, 'rejection_F1': 50.0}
+    """
+    present = [(a, b) for a, b in zip(answered, annotated, strict=True) if b]
+    rejected, absent = sum(a == 0 for a in answered), sum(b == 0 for b in annotated)
+    right = sum(a == b == 0 for a, b in zip(answered, annotated))
+    return {
+        "CountF1": 100.0 * (count_f1(*zip(*present)) if present else 1.0),
+        "rejection_precision": 100.0 * (right / rejected if rejected else 1.0),
+        "rejection_recall": 100.0 * (right / absent if absent else 1.0),
+        "rejection_F1": 100.0 * (2 * right / (rejected + absent) if rejected + absent else 1.0),
+    }
+
+
 def score_spans(
     predictions: Sequence[Sequence[Span]],
     references: Sequence[Sequence[Span]],
