@@ -50,6 +50,8 @@ class InstructionConfig(InputConfig):
         conversation_types: of "narration", "grounding", "segment"; None asks what the source can answer.
         num_absent: UnAV-100 only: questions per video for classes that do not occur in it, answered by that (our choice:
             1; a model that was never asked in vain finds everything everywhere).
+        absent_share: UnAV-100 only, in place of num_absent: share of the grounding questions that are about classes which do
+            not occur in the video.
         max_turns: questions to a row; more go on in a further row of the same video.
         max_missing: share of the videos (0-1) that may be missing from `media_dir` before the build fails.
         exclude_ids_file: ids of videos to leave out, one a line or a JSON list.
@@ -63,6 +65,7 @@ class InstructionConfig(InputConfig):
     subset: str = "train"
     conversation_types: Sequence[str] | None = None
     num_absent: int = 1
+    absent_share: float | None = None
     max_turns: int = 10
     max_missing: float = 0.0
 
@@ -190,7 +193,7 @@ def _video_rows(
             source=config.name,
             media=path,
             conversation_types=kinds,
-            absent=absent_labels(video, vocabulary, num=config.num_absent, seed=config.seed),
+            absent=absent_labels(video, vocabulary, num=count_absent(video, config), seed=config.seed),
             max_turns=config.max_turns,
             seed=config.seed,
         )
@@ -203,6 +206,20 @@ def _video_rows(
             max_turns=config.max_turns,
             seed=config.seed,
         )
+
+
+def count_absent(video: TimedVideo, config: InstructionConfig) -> int:
+    """How many classes that do not occur in the video are asked about.
+
+    Raises:
+        ValueError: `absent_share` is not a share below 1.
+    """
+    share = config.absent_share
+    if share is None:
+        return config.num_absent
+    if not 0 <= share < 1:
+        raise ValueError(f"absent_share must be at least 0 and below 1, got {share}")
+    return round(share / (1 - share) * len({event.text for event in video.events}))
 
 
 class Instruction(AnnotationBuilder):

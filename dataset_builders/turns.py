@@ -7,16 +7,19 @@ Times are placeholders ("<s0>") with their seconds beside them; the model's time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .wordings import ABSENT_ANSWER, grounding_answer, narration_sentence
+from .wordings import ABSENT_ANSWER, ABSENT_ENTRY, grounding_answer, listing_entry, narration_sentence
 
 
 CONVERSATION_TYPES = ("narration", "grounding", "segment")
+LISTING = "listing"  # grounding in its shortest form, for the warm-up of a language model without pretraining
 PAPER_NAMES = {"T1": "narration", "T2": "grounding", "T3": "segment"}
 Span = tuple[float, float]
 
 
-def read_conversation_types(names: Sequence[str]) -> tuple[str, ...]:
+def read_conversation_types(names: Sequence[str], *, allowed: tuple[str, ...] = CONVERSATION_TYPES) -> tuple[str, ...]:
     """`conversation_types` of any builder by our names; the paper's names T1, T2, T3 are accepted.
+
+    A name may occur several times: a type is drawn as often as it is named.
 
     Raises:
         ValueError: no name at all, or an unknown one.
@@ -25,11 +28,9 @@ def read_conversation_types(names: Sequence[str]) -> tuple[str, ...]:
     ('grounding', 'segment')
     """
     known = tuple(PAPER_NAMES.get(name, name) for name in ([names] if isinstance(names, str) else names))
-    unknown = [name for name in known if name not in CONVERSATION_TYPES]
+    unknown = [name for name in known if name not in allowed]
     if unknown or not known:
-        raise ValueError(
-            f"conversation_types must be some of {CONVERSATION_TYPES} or {tuple(PAPER_NAMES)}, got {names!r}"
-        )
+        raise ValueError(f"conversation_types must be some of {allowed} or {tuple(PAPER_NAMES)}, got {names!r}")
     return known
 
 
@@ -54,6 +55,11 @@ class Conversation:
         indices = self._add_spans(spans)
         answer = grounding_answer(indices) if indices else ABSENT_ANSWER
         self.turns.append((question.format(query=caption.rstrip(". ")), answer))
+
+    def list_when(self, caption: str, spans: Sequence[Span]) -> None:
+        """Listing: the question is the caption alone; the answer is the digits of the spans, or "No"."""
+        indices = self._add_spans(spans)
+        self.turns.append((caption.rstrip(". "), listing_entry(indices) if indices else ABSENT_ENTRY))
 
     def ask_what(self, caption: str, span: Span, *, question: str) -> None:
         """Segment caption: `question` names the span at "{start}" and "{end}"; the answer is the caption."""

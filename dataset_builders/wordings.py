@@ -34,6 +34,8 @@ GROUNDING_QUESTIONS = (
 
 # The answer to a grounding question about something that does not occur.
 ABSENT_ANSWER = "No event."
+# The same in a listing (`turns.LISTING`): its first word is that of `ABSENT_ANSWER`.
+ABSENT_ENTRY = "No"
 
 # T3: a time span -> the event in it.
 SEGMENT_QUESTIONS = (
@@ -104,6 +106,15 @@ def grounding_answer(indices: Sequence[int]) -> str:
 
     joined = join_spans([span_text(index) for index in indices])
     return f"F{joined[1:]}."
+
+
+def listing_entry(indices: Sequence[int]) -> str:
+    """The answer in a listing: start and end of each span without a word between them, written "1240" for 12 to 40.
+
+    >>> listing_entry([0])
+    '<s0><e0>'
+    """
+    return "".join(f"<s{index}><e{index}>" for index in indices)
 
 
 def narration_sentence(index: int, caption: str) -> str:

@@ -116,3 +116,18 @@ def test_a_grounding_turn_about_an_absent_event_is_answered_by_that():
     assert seen == {0, 1, 2}
     unchanged = conversations(conversation_types=("narration", "segment"), absent=absent)
     assert unchanged == conversations(conversation_types=("narration", "segment"))
+
+
+def test_a_listing_holds_the_digits_alone_and_fills_its_turns_with_absent_events():
+    absent = ["wind", None, "rain", None, "fire", None]
+    draws = draw_turns(np.arange(50), max_turns=6, seed=0).tolist()
+    for row in draws:
+        options = {"conversation_types": ("listing",), "min_turns": 6, "max_turns": 6, "absent": absent}
+        conversation = write_conversation(["A dog.", "a cat", "A dog."], SPANS[:3], [0, 1, 0], row, **options)
+        entries = dict(conversation.turns)
+        assert {query: entries[query] for query in ("wind", "rain", "fire")} == dict.fromkeys(
+            ["wind", "rain", "fire"], "No"
+        )
+        assert sorted(entries) == ["A dog", "a cat", "fire", "rain", "wind"]
+        assert len(entries["a cat"]) == len("<s0><e0>") and len(entries["A dog"]) == len("<s0><e0><s1><e1>")
+        assert len(conversation.times) == 6

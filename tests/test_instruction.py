@@ -110,6 +110,11 @@ def test_absent_classes_are_asked_for_as_often_as_wished(data_dir):
         rows, _ = rows_of("unav100", num_absent=num_absent, **settings)
         answers = [message["content"] for row in rows for message in row["messages"]]
         assert answers.count("No event.") == 2_134 * num_absent
+    rows, _ = rows_of("unav100", absent_share=0.4, **settings)
+    answers = [message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"]
+    assert answers.count("No event.") / len(answers) == pytest.approx(0.4, abs=0.05)
+    with pytest.raises(ValueError, match="absent_share must be"):
+        rows_of("unav100", absent_share=1, **settings)
 
 
 def test_two_files_that_share_videos_do_not_share_ids(data_dir):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..turns import CONVERSATION_TYPES, Conversation, Span
+from ..turns import CONVERSATION_TYPES, LISTING, Conversation, Span
 from ..wordings import GROUNDING_QUESTIONS, NARRATION_QUESTIONS, SEGMENT_QUESTIONS
 from .planning import draw_uniform, slot
 
@@ -29,6 +29,7 @@ def write_conversation(
     *,
     absent: Sequence[str | None] = (),
     conversation_types: tuple[str, ...] = CONVERSATION_TYPES,
+    min_turns: int = 1,
     max_turns: int = 3,
 ) -> Conversation:
     """Write the conversation about one video.
@@ -40,12 +41,13 @@ def write_conversation(
         draws (`list[float]`):
             One row of `draw_turns`.
         absent (`list[str | None]`):
-            For each turn the caption of an event that does not occur; a grounding turn asks about it.
+            For each turn the caption of an event that does not occur; a grounding or listing turn asks about it.
         conversation_types (`tuple(str)`):
             The first turn's kind is drawn from these. A narration is the only turn, since it answers every other question;
             after another kind more turns of these kinds may follow, each about another event.
-        max_turns (`int`):
-            Most turns of a conversation without narration.
+        min_turns, max_turns (`int`):
+            Fewest and most turns of a conversation without narration. It is shorter where the video has too few events to
+            ask about.
     """
     conversation = Conversation()
     first = conversation_types[int(draws[1] * len(conversation_types))]
@@ -57,19 +59,21 @@ def write_conversation(
     for index, event in enumerate(events):
         occurrences.setdefault(event, []).append(index)
     remaining = list(occurrences.values())
-    for turn in range(min(1 + int(draws[0] * max_turns), len(remaining))):
+    for turn in range(min_turns + int(draws[0] * (max_turns - min_turns + 1))):
         which, event, wording, where = draws[1 + DRAWS_PER_TURN * turn : 1 + DRAWS_PER_TURN * (turn + 1)]
         kind = first if turn == 0 else kinds[int(which * len(kinds))]
-        if kind == "grounding" and turn < len(absent) and absent[turn] is not None:
-            conversation.ask_when(absent[turn], [], question=choose(GROUNDING_QUESTIONS, wording))
+        if kind in ("grounding", LISTING) and turn < len(absent) and absent[turn] is not None:
+            caption, indices = absent[turn], []
+        elif remaining:
+            indices = remaining.pop(int(event * len(remaining)))
+            caption = captions[indices[0]]
+        else:
             continue
-        indices = remaining.pop(int(event * len(remaining)))
-        if kind == "grounding":
-            conversation.ask_when(
-                captions[indices[0]],
-                [spans[index] for index in indices],
-                question=choose(GROUNDING_QUESTIONS, wording),
-            )
+        if kind == LISTING:
+            conversation.list_when(caption, [spans[index] for index in indices])
+        elif kind == "grounding":
+            times = [spans[index] for index in indices]
+            conversation.ask_when(caption, times, question=choose(GROUNDING_QUESTIONS, wording))
         else:
             index = indices[int(where * len(indices))]
             conversation.ask_what(captions[index], spans[index], question=choose(SEGMENT_QUESTIONS, wording))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..input_settings import InputSettings, fingerprint_folder
 from ..sources.annotation_files import fingerprint
-from ..turns import CONVERSATION_TYPES, read_conversation_types
+from ..turns import CONVERSATION_TYPES, LISTING, read_conversation_types
 from .clustering import METHODS, SMALL_CLUSTERS
 from .embedding import fingerprint_encoder
 
@@ -73,8 +73,8 @@ class CurationSettings(InputSettings):
             Clip ids or YouTube ids to leave out, for example a benchmark's test videos.
         conversation_types (`tuple(str)`, *optional*, defaults to `("T1", "T2", "T3")`):
             Dense narration, grounding, segment caption; drawn alike for each video.
-        max_turns (`int`, *optional*, defaults to 3):
-            Questions of a T2 or T3 conversation, 1 to this many (our choice). A narration is one question.
+        min_turns, max_turns (`int`, *optional*, default to 1 and 3):
+            Fewest and most questions of a T2 or T3 conversation (our choice). A narration is one question.
         absent_share (`float`, *optional*, defaults to 0.0):
             Probability that a grounding question is about an event that does not occur (`absent_events.draw_absent`).
         media (`str`, *optional*, defaults to `"virtual"`):
@@ -116,6 +116,7 @@ class CurationSettings(InputSettings):
     duration_range: tuple[float, float] | None = None
     exclude_ids_file: str | None = None
     conversation_types: tuple[str, ...] = CONVERSATION_TYPES
+    min_turns: int = 1
     max_turns: int = 3
     absent_share: float = 0.0
     media: str = "virtual"
@@ -137,11 +138,15 @@ class CurationSettings(InputSettings):
         self.scale_range = check_range("scale_range", self.scale_range, least=0.01)
         if self.duration_range is not None:
             self.duration_range = check_range("duration_range", self.duration_range, least=0)
-        self.conversation_types = read_conversation_types(self.conversation_types)
+        self.conversation_types = read_conversation_types(
+            self.conversation_types, allowed=(*CONVERSATION_TYPES, LISTING)
+        )
+        if self.min_turns > self.max_turns:
+            raise ValueError(f"min_turns={self.min_turns} is more than max_turns={self.max_turns}")
         self.render_size = tuple(self.render_size)
         if self.videos_per_shard is None:
             self.videos_per_shard = VIDEOS_PER_SHARD[self.media]
-        for name in ("num_videos", "cluster_size", "max_repeats", "max_turns", "videos_per_shard"):
+        for name in ("num_videos", "cluster_size", "max_repeats", "min_turns", "max_turns", "videos_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         self.gap_seconds = check_range("gap_seconds", self.gap_seconds, least=0.01)

@@ -116,6 +116,7 @@ def write_messages(
             draws[index],
             absent=absent[index],
             conversation_types=settings.conversation_types,
+            min_turns=settings.min_turns,
             max_turns=settings.max_turns,
         )
         for number, (question, answer) in enumerate(conversation.turns):

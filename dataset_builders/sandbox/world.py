@@ -87,7 +87,7 @@ def make_world(
     time_line: TimeLine = TimeLine(),
     num_proc: int = 1,
 ) -> None:
-    """Write `clips/`, `captions.json`, `short_captions.json` (the event's name alone), `backgrounds.json`, `test/`,
+    """Write `clips/`, `captions.json`, `short_captions.json` (the event's label alone), `backgrounds.json`, `test/`,
     `train/` and `annotations.json` below a folder.
 
     Args:
@@ -120,7 +120,7 @@ def make_world(
         video_id, caption, take = plan_clip(index, seed=seed, num_classes=num_classes)
         jobs.append((output / "clips" / f"{video_id}.mp4", [take], CLIP_SECONDS, (seed, CLIPS, index, 1)))
         captions.append({"video_id": video_id, "desc": caption})
-        short_captions.append({"video_id": video_id, "desc": name_event(take.event)})
+        short_captions.append({"video_id": video_id, "desc": take.event.label})
     for index in range(num_background_clips):
         video_id = _draw_clip_id(_rng(seed, BACKGROUNDS, index, 0))
         jobs.append((output / "clips" / f"{video_id}.mp4", [], CLIP_SECONDS, (seed, BACKGROUNDS, index, 1)))
@@ -267,11 +267,6 @@ def _draw_caption(event: EventClass, rng: np.random.Generator) -> str:
         templates = SEEN_AND_HEARD
     place, template = PLACES[rng.integers(len(PLACES))], templates[rng.integers(len(templates))]
     return template.format(place=place, phrase=event.phrase, look=event.look, noise=event.noise)
-
-
-def name_event(event: EventClass) -> str:
-    """The shortest caption: "A dog barking." """
-    return f"{event.phrase[0].upper()}{event.phrase[1:]}."
 
 
 def _draw_id(rng: np.random.Generator) -> str:
