@@ -25,7 +25,7 @@ from dataset_builders.sandbox.world import make_world
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.media_avicuna import load_audio, probe
 from modeling_avicuna.video_processing_avicuna import load_video_frames
-from train.extract_features import extract, list_media, read_ahead
+from train.extract_features import Medium, extract, list_media, read_ahead
 from train.initialize import build_tiny
 
 
@@ -44,6 +44,7 @@ def make_runs(paths: list[Path], *, num_workers: int, folders: Iterator[Path]) -
     model, processor = build_tiny(["a caption"])
     model.eval()
     with_sound, _ = num_modality_tokens(processor.num_av_tokens, processor.audio_interleaving_rate)
+    media = [Medium(path) for path in paths]
     num_frames = {path: with_sound if probe(path).has_audio else processor.num_av_tokens for path in paths}
 
     def decode_file(path: Path):
@@ -55,13 +56,13 @@ def make_runs(paths: list[Path], *, num_workers: int, folders: Iterator[Path]) -
             list(pool.map(decode_file, paths))
 
     def prepare():
-        for _, result in read_ahead(paths, processor=processor, num_workers=num_workers):
+        for _, result in read_ahead(media, processor=processor, num_workers=num_workers):
             if isinstance(result, ValueError):
                 raise result
 
     def extract_all():
         with FeatureWriter(next(folders)) as writer:
-            if failed := extract(model, processor, paths, writer=writer, num_workers=num_workers):
+            if failed := extract(model, processor, media, writer=writer, num_workers=num_workers):
                 raise ValueError(f"failed: {failed}")
 
     return {"decode": decode, "decode_and_prepare": prepare, "extract": extract_all}

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
+from dataset_builders.features.towers import check_towers, tower_fingerprint, tower_settings
 from dataset_builders.sandbox.world import make_world
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.rows import make_row
@@ -17,7 +18,7 @@ from tests.two_processes import run_on_two_processes
 from train import extract_features
 from train.checkpoint import load_model, load_processor
 from train.collator import AVicunaCollator
-from train.extract_features import list_media, tower_fingerprint
+from train.extract_features import list_media
 from train.initialize import build_tiny
 from train.media_rows import CachedMedia, MediaFiles
 
@@ -36,7 +37,7 @@ def world(tmp_path_factory):
 
 
 def command(folder, media_dir, output, *more: str) -> list[str]:
-    return ["--model", str(folder / "checkpoint"), "--media_dir", str(media_dir), "--output", str(output), *more]
+    return ["--model", str(folder / "checkpoint"), "--media-dir", str(media_dir), "--output", str(output), *more]
 
 
 def rows_of(world) -> list[dict]:
@@ -52,7 +53,7 @@ def rows_of(world) -> list[dict]:
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_features_lose_what_raw_media_lose(world, index):
+def test_the_loss_from_features_is_the_loss_from_media(world, index):
     processor, model = load_processor(str(world / "checkpoint")), load_model(str(world / "checkpoint")).eval()
     row = rows_of(world)[index]
     cached = AVicunaCollator(processor, media=CachedMedia([str(world / "features")], processor=processor))([row])
@@ -82,7 +83,7 @@ def test_training_from_raw_media_moves_no_tower_and_no_batch_statistics(world, t
     assert summaries[0]["final_loss"] == pytest.approx(summaries[1]["final_loss"], rel=1e-4)
 
 
-def test_an_interrupted_extraction_goes_on(world, tmp_path, monkeypatch):
+def test_an_interrupted_extraction_is_continued(world, tmp_path, monkeypatch):
     clips = sorted((world / "clips").iterdir())
     output = tmp_path / "features"
     one = ["--media", str(clips[0])]
@@ -152,6 +153,55 @@ def test_a_cache_refuses_the_features_of_other_towers(world, tmp_path):
     assert FeatureStore(world / "features").settings["towers"] == own
     with pytest.raises(ValueError, match="was written with settings"):
         FeatureWriter(world / "features", settings={"towers": tower_fingerprint(model)})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("cached_dtype", ["float32", "float16", "bfloat16"])
+def test_another_data_type_is_not_another_tower(world, dtype, cached_dtype):
+    cached = load_model(str(world / "checkpoint"), dtype=cached_dtype)
+    model = load_model(str(world / "checkpoint"), dtype=dtype)
+    if {dtype, cached_dtype} != {"float16", "bfloat16"}:  # neither of these holds the other's digits
+        check_towers(tower_settings(cached), model, folder="cache")
+
+
+def test_a_stage_refuses_the_features_of_other_towers(world, tmp_path):
+    model, processor = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8, seed=1)
+    model.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    rows = tmp_path / "rows.parquet"
+    Dataset.from_list(rows_of(world)[2:], features=FEATURES).to_parquet(str(rows))
+    fingerprints = [tower_fingerprint(m) for m in (load_model(str(world / "checkpoint")), model)]
+    with pytest.raises(ValueError, match=f"fingerprint {fingerprints[0]}.*fingerprint {fingerprints[1]}"):
+        run_stage(
+            None,
+            "unused",
+            tmp_path / "out",
+            model_name_or_path=tmp_path / "other",
+            features_dir=world / "features",
+            datasets=rows,
+            trainable="vision_adapter",
+        )
+
+
+def test_failures_of_earlier_runs_are_kept_until_they_succeed(world, tmp_path):
+    clip, output = next((world / "clips").iterdir()), tmp_path / "out"
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / f"{folder.name}.mp4").write_bytes(b"")
+        extract_features.main(command(world, folder, output))
+    failed = [json.loads(line)["media_id"] for line in (output / "failed-0000.jsonl").read_text().splitlines()]
+    assert failed == ["first", "second"]
+    shutil.copy(clip, folders[0] / "first.mp4")
+    extract_features.main(command(world, folders[0], output))
+    failed = [json.loads(line)["media_id"] for line in (output / "failed-0000.jsonl").read_text().splitlines()]
+    assert failed == ["second"] and list(FeatureStore(output)) == ["first"]
+
+
+@pytest.mark.parametrize("arguments", [["--num-workers", "0"], ["--max-missing", "120%"], ["--max_missing", "much"]])
+def test_a_wrong_option_is_refused(tmp_path, arguments):
+    with pytest.raises(ValueError):
+        extract_features.main(["--model", "x", "--output", str(tmp_path), *arguments])
 
 
 def test_two_files_of_one_id_are_an_error(tmp_path):

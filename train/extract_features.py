@@ -1,13 +1,13 @@
-"""Caches what the two towers say about media files, so that training need not decode or encode anything.
+"""Caches the outputs of the two towers for media files, so that training need not decode or encode anything.
 
-    accelerate launch -m train.extract_features --model outputs/stage0 --media_dir clips --output features
+    accelerate launch -m train.extract_features --model outputs/stage0 --media-dir clips --output features
 
-Each process takes its share of the files and writes parts of its own, and a list of what failed and why; run again,
-on any number of processes, it does what is missing. Rows are those that the processor would make for training from the
-file itself. It caches no adapter output: adapters train.
+Each process takes its share of the media and writes parts of its own and a list of the media that failed, with reasons.
+Run again, on any number of processes, it does what is missing. The rows equal those that the processor makes for training
+from the file itself. With --datasets, the parts of files that rows are about (`media.start`, `media.end`) are cached as
+well. It caches no adapter output, since adapters are trained.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,42 +19,75 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import HfArgumentParser, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from dataset_builders.features.feature_store import FeatureWriter, replace_file
+from dataset_builders.atomic_files import write_text
+from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.features.feature_store import FeatureWriter, media_key
+from dataset_builders.features.towers import tower_settings
 from dataset_builders.sources.media_folder import MEDIA_SUFFIXES
 from modeling_avicuna.media_avicuna import MediaError, probe
+from train.arguments import read_share
 from train.checkpoint import load_model, load_processor
+from train.data_sources import read_data_source
 from train.media_rows import IMAGE_SUFFIXES
+from train.training_rows import load_source
 
 
 logger = logging.get_logger(__name__)
 
-# The fastest process may wait so long for the slowest: shares of a large collection differ by hours, not by days.
-PATIENCE = timedelta(days=7)
+PROGRAM = "python -m train.extract_features"
+# how long the fastest process waits for the slowest: shares of a large collection may differ by hours
+TIMEOUT = timedelta(days=7)
 
 
 @dataclass
-class ExtractionArguments:
+class ExtractionOptions:
     """Command line of `python -m train.extract_features`."""
 
     model: str = field(metadata={"help": "AVicuna checkpoint whose towers run."})
     output: str = field(metadata={"help": "Folder of the cache; an unfinished one is continued."})
     media_dir: str | None = field(default=None, metadata={"help": "Every media file below this folder is taken."})
     media: list[str] = field(default_factory=list, metadata={"help": "Single media files."})
+    datasets: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Rows, as in a recipe, whose parts of files below media_dir are taken as well."},
+    )
     dtype: str = field(default="float32", metadata={"help": "float32 or float16 on disk."})
     compute_dtype: str = field(default="auto", metadata={"help": "Data type that the towers compute in."})
     num_workers: int = field(default=2, metadata={"help": "Decoding threads of each process."})
     media_per_part: int = field(default=512, metadata={"help": "Media in one file of the cache."})
-    max_missing: float = field(default=1.0, metadata={"help": "Share of files that may fail before this is an error."})
+    max_missing: str = field(
+        default="100%", metadata={"help": "Share of the media that may fail before this is an error."}
+    )
+
+    def __post_init__(self):
+        read_share(self.max_missing)
+        for name in ("num_workers", "media_per_part"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A media file, or the part of it from `start` to `end` seconds (None: its beginning, its end)."""
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Its id in the cache."""
+        return media_key(self.path.stem, self.start, self.end)
 
 
 def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
     """Media files, sorted by id.
 
     Raises:
-        ValueError: no files, no such folder, or two files of one id: the cache could not tell them apart.
+        ValueError: no files, no such folder, or two files of one id, which the cache could not tell apart.
     """
     if media_dir is not None and not Path(media_dir).is_dir():
         raise ValueError(f"no such media folder: {media_dir}")
@@ -66,7 +99,7 @@ def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
     paths = [*found, *map(Path, files)]
     if not paths:
         raise ValueError(f"no media files to extract: media_dir={media_dir!r}, media={files}")
-    by_id = {}
+    by_id: dict[str, Path] = {}
     for path in paths:
         other = by_id.setdefault(path.stem, path)
         if other != path:
@@ -74,8 +107,29 @@ def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
     return [by_id[media_id] for media_id in sorted(by_id)]
 
 
-def read_media(path: Path, *, processor: ProcessorMixin) -> tuple[dict[str, torch.Tensor], float | None]:
-    """A media file as the processor's tensors, and its duration in seconds (None for a picture).
+def list_parts(datasets: list[str], *, media_dir: str | None) -> list[Medium]:
+    """The parts of files that rows are about, each once, sorted by id.
+
+    Args:
+        datasets: entries as in a recipe's `datasets`.
+        media_dir: folder that relative paths of the rows start from.
+    """
+    parts = set()
+    for entry in datasets:
+        for media in load_source(read_data_source(entry)).select_columns(["media"])["media"]:
+            if media["start"] is not None or media["end"] is not None:
+                names = [media[kind] for kind in ("video", "audio", "image") if media[kind] is not None]
+                parts |= {Medium(Path(media_dir or ".", name), media["start"], media["end"]) for name in names}
+    return sorted(parts, key=lambda part: part.key)
+
+
+def read_media(
+    path: Path, *, processor: ProcessorMixin, start: float | None = None, end: float | None = None
+) -> tuple[dict[str, torch.Tensor], float | None]:
+    """A media file, or a part of it, as the processor's tensors.
+
+    Returns:
+        The tensors, and the duration in seconds (None for a picture).
 
     Raises:
         MediaError: the file cannot be used; the message names it.
@@ -83,14 +137,16 @@ def read_media(path: Path, *, processor: ProcessorMixin) -> tuple[dict[str, torc
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return processor(text="<image>", images=[str(path)]), None
     info = probe(path)
+    part = {name: seconds for name, seconds in (("start", start), ("end", end)) if seconds is not None}
+    duration = min(info.duration, info.duration if end is None else end) - (start or 0.0)
     if info.has_video:
-        return processor(text="<video>", videos=[str(path)]), info.duration
-    return processor(text="<audio>", audio=[str(path)]), info.duration
+        return processor(text="<video>", videos=[str(path)], **part), duration
+    return processor(text="<audio>", audio=[str(path)], **part), duration
 
 
 @torch.no_grad()
 def encode_media(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Tower outputs of one medium: visual rows `(num_rows, vision_feature_size)`, audio rows `(num_windows,
+    """The tower outputs of one medium: visual rows `(num_rows, vision_feature_size)`, audio rows `(num_windows,
     audio_feature_size)`; no rows where the medium has no picture or no sound."""
     video = torch.zeros(0, model.config.vision_feature_size)
     audio = torch.zeros(0, model.config.audio_feature_size)
@@ -102,119 +158,126 @@ def encode_media(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tup
 
 
 def encode_silence(model: PreTrainedModel, processor: ProcessorMixin) -> np.ndarray:
-    """What the audio tower answers to ten seconds of silence, `(audio_feature_size,)`."""
+    """The audio tower's output for one window of silence, `(audio_feature_size,)`."""
     extractor = processor.feature_extractor
     num_samples = round(extractor.window_seconds * extractor.sampling_rate)
     windows = extractor.extract_windows(np.zeros(num_samples, np.float32))
     return encode_media(model, {"input_features": windows[None]})[1][0]
 
 
-def tower_fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the towers' weights: features of other towers must not land in the same cache."""
-    digest = hashlib.sha256()
-    for tower in (model.model.vision_tower, model.model.audio_tower):
-        for name, tensor in [] if tower is None else sorted(tower.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def read_ahead(
+    media: list[Medium], *, processor: ProcessorMixin, num_workers: int
+) -> Iterator[tuple[Medium, tuple[dict[str, torch.Tensor], float | None] | MediaError]]:
+    """Decodes in threads while the towers run: each medium and the result of `read_media`, or its error, in order."""
 
-
-def read_ahead(paths: list[Path], *, processor: ProcessorMixin, num_workers: int) -> Iterator[tuple[Path, object]]:
-    """Decodes in threads while the towers run: (path, `read_media`'s result or the error it raised), in order."""
-
-    def attempt(path: Path):
+    def attempt(medium: Medium):
         try:
-            return path, read_media(path, processor=processor)
+            return medium, read_media(medium.path, processor=processor, start=medium.start, end=medium.end)
         except MediaError as error:
-            return path, error
+            return medium, error
 
     with ThreadPoolExecutor(num_workers) as pool:
-        pending, rest = [], iter(paths)
-        for path in islice(rest, 2 * num_workers):  # so many decoded media are held in memory at most
-            pending.append(pool.submit(attempt, path))
+        rest = iter(media)
+        pending = [pool.submit(attempt, medium) for medium in islice(rest, 2 * num_workers)]  # bounds the memory
         while pending:
             result = pending.pop(0).result()
-            pending += [pool.submit(attempt, path) for path in islice(rest, 1)]
+            pending += [pool.submit(attempt, medium) for medium in islice(rest, 1)]
             yield result
 
 
 def extract(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    paths: list[Path],
+    media: list[Medium],
     *,
     writer: FeatureWriter,
     num_workers: int = 2,
 ) -> list[dict]:
-    """Adds what is not yet in the cache to it; returns what failed: `[{"media_id", "path", "reason"}]`."""
+    """Adds the media that are not in the cache to it.
+
+    Returns:
+        The media that failed: `[{"media_id", "path", "reason"}]`.
+    """
     failed = []
-    paths = [path for path in paths if path.stem not in writer]
-    for number, (path, result) in enumerate(read_ahead(paths, processor=processor, num_workers=num_workers), 1):
-        if isinstance(result, ValueError):
-            failed.append({"media_id": path.stem, "path": str(path), "reason": str(result)})
+    media = [medium for medium in media if medium.key not in writer]
+    for number, (medium, result) in enumerate(read_ahead(media, processor=processor, num_workers=num_workers), 1):
+        if isinstance(result, MediaError):
+            failed.append({"media_id": medium.key, "path": str(medium.path), "reason": str(result)})
             continue
         inputs, duration = result
         video, audio = encode_media(model, inputs)
-        writer.add(path.stem, video=video, audio=audio, duration=duration)
+        writer.add(medium.key, video=video, audio=audio, duration=duration)
         if number % 100 == 0:
-            logger.warning("%d of %d media", number, len(paths))
+            logger.warning("%d of %d media", number, len(media))
     return failed
-
-
-def write_failures(folder: str, failed: list[dict], *, rank: int):
-    """Writes one process's list, `failed-<rank>.jsonl`, empty where nothing failed."""
-    lines = "".join(json.dumps(entry) + "\n" for entry in failed)
-    replace_file(failures_path(folder, rank), lambda path: Path(path).write_text(lines, encoding="utf-8"))
-
-
-def read_failures(folder: str, *, num_processes: int) -> list[dict]:
-    """What failed in this run, on all processes; removes the lists of an earlier run with more of them."""
-    ours = [failures_path(folder, rank) for rank in range(num_processes)]
-    for path in set(Path(folder).glob("failed-*.jsonl")) - set(ours):
-        path.unlink()
-    return [json.loads(line) for path in ours for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def failures_path(folder: str, rank: int) -> Path:
     return Path(folder) / f"failed-{rank:04d}.jsonl"
 
 
+def write_failures(folder: str, failed: list[dict], *, rank: int):
+    """Writes one process's list, `failed-<rank>.jsonl`, empty where nothing failed."""
+    write_text(failures_path(folder, rank), "".join(json.dumps(entry) + "\n" for entry in failed))
+
+
+def read_failures(folder: str) -> list[dict]:
+    """The media that failed, on all processes."""
+    paths = sorted(Path(folder).glob("failed-*.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def remove_surplus_failures(folder: str, *, num_processes: int):
+    """Removes the lists of processes that an earlier run had and this one has not."""
+    for path in set(Path(folder).glob("failed-*.jsonl")) - {failures_path(folder, r) for r in range(num_processes)}:
+        path.unlink()
+
+
 def main(arguments: list[str] | None = None):
-    (args,) = HfArgumentParser(ExtractionArguments).parse_args_into_dataclasses(arguments)
+    options = parse_options(ExtractionOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     # without cpu=True the processes of a machine without accelerator do not see each other: each would do everything
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
-    paths = list_media(args.media_dir, args.media)
-    processor = load_processor(args.model)
-    model = load_model(args.model, dtype=args.compute_dtype).eval()
-    model.model.language_model = None  # towers alone: a 7B language model would only take memory
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=TIMEOUT)
+    files = [Medium(path) for path in list_media(options.media_dir, options.media)]
+    media = [*files, *list_parts(options.datasets, media_dir=options.media_dir)]
+    keys = {medium.key for medium in media}
+    earlier = [entry for entry in read_failures(options.output) if entry["media_id"] not in keys]
+    state.wait_for_everyone()  # nobody writes a list before all have read the earlier ones
+    processor = load_processor(options.model)
+    model = load_model(options.model, dtype=options.compute_dtype).eval()
+    model.model.language_model = None  # only the towers run: a 7B language model would take memory for nothing
     model.to(state.device)
     settings = {
-        "towers": tower_fingerprint(model),
+        **tower_settings(model),
+        **processor.feature_settings,
         "num_av_tokens": processor.num_av_tokens,
         "audio_interleaving_rate": processor.audio_interleaving_rate,
-        **processor.feature_settings,
     }
-    with FeatureWriter(
-        args.output,
-        rank=state.process_index,
-        media_per_part=args.media_per_part,
-        dtype=args.dtype,
-        settings=settings,
-    ) as writer:
+    with state.main_process_first():  # it writes the settings, the others compare theirs
+        writer = FeatureWriter(
+            options.output,
+            rank=state.process_index,
+            media_per_part=options.media_per_part,
+            dtype=options.dtype,
+            settings=settings,
+        )
+    with writer:
         if state.is_main_process and model.model.audio_tower is not None:
             writer.write_silence(encode_silence(model, processor))
-        share = paths[state.process_index :: state.num_processes]
-        failed = extract(model, processor, share, writer=writer, num_workers=args.num_workers)
-    write_failures(args.output, failed, rank=state.process_index)
-    print(f"process {state.process_index}: {len(share) - len(failed)} media in {args.output}, {len(failed)} failed")
+        share = media[state.process_index :: state.num_processes]
+        failed = extract(model, processor, share, writer=writer, num_workers=options.num_workers)
+    kept = [entry for entry in earlier if entry["media_id"] not in writer] if state.is_main_process else []
+    write_failures(options.output, [*kept, *failed], rank=state.process_index)
+    print(f"process {state.process_index}: {len(share) - len(failed)} media in {options.output}, {len(failed)} failed")
     state.wait_for_everyone()
     if state.is_main_process:
-        failed = read_failures(args.output, num_processes=state.num_processes)
-        if len(failed) > args.max_missing * len(paths):
+        remove_surplus_failures(options.output, num_processes=state.num_processes)
+        failed = [entry for entry in read_failures(options.output) if entry["media_id"] in keys]
+        if len(failed) > read_share(options.max_missing) * len(media):
             raise ValueError(
-                f"{len(failed)} of {len(paths)} media failed, see {args.output}/failed-*.jsonl; the first: {failed[0]}"
+                f"{len(failed)} of {len(media)} media failed, see {options.output}/failed-*.jsonl; the first: {failed[0]}"
             )
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

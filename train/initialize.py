@@ -1,6 +1,6 @@
 """Makes the checkpoint that stage I starts from: a tiny random AVicuna, or one put together from pretrained parts.
 
-    python -m train.initialize --size tiny --captions captions.json --clips_dir clips --output outputs/stage0
+    python -m train.initialize --size tiny --captions captions.json --media-dir clips --output outputs/stage0
     python -m train.initialize --language_model lmsys/vicuna-7b-v1.5 --vision_tower openai/clip-vit-large-patch14 \
         --audio_tower laion/clap-htsat-fused --output outputs/stage0
 
@@ -18,13 +18,13 @@ from transformers import (
     AutoTokenizer,
     ClapAudioModelWithProjection,
     CLIPVisionModelWithProjection,
-    HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
 )
 
 from dataset_builders import wordings
+from dataset_builders.command_line import one_line_errors, parse_options
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
 from modeling_avicuna.origin_avicuna import RANDOM, write_origin
 from modeling_avicuna.processing_avicuna import build_processor
@@ -34,6 +34,7 @@ from train.extract_features import list_media
 from train.whitening import spread, whiten_towers
 
 
+PROGRAM = "python -m train.initialize"
 NUM_WHITENING_CLIPS = 96
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # our choice throughout: small enough for two CPU cores, large enough to tell the sandbox's pictures and sounds apart
@@ -309,7 +310,7 @@ def check_text_logits(model: AVicunaForConditionalGeneration, source: PreTrained
 
 
 @dataclass
-class InitializeArguments:
+class InitializeOptions:
     """Command line of `python -m train.initialize`."""
 
     output: str = field(metadata={"help": "Folder for the checkpoint."})
@@ -321,8 +322,9 @@ class InitializeArguments:
     )
     vision_tower: str | None = field(default=None, metadata={"help": "Pretrained CLIP model."})
     audio_tower: str | None = field(default=None, metadata={"help": "Pretrained CLAP model."})
-    clips_dir: str | None = field(
-        default=None, metadata={"help": "Media on whose features the tiny towers are whitened; none: left random."}
+    media_dir: str | None = field(
+        default=None,
+        metadata={"aliases": ["--clips_dir", "--clips-dir"], "help": "Media that the tiny towers are whitened on."},
     )
     num_av_tokens: int = field(default=100, metadata={"help": "Audio-visual tokens of a video (published: 100)."})
     audio_interleaving_rate: float = field(default=0.25, metadata={"help": "Share of audio (published best: 0.25)."})
@@ -342,7 +344,7 @@ def read_captions(path: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None):
-    (args,) = HfArgumentParser(InitializeArguments).parse_args_into_dataclasses(arguments)
+    args = parse_options(InitializeOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     names = ("num_av_tokens", "audio_interleaving_rate", "alignment", "window_seconds", "stride_seconds")
     settings = {name: getattr(args, name) for name in names}
     torch.manual_seed(args.seed)
@@ -350,8 +352,8 @@ def main(arguments: list[str] | None = None):
         model, processor = build_tiny(
             read_captions(args.captions), seed=args.seed, language_model=args.language_model or "llama", **settings
         )
-        if args.clips_dir:
-            whiten_towers(model, processor, spread(list_media(args.clips_dir, []), NUM_WHITENING_CLIPS))
+        if args.media_dir:
+            whiten_towers(model, processor, spread(list_media(args.media_dir, []), NUM_WHITENING_CLIPS))
     elif args.size is None and args.language_model:
         model, processor = assemble(
             language_model=args.language_model,
@@ -372,4 +374,5 @@ def main(arguments: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -1,16 +1,20 @@
-"""Where the media of a training row come from: cached tower outputs, or the media files themselves.
+"""The media of a training row: cached tower outputs, or the media files themselves.
 
-Between rows and collator. Both classes answer the same two questions: which media of a row are missing, and what stands
-in its slots. Nothing is ever swapped for another medium; what the model does with rows is not decided here.
+Used by `train/training_rows.py` and `train/collator.py`. Both classes tell which media of a row are missing, and fill the
+content blocks of its conversation. A row with `media.start` or `media.end` gets that part of its files.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from dataset_builders.features.feature_store import FeatureStore
+from dataset_builders.features.feature_store import FeatureStore, media_key
+from dataset_builders.features.towers import check_towers
 from dataset_builders.pseudo_untrimmed.composing import compose_features
 from dataset_builders.schema import MEDIA_KINDS
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
@@ -21,11 +25,18 @@ from modeling_avicuna.video_processing_avicuna import load_video_frames
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif".split())
 
 
-def open_media(features_dirs: list[str], *, media_dir: str | None, processor: ProcessorMixin):
-    """`CachedMedia` where feature folders are named, `MediaFiles` otherwise."""
+def open_media(
+    features_dirs: list[str], *, media_dir: str | None, processor: ProcessorMixin
+) -> "CachedMedia | MediaFiles":
+    """`CachedMedia` where folders of features are given, `MediaFiles` otherwise."""
     if features_dirs:
         return CachedMedia(features_dirs, processor=processor)
     return MediaFiles(media_dir, processor=processor)
+
+
+def part_of(row: dict) -> dict[str, float | None]:
+    """The part of its files that a row is about: `start` and `end` in seconds of the file; None: its beginning, its end."""
+    return {"start": row["media"]["start"], "end": row["media"]["end"]}
 
 
 def media_names(row: dict) -> list[str]:
@@ -39,8 +50,11 @@ class CachedMedia:
     """Tower outputs from one or more folders of `train/extract_features.py`; virtual rows are composed here.
 
     Args:
-        folders: searched in order; media are found by id, which is the stem of their file name.
-        processor: says how many visual and audio tokens a composed video gets.
+        folders: searched in order; media are found by id, which is their file name without the suffix.
+        processor: of the model that is trained; it determines how many visual and audio tokens a composed video gets.
+
+    Raises:
+        ValueError: a folder whose features were made with other settings than the processor's.
     """
 
     def __init__(self, folders: list[str], *, processor: ProcessorMixin):
@@ -50,8 +64,16 @@ class CachedMedia:
         self.num_av_tokens = processor.num_av_tokens
         self.rate = processor.audio_interleaving_rate
 
+    def check_towers(self, model: PreTrainedModel):
+        """Raises ValueError where the features were made by other towers than the model's."""
+        with whole_towers(model):
+            for store in self.stores:
+                check_towers(store.settings, model, folder=str(store.folder))
+
     def missing(self, row: dict) -> list[str]:
-        return [name for name in media_names(row) if name not in self]
+        """Names of the row's media that are in no folder; a part of a file needs features of its own."""
+        part = {} if row["segments"] else part_of(row)
+        return [media_key(name, **part) for name in media_names(row) if self._find(name, **part) is None]
 
     def fill(self, row: dict, messages: list[dict]):
         """Writes the tower outputs into the row's content blocks, in place: `video_features` of shape `(num_rows,
@@ -66,19 +88,19 @@ class CachedMedia:
                 block |= {"video_features": video, "audio_features": audio if len(audio) else None}
             elif block["type"] == "image":
                 # the processor shows the row in the middle, where the "image" is a clip
-                block["video_features"] = self.video(medium_of(row, "image"))
+                block["video_features"] = self.video(medium_of(row, "image"), **part_of(row))
             else:
-                block["audio_features"] = self.audio(medium_of(row, "audio"))
+                block["audio_features"] = self.audio(medium_of(row, "audio"), **part_of(row))
 
-    def video(self, name: str) -> np.ndarray:
-        """Visual rows of a medium, `(num_rows, vision_feature_size)`."""
-        store, media_id = self._found(name)
-        return store.video(media_id)
+    def video(self, name: str, start: float | None = None, end: float | None = None) -> np.ndarray:
+        """Visual rows of a medium or a part of it, `(num_rows, vision_feature_size)`."""
+        store, key = self._found(name, start, end)
+        return store.video(key)
 
-    def audio(self, name: str) -> np.ndarray:
-        """Audio rows of a medium, `(num_windows, audio_feature_size)`."""
-        store, media_id = self._found(name)
-        return store.audio(media_id)
+    def audio(self, name: str, start: float | None = None, end: float | None = None) -> np.ndarray:
+        """Audio rows of a medium or a part of it, `(num_windows, audio_feature_size)`."""
+        store, key = self._found(name, start, end)
+        return store.audio(key)
 
     def silence(self) -> np.ndarray | None:
         return next((row for row in (store.silence() for store in self.stores) if row is not None), None)
@@ -87,33 +109,56 @@ class CachedMedia:
         return self._find(name) is not None
 
     def _read_video(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
-        name = medium_of(row, "video")
-        return self.video(name), self.audio(row["media"]["audio"] or name)  # a sound track in a file of its own wins
+        name, part = medium_of(row, "video"), part_of(row)
+        # a sound track in a file of its own replaces the video's
+        return self.video(name, **part), self.audio(row["media"]["audio"] or name, **part)
 
     def _compose(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         num_video, num_audio = num_modality_tokens(self.num_av_tokens, self.rate)
         segments = row["segments"]
         video, audio = compose_features(segments, self, num_video_tokens=num_video, num_audio_tokens=num_audio)
-        if not len(audio):  # a silent video fills all tokens with pictures
+        if not len(audio):  # a silent video fills all tokens with frames
             video, audio = compose_features(segments, self, num_video_tokens=self.num_av_tokens)
         return video, audio
 
-    def _find(self, name: str) -> tuple[FeatureStore, str] | None:
+    def _find(
+        self, name: str, start: float | None = None, end: float | None = None
+    ) -> tuple[FeatureStore, str] | None:
         for media_id in (name, Path(name).stem):
+            key = media_key(media_id, start, end)
             for store in self.stores:
-                if media_id in store:
-                    return store, media_id
+                if key in store:
+                    return store, key
         return None
 
-    def _found(self, name: str) -> tuple[FeatureStore, str]:
-        found = self._find(name)
+    def _found(self, name: str, start: float | None, end: float | None) -> tuple[FeatureStore, str]:
+        found = self._find(name, start, end)
         if found is None:
-            raise ValueError(f"no features of {name!r} in {[str(store.folder) for store in self.stores]}")
+            key = media_key(name, start, end)
+            raise ValueError(f"no features of {key!r} in {[str(store.folder) for store in self.stores]}")
         return found
 
 
+@contextmanager
+def whole_towers(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, the parameters of both towers are whole on every process, also under ZeRO-3."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed
+
+    towers = [tower for tower in (model.model.vision_tower, model.model.audio_tower) if tower is not None]
+    with deepspeed.zero.GatheredParameters([p for tower in towers for p in tower.parameters()]):
+        yield
+
+
 class MediaFiles:
-    """Media files, decoded by the processor on the fly. Virtual rows have no file: cache features, or render them."""
+    """Media files, decoded by the processor during training. Virtual rows have none: cache features, or render them.
+
+    Args:
+        media_dir: folder that relative paths start from; None: the working folder.
+        processor: of the model that is trained.
+    """
 
     def __init__(self, media_dir: str | None, *, processor: ProcessorMixin):
         self.media_dir = media_dir
@@ -121,7 +166,15 @@ class MediaFiles:
         self.num_av_tokens = processor.num_av_tokens
         self.rate = processor.audio_interleaving_rate
 
+    def check_towers(self, model: PreTrainedModel):
+        """Nothing to compare: the model's own towers run."""
+
     def missing(self, row: dict) -> list[str]:
+        """Names of the row's media whose files do not exist.
+
+        Raises:
+            ValueError: a virtual composition.
+        """
         if row["segments"] and row["media"]["video"] is None:
             raise ValueError(
                 f"row {row['id']!r} of {row['source']!r} is a virtual composition: it needs features_dir "
@@ -133,34 +186,37 @@ class MediaFiles:
         return Path(self.media_dir or ".", name)
 
     def fill(self, row: dict, messages: list[dict]):
-        """Writes paths into the row's content blocks, in place.
+        """Writes paths, and the part of the file, into the row's content blocks, in place.
 
         Raises:
             ValueError: the row has no medium for one of its slots.
         """
+        part = {name: seconds for name, seconds in part_of(row).items() if seconds is not None}
         for block in media_blocks(messages):
             path = self.path(medium_of(row, block["type"]))
             if block["type"] == "image" and path.suffix.lower() not in IMAGE_SUFFIXES:
-                block["image"] = self._middle_frame(path)
-            else:
+                block["image"] = self._middle_frame(path, **part)
+            elif block["type"] == "image":
                 block["path"] = str(path)
+            else:
+                block |= {"path": str(path), **part}
             if block["type"] == "video" and row["media"]["audio"] is not None:
                 block["audio"] = str(self.path(row["media"]["audio"]))
 
-    def _middle_frame(self, path: Path) -> np.ndarray:
-        """Of the frames that the video's visual tokens would show, the one in the middle: what the cache would give."""
+    def _middle_frame(self, path: Path, start: float | None = None, end: float | None = None) -> np.ndarray:
+        """The middle one of the frames that the video's visual tokens show, as from the cache."""
         num_frames = self.num_av_tokens
         if probe(path).has_audio:
             num_frames, _ = num_modality_tokens(self.num_av_tokens, self.rate)
-        frames, _ = load_video_frames(path, num_frames=num_frames, alignment=self.alignment)
+        frames, _ = load_video_frames(path, num_frames=num_frames, start=start, end=end, alignment=self.alignment)
         return frames[len(frames) // 2]
 
 
 def unused_media(model: PreTrainedModel, *, processor: ProcessorMixin) -> dict[str, torch.Tensor]:
     """An empty frame and a silent window, `(1, 1, ...)`, by name of the model's input, for the towers that it has.
 
-    ZeRO-3 gathers a layer's weights from all processes when it runs, so all must run the same towers in every step. A
-    batch without pictures, or without sound, gets these with a length of 0.
+    ZeRO-3 gathers a layer's weights from all processes when the layer runs, so all of them must run the same towers in
+    every step. A batch without pictures, or without sound, gets these with a length of 0.
     """
     unused = {}
     if model.config.vision_config is not None:
@@ -179,6 +235,7 @@ def media_blocks(messages: list[dict]) -> list[dict]:
 
 
 def medium_of(row: dict, kind: str) -> str:
+    """The row's medium of a kind ("video", "audio", "image"); ValueError, naming the row, where it has none."""
     name = row["media"][kind]
     if name is None:
         raise ValueError(f"row {row['id']!r} of {row['source']!r} has a <{kind}> slot but no {kind} in its media")

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None):
 
     base = merged_start(stage, training)
     processor = load_processor(base, revision=stage.model_revision)
-    start = describe_start(stage.model_name_or_path, revision=stage.model_revision)
+    start = describe_start(str(stage.model_name_or_path), revision=stage.model_revision)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
     with whole_models(training):
         rows, eval_rows, counts = load_stage_rows(stage, media=media, seed=training.seed)
@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None):
         revision=stage.model_revision,
         quantization_config=quantization_config(stage),
     )
+    media.check_towers(model)
     if stage.flatten:
         prepare_for_packing(model)
     set_trainable(model, stage.trainable)

@@ -1,4 +1,4 @@
-"""The rows that a stage trains on and is evaluated on: loaded, checked, mixed by weight; rows without media are counted.
+"""The rows that a stage trains on and is evaluated on: loaded, checked, mixed by weight; rows without media counted.
 
 Called by `train/sft.py`. It opens no media and writes no text.
 """
@@ -66,16 +66,20 @@ def load_stage_rows(
     """The training rows and, where the stage has `eval_datasets`, the held-out rows.
 
     Returns:
-        Both, and {"rows_per_source": {source: rows}, "dropped": {reason: rows}, "eval": the same of the held-out rows}.
+        Both, and {"rows_per_source": {source: rows}, "dropped": {reason: rows}, "eval": the same of held-out rows}.
 
     Raises:
         ValueError: see `load_rows`.
     """
-    options = {"data_dir": stage.data_dir, "max_missing": stage.max_missing_share, "seed": seed}
-    rows, counts = load_rows(stage.sources, media=media, **options)
+
+    def load(sources: list[DataSource]) -> tuple[Dataset, dict]:
+        share = stage.max_missing_share
+        return load_rows(sources, media=media, data_dir=stage.data_dir, max_missing=share, seed=seed)
+
+    rows, counts = load(stage.sources)
     if not stage.eval_sources:
         return rows, None, counts
-    eval_rows, counts["eval"] = load_rows(stage.eval_sources, media=media, **options)
+    eval_rows, counts["eval"] = load(stage.eval_sources)
     return rows, eval_rows, counts
 
 

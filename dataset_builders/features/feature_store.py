@@ -6,12 +6,13 @@ killed extraction loses at most the part it was working on. This file runs no to
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
+
+from dataset_builders.atomic_files import atomic_path, write_json, write_text
 
 
 DTYPES = {"float16": np.float16, "float32": np.float32}
@@ -19,6 +20,19 @@ SETTINGS_FILE = "store.json"
 SILENCE_FILE = "silence.safetensors"
 # The published form; a folder written before these were recorded has it.
 PUBLISHED_SETTINGS = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0, "mel_scale": "htk"}
+
+
+def media_key(media_id: str, start: float | None = None, end: float | None = None) -> str:
+    """The id of a medium in the cache, or of the part of it from `start` to `end` seconds.
+
+    >>> media_key("clip"), media_key("clip", 1.5, 25.0), media_key("clip", None, 25.0)
+    ('clip', 'clip@1.500-25.000', 'clip@0.000-25.000')
+    >>> media_key("clip", 12.0)
+    'clip@12.000-'
+    """
+    if start is None and end is None:
+        return media_id
+    return f"{media_id}@{start or 0.0:.3f}-" + ("" if end is None else f"{end:.3f}")
 
 
 class FeatureStore:
@@ -175,9 +189,8 @@ class FeatureWriter:
 
     def write_silence(self, row: np.ndarray) -> None:
         """Keep what the audio tower answers to silence, `(audio_feature_size,)`, for silent clips among sounding ones."""
-        replace_file(
-            self.folder / SILENCE_FILE, lambda path: save_file({"silence": np.asarray(row, np.float32)}, path)
-        )
+        with atomic_path(self.folder / SILENCE_FILE) as path:
+            save_file({"silence": np.asarray(row, np.float32)}, path)
 
     def flush(self) -> None:
         """Write what was added so far as one part: first its rows, then its index, each by an atomic rename."""
@@ -194,18 +207,19 @@ class FeatureWriter:
             lines.append(json.dumps(line))
         for name in offsets:
             tensors[name] = stack_rows([streams[name] for streams, _ in self._pending.values()])
-        replace_file(self.folder / f"{part}.safetensors", lambda path: save_file(tensors, path))
-        text = "\n".join(lines) + "\n"
-        replace_file(self.folder / f"{part}.jsonl", lambda path: Path(path).write_text(text, encoding="utf-8"))
+        with atomic_path(self.folder / f"{part}.safetensors") as path:
+            save_file(tensors, path)
+        write_text(self.folder / f"{part}.jsonl", "\n".join(lines) + "\n")
         self._finished.update(self._pending)
         self._pending = {}
 
     def _check_settings(self, settings: dict) -> None:
         path = self.folder / SETTINGS_FILE
         if not path.exists():
-            text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-            replace_file(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+            write_json(path, settings, sort_keys=True)
         known = json.loads(path.read_text(encoding="utf-8"))
+        if "towers_rounded" in settings:  # folders of earlier versions lack it
+            known.setdefault("towers_rounded", settings["towers_rounded"])
         if {**PUBLISHED_SETTINGS, **known} != {**PUBLISHED_SETTINGS, **settings}:
             raise ValueError(f"{self.folder} was written with settings {known}, not {settings}")
 
@@ -227,11 +241,3 @@ def read_index(folder: str | Path) -> dict[str, dict]:
             entry = json.loads(line)
             entries[entry.pop("media_id")] = {"part": path.stem, **entry}
     return entries
-
-
-def replace_file(path: str | Path, write) -> None:
-    """Call `write(temporary path)`, then rename: readers see the whole file or none."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    write(temporary)
-    os.replace(temporary, path)

@@ -1,0 +1,64 @@
+"""Which towers made the cached features: a fingerprint of their weights, stored with the cache and compared on reading.
+
+Used by `train/extract_features.py`, training and evaluation. It takes any AVicuna model and loads no torch itself.
+"""
+
+import hashlib
+from typing import Any
+
+
+NUM_VALUES = 64  # of each tensor; enough to tell checkpoints apart
+ROUNDINGS = ("bfloat16", "half")  # methods of a tensor
+
+
+def tower_fingerprint(model: Any, rounding: str | None = None) -> str | None:
+    """A hash of the first values of each tensor of both towers.
+
+    Args:
+        model (`AVicunaForConditionalGeneration`): its towers are read; under ZeRO-3, gather their parameters first.
+        rounding: one of `ROUNDINGS`: the fingerprint that the model has once its weights are saved in this type.
+
+    Returns:
+        16 hexadecimal digits; None for a model without towers.
+    """
+    towers = [tower for tower in (model.model.vision_tower, model.model.audio_tower) if tower is not None]
+    digest = hashlib.sha256()
+    for tower in towers:
+        for name, tensor in sorted(tower.state_dict().items()):
+            values = tensor.flatten()[:NUM_VALUES]
+            if rounding is not None and values.is_floating_point():
+                values = getattr(values, rounding)()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16] if towers else None
+
+
+def tower_settings(model: Any) -> dict[str, Any]:
+    """What a cache stores: the fingerprint, and those of the same towers in 16-bit types."""
+    rounded = [tower_fingerprint(model, rounding) for rounding in ROUNDINGS]
+    return {"towers": tower_fingerprint(model), "towers_rounded": rounded}
+
+
+def check_towers(settings: dict[str, Any], model: Any, *, folder: str) -> None:
+    """Compares the towers that made a cache with those of a model; a change of the data type is no difference.
+
+    A model without towers, and a cache without a fingerprint, cannot be compared and are accepted.
+
+    Args:
+        settings: of the cache, `FeatureStore.settings`.
+        model: that is trained on or evaluated with the features.
+        folder: of the cache, for the message.
+
+    Raises:
+        ValueError: the towers differ; names both fingerprints.
+    """
+    own, cached = tower_fingerprint(model), settings.get("towers")
+    if own is None or cached is None:
+        return
+    same_in_cache = {cached, *settings.get("towers_rounded", [])}
+    same_in_model = {own, *(tower_fingerprint(model, rounding) for rounding in ROUNDINGS)}
+    if own not in same_in_cache and cached not in same_in_model:
+        raise ValueError(
+            f"{folder} holds features of other towers (fingerprint {cached}) than this checkpoint's (fingerprint {own}): "
+            "extract them again with this checkpoint (python -m train.extract_features)"
+        )
