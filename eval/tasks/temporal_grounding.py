@@ -65,7 +65,7 @@ def score_grounding(examples: Sequence[Example], answers: Mapping[str, Answer], 
     for question in questions:
         events = scored_events(answers[question.id], protocol)
         if protocol.score == "time_tokens":
-            events.sort(key=lambda event: -event.score)
+            events.sort(key=lambda event: event.score or 0.0, reverse=True)
         predictions.append([{"start": event.start, "end": event.end} for event in events])
     references = [[{"start": start, "end": end} for start, end in question.reference] for question in questions]
     metrics = load_metric("temporal_grounding").compute(predictions=predictions, references=references)

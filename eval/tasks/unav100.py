@@ -14,6 +14,7 @@ from modeling_avicuna.timestamp_avicuna import Event
 
 from ..labels import match_labels
 from ..metrics import METRIC_NAMES, load_metric
+from ..metrics.event_localization.average_precision import drop_duplicate_references
 from ..metrics.temporal_grounding.spans import score_queries_by_count
 from ..prompts import PROMPTS
 from ..task import Answer, Example, Protocol, Question, Score, Task, scored_events
@@ -89,7 +90,9 @@ def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], pr
     asked = [(example, question) for example in examples for question in example.questions]
     said = [answers[question.id] for _, question in asked]
     answered = [len(answer.events) for answer in said]
-    annotated = [sum(event.label == question.label for event in example.events) for example, question in asked]
+    annotated = [
+        sum(event["label"] == question.label for event in _references(example)) for example, question in asked
+    ]
     score = _score(examples, predictions, _counts(said, protocol), f"query-{protocol.score}")
     counts = {"num_queries": len(asked), "num_absent_queries": annotated.count(0)}
     metrics = {**score.metrics, **score_queries_by_count(answered, annotated)}
@@ -99,6 +102,12 @@ def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], pr
 def _example(key: str, value: dict, questions: tuple[Question, ...]) -> Example:
     events = tuple(Event(float(a["segment"][0]), float(a["segment"][1]), a["label"]) for a in value["annotations"])
     return Example(key, (key,), float(value["duration"]), questions, events)
+
+
+def _references(example: Example) -> list[dict[str, Any]]:
+    """The annotated events; one that is entered twice counts once."""
+    rows = [{"start": event.start, "end": event.end, "label": event.label} for event in example.events]
+    return list(drop_duplicate_references(rows))
 
 
 def _as_row(event: Event, label: str | None) -> dict[str, Any]:
@@ -117,7 +126,7 @@ def _counts(answers: Sequence[Answer], protocol: Protocol) -> dict[str, int]:
 def _score(
     examples: Sequence[Example], predictions: Sequence[Sequence[dict]], counts: dict[str, int], name: str
 ) -> Score:
-    references = [[{"start": e.start, "end": e.end, "label": e.label} for e in example.events] for example in examples]
+    references = [_references(example) for example in examples]
     metrics = load_metric("event_localization").compute(predictions=predictions, references=references)
     drawn = {example.video_id: [Event(**event) for event in video] for example, video in zip(examples, predictions)}
     return Score(metrics, counts, name, drawn)
