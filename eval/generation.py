@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from modeling_avicuna import MediaError
@@ -135,7 +135,8 @@ class Generator:
         if not hasattr(self._of_thread, "processor"):
             self._of_thread.processor = self._load_processor()  # a tokenizer must not be used by two threads at once
         messages = [{"role": "user", "content": [{"type": "video", "path": media.video, "audio": media.audio}]}]
-        return media, self._of_thread.processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+        processor = self._of_thread.processor
+        return media, processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_metadata=True)
 
     @torch.no_grad()
     def _encode(self, media: Media, inputs: dict[str, torch.Tensor]) -> _Encoded:
@@ -148,7 +149,7 @@ class Generator:
         if "input_features" in inputs:
             windows = inputs["input_features"].to(self.device, self.model.dtype)
             audio = self.model.model.encode_audio(windows).pooler_output[0].float().cpu().numpy()
-        return _Encoded(video, audio, media.duration)
+        return _Encoded(video, audio, media.duration or inputs["video_metadata"][0].duration)
 
     def _answer_batch(self, items: Sequence[tuple[Example, _Encoded, Question]]) -> list[Answer]:
         """One question each about different videos, in one batch padded on the left."""
@@ -201,6 +202,7 @@ def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
         processor = AutoProcessor.from_pretrained(model)
     except OSError as error:
         raise ValueError(f"cannot load the processor of {model}: {error}") from error
+    processor.check_configuration(AutoConfig.from_pretrained(model))
     if settings.audio_interleaving_rate is not None:
         processor.audio_interleaving_rate = settings.audio_interleaving_rate
     if settings.interleaving is not None:

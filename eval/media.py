@@ -15,7 +15,7 @@ import numpy as np
 
 from dataset_builders.features.feature_store import FeatureStore
 from dataset_builders.sources.media_folder import MediaFolder
-from modeling_avicuna.media_avicuna import load_audio, probe
+from modeling_avicuna.media_avicuna import load_audio
 
 from .task import Example
 
@@ -31,12 +31,13 @@ class Media:
     video: path of a file, or `np.ndarray` of shape `(num_rows, vision_feature_size)`.
     audio: True for the file's own sound; None for silence; samples `(num_samples,)` at 48 kHz for a file, or rows
         `(num_windows, audio_feature_size)` beside cached ones.
-    duration (`float`): seconds, as annotated, otherwise the length of the file or of the cached media.
+    duration (`float`, *optional*): seconds, as annotated, otherwise of the cached media; None where decoding the file
+        gives it.
     """
 
     video: Any
     audio: Any
-    duration: float
+    duration: float | None
 
     @property
     def is_cached(self) -> bool:
@@ -104,11 +105,10 @@ class MediaSource:
             rows = other.audio(sound_of)
             audio = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
             return Media(store.video(place), audio, example.duration or store.duration(place))
-        duration = example.duration or probe(place).duration
         if self.sound == "original":
-            return Media(place, True, duration)
+            return Media(place, True, example.duration)
         samples = None if self.sound == "removed" else load_audio(sound_of)
-        return Media(place, None if samples is None else _changed(samples, self.sound), duration)
+        return Media(place, None if samples is None else _changed(samples, self.sound), example.duration)
 
     def _locate(self, example: Example) -> str | None:
         """The path or media id of an example, or None where nothing has one of its names."""

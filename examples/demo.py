@@ -155,20 +155,15 @@ def answer(demo: Demo, video: Path, question: str) -> None:
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
-        return_tensors="pt",
+        return_metadata=True,
     )
+    (metadata,) = inputs.pop("video_metadata")
     with torch.inference_mode():
         generated = model.generate(**inputs, max_new_tokens=160, do_sample=False)
     text = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
     print(f"{video}\nquestion: {question}\nanswer:   {text}")
-    for event in processor.post_process_events([text], [duration_of(video)])[0]:
+    for event in processor.post_process_events([text], [metadata.duration])[0]:
         print(f"  {event.start:6.1f} s to {event.end:6.1f} s  {event.label}")
-
-
-def duration_of(video: Path) -> float:
-    from modeling_avicuna.media_avicuna import probe
-
-    return probe(video).duration
 
 
 def evaluate(demo: Demo) -> None:

@@ -11,8 +11,7 @@ from .facts import count_audio_tokens, has_both_towers
 
 LOADERS = "from_pretrained|hf_hub_download|load_dataset"
 HUB_IMPORT = "from huggingface_hub import hf_hub_download\n"
-FILE_SAMPLE = """import av
-from huggingface_hub import hf_hub_download
+FILE_SAMPLE = """from huggingface_hub import hf_hub_download
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 model = AutoModelForMultimodalLM.from_pretrained("{repo_id}", trust_remote_code=True)
@@ -24,12 +23,11 @@ messages = [{{"role": "user", "content": [
     {{"type": "text", "text": "What happens in the video, and when?"}},
 ]}}]
 inputs = processor.apply_chat_template(
-    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_metadata=True
 )
+seconds = inputs.pop("video_metadata")[0].duration
 generated = model.generate(**inputs, max_new_tokens=128)
 answer = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-with av.open(video) as file:
-    seconds = file.duration / av.time_base
 print(answer, processor.post_process_events([answer], [seconds])[0], sep="\\n")"""
 FEATURE_SAMPLE = """import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
 from .configuration_avicuna import AVicunaConfig
+from .feature_extraction_avicuna import AVicunaFeatureExtractor, clap_settings
 from .modeling_avicuna import AVicunaForConditionalGeneration
 from .origin_avicuna import write_origin
 from .processing_avicuna import build_processor
@@ -75,9 +76,10 @@ def convert_checkpoint(
     audio_config, audio_weights = _read_tower(audio_tower, "audio_config", build_audio_tower)
     processor = build_processor(
         AutoTokenizer.from_pretrained(base, trust_remote_code=False),
-        image_size=224 if vision_config is None else vision_config.image_size,
-        # the fused CLAP was trained on the HTK mel scale, the unfused one on Slaney's
-        mel_scale="htk" if audio_config is None or audio_config.enable_fusion else "slaney",
+        image_size=None if vision_config is None else vision_config.image_size,
+        feature_extractor=None
+        if audio_tower is None
+        else AVicunaFeatureExtractor(**clap_settings(audio_tower, is_fused=audio_config.enable_fusion)),
     )
     config = _build_config(base, processor.tokenizer, adapters, vision_config, audio_config)
     weights = {

@@ -1,12 +1,14 @@
-"""From the sound of a file to CLAP's input: decoded by PyAV, resampled and analysed by torchaudio.
+"""From samples to CLAP's input: where the windows of a sound lie, and their log-mel spectrograms by torchaudio.
 
-Stands between a media file and the audio tower: path -> mono waveform -> 10-second windows every 4 seconds -> log-mel.
-It does not know how many audio tokens a video gets (processing) and does not touch pictures (video_processing).
+`media_avicuna` decodes sound; which windows are shown, and by how many tokens, is decided by `slot_encoding_avicuna`.
 """
+
+import os
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, FeatureExtractionMixin
+from transformers import BatchFeature, ClapFeatureExtractor, FeatureExtractionMixin
 
 
 try:
@@ -15,16 +17,21 @@ except ImportError:
     torchaudio = None
 
 
+# Bounds the memory of the analysis, which needs about 13 MB in double precision for a 10-s window.
+WINDOWS_AT_A_TIME = 8
+
+
 def split_windows(
     num_samples: int, *, sampling_rate: int = 48_000, window_seconds: float = 10.0, stride_seconds: float = 4.0
 ) -> list[tuple[int, int]]:
     """
     The spans of samples that the audio tower sees, `[(start, end), ...]` with `end <= num_samples`.
 
-    The published rule: a remainder of at most one second beyond a whole number of 10-s windows is dropped, a longer one is
-    padded with silence to a whole window; then one window every 4 s. Two choices of ours: for windows of another length the
-    threshold is a tenth of the window, and a sound that is shorter than the threshold is one padded window, where the
-    published code makes an empty one.
+    The published rule: a remainder of at most one second beyond a whole number of 10-s windows is dropped, a longer
+        one
+    is padded with silence to a whole window; then one window every 4 s. Two choices of ours: for windows of another
+    length the threshold is a tenth of the window, and a sound shorter than the threshold is one padded window, where
+    the published code makes an empty one.
     """
     window, stride = round(window_seconds * sampling_rate), round(stride_seconds * sampling_rate)
     rest = num_samples % window
@@ -35,32 +42,44 @@ def split_windows(
     return [(start, min(start + window, num_samples)) for start in starts]
 
 
-def fit_waveform(waveform: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cut, or filled with silence, to `num_samples`: the sound of a video on the time axis of its picture."""
-    return np.pad(waveform[:num_samples], (0, max(0, num_samples - len(waveform))))
+def clap_settings(audio_tower: str | os.PathLike, *, is_fused: bool) -> dict[str, Any]:
+    """
+    Settings of `AVicunaFeatureExtractor` with which it analyses sound as a CLAP checkpoint's own preprocessor does.
 
-
-def quantize_int16(waveform: np.ndarray) -> np.ndarray:
-    """Float32 samples after a trip through 16-bit integers, clipped to -1 ... 1: what the published extraction does."""
-    clipped = np.clip(waveform, -1.0, 1.0)
-    return ((clipped * 32767.0).astype(np.int16) / 32767.0).astype(np.float32)
+    Args:
+        audio_tower: folder or Hub id of the checkpoint.
+        is_fused (`bool`): `enable_fusion` of its configuration. It decides the mel scale where the checkpoint has no
+            preprocessor_config.json: the fused checkpoints were trained on the HTK scale, the others on Slaney's.
+    """
+    try:
+        clap = ClapFeatureExtractor.from_pretrained(audio_tower)
+    except OSError:  # weights and configuration alone
+        return {"mel_scale": "htk" if is_fused else "slaney"}
+    return {
+        "feature_size": clap.feature_size,
+        "sampling_rate": clap.sampling_rate,
+        "fft_window_size": clap.fft_window_size,
+        "hop_length": clap.hop_length,
+        "frequency_min": clap.frequency_min,
+        "frequency_max": clap.frequency_max,
+        "mel_scale": "htk" if clap.truncation == "fusion" else "slaney",  # as ClapFeatureExtractor chooses its filters
+    }
 
 
 class AVicunaFeatureExtractor(FeatureExtractionMixin):
     r"""
-    Log-mel windows for a CLAP audio tower, computed by torchaudio; equal to transformers' `ClapFeatureExtractor` on each
-    window up to the single precision of torchaudio's filters (the tests give the tolerance).
+    Log-mel windows for a CLAP audio tower, computed by torchaudio; equal to transformers' `ClapFeatureExtractor` on
+    each window up to the single precision of torchaudio's filters (the tests give the tolerance).
 
     Args:
         feature_size (`int`, defaults to 64): mel bands.
         sampling_rate (`int`, defaults to 48000): of the waveforms, in Hz.
-        window_seconds, stride_seconds (`float`, default to 10 and 4, as published): length and distance of the windows.
+        window_seconds, stride_seconds (`float`, default to 10 and 4, as published): length and distance of the
+            windows.
         fft_window_size, hop_length (`int`, defaults to 1024 and 480): CLAP's, in samples.
         frequency_min, frequency_max (`float`, defaults to 50 and 14000): CLAP's, in Hz.
-        mel_scale (`str`, defaults to `"htk"`): `"htk"` for the fused CLAP checkpoints (the published choice), `"slaney"` for
-            the unfused ones.
-        quantize (`bool`, defaults to `False`): round samples to 16 bit first, as the published extraction did. Off by
-            default (our choice): it only adds noise.
+        mel_scale (`str`, defaults to `"htk"`): `"htk"` for the fused CLAP checkpoints (the published choice),
+            `"slaney"` for the unfused ones.
     """
 
     model_input_names = ["input_features"]
@@ -76,8 +95,7 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
         frequency_min: float = 50.0,
         frequency_max: float = 14_000.0,
         mel_scale: str = "htk",
-        quantize: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if mel_scale not in ("htk", "slaney"):
@@ -93,7 +111,6 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
         self.frequency_min = frequency_min
         self.frequency_max = frequency_max
         self.mel_scale = mel_scale
-        self.quantize = quantize
 
     def split_windows(self, num_samples: int) -> list[tuple[int, int]]:
         """`split_windows` with this extractor's rate and window sizes."""
@@ -104,30 +121,43 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
             stride_seconds=self.stride_seconds,
         )
 
-    def extract_windows(
-        self, waveform: np.ndarray | torch.Tensor, *, window_ids: list[int] | None = None
-    ) -> torch.Tensor:
+    def analyse_windows(self, windows: list[np.ndarray]) -> torch.Tensor:
         """
-        `(num_samples,)` at `sampling_rate` -> `(num_windows, num_frames, feature_size)` log-mel in dB, float32.
+        Log-mel of single windows.
 
         Args:
-            window_ids (`list[int]`, *optional*): which windows of `split_windows` to analyse; all by default.
+            windows: mono samples at `sampling_rate`, each of at most one window's length; the rest is silence.
+
+        Returns:
+            `(num_windows, num_frames, feature_size)` in dB, float32.
+        """
+        length = round(self.window_seconds * self.sampling_rate)
+        results = []
+        for begin in range(0, len(windows), WINDOWS_AT_A_TIME):
+            batch = windows[begin : begin + WINDOWS_AT_A_TIME]
+            padded = torch.zeros(len(batch), length)  # [W, samples]
+            for row, samples in zip(padded, batch):
+                row[: len(samples)] = torch.from_numpy(samples)
+            results.append(self._log_mel(padded))
+        return torch.cat(results)
+
+    def extract_windows(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """
+        Log-mel of all windows of a sound.
+
+        Args:
+            waveform: `(num_samples,)` at `sampling_rate`.
+
+        Returns:
+            `(num_windows, num_frames, feature_size)` in dB, float32.
 
         Raises:
             ValueError: not one-dimensional, or without a sample.
         """
-        waveform = torch.as_tensor(waveform, dtype=torch.float32)
-        if waveform.ndim != 1 or waveform.numel() == 0:
-            raise ValueError(f"a waveform must be mono with at least one sample, got shape {tuple(waveform.shape)}")
-        if self.quantize:
-            waveform = torch.from_numpy(quantize_int16(waveform.numpy()))
-        length = round(self.window_seconds * self.sampling_rate)
-        spans = self.split_windows(waveform.numel())
-        spans = spans if window_ids is None else [spans[number] for number in window_ids]
-        windows = torch.zeros(len(spans), length)  # [W, samples]
-        for row, (start, end) in zip(windows, spans):
-            row[: end - start] = waveform[start:end]
-        return self._log_mel(windows)
+        waveform = np.asarray(waveform, dtype=np.float32)
+        if waveform.ndim != 1 or len(waveform) == 0:
+            raise ValueError(f"a waveform must be mono with at least one sample, got shape {waveform.shape}")
+        return self.analyse_windows([waveform[start:end] for start, end in self.split_windows(len(waveform))])
 
     def _log_mel(self, windows: torch.Tensor) -> torch.Tensor:
         if torchaudio is None:
@@ -155,10 +185,15 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
         mel = power.transpose(1, 2) @ filters.double()  # [W, frames, mels]
         return (10.0 * torch.log10(mel.clamp(min=1e-10))).float()
 
-    def __call__(self, waveforms, sampling_rate: int | None = None, return_tensors: str = "pt") -> BatchFeature:
+    def __call__(
+        self,
+        waveforms: np.ndarray | torch.Tensor | list,
+        sampling_rate: int | None = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
         """
-        One waveform or a list of them -> `input_features` of shape `(batch, max_windows, num_frames, feature_size)`, padded
-        with zeros, and `audio_lengths` `(batch,)`, the number of real windows of each.
+        One waveform or a list of them -> `input_features` of shape `(batch, max_windows, num_frames, feature_size)`,
+        padded with zeros, and `audio_lengths` `(batch,)`, the number of real windows of each.
 
         Raises:
             ValueError: `sampling_rate` is given and is not this extractor's, or a waveform is not mono.

@@ -108,8 +108,8 @@ def resample_rows(num_rows: int, num_tokens: int, rule: str = "even") -> list[in
             * "proportional", for video: token k shows row floor(k * N / T) for any N, so that position stays time.
               With N >= T this is the published rule for video (which pads shorter ones with zeros at the tail).
             * "published", for audio: as "even", but with N > T only the first T rows are kept.
-            * "centred", for both: token k shows row (2k + 1) * N // (2T), the row at the middle of its share. Where rows
-              cover equal parts of a video, the error in time is at most half a row for any N and T.
+            * "centred", for both: token k shows row (2k + 1) * N // (2T), the row at the middle of its share. Where
+              rows cover equal parts of a video, the error in time is at most half a row for any N and T.
 
     Returns:
         T row indices in 0 ... N - 1, never decreasing.

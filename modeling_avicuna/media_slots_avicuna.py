@@ -1,9 +1,12 @@
-"""Who belongs to which slot: pairs the media of a call, or of a conversation, with the slots in the text.
+"""What fills each slot of a text, and the pairing of a call's media with the slots.
 
-Stands before any decoding in the processor: pure functions on strings and lists that never open a file.
+The first step of `processor(text, videos=..., ...)`; `content_blocks_avicuna` makes the same slots from a
+conversation. It
+opens no file and counts no tokens: `slot_encoding_avicuna` does both.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -12,21 +15,42 @@ import torch
 from .prompt_avicuna import SLOT_PATTERN
 
 
-# In a list of sounds: the sound track of the video itself.
+try:
+    import PIL.Image
+except ImportError:
+    PIL = None
+
+
+# In place of a sound: the sound track of the video itself.
 OWN_SOUND = True
 
-_MEDIA_KEYS = {"video": ("path", "video", "url"), "audio": ("path", "audio", "url"), "image": ("path", "image", "url")}
-# dimensions of one entry; an array with one more is a batch of them
+# Dimensions of one entry of an argument; an array with one more is a batch of entries.
 _ENTRY_DIMS = {"videos": 4, "images": 3, "audio": 1, "video_features": 2, "audio_features": 2}
+
+
+_PART = "it is a part of a video or sound in a file or an array, not of an image or of cached features"
+_PROPERTY_RULES = {
+    "start": _PART,
+    "end": _PART,
+    "fps": "it is the rate of frames in an array or a list (a file has its own, and num_av_tokens limits its frames)",
+    "sampling_rate": "it is the rate of a waveform array (a file has its own)",
+}
 
 
 @dataclasses.dataclass
 class MediaSlot:
     """
-    One slot of a text: its `kind` ("video", "audio" or "image") and what fills it.
+    One slot of a text and what fills it.
 
-    `picture` is a file, an array of frames, or (with `picture_is_features`) cached rows of the vision tower; `sound` is a
-    file, a waveform, cached rows of the audio tower, `OWN_SOUND`, or None for silence.
+    Args:
+        kind (`str`): "video", "audio" or "image".
+        picture: a media file (path, URL, bytes or binary file object), an array of frames, a list of pictures, what
+            `prepare_media` returned, or, with `picture_is_features`, cached rows of the vision tower.
+        sound: a media file, a waveform, `OWN_SOUND`, what `prepare_media` returned, None for silence, or, with
+            `sound_is_features`, cached rows of the audio tower.
+        start, end (`float`, *optional*): the part to show, in seconds of the file.
+        fps (`float`, *optional*): frames per second of an array or a list of frames.
+        sampling_rate (`int`, *optional*): of a waveform, in Hz; None for the feature extractor's.
     """
 
     kind: str
@@ -34,17 +58,40 @@ class MediaSlot:
     picture_is_features: bool = False
     sound: Any = None
     sound_is_features: bool = False
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+    sampling_rate: int | None = None
+
+    def can_have(self, name: str) -> bool:
+        """Whether a property means something for this medium: files have their own rates, cached features no parts."""
+        if name == "fps":
+            return isinstance(self.picture, (np.ndarray, torch.Tensor, list, tuple)) and not self.picture_is_features
+        if name == "sampling_rate":
+            return isinstance(self.sound, (np.ndarray, torch.Tensor)) and not self.sound_is_features
+        return self.kind != "image" and not (self.picture_is_features or self.sound_is_features)
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: a number that is not positive, an empty part, or a property that the medium cannot have.
+        """
+        for name in ("start", "end", "fps", "sampling_rate"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not _is_positive(value, or_zero=name == "start"):
+                raise ValueError(f"{name} of a medium must be a positive number, got {value!r}")
+            if not self.can_have(name):
+                raise ValueError(f"{name}={value} does not apply to this {self.kind}: {_PROPERTY_RULES[name]}")
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise ValueError(f"the part from start={self.start} to end={self.end} s is empty")
 
 
-def as_entries(name: str, value: Any) -> list:
-    """One entry, a list of entries, or one list per text -> a flat list of entries."""
-    if value is None:
-        return []
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        return [value] if value.ndim <= _ENTRY_DIMS[name] else list(value)
-    if not isinstance(value, (list, tuple)):
-        return [value]
-    return [entry for item in value for entry in (item if isinstance(item, (list, tuple)) else [item])]
+def _is_positive(value: Any, *, or_zero: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return math.isfinite(value) and (value > 0 or (or_zero and value == 0))
 
 
 def fill_slots(
@@ -55,15 +102,18 @@ def fill_slots(
     audio: Any = None,
     video_features: Any = None,
     audio_features: Any = None,
+    **properties: Any,
 ) -> list[list[MediaSlot]]:
     """
     Pairs each slot of each text with its media, in reading order over the whole batch.
 
     Args:
-        videos, video_features: one entry per `<video>` and `<image>` slot (per `<video>` slot where `images` is given).
+        videos, video_features: one entry per `<video>` and `<image>` slot (per `<video>` slot with `images`).
         images: one entry per `<image>` slot.
         audio, audio_features: one entry per `<video>` and `<audio>` slot (None or False: silent; True: the video's own
             sound), or one per `<audio>` slot, and each video has its own sound.
+        properties: `start`, `end`, `fps` and `sampling_rate` of `MediaSlot`: a list with one value per `<video>` and
+            `<audio>` slot, or one value for all of them that can have it.
 
     Returns:
         a list of slots per text.
@@ -71,29 +121,25 @@ def fill_slots(
     Raises:
         ValueError: media and slots do not match in number, or both forms of one modality are given.
     """
-    for raw, features in (
-        (("videos", videos), ("video_features", video_features)),
-        (
-            ("audio", audio),
-            ("audio_features", audio_features),
-        ),
-    ):
-        if raw[1] is not None and features[1] is not None:
-            raise ValueError(f"give either {raw[0]} or {features[0]}, not both")
+    for raw, features, raw_name in ((videos, video_features, "videos"), (audio, audio_features, "audio")):
+        if raw is not None and features is not None:
+            raise ValueError(f"give either {raw_name} or {raw_name.rstrip('s')}_features, not both")
     slots = [[MediaSlot(kind=match.group()[1:-1]) for match in SLOT_PATTERN.finditer(text)] for text in texts]
     flat = [slot for row in slots for slot in row]
     _fill_pictures(flat, videos=videos, images=images, video_features=video_features)
     _fill_sounds(flat, audio=audio, audio_features=audio_features)
+    _set_properties([slot for slot in flat if slot.kind != "image"], properties)
     return slots
 
 
-def _fill_pictures(slots: list[MediaSlot], *, videos: Any, images: Any, video_features: Any):
+def _fill_pictures(slots: list[MediaSlot], *, videos: Any, images: Any, video_features: Any) -> None:
     name = "videos" if video_features is None else "video_features"
     entries = as_entries(name, videos if video_features is None else video_features)
     wanted = [slot for slot in slots if slot.kind == "video" or (slot.kind == "image" and images is None)]
     if len(wanted) != len(entries):
         kinds = "<video>" if images is not None else "<video> and <image>"
-        raise ValueError(f"the text has {len(wanted)} {kinds} slots, but {name} has {len(entries)} entries")
+        frames = "; the frames of one video are a list inside this list" if any(map(_is_picture, entries)) else ""
+        raise ValueError(f"the text has {len(wanted)} {kinds} slots, but {name} has {len(entries)} entries{frames}")
     for slot, entry in zip(wanted, entries):
         slot.picture, slot.picture_is_features = entry, video_features is not None
     image_slots, image_entries = [slot for slot in slots if slot.kind == "image"], as_entries("images", images)
@@ -103,7 +149,7 @@ def _fill_pictures(slots: list[MediaSlot], *, videos: Any, images: Any, video_fe
         slot.picture = entry
 
 
-def _fill_sounds(slots: list[MediaSlot], *, audio: Any, audio_features: Any):
+def _fill_sounds(slots: list[MediaSlot], *, audio: Any, audio_features: Any) -> None:
     name = "audio" if audio_features is None else "audio_features"
     entries = as_entries(name, audio if audio_features is None else audio_features)
     with_sound = [slot for slot in slots if slot.kind in ("video", "audio")]
@@ -122,86 +168,45 @@ def _fill_sounds(slots: list[MediaSlot], *, audio: Any, audio_features: Any):
         slot.sound, slot.sound_is_features = entry, audio_features is not None and entry is not None
 
 
-def check_conversation(messages: list[dict]):
-    """
-    Raises:
-        ValueError: a message's text holds a literal slot such as "<video>" (media are content blocks, text is text), or a
-            content block has no known type. An opening assistant turn is not looked at: the template drops it.
-    """
-    for number, message in enumerate(messages):
-        if message["role"] == "assistant" and all(earlier["role"] == "system" for earlier in messages[:number]):
+def _set_properties(slots: list[MediaSlot], properties: dict[str, Any]) -> None:
+    for name, value in properties.items():
+        if value is None:
             continue
-        content = message.get("content") or ""
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for block in blocks:
-            if block.get("type") not in ("text", *_MEDIA_KEYS):
-                raise ValueError(f"unknown type in the content block {block}: expected text, video, audio or image")
-            if block["type"] == "text" and not isinstance(block.get("text"), str):
-                raise ValueError(f"the content block {block} of message {number} has no text")
-            if block["type"] == "text" and (literal := SLOT_PATTERN.search(block["text"])):
-                raise ValueError(
-                    f"the text of message {number} holds the placeholder {literal.group()!r}: give media as content "
-                    f'blocks ({{"type": "video", "path": ...}}), and write the word in another way in text'
-                )
+        if isinstance(value, (list, tuple)):
+            if len(value) != len(slots):
+                kinds = "<video> and <audio> slots"
+                raise ValueError(f"the text has {len(slots)} {kinds}, but {name} has {len(value)} values")
+            wanted, values = slots, value
+        else:
+            wanted = [slot for slot in slots if slot.can_have(name)]
+            values = [value] * len(wanted)
+            if not wanted:
+                raise ValueError(f"{name}={value} is given, but no medium can have it")
+        for slot, entry in zip(wanted, values):
+            setattr(slot, name, entry)
 
 
-def media_of_conversations(conversations: list[list[dict]]) -> dict[str, list]:
+def as_entries(name: str, value: Any) -> list:
     """
-    The media of content blocks, as arguments of `fill_slots`.
-
-    A block carries `path` (or `video` / `audio` / `image`: a path or an array) or `video_features` / `audio_features`. A video
-    block's `audio` is its sound: absent or True for its own, False or None for silence, or a path or waveform.
-
-    Returns:
-        keyword arguments; empty where no block carries any media (they come with the call then).
-
-    Raises:
-        ValueError: some blocks carry media and others do not, or some carry raw media and others cached features.
+    One entry, a list of entries, or one list per text, as a flat list; a list of pictures is one entry of `videos`.
     """
-    blocks = [
-        block
-        for messages in conversations
-        for message in messages
-        if isinstance(message.get("content"), (list, tuple))
-        for block in message["content"]
-        if block["type"] in _MEDIA_KEYS
-    ]
-    filled = [block for block in blocks if _source(block) is not None or _features(block)]
-    if not filled:
-        return {}
-    if len(filled) != len(blocks):
-        empty = next(block for block in blocks if not any(block is other for other in filled))
-        raise ValueError(f"the content block {empty} has neither a path nor features, but others have")
-    pictures = [block for block in blocks if block["type"] != "audio"]
-    sounds = [block for block in blocks if block["type"] != "image"]
-    media = {}
-    if any("video_features" in block for block in pictures):
-        media["video_features"] = [_required(block, "video_features") for block in pictures]
-    else:
-        media["videos"] = [_source(block) for block in pictures]
-    if any("audio_features" in block for block in sounds):
-        # a video block without this key would lose its own sound without a word
-        media["audio_features"] = [_required(block, "audio_features", or_silent=True) for block in sounds]
-    else:
-        own = "videos" in media
-        media["audio"] = [block.get("audio", own) if block["type"] == "video" else _source(block) for block in sounds]
-    return media
+    if value is None:
+        return []
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return [value] if value.ndim <= _ENTRY_DIMS[name] else list(value)
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    entries: list = []
+    for item in value:
+        is_one = not isinstance(item, (list, tuple)) or (
+            name == "videos" and len(item) and all(map(_is_picture, item))
+        )
+        entries += [item] if is_one else item
+    return entries
 
 
-def _source(block: dict) -> Any:
-    for key in _MEDIA_KEYS[block["type"]]:
-        if block.get(key) is not None:
-            return block[key]
-    return None
-
-
-def _features(block: dict) -> bool:
-    return block.get("audio_features" if block["type"] == "audio" else "video_features") is not None
-
-
-def _required(block: dict, key: str, *, or_silent: bool = False) -> Any:
-    if or_silent and (block.get("audio", True) in (False, None) or (key in block and block[key] is None)):
-        return None
-    if block.get(key) is None:
-        raise ValueError(f"the content block of type {block['type']!r} has no {key}, but others have")
-    return block[key]
+def _is_picture(item: Any) -> bool:
+    """Whether this is one decoded picture: an array of three dimensions or a PIL image."""
+    if isinstance(item, (np.ndarray, torch.Tensor)):
+        return item.ndim == 3
+    return PIL is not None and isinstance(item, PIL.Image.Image)

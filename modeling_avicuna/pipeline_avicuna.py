@@ -8,15 +8,14 @@ It only joins the parts: the processor decodes, `answering_avicuna` generates, `
 """
 
 from functools import cached_property
+from typing import Any
 
 from transformers import Pipeline
 
 from .answering_avicuna import Answer, answer_batch, answer_questions
 from .generation_avicuna import TimeSpanLogitsProcessor
-from .media_avicuna import load_audio
 from .prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
 from .timestamp_avicuna import Event
-from .video_processing_avicuna import load_video_frames
 
 
 _MAX_NEW_TOKENS = 256  # our choice: about a dozen narrated events
@@ -32,13 +31,17 @@ class AVicunaPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.processor.check_configuration(self.model.config)
+
     def __call__(self, videos, *, batch_size: int | None = None, **kwargs):
         """
         Args:
             videos (`str`, `os.PathLike`, binary file object, `dict`, or a `list` of them):
-                Video files with their own sound. A `dict` is a content block of the chat template: cached features
-                (`{"video_features": ..., "audio_features": ..., "duration": seconds}`), or a sound alone
-                (`{"type": "audio", "path": ...}`).
+                Video files with their own sound. A `dict` is a content block of the chat template: a part of a video
+                (`{"path": ..., "start": seconds, "end": seconds}`), a sound alone (`{"type": "audio", "path": ...}`),
+                or cached features, which need a duration (`{"video_features": ..., "duration": seconds}`).
             query (`str` or `list[str]`, *optional*):
                 When does this happen? Several queries share one encoding of the video.
             interval (`tuple[float, float]` or a `list` of them, *optional*):
@@ -69,14 +72,16 @@ class AVicunaPipeline(Pipeline):
         preprocess_params, forward_params, _ = self._sanitize_parameters(**kwargs)
         params = {**self._preprocess_params, **preprocess_params}
         forward_params = {**self._forward_params, **forward_params}
-        requests = [self.preprocess(video, **params) for video in videos]
-        if any(len(request["questions"]) != 1 for request in requests):
-            answered = [self.forward(request, **forward_params) for request in requests]
-        else:
-            step, answered = forward_params.pop("questions_per_batch", 1), []
-            for begin in range(0, len(requests), step):
-                answered += self._forward_batch(requests[begin : begin + step], **forward_params)
-        return [self.postprocess(outputs) for outputs in answered]
+        step = forward_params.get("questions_per_batch", 1)
+        results = []
+        for begin in range(0, len(videos), step):  # as many decoded videos are in memory at once
+            requests = [self.preprocess(video, **params) for video in videos[begin : begin + step]]
+            if len(requests[0]["questions"]) == 1:
+                answered = self._forward_batch(requests, **forward_params)
+            else:
+                answered = [self.forward(request, **forward_params) for request in requests]
+            results += [self.postprocess(outputs) for outputs in answered]
+        return results
 
     def save_pretrained(self, save_directory, **kwargs):
         """Saves model, processor and their code; `pipeline(model=save_directory, ...)` loads it again."""
@@ -93,7 +98,7 @@ class AVicunaPipeline(Pipeline):
 
     def preprocess(self, video, query=None, interval=None, question=None) -> dict:
         """A video and what is asked about it -> content block, duration, questions, and the shape of the result."""
-        media, duration = _media(video)
+        media, duration = self._prepare(video)
         if query is not None:
             kind, asked = "query", _as_list(query, of=str)
             questions = [GROUNDING_PROMPT.format(query=text) for text in asked]
@@ -111,6 +116,16 @@ class AVicunaPipeline(Pipeline):
         request = {"media": media, "duration": duration, "questions": questions}
         return {**request, "kind": kind, "asked": asked, "several": several}
 
+    def _prepare(self, video: Any) -> tuple[dict, float]:
+        """The content block of an input, decoded, and its duration in seconds."""
+        block = {"type": "video", **video} if isinstance(video, dict) else {"type": "video", "path": video}
+        duration = block.pop("duration", None)
+        prepared = self.processor.prepare_media(block)
+        duration = prepared.duration if duration is None else duration
+        if duration is None:
+            raise ValueError(f"the length of this video is unknown: add its duration in seconds to {sorted(block)}")
+        return {"type": prepared.kind, prepared.kind: prepared}, float(duration)
+
     def _forward(self, request: dict, questions_per_batch: int = 32, **generate_kwargs) -> dict:
         answers = answer_questions(
             self.model,
@@ -123,7 +138,7 @@ class AVicunaPipeline(Pipeline):
         )
         return {**request, "answers": answers}
 
-    def _forward_batch(self, requests: list[dict], **generate_kwargs) -> list[dict]:
+    def _forward_batch(self, requests: list[dict], questions_per_batch: int = 1, **generate_kwargs) -> list[dict]:
         """One question about each of several videos, as one padded batch."""
         with self.device_placement(), self.get_inference_context()():
             answers = answer_batch(
@@ -171,23 +186,6 @@ class AVicunaPipeline(Pipeline):
             raise ValueError(f"the interval ({start}, {end}) is not within a video of {duration:.3f} s")
         codec = self.processor.time_codec
         return SEGMENT_CAPTION_PROMPT.format(start=codec.encode(start, duration), end=codec.encode(end, duration))
-
-
-def _media(video) -> tuple[dict, float]:
-    """The content block of an input, and its duration in seconds."""
-    block = {"type": "video", **video} if isinstance(video, dict) else {"type": "video", "path": video}
-    duration = block.pop("duration", None)
-    if duration is not None:
-        return block, float(duration)
-    if block.get("path") is None:
-        raise ValueError(f"a video without a path needs its duration in seconds, got a dict with {sorted(block)}")
-    if block["type"] == "audio":
-        waveform = load_audio(block["path"], sampling_rate=48_000)
-        if waveform is None:
-            raise ValueError(f"{block['path']}: has no sound")
-        return block, len(waveform) / 48_000
-    _, duration = load_video_frames(block["path"], 1)
-    return block, duration
 
 
 def _as_list(asked, *, of: type) -> list:

@@ -1,61 +1,64 @@
-"""One call from media and words to the model's inputs: decodes, resamples, and writes the string of placeholders.
+"""Media and text to the model's inputs in one call, and generated text back to events.
 
-Owns the token arithmetic: how many visual and audio tokens a medium gets and in which order they stand; the model only
-scatters features into them. Reading files is left to video_processing and feature_extraction, and times to timestamp.
+`AVicunaProcessor` joins the steps: content blocks or arguments to slots (`content_blocks_avicuna`,
+    `media_slots_avicuna`),
+slots to tokens (`slot_encoding_avicuna`), text to ids. It writes the string of placeholders; the model only scatters
+features into it. Times in text are the business of `timestamp_avicuna`.
 """
 
 import inspect
+from typing import Any
 
 import torch
-from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from .content_blocks_avicuna import read_conversations
 from .feature_extraction_avicuna import AVicunaFeatureExtractor
 from .interleaving_avicuna import ALIGNMENTS
-from .media_slots_avicuna import MediaSlot, check_conversation, fill_slots, media_of_conversations
+from .media_slots_avicuna import MediaSlot, fill_slots
 from .prompt_avicuna import AUDIO_TOKEN, VICUNA_CHAT_TEMPLATE, VIDEO_TOKEN
-from .slot_encoding_avicuna import (
-    EncodedSlot,
-    SlotSettings,
-    encode_slot,
-    expand_slots,
-    pack_pictures,
-    pack_sounds,
-)
+from .slot_encoding_avicuna import EncodedSlot, SlotEncoder, expand_slots, pack_pictures, pack_sounds
 from .timestamp_avicuna import Event, TimeCodec, parse_events
-from .tokenization_avicuna import add_placeholder_tokens
+from .tokenization_avicuna import add_placeholder_tokens, mark_spans, tokenize_padded
 from .video_processing_avicuna import AVicunaVideoProcessor
+
+
+# What the configuration of a checkpoint declares and its processor carries out.
+TOKEN_SETTINGS = ("num_av_tokens", "audio_interleaving_rate", "interleaving", "time_unit", "num_time_bins")
 
 
 def build_processor(
     tokenizer: PreTrainedTokenizerFast,
     *,
-    image_size: int = 224,
-    mel_scale: str = "htk",
-    window_seconds: float = 10.0,
-    stride_seconds: float = 4.0,
+    config: PreTrainedConfig | None = None,
+    image_size: int | None = None,
+    feature_extractor: AVicunaFeatureExtractor | None = None,
     chat_template: str = VICUNA_CHAT_TEMPLATE,
-    **settings,
+    **settings: Any,
 ) -> "AVicunaProcessor":
     """
-    The one home of "add the placeholder tokens, set the chat template, wrap" for the converter and for training.
+    The processor of a new checkpoint.
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`): any fast tokenizer; see `add_placeholder_tokens`.
-        image_size (`int`, defaults to 224): side of the vision tower's input in pixels.
-        mel_scale (`str`, defaults to `"htk"`): of the audio tower, see `AVicunaFeatureExtractor`.
-        window_seconds, stride_seconds (`float`, default to 10 and 4): length and distance of the sound windows.
-        settings: `num_av_tokens`, `audio_interleaving_rate`, ... of `AVicunaProcessor`.
+        config (`AVicunaConfig`, *optional*): declares the settings of tokens and times, and the vision tower.
+        image_size (`int`, *optional*): side of the vision tower's input in pixels; by default that of `config`, or
+            224.
+        feature_extractor (`AVicunaFeatureExtractor`, *optional*): with the mel scale of the audio tower and the sound
+            windows; by default those of the published towers.
+        settings: further arguments of `AVicunaProcessor`, such as `alignment`; they win over `config`.
     """
+    if config is not None:
+        settings = {**{name: getattr(config, name) for name in TOKEN_SETTINGS}, **settings}
+        if image_size is None and config.vision_config is not None:
+            image_size = config.vision_config.image_size
+    size = image_size or 224
     tokenizer = add_placeholder_tokens(tokenizer)
     tokenizer.chat_template = chat_template
     return AVicunaProcessor(
-        video_processor=AVicunaVideoProcessor(
-            size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
-        ),
-        feature_extractor=AVicunaFeatureExtractor(
-            mel_scale=mel_scale, window_seconds=window_seconds, stride_seconds=stride_seconds
-        ),
+        video_processor=AVicunaVideoProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
+        feature_extractor=feature_extractor,
         tokenizer=tokenizer,
         chat_template=chat_template,
         **settings,
@@ -64,16 +67,26 @@ def build_processor(
 
 class AVicunaProcessor(ProcessorMixin):
     r"""
-    Wraps the video processor, the feature extractor and the tokenizer.
+    Turns media and text into the inputs of `AVicunaForConditionalGeneration`, and its answers into events.
 
     Args:
-        num_av_tokens (`int`, defaults to 100): audio-visual tokens per video (paper).
-        audio_interleaving_rate (`float`, defaults to 0.25): share of audio tokens among them (paper's best).
+        video_processor (`AVicunaVideoProcessor`, *optional*), feature_extractor (`AVicunaFeatureExtractor`,
+        *optional*):
+            for pictures and for sound; by default the published ones.
+        tokenizer (`PreTrainedTokenizerFast`): the placeholder tokens are added where it has none.
+        chat_template (`str`, *optional*): by default that of Vicuna.
+        num_av_tokens (`int`, defaults to 100): audio-visual tokens of one video (paper, section 4).
+        audio_interleaving_rate (`float`, defaults to 0.25): share of audio tokens among them (best of the paper's
+            sweep).
         interleaving (`str`, defaults to `"uniform"`): rule of `interleave_order`.
-        alignment (`str`, defaults to `"published"`): which moment of a video a token shows. `"published"`: frames from the
-            first to the last, and audio rows repeated from the front. `"centred"`: token k of T shows the middle of its share,
-            row `(2k + 1) * N // (2T)` of N rows, for frames, cached features and sound alike.
-        time_unit (`str`), num_time_bins (`int`): how times are written, see `TimeCodec`.
+        alignment (`str`, defaults to `"published"`): which moment of a video a token shows. `"published"`: frames from
+            the first to the last, and audio rows repeated from the front. `"centred"`: token k of T shows the middle
+            of its share, row `(2k + 1) * N // (2T)` of N rows, for frames, cached features and sound alike.
+        time_unit (`str`, defaults to `"relative"`), num_time_bins (`int`, defaults to 100): how times are written, see
+            `TimeCodec`.
+
+    Raises:
+        ValueError: no tokenizer, or a setting outside of its range.
     """
 
     # positional parameters: ProcessorMixin reads its own arguments from the positional part of the signature
@@ -92,8 +105,6 @@ class AVicunaProcessor(ProcessorMixin):
     ):
         if tokenizer is None:
             raise ValueError("AVicunaProcessor needs a tokenizer")
-        if alignment not in ALIGNMENTS:
-            raise ValueError(f"alignment must be one of {sorted(ALIGNMENTS)}, got {alignment!r}")
         super().__init__(
             video_processor or AVicunaVideoProcessor(),
             feature_extractor or AVicunaFeatureExtractor(),
@@ -108,11 +119,19 @@ class AVicunaProcessor(ProcessorMixin):
         self.num_time_bins = num_time_bins
         self.video_token, self.audio_token = VIDEO_TOKEN, AUDIO_TOKEN
         self.video_token_id, self.audio_token_id = self.tokenizer.convert_tokens_to_ids([VIDEO_TOKEN, AUDIO_TOKEN])
+        if alignment not in ALIGNMENTS:
+            raise ValueError(f"alignment must be one of {sorted(ALIGNMENTS)}, got {alignment!r}")
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of all tensors that a call may return."""
         media = ("pixel_values_videos", "video_features", "video_lengths", "input_features", "audio_features")
         return ["input_ids", "attention_mask", *media, "audio_lengths", "audio_row_ids"]
+
+    @property
+    def time_codec(self) -> TimeCodec:
+        """How times are written and read."""
+        return TimeCodec(unit=self.time_unit, num_bins=self.num_time_bins)
 
     @property
     def feature_settings(self) -> dict[str, str | float]:
@@ -125,52 +144,86 @@ class AVicunaProcessor(ProcessorMixin):
             "mel_scale": extractor.mel_scale,
         }
 
-    @property
-    def time_codec(self) -> TimeCodec:
-        return TimeCodec(unit=self.time_unit, num_bins=self.num_time_bins)
+    def check_configuration(self, config: PreTrainedConfig) -> None:
+        """
+        Checks that a model and this processor belong together.
+
+        Args:
+            config (`AVicunaConfig`): of the model.
+
+        Raises:
+            ValueError: the number or order of tokens, the way times are written, or a placeholder id differs; both
+                values are named.
+        """
+        for name in (*TOKEN_SETTINGS, "video_token_id", "audio_token_id"):
+            ours, theirs = getattr(self, name), getattr(config, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the model's configuration has {name}={theirs!r}, but the processor has {name}={ours!r}: "
+                    "load both from one checkpoint"
+                )
 
     def __call__(
         self,
         text: str | list[str],
-        videos=None,
-        audio=None,
-        images=None,
-        video_features=None,
-        audio_features=None,
+        videos: Any = None,
+        audio: Any = None,
+        images: Any = None,
+        video_features: Any = None,
+        audio_features: Any = None,
+        start: float | list[float | None] | None = None,
+        end: float | list[float | None] | None = None,
+        fps: float | list[float | None] | None = None,
+        sampling_rate: int | list[int | None] | None = None,
         num_av_tokens: int | None = None,
         audio_interleaving_rate: float | list[float] | None = None,
         interleaving: str | None = None,
-        sampling_rate: int | None = None,
         padding: bool | str = True,
         padding_side: str | None = None,
         truncation: bool = False,
         max_length: int | None = None,
         return_tensors: str = "pt",
+        return_metadata: bool = False,
+        slots: list[list[MediaSlot]] | None = None,
         supervised_spans: list[list[tuple[int, int]]] | None = None,
     ) -> BatchFeature:
         r"""
         Text with slots, and what fills them, to the inputs of the model's `forward`.
 
-        See `encode_slot` for the number of tokens that each medium gets.
+        See `SlotEncoder` for the number of tokens that each medium gets.
 
         Args:
             text (`str` or `list[str]`): with one `<video>`, `<audio>` or `<image>` per medium.
-            videos, images, audio, video_features, audio_features: see `fill_slots`. Videos and sounds are files (paths or
-                binary file objects) or arrays: RGB frames, uint8 of shape `(num, height, width, 3)`, and mono waveforms.
-                Features are cached tower outputs `(num_rows, feature_size)`.
-            sampling_rate (`int`, *optional*): of the waveforms given as arrays, in Hz; by default the feature extractor's.
-            num_av_tokens, audio_interleaving_rate, interleaving (*optional*): for this call; the rate may be a list, one per
-                text.
+            videos, images, audio (*optional*): the media, in reading order; see `fill_slots` for their number. A
+                medium is a file (path, URL, bytes or binary file object), an array (RGB frames, uint8 of shape `(num,
+                height, width, 3)`; a mono waveform of floats or integers), a list of pictures as one video, or what
+                `prepare_media` gave.
+            video_features, audio_features (*optional*): instead of media, cached tower outputs `(num_rows,
+                feature_size)`.
+            start, end (`float` or `list`, *optional*): the part of each video and sound to use, in seconds of the
+                file. All times that the model reads and writes then count from `start`.
+            fps (`float` or `list`, *optional*): frames per second of videos given as frames.
+            sampling_rate (`int` or `list`, *optional*): of waveforms given as arrays, in Hz; by default the feature
+                extractor's.
+            num_av_tokens, audio_interleaving_rate, interleaving (*optional*): in place of the processor's own, for
+                this call; the rate may be a list with one value per text.
             padding_side (`str`, *optional*): `"left"` (the tokenizer's default, for generation) or `"right"`.
-            truncation, max_length: what is longer than `max_length` tokens is an error, or with `truncation` cut at its end;
-                placeholders are never cut.
-            supervised_spans: spans of characters per text, from which `assistant_masks` are made (`apply_chat_template`).
+            truncation, max_length: a text of more than `max_length` tokens is an error, or, with `truncation`, is cut
+                at its end. Placeholders are never cut.
+            return_metadata (`bool`, defaults to `False`): also `video_metadata`.
+            slots, supervised_spans: from `apply_chat_template`: what fills the slots of each text, in place of the
+                media arguments; and the spans of characters of each text that `assistant_masks` `(batch, length)`
+                mark.
 
         Returns:
             `BatchFeature` of padded tensors: `input_ids` and `attention_mask` `(batch, length)`; with pictures
-            `pixel_values_videos` `(batch, frames, 3, height, width)` or `video_features` `(batch, V, D)`, and `video_lengths`
-            `(batch,)`; with sounds `input_features` `(batch, windows, frames, mels)` and `audio_row_ids` `(batch, A)`, or
-            `audio_features` `(batch, A, D)`, and `audio_lengths` `(batch,)`.
+            `pixel_values_videos` `(batch, frames, 3, height, width)` or `video_features` `(batch, V, D)`, and
+            `video_lengths` `(batch,)`; with sounds `input_features` `(batch, windows, frames, mels)` and
+            `audio_row_ids` `(batch, A)`, or `audio_features` `(batch, A, D)`, and `audio_lengths` `(batch,)`.
+
+            With `return_metadata` also `video_metadata`: a list of transformers' `VideoMetadata`, one per `<video>`
+            slot of the batch in reading order, None for cached features. `duration` is that of the part shown, in
+            seconds (None for frames without `fps`): what `post_process_events` needs. Take it out before `generate`.
 
         Raises:
             MediaError: a file cannot be used; the message names it.
@@ -181,77 +234,76 @@ class AVicunaProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("text is an empty list")
-        slots = fill_slots(
-            texts,
-            videos=videos,
-            images=images,
-            audio=audio,
-            video_features=video_features,
-            audio_features=audio_features,
+        if slots is None:
+            slots = fill_slots(
+                texts,
+                videos=videos,
+                images=images,
+                audio=audio,
+                video_features=video_features,
+                audio_features=audio_features,
+                start=start,
+                end=end,
+                fps=fps,
+                sampling_rate=sampling_rate,
+            )
+        encoder = self._slot_encoder(num_av_tokens=num_av_tokens, interleaving=interleaving)
+        rates = self._rates(audio_interleaving_rate, num_texts=len(texts))
+        encoded = [
+            [encoder.encode(slot, audio_interleaving_rate=rate) for slot in row] for row, rate in zip(slots, rates)
+        ]
+        expanded, expansions = zip(*map(expand_slots, texts, encoded))
+        data, offsets = tokenize_padded(
+            self.tokenizer,
+            list(expanded),
+            padding=padding,
+            padding_side=padding_side,
+            truncation=truncation,
+            max_length=max_length,
         )
-        settings = SlotSettings(
+        if supervised_spans is not None:
+            data["assistant_masks"] = mark_spans(offsets, supervised_spans, list(expansions))
+        data |= pack_pictures(encoded) | pack_sounds(encoded)
+        if return_metadata:
+            data["video_metadata"] = [slot.metadata for row in encoded for slot in row if slot.kind == "video"]
+        return BatchFeature(data)
+
+    def prepare_media(self, block: dict) -> EncodedSlot:
+        """
+        Decodes the medium of one content block once, to be asked about several times or before its length is known.
+
+        Args:
+            block (`dict`): see `apply_chat_template`.
+
+        Returns:
+            what stands in for the medium in later blocks (`{"type": "video", "video": prepared}`, "audio" or "image"
+            likewise), with its `duration` in seconds (None for an image, cached features and frames without `fps`).
+
+        Raises:
+            MediaError: a file that cannot be used; the message names it.
+            ValueError: a block without a medium, or see `apply_chat_template`.
+        """
+        _, slots = read_conversations([[{"role": "user", "content": [block]}]])
+        if slots is None:
+            raise ValueError(f"the content block {block} has no medium")
+        return self._slot_encoder().encode(slots[0][0], audio_interleaving_rate=self.audio_interleaving_rate)
+
+    def _slot_encoder(self, *, num_av_tokens: int | None = None, interleaving: str | None = None) -> SlotEncoder:
+        return SlotEncoder(
+            video_processor=self.video_processor,
+            feature_extractor=self.feature_extractor,
             num_av_tokens=self.num_av_tokens if num_av_tokens is None else num_av_tokens,
             interleaving=self.interleaving if interleaving is None else interleaving,
             alignment=self.alignment,
-            sampling_rate=self.feature_extractor.sampling_rate if sampling_rate is None else sampling_rate,
         )
-        rates = self._rates(audio_interleaving_rate, num_texts=len(texts))
-        encoded = [[self._encode(slot, rate, settings) for slot in row] for row, rate in zip(slots, rates)]
-        expanded, expansions = zip(*map(expand_slots, texts, encoded))
-        data = self._tokenize(
-            list(expanded), padding=padding, padding_side=padding_side, truncation=truncation, max_length=max_length
-        )
-        offsets = data.pop("offset_mapping")
-        data |= pack_pictures(encoded) | pack_sounds(encoded)
-        if supervised_spans is not None:
-            data["assistant_masks"] = _assistant_masks(offsets, supervised_spans, expansions)
-        return BatchFeature(data)
 
     def _rates(self, rates: float | list[float] | None, *, num_texts: int) -> list[float]:
-        rates = self.audio_interleaving_rate if rates is None else rates
+        if rates is None:
+            rates = self.audio_interleaving_rate
         rates = list(rates) if isinstance(rates, (list, tuple)) else [rates] * num_texts
         if len(rates) != num_texts:
             raise ValueError(f"got {len(rates)} audio_interleaving_rate values for {num_texts} texts")
         return rates
-
-    def _encode(self, slot: MediaSlot, rate: float, settings: SlotSettings) -> EncodedSlot:
-        return encode_slot(
-            slot,
-            audio_interleaving_rate=rate,
-            settings=settings,
-            video_processor=self.video_processor,
-            feature_extractor=self.feature_extractor,
-        )
-
-    def _tokenize(self, texts: list[str], *, padding, padding_side, truncation, max_length) -> dict[str, torch.Tensor]:
-        """Padded `input_ids`, `attention_mask` and character offsets; see `__call__` for `max_length`."""
-        has_bos = self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token)
-        batch = self.tokenizer(texts, add_special_tokens=not has_bos, return_offsets_mapping=True)
-        rows = {name: batch[name] for name in ("input_ids", "attention_mask", "offset_mapping")}
-        if max_length is not None:
-            for number, ids in enumerate(rows["input_ids"]):
-                if len(ids) > max_length and not truncation:
-                    raise ValueError(
-                        f"text {number} has {len(ids)} tokens, media included, more than max_length={max_length}; "
-                        "shorten it, lower num_av_tokens, or set truncation=True to cut its end"
-                    )
-                if {self.video_token_id, self.audio_token_id} & set(ids[max_length:]):
-                    raise ValueError(f"cutting text {number} to max_length={max_length} tokens would cut its media")
-            rows = {name: [values[:max_length] for values in lists] for name, lists in rows.items()}
-        padded = self.tokenizer.pad(
-            {name: rows[name] for name in ("input_ids", "attention_mask")},
-            padding=padding,
-            padding_side=padding_side,
-            max_length=max_length if padding == "max_length" else None,
-            return_tensors="pt",
-        )
-        width, left = padded["input_ids"].shape[1], (padding_side or self.tokenizer.padding_side) == "left"
-        empty = [[(0, 0)] * (width - len(offsets)) for offsets in rows["offset_mapping"]]
-        rows["offset_mapping"] = [
-            torch.tensor(pad + offsets if left else offsets + pad)
-            for pad, offsets in zip(empty, rows["offset_mapping"])
-        ]
-        return {**padded, "offset_mapping": torch.stack(rows["offset_mapping"])}
 
     def apply_chat_template(
         self,
@@ -265,29 +317,49 @@ class AVicunaProcessor(ProcessorMixin):
         return_dict: bool = False,
         return_tensors: str = "pt",
         processor_kwargs: dict | None = None,
-        **kwargs,
+        load_audio_from_video: bool = True,
+        num_frames: int | None = None,
+        **kwargs: Any,
     ) -> str | list[str] | torch.Tensor | BatchFeature:
         r"""
         Conversations to text or, with `tokenize=True`, to the model's inputs.
 
-        Content blocks: `{"type": "video", "path": ...}` with its own sound unless it has `"audio": False` (or a sound of
-        another file), `{"type": "audio", "path": ...}`, `{"type": "image", "path": ...}`, `{"type": "text", "text": ...}`. Instead
-        of a path a block may carry arrays (`"video"`, `"audio"`, `"image"`) or `"video_features"` and `"audio_features"`.
+        A message's content is a text or a list of blocks: `{"type": "video", "path": ...}`, `{"type": "audio", "path":
+        ...}`, `{"type": "image", "path": ...}` and `{"type": "text", "text": ...}`. Keys of a media block:
+
+        * The medium, under one of `"path"`, `"url"` or the block's own type: a path, a URL, bytes, a binary file
+          object, an array (`__call__` says which), a list of pictures as a video, or what `prepare_media` returned;
+          or, under `"base64"`, the encoded file. OpenAI's blocks are taken too: `"video_url"`, `"image_url"`,
+          `"audio_url"` and `"input_audio"`.
+        * `"audio"` of a video: `False` or `None` for silence, or another sound. By default the sound of its own file.
+        * `"start"` and `"end"`: the part to use, in seconds of the file (also `"video_start"`, `"audio_end"`, ...).
+          Times in the conversation then count from `"start"`.
+        * `"fps"` of frames given as an array or a list, `"sampling_rate"` of a waveform array, in Hz.
+        * `"video_features"` and `"audio_features"`: cached tower outputs in place of the medium.
+
+        A block without a medium is filled from the call's own `videos`, `audio`, ...
 
         Args:
-            return_assistant_tokens_mask (`bool`): also `assistant_masks`, `(batch, length)`: 1 at tokens that the template's
-                generation marks cover.
+            return_assistant_tokens_mask (`bool`): also `assistant_masks`, `(batch, length)`: 1 at tokens that the
+                template's generation marks cover.
             processor_kwargs (`dict`, *optional*): for `__call__`; the media too where no block carries any.
-            kwargs: variables of the template, or further arguments of `__call__`.
+            load_audio_from_video (`bool`, defaults to `True`): whether a video block without `"audio"` has the sound
+                of its own file.
+            num_frames (`int`, *optional*): no effect. `transformers serve` passes it to every model; here
+                `num_av_tokens` and the interleaving rate give the number of frames.
+            kwargs: variables of the template, or further arguments of `__call__`, such as `return_metadata`.
 
         Raises:
-            ValueError: text that holds a literal slot ("<video>"), or an argument that nobody knows; see also `fill_slots`
-                and `__call__`.
+            MediaError: a file cannot be used; the message names it.
+            ValueError: text that holds a literal slot ("<video>"), an argument, a block type or a key that is not
+                known; see also `fill_slots` and `__call__`.
         """
+        if len(conversation) == 0:
+            raise ValueError("the conversation is empty")
         single = isinstance(conversation[0], dict)
-        conversations = [conversation] if single else list(conversation)
-        for messages in conversations:
-            check_conversation(messages)
+        conversations, slots = read_conversations(
+            [conversation] if single else list(conversation), own_sound=load_audio_from_video
+        )
         call_kwargs = dict(processor_kwargs or {})
         call_kwargs |= {name: kwargs.pop(name) for name in list(kwargs) if name in _CALL_ARGUMENTS}
         template = self._template(chat_template)
@@ -303,13 +375,13 @@ class AVicunaProcessor(ProcessorMixin):
         )
         if not tokenize:
             return texts[0] if single else texts
-        media = media_of_conversations(conversations)
-        if both := sorted(media.keys() & call_kwargs.keys()):
-            raise ValueError(f"{both} come both in content blocks and in processor_kwargs")
+        both = [name for name in _MEDIA_ARGUMENTS if call_kwargs.get(name) is not None]
+        if slots is not None and both:
+            raise ValueError(f"the media are in content blocks, but {both} are arguments of the call as well")
         batch = self(
             texts,
-            **media,
             **call_kwargs,
+            slots=slots,
             return_tensors=return_tensors,
             supervised_spans=spans if return_assistant_tokens_mask else None,
         )
@@ -322,25 +394,28 @@ class AVicunaProcessor(ProcessorMixin):
         return name or self.chat_template
 
     def post_process_events(self, texts: list[str], durations: list[float]) -> list[list[Event]]:
-        """Generated texts and the videos' durations in seconds -> the events that each text tells, in seconds."""
+        """
+        Generated texts to events in seconds.
+
+        Args:
+            texts (`list[str]`): one answer per video.
+            durations (`list[float]`): seconds of each video, `video_metadata[i].duration` of `__call__`.
+
+        Returns:
+            the events of each text; see `parse_events`.
+        """
         if len(texts) != len(durations):
             raise ValueError(f"got {len(texts)} texts and {len(durations)} durations")
         return [parse_events(text, duration, codec=self.time_codec) for text, duration in zip(texts, durations)]
 
 
+_MEDIA_ARGUMENTS = (
+    *("videos", "images", "audio", "video_features", "audio_features"),
+    *("start", "end", "fps", "sampling_rate"),
+)
 _CALL_ARGUMENTS = frozenset(inspect.signature(AVicunaProcessor.__call__).parameters) - {
     "self",
     "text",
+    "slots",
     "supervised_spans",
 }
-
-
-def _assistant_masks(offsets: torch.Tensor, spans: list, expansions: list) -> torch.Tensor:
-    """1 at tokens that overlap a supervised span; the spans count characters before the slots were expanded."""
-    masks = torch.zeros(offsets.shape[:2], dtype=torch.long)
-    for mask, row, row_spans, slots in zip(masks, offsets, spans, expansions):
-        for start, end in row_spans:
-            grown = sum(length - (stop - begin) for begin, stop, length in slots if stop <= start)
-            inside = sum(length - (stop - begin) for begin, stop, length in slots if start < stop <= end)
-            mask |= ((row[:, 0] < end + grown + inside) & (row[:, 1] > start + grown)).long()
-    return masks

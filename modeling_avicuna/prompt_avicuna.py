@@ -8,8 +8,8 @@ second place that decides what is supervised. This file does not tokenize and kn
 import re
 
 
-# One slot per medium in the text. `<video>` and `<audio>` are also the two placeholder tokens of the model; `<image>` is
-# only a slot, an image becomes one `<video>` token.
+# One slot per medium in the text. `<video>` and `<audio>` are also the two placeholder tokens of the model; `<image>`
+# is only a slot, an image becomes one `<video>` token.
 VIDEO_TOKEN = "<video>"
 AUDIO_TOKEN = "<audio>"
 IMAGE_TOKEN = "<image>"
@@ -38,17 +38,17 @@ _CONTENT_MACRO = """\
 {%- endmacro -%}
 """
 
-# Vicuna v1: loss on each answer and the end-of-sequence token that closes it. The space before an answer belongs to the
-# answer: sentencepiece and byte-level tokenizers alike make it part of the answer's first token. A conversation that
-# opens with the assistant loses that turn, as in the published code; one without a user turn is an error.
+# Vicuna v1: loss on each answer and the end-of-sequence token that closes it. The space before an answer belongs to
+# the answer: sentencepiece and byte-level tokenizers alike make it part of the answer's first token. A conversation
+# that opens with the assistant loses that turn, as in the published code; one without a user turn is an error.
 VICUNA_CHAT_TEMPLATE = (
     _CONTENT_MACRO
     + f"""\
 {{%- set system = "{SYSTEM_PROMPT}" -%}}"""
     + """\
 {%- set turns = messages -%}
-{%- if turns[0]['role'] == 'system' -%}{%- set system = render(turns[0]['content']) -%}{%- set turns = turns[1:] -%}{%- endif -%}
-{%- if turns and turns[0]['role'] == 'assistant' -%}{%- set turns = turns[1:] -%}{%- endif -%}
+{%- if turns[0]['role'] == 'system' -%}{%- set system = render(turns[0]['content']) -%}{%- set turns = turns[1:] -%}{%-
+endif -%} {%- if turns and turns[0]['role'] == 'assistant' -%}{%- set turns = turns[1:] -%}{%- endif -%}
 {%- if not turns -%}{{- raise_exception('the conversation has no user turn') -}}{%- endif -%}
 {{- system ~ ' ' -}}
 {%- for message in turns -%}
@@ -65,13 +65,15 @@ VICUNA_CHAT_TEMPLATE = (
 {%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"""
 )
 
-# Stages I and II: the slot, a line break, the caption, a line break. The user's words are thrown away (published rule).
+# Stages I and II: the slot, a line break, the caption, a line break. The user's words are thrown away (published
+# rule).
 PLAIN_CHAT_TEMPLATE = """\
 {%- set turns = messages | rejectattr('role', 'equalto', 'system') | list -%}
 {%- set user = turns[0]['content'] -%}
 {%- set slots = [] if user is string else user | rejectattr('type', 'equalto', 'text') | list -%}
 {%- if turns | length != (1 if add_generation_prompt else 2) or slots | length != 1 -%}
-{{- raise_exception('the plain template takes one user turn with exactly one video, audio or image, and one answer; got '
+{{- raise_exception('the plain template takes one user turn with exactly one video, audio or image, and one answer; got
+'
     ~ turns | length ~ ' turns and ' ~ slots | length ~ ' media') -}}
 {%- endif -%}
 {{- '<' ~ slots[0]['type'] ~ '>\\n' -}}

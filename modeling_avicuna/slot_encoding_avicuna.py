@@ -1,35 +1,28 @@
-"""From a filled slot to its tokens and the rows that they show; then rows to padded tensors.
+"""From a slot and its medium to tokens: how many of each kind, in which order, and which row each one shows.
 
-Between media_slots (who belongs where) and processing (the public call): decides how many visual and audio tokens a medium
-gets and in which order they stand. Decoding itself is done by video_processing and feature_extraction.
+Between `media_slots_avicuna` (which medium fills which slot) and `processing_avicuna` (the public call). Decoding is
+done by `media_avicuna` and the video processor, log-mel windows by the feature extractor.
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.video_utils import VideoMetadata
 
-from .feature_extraction_avicuna import AVicunaFeatureExtractor, fit_waveform
+from .feature_extraction_avicuna import AVicunaFeatureExtractor
 from .interleaving_avicuna import ALIGNMENTS, interleave_order, num_modality_tokens, resample_rows
-from .media_avicuna import load_audio, resample
+from .media_avicuna import MediaFile, Sound, resample, scale_samples
 from .media_slots_avicuna import OWN_SOUND, MediaSlot
 from .prompt_avicuna import AUDIO_TOKEN, SLOT_PATTERN, VIDEO_TOKEN
-from .video_processing_avicuna import AVicunaVideoProcessor, load_image
+from .video_processing_avicuna import AVicunaVideoProcessor, read_video
 
 
 # The longest sound alone that is one token: a clip of the audio-text pairs of stage II.
 SINGLE_TOKEN_SECONDS = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class SlotSettings:
-    """How tokens are shared out (fields of `AVicunaProcessor`), and the rate in Hz of waveforms given as arrays."""
-
-    num_av_tokens: int
-    interleaving: str
-    alignment: str
-    sampling_rate: int
 
 
 @dataclasses.dataclass
@@ -37,133 +30,218 @@ class EncodedSlot:
     """
     A slot after decoding.
 
-    `order` has "video" or "audio" per token. `pictures` has one row per video token: frames `(V, 3, H, W)` or features
-    `(V, D)`. `sounds` are windows `(M, frames, mels)`, of which audio token k shows row `sound_rows[k]`, or features
-    `(A, D)`, one row per audio token.
+    Args:
+        kind (`str`): "video", "audio" or "image".
+        order (`list[str]`): "video" or "audio" per token.
+        pictures (`torch.Tensor`, *optional*): one row per video token, frames `(V, 3, H, W)` or features `(V, D)`.
+        sounds (`torch.Tensor`, *optional*): windows `(M, frames, mels)`, or features `(A, D)` with one row per audio
+            token.
+        sound_rows (`list[int]`): the window that each audio token shows; empty for features.
+        duration (`float`, *optional*): seconds of the part shown; None for an image, cached features and frames
+            without `fps`.
+        metadata (`VideoMetadata`, *optional*): of a video that was decoded or given as frames.
     """
 
+    kind: str
     order: list[str]
     pictures: torch.Tensor | None = None
     sounds: torch.Tensor | None = None
     sound_rows: list[int] = dataclasses.field(default_factory=list)
+    duration: float | None = None
+    metadata: VideoMetadata | None = None
 
 
-def encode_slot(
-    slot: MediaSlot,
-    *,
-    audio_interleaving_rate: float,
-    settings: SlotSettings,
-    video_processor: AVicunaVideoProcessor,
-    feature_extractor: AVicunaFeatureExtractor,
-) -> EncodedSlot:
+@dataclasses.dataclass(frozen=True)
+class WaveformSound:
+    """Samples in memory, `(num_samples,)`, read as `media_avicuna.Sound` reads those of a file."""
+
+    samples: np.ndarray
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples)
+
+    def read(self, spans: list[tuple[int, int]]) -> list[np.ndarray]:
+        """Spans as arrays of shape `(1, last - first)`, silent beyond the end."""
+        parts = [self.samples[first:last] for first, last in spans]
+        return [np.pad(part, (0, last - first - len(part)))[None] for part, (first, last) in zip(parts, spans)]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotEncoder:
     """
-    Decodes and resamples what fills a slot.
+    Decodes and resamples what fills a slot. The fields are those of `AVicunaProcessor`, or a call's own.
 
-    An image is one visual token (stage I). A sound alone of at most `SINGLE_TOKEN_SECONDS` is one audio token (stage II),
-    which shows its middle window where short windows give it several; a longer sound gets the whole budget. A video with sound shares the budget at the interleaving rate, a silent one spends it on pictures, so
-    that position stays time. A video file's sound is cut or filled with silence to the length of its pictures.
-
-    Raises:
-        MediaError, ValueError: a medium that cannot be used, named.
+    An image is one visual token (stage I). A sound alone of at most `SINGLE_TOKEN_SECONDS` is one audio token (stage
+    II), which shows its middle window where short windows give it several; a longer sound gets the whole budget. A
+    video with sound shares the budget at the interleaving rate. A silent one spends all of it on frames, so that
+    position is still time. The sound of a video is cut, or padded with silence, to the length of its picture.
     """
-    if slot.kind == "image":
-        return EncodedSlot(["video"], pictures=_image(slot, video_processor=video_processor))
-    if slot.kind == "audio":
-        sound = _sound(slot, rate=settings.sampling_rate, feature_extractor=feature_extractor)
-        if sound is None:
-            raise ValueError(f"an <audio> slot got something without sound: {_named(slot.sound)}")
-        num_rows = len(sound) if slot.sound_is_features else len(feature_extractor.split_windows(len(sound)))
-        is_single = num_rows <= _rows_of_single_token(feature_extractor)
-        encoded, duration = EncodedSlot(["audio"] * (1 if is_single else settings.num_av_tokens)), None
-    else:
-        num_video, num_audio = num_modality_tokens(settings.num_av_tokens, audio_interleaving_rate)
-        sound = _sound(slot, rate=settings.sampling_rate, feature_extractor=feature_extractor) if num_audio else None
-        if sound is None:
-            num_video, num_audio = settings.num_av_tokens, 0
-        encoded, duration = EncodedSlot(interleave_order(num_video, num_audio, settings.interleaving)), None
-        if num_video:
-            encoded.pictures, duration = _frames(
-                slot, num_frames=num_video, alignment=settings.alignment, video_processor=video_processor
-            )
-    if sound is not None:
-        _add_sound(
-            encoded, sound, duration=duration, feature_extractor=feature_extractor, alignment=settings.alignment
+
+    video_processor: AVicunaVideoProcessor
+    feature_extractor: AVicunaFeatureExtractor
+    num_av_tokens: int
+    interleaving: str
+    alignment: str
+
+    def __post_init__(self):
+        if self.num_av_tokens < 1:
+            raise ValueError(f"num_av_tokens must be at least 1, got {self.num_av_tokens}")
+
+    def encode(self, slot: MediaSlot, *, audio_interleaving_rate: float) -> EncodedSlot:
+        """
+        Raises:
+            MediaError: a file that cannot be used; the message names it.
+            ValueError: an array or a property that does not fit its slot.
+        """
+        slot.check()
+        medium = slot.sound if slot.kind == "audio" else slot.picture
+        if isinstance(medium, EncodedSlot):
+            if medium.kind != slot.kind:
+                raise ValueError(f"an <{slot.kind}> slot got a prepared medium of kind {medium.kind!r}")
+            return medium
+        if slot.kind == "image":
+            return EncodedSlot("image", ["video"], pictures=self._image(slot))
+        if slot.kind == "audio":
+            return self._encode_sound(slot)
+        return self._encode_video(slot, audio_interleaving_rate=audio_interleaving_rate)
+
+    def _encode_sound(self, slot: MediaSlot) -> EncodedSlot:
+        with _opened(slot.sound) as medium:
+            sound = self._sound(slot, medium)
+            if sound is None:
+                raise ValueError(f"an <audio> slot got something without sound: {_named(slot.sound)}")
+            duration = None if isinstance(sound, torch.Tensor) else self._part_seconds(sound, slot)
+            num_rows = len(sound) if isinstance(sound, torch.Tensor) else self._count_windows(duration)
+            is_single = num_rows <= self._count_windows(SINGLE_TOKEN_SECONDS)
+            encoded = EncodedSlot("audio", ["audio"] * (1 if is_single else self.num_av_tokens), duration=duration)
+            self._add_sound(encoded, sound, start=slot.start)
+        return encoded
+
+    def _encode_video(self, slot: MediaSlot, *, audio_interleaving_rate: float) -> EncodedSlot:
+        num_video, num_audio = num_modality_tokens(self.num_av_tokens, audio_interleaving_rate)
+        other = None if slot.sound is OWN_SOUND else slot.sound
+        with _opened(slot.picture) as picture, _opened(other) as other:
+            sound = self._sound(slot, picture if slot.sound is OWN_SOUND else other) if num_audio else None
+            if sound is None:
+                num_video, num_audio = self.num_av_tokens, 0
+            encoded = EncodedSlot("video", interleave_order(num_video, num_audio, self.interleaving))
+            if slot.picture_is_features:
+                rows = as_features(slot.picture, name="video_features")
+                rule, _ = ALIGNMENTS[self.alignment]
+                encoded.pictures = rows[resample_rows(len(rows), num_video, rule)] if num_video else None
+            else:
+                # a rate of 1 shows no frame, but the video is still as long as its picture
+                frames, encoded.metadata = self._frames(slot, picture, num_frames=max(num_video, 1))
+                encoded.pictures, encoded.duration = (frames if num_video else None), encoded.metadata.duration
+            if sound is not None:
+                self._add_sound(encoded, sound, start=slot.start)
+        return encoded
+
+    def _frames(self, slot: MediaSlot, picture: Any, *, num_frames: int) -> tuple[torch.Tensor, VideoMetadata]:
+        how = {"num_frames": num_frames, "start": slot.start, "end": slot.end, "alignment": self.alignment}
+        if isinstance(picture, MediaFile):
+            # not by `video_processor.load`: from a checkpoint's own code it does not know this file's MediaFile
+            return read_video(picture, **how, transform=self.video_processor.preprocess_frames)
+        return self.video_processor.load(picture, **how, fps=slot.fps)
+
+    def _add_sound(
+        self, encoded: EncodedSlot, sound: torch.Tensor | Sound | WaveformSound, *, start: float | None
+    ) -> None:
+        """
+        Gives each audio token its row: of features `(M, D)`, or of the windows from `start` on, each analysed once.
+        """
+        num_tokens, (_, rule) = encoded.order.count("audio"), ALIGNMENTS[self.alignment]
+        if isinstance(sound, torch.Tensor):
+            encoded.sounds = sound[resample_rows(len(sound), num_tokens, rule)]
+            return
+        rate = self.feature_extractor.sampling_rate
+        first = round((start or 0) * rate)
+        seconds = encoded.duration
+        windows = self.feature_extractor.split_windows(
+            sound.num_samples - first if seconds is None else round(seconds * rate)
         )
-    return encoded
+        shown = resample_rows(len(windows), num_tokens, rule)
+        numbers = sorted(set(shown))
+        spans = [(first + windows[number][0], first + windows[number][1]) for number in numbers]
+        encoded.sounds = self.feature_extractor.analyse_windows([samples[0] for samples in sound.read(spans)])
+        encoded.sound_rows = [numbers.index(number) for number in shown]
 
-
-def _rows_of_single_token(feature_extractor: AVicunaFeatureExtractor) -> int:
-    """Most windows that a sound alone may have to be one token: one with the published windows."""
-    num_samples = round(SINGLE_TOKEN_SECONDS * feature_extractor.sampling_rate)
-    return len(feature_extractor.split_windows(num_samples))
-
-
-def _add_sound(
-    encoded: EncodedSlot,
-    sound: np.ndarray | torch.Tensor,
-    *,
-    duration: float | None,
-    feature_extractor: AVicunaFeatureExtractor,
-    alignment: str,
-):
-    """Gives each audio token its row: of features `(M, D)`, or of the windows of a waveform, each analysed once."""
-    num_tokens, (_, rule) = encoded.order.count("audio"), ALIGNMENTS[alignment]
-    if sound.ndim == 2:
-        encoded.sounds = sound[resample_rows(len(sound), num_tokens, rule)]
-        return
-    if duration is not None:
-        sound = fit_waveform(sound, round(duration * feature_extractor.sampling_rate))
-    shown = resample_rows(len(feature_extractor.split_windows(len(sound))), num_tokens, rule)
-    window_ids = sorted(set(shown))
-    encoded.sounds = feature_extractor.extract_windows(sound, window_ids=window_ids)
-    encoded.sound_rows = [window_ids.index(number) for number in shown]
-
-
-def _frames(
-    slot: MediaSlot, *, num_frames: int, alignment: str, video_processor: AVicunaVideoProcessor
-) -> tuple[torch.Tensor, float | None]:
-    """Frames or features of a video, one row per token, and the duration in seconds where it is known."""
-    if not slot.picture_is_features:
-        return video_processor.load(slot.picture, num_frames=num_frames, alignment=alignment)
-    rows = as_features(slot.picture, name="video_features")
-    rule, _ = ALIGNMENTS[alignment]
-    return rows[resample_rows(len(rows), num_frames, rule)], None
-
-
-def _image(slot: MediaSlot, *, video_processor: AVicunaVideoProcessor) -> torch.Tensor:
-    if slot.picture_is_features:
-        rows = as_features(slot.picture, name="video_features")
-        return rows[len(rows) // 2][None]
-    if isinstance(slot.picture, (np.ndarray, torch.Tensor)):
-        frames = slot.picture if slot.picture.ndim == 4 else slot.picture[None]
-        return video_processor.load(frames[len(frames) // 2][None], num_frames=1)[0]
-    return video_processor.load(load_image(slot.picture), num_frames=1)[0]
-
-
-def _sound(slot: MediaSlot, *, rate: int, feature_extractor: AVicunaFeatureExtractor) -> Any:
-    """Waveform `(num_samples,)` or features `(M, D)` of a slot; None where there is no sound."""
-    if slot.sound is None:
-        return None
-    if slot.sound_is_features:
-        rows = as_features(slot.sound, name="audio_features")
-        return rows if len(rows) else None
-    source, target_rate = slot.picture if slot.sound is OWN_SOUND else slot.sound, feature_extractor.sampling_rate
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        if slot.sound is OWN_SOUND or len(source) == 0:
+    def _sound(self, slot: MediaSlot, medium: Any) -> torch.Tensor | Sound | WaveformSound | None:
+        """
+        The sound of a slot, by `medium`, its opened file or its array: features `(M, D)`, or samples at the feature
+        extractor's rate; None where there is none.
+        """
+        if slot.sound is None:
             return None
-        waveform = np.asarray(source, dtype=np.float32)
-        if waveform.ndim != 1:
-            raise ValueError(f"a waveform must be mono, of shape (num_samples,), got {waveform.shape}")
-        return waveform if rate == target_rate else resample(waveform, rate, target_rate)
-    return load_audio(source, sampling_rate=target_rate)
+        if slot.sound_is_features:
+            rows = as_features(slot.sound, name="audio_features")
+            return rows if len(rows) else None
+        rate = self.feature_extractor.sampling_rate
+        if isinstance(medium, MediaFile):
+            sound = None if medium.sound is None else Sound(medium, sampling_rate=rate)
+        elif slot.sound is OWN_SOUND:  # frames have none
+            return None
+        else:
+            samples = as_waveform(medium)
+            sound = WaveformSound(resample(samples, slot.sampling_rate or rate, rate))
+        return sound if sound is not None and sound.num_samples else None
+
+    def _count_windows(self, seconds: float) -> int:
+        return len(self.feature_extractor.split_windows(round(seconds * self.feature_extractor.sampling_rate)))
+
+    def _part_seconds(self, sound: Sound | WaveformSound, slot: MediaSlot) -> float:
+        """Seconds of the part of a sound alone that a slot asks for."""
+        whole = sound.num_samples / self.feature_extractor.sampling_rate
+        start, end = slot.start or 0.0, whole if slot.end is None else min(slot.end, whole)
+        if start >= end:
+            raise ValueError(f"the part from {start} s is beyond the {whole:.3f} s of sound in {_named(slot.sound)}")
+        return end - start
+
+    def _image(self, slot: MediaSlot) -> torch.Tensor:
+        """One row; of cached features, of a video and of an array of frames the one in the middle."""
+        if slot.picture_is_features:
+            rows = as_features(slot.picture, name="video_features")
+            return rows[len(rows) // 2][None]
+        return self.video_processor.load_image(slot.picture)
+
+
+@contextmanager
+def _opened(medium: Any) -> Iterator[Any]:
+    """A file opened for the time of the block; arrays, lists of pictures and what is no medium as they are."""
+    if medium is None or isinstance(medium, (np.ndarray, torch.Tensor, list, tuple)):
+        yield medium
+    else:
+        with MediaFile(medium) as media:
+            yield media
 
 
 def _named(source: Any) -> str:
-    return f"an array of shape {tuple(source.shape)}" if hasattr(source, "shape") else str(source)
+    return f"an array of shape {tuple(source.shape)}" if hasattr(source, "shape") else f"{source!s:.200}"
+
+
+def as_waveform(samples: np.ndarray | torch.Tensor) -> np.ndarray:
+    """
+    Mono samples `(num_samples,)` as float32; integers are divided by their range, see `scale_samples`.
+
+    Raises:
+        ValueError: another shape, samples that are neither integers nor floats, or samples that are not finite.
+    """
+    if isinstance(samples, torch.Tensor) and samples.is_floating_point():
+        samples = samples.float()  # NumPy has no bfloat16
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise ValueError(f"a waveform must be mono, of shape (num_samples,), got {samples.shape}")
+    waveform = scale_samples(samples)
+    if not np.isfinite(waveform).all():
+        raise ValueError("a waveform must hold finite numbers, got infinite ones or NaN")
+    return waveform
 
 
 def as_features(rows: np.ndarray | torch.Tensor, *, name: str) -> torch.Tensor:
-    """Cached tower outputs as float32 `(num_rows, feature_size)`; a single row may come without its first dimension."""
+    """
+    Cached tower outputs as float32 `(num_rows, feature_size)`; a single row may come without its first dimension.
+    """
     features = torch.as_tensor(rows).float()
     features = features[None] if features.ndim == 1 else features
     if features.ndim != 2:
@@ -173,8 +251,11 @@ def as_features(rows: np.ndarray | torch.Tensor, *, name: str) -> torch.Tensor:
 
 def expand_slots(text: str, encoded: list[EncodedSlot]) -> tuple[str, list[tuple[int, int, int]]]:
     """The text with each slot replaced by its placeholder tokens; and `(start, end, new length)` of each slot."""
+    matches = list(SLOT_PATTERN.finditer(text))
+    if len(matches) != len(encoded):
+        raise ValueError(f"the text has {len(matches)} slots for {len(encoded)} media: {text[:200]!r}")
     pieces, expansions, position = [], [], 0
-    for match, slot in zip(SLOT_PATTERN.finditer(text), encoded, strict=True):
+    for match, slot in zip(matches, encoded):
         tokens = "".join(VIDEO_TOKEN if modality == "video" else AUDIO_TOKEN for modality in slot.order)
         pieces += [text[position : match.start()], tokens]
         expansions.append((match.start(), match.end(), len(tokens)))
@@ -187,17 +268,19 @@ def pack_pictures(batch: list[list[EncodedSlot]]) -> dict[str, torch.Tensor]:
     rows = [[slot.pictures for slot in slots if slot.pictures is not None] for slots in batch]
     if not any(rows):
         return {}
-    name = "video_features" if next(row for sample in rows for row in sample).ndim == 2 else "pixel_values_videos"
+    name = "video_features" if _num_dims(rows) == 2 else "pixel_values_videos"
     return {name: _pad(rows), "video_lengths": torch.tensor([sum(map(len, sample)) for sample in rows])}
 
 
 def pack_sounds(batch: list[list[EncodedSlot]]) -> dict[str, torch.Tensor]:
-    """`input_features` and `audio_row_ids`, or `audio_features`, padded, and `audio_lengths`; empty without any sound."""
+    """
+    `input_features` and `audio_row_ids`, or `audio_features`, padded, and `audio_lengths`; empty without any sound.
+    """
     rows = [[slot.sounds for slot in slots if slot.sounds is not None] for slots in batch]
     if not any(rows):
         return {}
     lengths = {"audio_lengths": torch.tensor([sum(map(len, sample)) for sample in rows])}
-    if next(row for sample in rows for row in sample).ndim == 2:
+    if _num_dims(rows) == 2:
         return {"audio_features": _pad(rows), **lengths}
     row_ids = []
     for slots in batch:
@@ -208,6 +291,14 @@ def pack_sounds(batch: list[list[EncodedSlot]]) -> dict[str, torch.Tensor]:
         row_ids.append(torch.tensor(ids, dtype=torch.long))
     row_ids = torch.nn.utils.rnn.pad_sequence(row_ids, batch_first=True, padding_value=-1)
     return {"input_features": _pad(rows), "audio_row_ids": row_ids, **lengths}
+
+
+def _num_dims(rows: list[list[torch.Tensor]]) -> int:
+    """Dimensions of each slot's rows: 2 for cached features, more for what a tower takes."""
+    dims = {row.ndim for sample in rows for row in sample}
+    if len(dims) > 1:
+        raise ValueError("a batch holds either media or cached features of one modality, got both")
+    return dims.pop()
 
 
 def _pad(rows: list[list[torch.Tensor]]) -> torch.Tensor:

@@ -1,11 +1,12 @@
-"""Turns any fast tokenizer into one that knows the placeholder tokens and gives the published ids.
+"""Makes any fast tokenizer know the placeholder tokens and give the published ids; tokenizes the processor's texts.
 
-Used when a checkpoint is made (converter, train/initialize.py through `build_processor`); the result is saved as an ordinary
-tokenizer.json, so loading needs nothing of this file. It trains no tokenizer and does not expand slots.
+`add_placeholder_tokens` is used when a checkpoint is made (by `build_processor`). Its result is saved as an ordinary
+tokenizer.json. This file trains no tokenizer and does not replace slots by placeholders.
 """
 
 import json
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from .prompt_avicuna import AUDIO_TOKEN, VIDEO_TOKEN
@@ -18,12 +19,12 @@ _WORD_START = "\u2581"  # sentencepiece's visible space
 
 def add_placeholder_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     r"""
-    Returns a tokenizer with `<video>` and `<audio>` as special tokens (in this order), a padding token of its own, left
-    padding, and, for sentencepiece vocabularies (LLaMA, Vicuna), the ids that the published code gives.
+    Returns a tokenizer with `<video>` and `<audio>` as special tokens (in this order), a padding token of its own,
+    left padding, and, for sentencepiece vocabularies (LLaMA, Vicuna), the ids that the published code gives.
 
-    The published code cuts the prompt at the placeholder and tokenizes the pieces one by one with the slow tokenizer, so
-    the piece after a placeholder begins with a word-start token. Byte-level tokenizers need no such care. Padding is
-    never the unknown token (the published `pad = unk` hides real unknown tokens).
+    The published code cuts the prompt at the placeholder and tokenizes the pieces one by one with the slow tokenizer,
+    so the piece after a placeholder begins with a word-start token. Byte-level tokenizers need no such care. Padding
+    is never the unknown token (the published `pad = unk` hides real unknown tokens).
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`): any tokenizer backed by `tokenizers`; it is not changed. One that is as
@@ -81,7 +82,10 @@ def _steps(description: dict | None, name: str) -> list[dict]:
 
 
 def _prefix_scheme(description: dict) -> str | None:
-    """`"first"`, `"always"` or `"never"`: where a sentencepiece tokenizer puts a word start of its own; None: no sentencepiece."""
+    """
+    `"first"`, `"always"` or `"never"`: where a sentencepiece tokenizer puts a word start of its own; None: no
+    sentencepiece.
+    """
     for step in _steps(description["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "Metaspace":
             return step["prepend_scheme"]
@@ -97,8 +101,8 @@ def _is_sentencepiece(description: dict) -> bool:
 
 def _follow_published_pieces(description: dict) -> bool:
     """
-    Rewrites the description so that pieces begin as the slow tokenizer of transformers 4.31 begins them; returns whether
-    special tokens are cut out before normalizing.
+    Rewrites the description so that pieces begin as the slow tokenizer of transformers 4.31 begins them; returns
+    whether special tokens are cut out before normalizing.
 
     legacy=True ("always"): each piece, also the one after `</s>`, gets a word start.
     legacy=False ("first"): the piece after a placeholder gets one, the piece after `</s>` does not; there the slow
@@ -123,9 +127,74 @@ def _follow_published_pieces(description: dict) -> bool:
 
 def _merge_spaces_last(model: dict):
     """
-    Repairs the order of merges where transformers took it from a bare tokenizer.model (seen in 5.23): there it is the order
-    of ids, so that LLaMA's pieces of nothing but spaces come first, although sentencepiece scores them last.
+    Repairs the order of merges where transformers took it from a bare tokenizer.model (seen in 5.23): there it is the
+    order of ids, so that LLaMA's pieces of nothing but spaces come first, although sentencepiece scores them last.
     """
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
     if merges and merges[0] == [_WORD_START, _WORD_START]:
         model["merges"] = sorted(merges, key=lambda merge: set("".join(merge)) == {_WORD_START})
+
+
+def tokenize_padded(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    *,
+    padding: bool | str = True,
+    padding_side: str | None = None,
+    truncation: bool = False,
+    max_length: int | None = None,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """
+    Texts with placeholder tokens -> padded `input_ids` and `attention_mask` `(batch, length)`, and the characters that
+    each token covers, `(batch, length, 2)`.
+
+    Each text begins with one beginning-of-sequence token, whether it holds one already or not.
+
+    Raises:
+        ValueError: a text is longer than `max_length` and `truncation` is off, or cutting it would cut a placeholder.
+    """
+    bos, placeholders = tokenizer.bos_token, set(tokenizer.convert_tokens_to_ids([VIDEO_TOKEN, AUDIO_TOKEN]))
+    ids, offsets = [], []
+    for number, text in enumerate(texts):
+        has_bos = bos is not None and text.startswith(bos)
+        row = tokenizer(text, add_special_tokens=not has_bos, return_offsets_mapping=True)
+        if max_length is not None and len(row["input_ids"]) > max_length and not truncation:
+            raise ValueError(
+                f"text {number} has {len(row['input_ids'])} tokens, media included, more than "
+                f"max_length={max_length}; shorten it, lower num_av_tokens, or set truncation=True to cut its end"
+            )
+        if max_length is not None and placeholders & set(row["input_ids"][max_length:]):
+            raise ValueError(f"cutting text {number} to max_length={max_length} tokens would cut its media")
+        ids.append(row["input_ids"][:max_length])
+        offsets.append(row["offset_mapping"][:max_length])
+    padded = tokenizer.pad(
+        {"input_ids": ids},
+        padding=padding,
+        padding_side=padding_side,
+        max_length=max_length if padding == "max_length" else None,
+        return_tensors="pt",
+    )
+    width, is_left = padded["input_ids"].shape[1], (padding_side or tokenizer.padding_side) == "left"
+    empty = [[(0, 0)] * (width - len(row)) for row in offsets]
+    offsets = [pad + row if is_left else row + pad for pad, row in zip(empty, offsets)]
+    return dict(padded), torch.tensor(offsets)
+
+
+def mark_spans(
+    offsets: torch.Tensor, spans: list[list[tuple[int, int]]], expansions: list[list[tuple[int, int, int]]]
+) -> torch.Tensor:
+    """
+    A mask `(batch, length)`: 1 at tokens that overlap a span of characters.
+
+    Args:
+        offsets: characters of each token in the texts with placeholders, `(batch, length, 2)`.
+        spans: spans of characters of each text before its slots were replaced by placeholders.
+        expansions: start, end and new length of each slot of each text, see `expand_slots`.
+    """
+    masks = torch.zeros(offsets.shape[:2], dtype=torch.long)
+    for mask, row, row_spans, slots in zip(masks, offsets, spans, expansions):
+        for start, end in row_spans:
+            grown = sum(length - (stop - begin) for begin, stop, length in slots if stop <= start)
+            inside = sum(length - (stop - begin) for begin, stop, length in slots if start < stop <= end)
+            mask |= ((row[:, 0] < end + grown + inside) & (row[:, 1] > start + grown)).long()
+    return masks

@@ -1,7 +1,7 @@
-"""From a video or picture file to the vision tower's input: evenly spaced frames, resized, cropped and normalised.
+"""From a video or picture to the vision tower's input: evenly spaced frames, resized, cropped and normalised.
 
-Frames come from decord, and from PyAV where decord cannot (AV1, files without a duration, damaged ones); both give
-upright frames. This file reads no sound (feature_extraction) and does not decide how many frames a video gets (processing).
+Decides which frames show a video; `media_avicuna` decodes them. How many frames a video gets is decided by
+`slot_encoding_avicuna`.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .interleaving_avicuna import resample_rows
 from .media_avicuna import Media, MediaError, MediaFile, decode_frames, open_media
 
 
@@ -44,13 +43,13 @@ def frame_indices(
     """
     Which frames show a video evenly over its time.
 
-    With a constant frame rate these are the published indices; with a variable one the frames that are on screen at evenly
-    spaced times, so that position stays time (the published code counts frames).
+    With a constant frame rate these are the published indices; with a variable one the frames that are on screen at
+    evenly spaced times, so that position stays time (the published code counts frames).
 
     Args:
         times (`np.ndarray` of shape `(num_total, 2)`): when each frame appears and vanishes, in seconds.
-        alignment (`str`): `"published"` takes frames from the first to the last; `"centred"` takes the frame that is on
-            screen at the middle of each of `num_frames` equal shares of the time.
+        alignment (`str`): `"published"` takes frames from the first to the last; `"centred"` takes the frame that is
+            on screen at the middle of each of `num_frames` equal shares of the time.
         start, end (`float`, *optional*): part of the video, in seconds from its beginning; clamped to it.
 
     Raises:
@@ -196,11 +195,11 @@ def _to_rgb(picture: "PIL.Image.Image", *, name: str) -> np.ndarray:
 
 class AVicunaVideoProcessor(BaseVideoProcessor):
     r"""
-    CLIP's preprocessing (bicubic resize of the short side, centre crop, normalisation) for videos and pictures, batched in
-    torch.
+    CLIP's preprocessing for videos and pictures, batched in torch: bicubic resize of the short side, centre crop,
+    normalisation.
 
     Args:
-        num_frames (`int`, defaults to 75): frames per video where the caller does not say.
+        num_frames (`int`, defaults to 75): frames per video where the caller gives no number.
     """
 
     resample = PILImageResampling.BICUBIC
@@ -217,8 +216,8 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
     num_frames = 75
     model_input_names = ["pixel_values_videos"]
 
-    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> Any:
-        """Files -> frames and metadata, by our decoders (the base class would need torchcodec)."""
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> tuple:
+        """Frames and metadata of files, read by `read_video`; the base class would need torchcodec."""
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(source) for source in video_url_or_urls]))
         frames, metadata = read_video(video_url_or_urls, num_frames=self.num_frames)
@@ -231,36 +230,79 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
         return batch["pixel_values_videos"][0]
 
     def load(
-        self, video, *, num_frames: int | None = None, alignment: str = "published"
-    ) -> tuple[torch.Tensor, float | None]:
+        self,
+        video: Any,
+        *,
+        num_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
+        alignment: str = "published",
+    ) -> tuple[torch.Tensor, VideoMetadata]:
         """
-        One video -> `(num_frames, 3, crop_height, crop_width)` and its duration in seconds (`None` for an array).
+        One video -> `(num_frames, 3, crop_height, crop_width)` and its metadata.
 
         Args:
-            video: a media file, or RGB frames as uint8 of shape `(any, height, width, 3)` or `(any, 3, height, width)`, which
-                are sampled evenly.
+            video: a media file; RGB frames, uint8 of shape `(any, height, width, 3)` or `(any, 3, height, width)`; or
+                a list of pictures (PIL images, image files or arrays of one frame), which may differ in size.
+            start, end (`float`, *optional*): the part to show, in seconds.
+            fps (`float`, *optional*): rate of the frames of an array or a list. Without it their duration is unknown.
             alignment (`str`): see `frame_indices`.
 
+        Returns:
+            the frames, and `VideoMetadata`: `duration` is that of the part in seconds, `frames_indices` count the
+            frames of the file, the array or the list.
+
         Raises:
-            MediaError, ValueError: see `read_video`; an array of another shape or type.
+            MediaError, ValueError: see `read_video`; an array of another shape or type; a part of frames without
+                `fps`.
         """
         num_frames = self.num_frames if num_frames is None else num_frames
-        if not isinstance(video, (np.ndarray, torch.Tensor)):
-            rows, metadata = read_video(
-                video, num_frames=num_frames, alignment=alignment, transform=self.preprocess_frames
+        part = {"start": start, "end": end}
+        if not isinstance(video, (np.ndarray, torch.Tensor, list, tuple)):
+            return read_video(
+                video, num_frames=num_frames, **part, alignment=alignment, transform=self.preprocess_frames
             )
-            return rows, metadata.duration
-        frames = np.asarray(video)
-        if frames.ndim == 4 and frames.shape[1] == 3 != frames.shape[3]:
-            frames = frames.transpose(0, 2, 3, 1)
-        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
-            raise ValueError(
-                "frames must be uint8 of shape (num, height, width, 3) or (num, 3, height, width), "
-                f"got {frames.dtype} {frames.shape}"
-            )
-        if alignment == "centred":
-            indices = np.array(resample_rows(len(frames), num_frames, "centred"))
-        else:
-            indices = evenly_spaced(len(frames), num_frames)
+        if fps is None and (start is not None or end is not None):
+            raise ValueError(f"a part from {start} to {end} s of frames needs their fps")
+        frames = video if isinstance(video, (list, tuple)) else _as_frames(video)
+        if len(frames) == 0:
+            raise ValueError("a list of frames is empty")
+        begins = np.arange(len(frames)) / (fps or 1.0)
+        times = np.stack([begins, begins + 1 / (fps or 1.0)], axis=1)
+        indices = frame_indices(times, num_frames, **part, alignment=alignment)
         different, place = np.unique(indices, return_inverse=True)
-        return self.preprocess_frames(frames[different])[torch.from_numpy(place)], None
+        if isinstance(frames, np.ndarray):
+            rows = self.preprocess_frames(frames[different])
+        else:
+            rows = torch.cat([self.load_image(frames[index]) for index in different])
+        metadata = describe_part(times, indices, **part)
+        if fps is None:
+            metadata.fps = metadata.duration = None
+        return rows[torch.from_numpy(place)], metadata
+
+    def load_image(self, picture: Any) -> torch.Tensor:
+        """
+        One picture -> `(1, 3, crop_height, crop_width)`.
+
+        Args:
+            picture: an image file or PIL image, an array of one frame, or a video file or array, of which the middle
+                frame is taken.
+        """
+        if isinstance(picture, (np.ndarray, torch.Tensor)):
+            frames = _as_frames(picture if picture.ndim == 4 else picture[None])
+            return self.preprocess_frames(frames[len(frames) // 2][None])
+        return self.preprocess_frames(load_image(picture))
+
+
+def _as_frames(frames: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Frames as uint8 of shape `(num, height, width, 3)`."""
+    frames = np.asarray(frames)
+    if frames.ndim == 4 and frames.shape[1] == 3 != frames.shape[3]:
+        frames = frames.transpose(0, 2, 3, 1)
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(
+            "frames must be uint8 of shape (num, height, width, 3) or (num, 3, height, width), "
+            f"got {frames.dtype} {frames.shape}"
+        )
+    return frames

@@ -8,7 +8,7 @@ import pytest
 from dataset_builders.pseudo_untrimmed.composing import compose_features, missing_clips, truncated_linspace
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import render_video
-from modeling_avicuna import build_processor
+from modeling_avicuna import AVicunaFeatureExtractor, build_processor
 from tests.media_files import write_media
 from tests.tiny_tokenizers import byte_level_tokenizer
 
@@ -200,8 +200,7 @@ def test_rows_composed_from_clips_are_those_of_the_rendered_file(tmp_path, align
         image_size=32,
         num_av_tokens=60,
         alignment=alignment,
-        window_seconds=windows[0],
-        stride_seconds=windows[1],
+        feature_extractor=AVicunaFeatureExtractor(window_seconds=windows[0], stride_seconds=windows[1]),
     )
     clips = {name: read_ramps(processor, path) for name, path in paths.items()}
     composed = compose_features(segments, clips, num_video_tokens=45, num_audio_tokens=15)

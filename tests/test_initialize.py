@@ -8,11 +8,14 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     ClapAudioModelWithProjection,
+    ClapFeatureExtractor,
     CLIPVisionModelWithProjection,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
+from modeling_avicuna import AVicunaFeatureExtractor
+from modeling_avicuna.feature_extraction_avicuna import clap_settings
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 from tests.tiny_models import tiny_model
 from tests.train_fixtures import CAPTIONS
@@ -97,6 +100,21 @@ def test_alignment_and_windows_are_options_of_the_command(tmp_path):
     assert rows.shape == (9, 64)
     with pytest.raises(ValueError, match="'centered'"):
         main([*made, "--alignment", "centered"])
+
+
+@pytest.mark.parametrize(("truncation", "mel_scale"), [("rand_trunc", "slaney"), ("fusion", "htk"), (None, "slaney")])
+def test_sound_is_analysed_as_the_audio_tower_was_trained(tmp_path, truncation, mel_scale):
+    """As CLAP's own extractor does it; where the tower has none, by whether it is fused (this one is not)."""
+    tiny_model().model.audio_tower.save_pretrained(tmp_path / "clap")
+    if truncation is not None:
+        own = ClapFeatureExtractor(frequency_min=50, frequency_max=12_000, truncation=truncation)
+        own.save_pretrained(tmp_path / "clap")
+    extractor = AVicunaFeatureExtractor(**clap_settings(tmp_path / "clap", is_fused=False))
+    assert extractor.mel_scale == mel_scale
+    if truncation == "rand_trunc":
+        sound = np.random.default_rng(0).normal(0, 0.1, 480_000).astype(np.float32)
+        expected = own(sound, sampling_rate=48_000, return_tensors="np")["input_features"][0, 0]
+        assert np.abs(extractor.extract_windows(sound)[0].numpy() - expected).mean() < 1e-3  # dB
 
 
 def test_whitened_rows_have_mean_zero_and_no_correlation():

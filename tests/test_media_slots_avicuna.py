@@ -1,17 +1,13 @@
-"""Pairing media with slots: counts, own sounds, content blocks, literal placeholders."""
+"""Pairing the media of a call with the slots of its texts: counts, own sounds, parts and rates."""
 
 import numpy as np
 import pytest
 
-from modeling_avicuna.media_slots_avicuna import OWN_SOUND, check_conversation, fill_slots, media_of_conversations
+from modeling_avicuna.media_slots_avicuna import OWN_SOUND, MediaSlot, fill_slots
 
 
 def filled(texts, **media):
     return [[(slot.kind, slot.picture, slot.sound) for slot in row] for row in fill_slots(texts, **media)]
-
-
-def user(*blocks):
-    return [{"role": "user", "content": list(blocks)}]
 
 
 def test_media_are_paired_in_reading_order_over_the_batch():
@@ -63,63 +59,49 @@ def test_arrays_are_one_entry_or_a_batch_by_their_dimensions():
         ("<audio>", {"audio": ["a"], "audio_features": ["a"]}, "either audio or audio_features"),
     ],
 )
-def test_counts_that_differ_are_told(text, media, message):
+def test_counts_that_differ_are_errors(text, media, message):
     with pytest.raises(ValueError, match=message):
         fill_slots([text], **media)
 
 
-@pytest.mark.parametrize("literal", ["<video>", "<audio>", "<image>"])
-@pytest.mark.parametrize("role", ["user", "assistant", "system"])
-def test_a_literal_placeholder_in_text_is_an_error_that_names_it(literal, role):
-    for content in (f"see {literal} here", [{"type": "text", "text": f"see {literal} here"}]):
-        messages = [{"role": "user", "content": "Hi"}, {"role": role, "content": content}]
-        with pytest.raises(ValueError, match=f"message 1 .*{literal}"):
-            check_conversation(messages)
+def test_a_list_of_pictures_is_one_video():
+    """Flat, the pictures are as many entries, and the error says where to put them."""
+    frames = [np.zeros((4, 6, 3), np.uint8)] * 8
+    assert fill_slots(["<video>"], videos=[frames])[0][0].picture is frames
+    with pytest.raises(ValueError, match="videos has 8 entries; the frames of one video are a list inside this list"):
+        fill_slots(["<video>"], videos=frames)
 
 
-def test_a_dropped_opening_turn_may_hold_anything():
-    check_conversation([{"role": "assistant", "content": "Ready. <video>"}, {"role": "user", "content": "Hi"}])
-
-
-@pytest.mark.parametrize("block", [{"type": "picture", "path": "a"}, {"text": "a"}, {"type": "text"}])
-def test_a_block_of_no_known_kind_is_an_error(block):
-    with pytest.raises(ValueError, match="content block"):
-        check_conversation(user(block))
-
-
-def test_blocks_become_media():
-    video, silent, other = (
-        {"type": "video", "path": "a"},
-        {"type": "video", "path": "b", "audio": False},
-        {"type": "video", "video": "c", "audio": "d"},
-    )
-    sound, image = {"type": "audio", "audio": "e"}, {"type": "image", "url": "f"}
-    assert media_of_conversations([user(video, silent), user(other, sound, image)]) == {
-        "videos": ["a", "b", "c", "f"],
-        "audio": [True, False, "d", "e"],
-    }
-
-
-def test_blocks_may_carry_features():
-    rows, sound_rows = np.ones((3, 4)), np.ones((2, 5))
-    media = media_of_conversations([user({"type": "video", "video_features": rows, "audio_features": sound_rows})])
-    assert media == {"video_features": [rows], "audio_features": [sound_rows]}
-    media = media_of_conversations([user({"type": "video", "video_features": rows})])
-    assert media == {"video_features": [rows], "audio": [False]}
-
-
-def test_bare_blocks_leave_the_media_to_the_call():
-    assert media_of_conversations([user({"type": "video"}, {"type": "audio"})]) == {}
+def test_properties_go_to_the_slots_that_can_have_them():
+    frames, waveform = np.zeros((5, 4, 6, 3), np.uint8), np.zeros(16_000)
+    texts = ["<video><audio>", "<video>"]
+    media = {"videos": [frames, "b"], "audio": [waveform]}
+    slots = sum(fill_slots(texts, **media, fps=2, sampling_rate=16_000, start=[1, None, 2.5], end=3), [])
+    assert [(slot.fps, slot.sampling_rate, slot.start, slot.end) for slot in slots] == [
+        *((2, None, 1, 3), (None, 16_000, None, 3), (None, None, 2.5, 3)),
+    ]
+    with pytest.raises(ValueError, match="3 <video> and <audio> slots, but start has 1 values"):
+        fill_slots(texts, **media, start=[1])
+    with pytest.raises(ValueError, match="fps=2 is given, but no medium can have it"):
+        fill_slots(["<video>"], videos="a.mp4", fps=2)
 
 
 @pytest.mark.parametrize(
-    "blocks",
+    ("slot", "message"),
     [
-        [{"type": "video", "path": "a"}, {"type": "video"}],
-        [{"type": "video", "path": "a"}, {"type": "video", "video_features": np.ones((1, 1))}],
-        [{"type": "video", "path": "a"}, {"type": "audio", "audio_features": np.ones((1, 1))}],
+        (MediaSlot("video", picture="a", start=-1), "start of a medium must be a positive number, got -1"),
+        (MediaSlot("video", picture="a", end=float("nan")), "end of a medium must be a positive number, got nan"),
+        (MediaSlot("video", picture="a", start="1"), "start of a medium must be a positive number, got '1'"),
+        (MediaSlot("audio", sound="a", start=3, end=3), "from start=3 to end=3 s is empty"),
+        (MediaSlot("video", picture="a", fps=2), "fps=2 does not apply to this video: .*a file has its own"),
+        (MediaSlot("audio", sound="a", sampling_rate=8000), "sampling_rate=8000 does not apply to this audio"),
+        (MediaSlot("image", picture="a", start=1), "start=1 does not apply to this image"),
+        (
+            MediaSlot("video", picture=np.ones((2, 3)), picture_is_features=True, end=4),
+            "end=4 does not apply to this video: .* not of .* cached features",
+        ),
     ],
 )
-def test_blocks_of_two_minds_are_an_error(blocks):
-    with pytest.raises(ValueError, match="content block"):
-        media_of_conversations([user(*blocks)])
+def test_a_property_that_does_not_fit_is_named(slot, message):
+    with pytest.raises(ValueError, match=message):
+        slot.check()

@@ -26,8 +26,10 @@ from model_card.lineage import Lineage, read_lineage
 from model_card.write import EXPECTED_TASKS, dataset_card, main, write_adapter_card, write_model_card
 from modeling_avicuna.origin_avicuna import RANDOM, write_origin
 from tests.curation_fixtures import quick_settings, write_captions
+from tests.media_files import pictures, tone, write_media
 from tests.train_fixtures import run_stage, workshop  # noqa: F401
 from train.checkpoint import ADAPTER_FOLDER
+from train.initialize import build_tiny
 from train.summary import SUMMARY_FILE
 
 
@@ -304,6 +306,21 @@ def test_the_code_sample_for_features_runs_as_it_stands(stages, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("]")  # the list of events, empty or not
+
+
+def test_the_code_sample_for_files_takes_the_length_of_the_picture(tmp_path, monkeypatch):
+    """4 s of picture and 8 s of sound: times count to 4 s, as in the pipeline."""
+    durations = []
+    model, processor = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    write_media(tmp_path / "example.mp4", frames=pictures(40), fps=10, waveform=tone(8.0))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        type(processor), "post_process_events", lambda _, texts, seconds: durations.extend(seconds) or [[]]
+    )
+    exec(model_sample(model.config.to_dict(), repo_id=str(tmp_path)), {})
+    assert durations == [pytest.approx(4.0, abs=0.01)]
 
 
 def test_a_card_for_a_local_folder_downloads_nothing(tmp_path):

@@ -108,6 +108,17 @@ def test_an_interval_gives_the_event_in_it(pipe, videos, asked):
     assert several[0] == event and [item["end"] for item in several] == [3.0, 4.0]
 
 
+def test_a_video_lasts_as_long_as_its_picture(pipe, tmp_path, asked):
+    """4 s of picture and 8 s of sound: 2 s are half of the video, as in the processor and the model card."""
+    path = write_media(tmp_path / "longer_sound.mp4", frames=pictures(40), fps=10, waveform=tone(8.0))
+    check_events(pipe(path), duration=4.0)
+    pipe(path, interval=(1.0, 2.0))
+    assert asked[-1] == SEGMENT_CAPTION_PROMPT.format(start="25", end="50")
+    pipe({"path": path, "start": 1.0, "end": 3.0}, interval=(0.5, 1.0))
+    assert asked[-1] == SEGMENT_CAPTION_PROMPT.format(start="25", end="50")
+    assert pipe({"video": path}) == pipe(path)
+
+
 def test_a_question_gives_words(pipe, videos, asked):
     answer = pipe(videos / "sound.mp4", question="What is it?")
     assert isinstance(answer, str) and answer

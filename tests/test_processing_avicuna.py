@@ -448,3 +448,209 @@ def test_real_clips_with_their_own_sound(data_dir):
         assert (order.count("video"), order.count("audio")) == (75, 25)
         assert batch["pixel_values_videos"].shape == (1, 75, 3, 224, 224)
         assert batch["input_features"].shape == (1, 1, 1001, 64) and torch.isfinite(batch["input_features"]).all()
+
+
+@pytest.fixture(scope="module")
+def longer_sound(tmp_path_factory):
+    """4 s of picture and 8 s of sound: the video lasts 4 s."""
+    path = tmp_path_factory.mktemp("longer") / "longer_sound.mp4"
+    return write_media(path, frames=pictures(40), fps=10, waveform=tone(8.0))
+
+
+def test_the_metadata_hold_the_length_of_the_picture(processor, clips, longer_sound):
+    """In reading order, one per video slot; of a part, its own length."""
+    blocks = [
+        {"type": "video", "path": longer_sound},
+        {"type": "image", "image": pictures(1)[0]},
+        {"type": "video", "path": clips["video"], "start": 2.0, "end": 5.5},
+        {"type": "video", "video": pictures(6), "fps": 4},
+        {"type": "video", "video": pictures(6)},
+    ]
+    batch = tokenized(processor, [[user(*blocks)], [user()]], return_metadata=True)
+    first, part, array, unknown = batch["video_metadata"]
+    assert [first.duration, part.duration, array.duration] == pytest.approx([4.0, 3.5, 1.5], abs=0.01)
+    assert unknown.duration is None and unknown.fps is None
+    assert (first.total_num_frames, first.fps) == (40, pytest.approx(10)) and array.fps == 4
+    assert first.frames_indices == np.linspace(0, 39, 6, dtype=int).tolist()
+    assert 2.0 <= min(part.timestamps) and max(part.timestamps) <= 5.5
+    assert "video_metadata" not in tokenized(processor, [user(*blocks)])
+    cached = processor("<video>", video_features=[np.ones((3, 4))], return_metadata=True)
+    assert cached["video_metadata"] == [None]
+
+
+def test_a_processor_of_another_checkpoint_is_refused(processor):
+    config = tiny_config(
+        num_av_tokens=8, video_token_id=processor.video_token_id, audio_token_id=processor.audio_token_id
+    )
+    processor.check_configuration(config)
+    changes = {"num_av_tokens": 12, "audio_interleaving_rate": 0.5, "interleaving": "published"}
+    changes |= {"time_unit": "seconds", "num_time_bins": 1000, "audio_token_id": 5}
+    for name, value in changes.items():
+        original = getattr(config, name)
+        setattr(config, name, value)
+        with pytest.raises(ValueError, match=f"{name}={value!r}, but the processor has {name}={original!r}"):
+            processor.check_configuration(config)
+        setattr(config, name, original)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float64"]
+)
+def test_waveforms_of_every_type_are_equally_loud(processor, dtype):
+    sound = tone(1.0)
+    samples = sound.astype(dtype)
+    if np.dtype(dtype).kind in "iu":
+        info = np.iinfo(dtype)
+        middle, half = (info.max + info.min + 1) // 2, (int(info.max) - int(info.min) + 1) // 2
+        samples = (np.round(sound.astype(np.float64) * half) + middle).clip(info.min, info.max).astype(dtype)
+    ours, expected = (processor("<audio>", audio=[s])["input_features"] for s in (samples, sound))
+    loud = expected > expected.max() - 20
+    assert (ours - expected)[loud].abs().max() < (0.1 if dtype in ("int8", "uint8") else 0.01)  # dB
+    if dtype == "int16":
+        assert torch.equal(processor("<audio>", audio=[torch.from_numpy(samples)])["input_features"], ours)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.array([0.0, np.nan]), "finite"),
+        (np.zeros(5, bool), "integers or floats, got bool"),
+        (np.zeros(5, complex), "integers or floats, got complex128"),
+        (np.zeros((2, 100)), r"mono, of shape \(num_samples,\), got \(2, 100\)"),
+    ],
+)
+def test_a_waveform_that_cannot_be_used_is_named(processor, samples, message):
+    with pytest.raises(ValueError, match=message):
+        tokenized(processor, [user({"type": "audio", "audio": samples})])
+
+
+def test_a_part_of_a_file_is_that_part_of_picture_and_sound(processor, tmp_path):
+    """The picture counts seconds by its brightness and a beep marks second 14, in the file and in its parts."""
+    frames = pictures(200)
+    sound = np.zeros(20 * 48_000, np.float32)
+    sound[14 * 48_000 : 15 * 48_000] = tone(1.0, frequency=1000.0)
+    path = write_media(tmp_path / "ramp.mp4", frames=frames, fps=10, waveform=sound)
+    part = tokenized(processor, [user({"type": "video", "path": path, "start": 12.0, "end": 18.0})])
+    same = processor("<video>", videos=path, start=12.0, end=18.0)
+    array = {"video": frames[120:181], "fps": 10, "audio": sound[12 * 48_000 : 18 * 48_000]}
+    expected = tokenized(processor, [user({"type": "video", **array})])
+    assert torch.equal(part["pixel_values_videos"], same["pixel_values_videos"])
+    assert torch.equal(part["input_features"], same["input_features"])
+    assert (part["pixel_values_videos"] - expected["pixel_values_videos"]).abs().max() < 0.2
+    loud = expected["input_features"][0, 0].max(dim=1).values > -30  # frames of 10 ms
+    assert 199 <= int(loud.nonzero()[0]) <= 201 and 299 <= int(loud.nonzero()[-1]) <= 301
+    assert ((part["input_features"][0, 0].max(dim=1).values > -30) == loud).float().mean() > 0.99
+    alone = tokenized(processor, [user({"type": "audio", "path": path, "audio_start": 12, "audio_end": 18})])
+    assert torch.equal(alone["input_features"][0, 0], part["input_features"][0, 0])
+    for block in ({"type": "video", "path": path, "start": 25}, {"type": "audio", "path": path, "start": 25}):
+        with pytest.raises(ValueError, match="25"):
+            tokenized(processor, [user(block)])
+
+
+def test_rates_of_arrays_are_honoured_in_blocks(processor):
+    slow, fast = tone(3.0, sampling_rate=16_000), tone(3.0)
+    batch = tokenized(processor, [user({"type": "audio", "audio": slow, "sampling_rate": 16_000})])
+    assert torch.equal(
+        batch["input_features"], processor("<audio>", audio=[slow], sampling_rate=16_000)["input_features"]
+    )
+    assert batch["input_features"].shape == processor("<audio>", audio=[fast])["input_features"].shape
+    for block in (
+        {"type": "video", "path": "a.mp4", "fps": 2},
+        {"type": "audio", "path": "a.wav", "sampling_rate": 8000},
+    ):
+        with pytest.raises(ValueError, match="does not apply to this"):
+            tokenized(processor, [user(block)])
+
+
+@pytest.mark.parametrize("form", ["arrays", "pil", "files", "sizes"])
+def test_a_list_of_pictures_is_one_video(processor, tmp_path, form):
+    frames = pictures(8)
+    if form == "arrays":
+        items = list(frames)
+    else:
+        items = [PIL.Image.fromarray(frame) for frame in frames]
+    if form == "files":
+        for number, picture in enumerate(items):
+            picture.save(tmp_path / f"{number}.png")
+        items = sorted(tmp_path.glob("*.png"))
+    if form == "sizes":
+        items[3] = items[3].resize((100, 80))
+    block = {"type": "video", "video": items, "fps": 2}
+    batch = tokenized(processor, [user(block)], return_metadata=True)
+    expected = processor("<video>", videos=[frames])
+    assert torch.allclose(batch["pixel_values_videos"], expected["pixel_values_videos"], atol=1e-5)
+    assert batch["video_metadata"][0].duration == 4.0
+    part = tokenized(processor, [user({**block, "start": 2.0})], return_metadata=True)
+    assert part["video_metadata"][0].duration == 2.0 and min(part["video_metadata"][0].frames_indices) == 4
+    if form != "files":  # in `videos` a list of paths is one path per slot
+        again = processor("<video>", videos=[items], fps=2)
+        assert torch.equal(again["pixel_values_videos"], batch["pixel_values_videos"])
+
+
+def test_a_text_with_its_own_bos_gets_no_second_one(processor):
+    bos = processor.tokenizer.bos_token_id
+    batch = processor(["<s>one", "two", "<s>three"])
+    assert [(row == bos).sum().item() for row in batch["input_ids"]] == [1, 1, 1]
+
+
+def test_settings_out_of_range_are_named(processor):
+    with pytest.raises(ValueError, match="num_av_tokens must be at least 1, got 0"):
+        processor("<video>", videos=[pictures(3)], num_av_tokens=0)
+    with pytest.raises(ValueError, match="the conversation is empty"):
+        processor.apply_chat_template([])
+
+
+def test_what_transformers_serve_passes_is_accepted(processor, clips):
+    """`num_frames` has no effect; `load_audio_from_video` is the default of a video's "audio"."""
+    conversation = [user({"type": "video", "path": clips["video"]})]
+    plain = tokenized(processor, conversation)
+    served = tokenized(processor, conversation, num_frames=32, load_audio_from_video=True)
+    assert all(torch.equal(served[name], plain[name]) for name in plain)
+    assert "input_features" not in tokenized(processor, conversation, load_audio_from_video=False)
+
+
+def test_a_prepared_medium_stands_for_its_file(processor, clips):
+    for kind, name in (("video", "video"), ("video", "silent"), ("audio", "long_sound"), ("image", "silent")):
+        block = {"type": kind, "path": clips[name]}
+        prepared = processor.prepare_media(block)
+        ours, expected = (tokenized(processor, [user(b)]) for b in ({"type": kind, kind: prepared}, block))
+        assert all(torch.equal(ours[key], expected[key]) for key in expected)
+    with pytest.raises(ValueError, match="<video> slot got a prepared medium of kind 'image'"):
+        tokenized(processor, [user({"type": "video", "video": prepared})])
+    with pytest.raises(ValueError, match="no medium"):
+        processor.prepare_media({"type": "video"})
+
+
+def test_a_rate_of_one_keeps_the_length_of_the_picture(processor, longer_sound):
+    batch = processor("<video>", videos=longer_sound, audio_interleaving_rate=1.0, return_metadata=True)
+    assert batch["video_metadata"][0].duration == pytest.approx(4.0, abs=0.01) and "pixel_values_videos" not in batch
+    assert batch["input_features"][0, 0, 450:].max() < -90 < batch["input_features"][0, 0, :350].max()
+
+
+@pytest.mark.parametrize("kind", ["video", "silent", "long_sound"])
+def test_a_file_is_opened_once(processor, clips, monkeypatch, kind):
+    from modeling_avicuna import media_file_avicuna
+
+    opened, original = [], media_file_avicuna.open_media
+    monkeypatch.setattr(media_file_avicuna, "open_media", lambda source: opened.append(source) or original(source))
+    block = {"type": "audio" if kind == "long_sound" else "video", "path": clips[kind]}
+    tokenized(processor, [user(block)], return_metadata=True)
+    assert opened == [clips[kind]]
+
+
+def test_of_a_long_sound_only_the_shown_windows_are_read(processor, tmp_path, monkeypatch):
+    from modeling_avicuna import media_sound_avicuna
+
+    spans, original = [], media_sound_avicuna.Sound.read
+    monkeypatch.setattr(
+        media_sound_avicuna.Sound, "read", lambda self, wanted: spans.extend(wanted) or original(self, wanted)
+    )
+    path = write_media(
+        tmp_path / "long.wav", waveform=tone(300.0, sampling_rate=8000), sampling_rate=8000, audio_codec="pcm_s16le"
+    )
+    batch = processor("<audio>", audio=[path])
+    assert len(spans) == 8 and all(end - start <= 480_000 for start, end in spans)
+    waveform = load_audio(path)
+    expected = AVicunaFeatureExtractor().extract_windows(waveform)[resample_rows(73, 8)]
+    loud = expected > expected.max() - 40
+    assert (batch["input_features"][0] - expected)[loud].abs().max() < 0.05  # dB; each span is resampled for itself

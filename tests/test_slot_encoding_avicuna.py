@@ -9,9 +9,8 @@ from modeling_avicuna.interleaving_avicuna import interleave_order, resample_row
 from modeling_avicuna.media_slots_avicuna import MediaSlot
 from modeling_avicuna.slot_encoding_avicuna import (
     EncodedSlot,
-    SlotSettings,
+    SlotEncoder,
     as_features,
-    encode_slot,
     expand_slots,
     pack_pictures,
     pack_sounds,
@@ -27,15 +26,14 @@ def encode(
     alignment: str = "published",
     feature_extractor: AVicunaFeatureExtractor | None = None,
 ) -> EncodedSlot:
-    return encode_slot(
-        slot,
-        audio_interleaving_rate=rate,
-        settings=SlotSettings(
-            num_av_tokens=num_av_tokens, interleaving="uniform", alignment=alignment, sampling_rate=48_000
-        ),
+    encoder = SlotEncoder(
         video_processor=AVicunaVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
         feature_extractor=feature_extractor or AVicunaFeatureExtractor(),
+        num_av_tokens=num_av_tokens,
+        interleaving="uniform",
+        alignment=alignment,
     )
+    return encoder.encode(slot, audio_interleaving_rate=rate)
 
 
 def cached(num_pictures: int, num_sounds: int | None) -> MediaSlot:
@@ -98,7 +96,9 @@ def test_a_sound_alone_of_ten_seconds_is_one_token_with_short_windows(seconds, n
 
 
 def test_slots_become_placeholders_and_tell_where():
-    text, expansions = expand_slots("a <video> b <image>", [EncodedSlot(["audio", "video"]), EncodedSlot(["video"])])
+    text, expansions = expand_slots(
+        "a <video> b <image>", [EncodedSlot("video", ["audio", "video"]), EncodedSlot("image", ["video"])]
+    )
     assert text == "a <audio><video> b <video>"
     assert expansions == [(2, 9, 14), (12, 19, 7)]
 
@@ -107,8 +107,11 @@ def test_rows_are_padded_per_text_and_windows_numbered_per_text():
     window = torch.ones(2, 5, 3)
     batch = [
         [],
-        [EncodedSlot([], sounds=window[:1], sound_rows=[0, 0]), EncodedSlot([], sounds=window, sound_rows=[0, 1])],
-        [EncodedSlot([], pictures=torch.ones(2, 4))],
+        [
+            EncodedSlot("video", [], sounds=window[:1], sound_rows=[0, 0]),
+            EncodedSlot("video", [], sounds=window, sound_rows=[0, 1]),
+        ],
+        [EncodedSlot("video", [], pictures=torch.ones(2, 4))],
     ]
     sounds, shown = pack_sounds(batch), pack_pictures(batch)
     assert sounds["input_features"].shape == (3, 3, 5, 3)

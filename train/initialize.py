@@ -25,7 +25,8 @@ from transformers import (
 
 from dataset_builders import wordings
 from dataset_builders.command_line import one_line_errors, parse_options
-from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
+from modeling_avicuna import AVicunaConfig, AVicunaFeatureExtractor, AVicunaForConditionalGeneration
+from modeling_avicuna.feature_extraction_avicuna import clap_settings
 from modeling_avicuna.origin_avicuna import RANDOM, write_origin
 from modeling_avicuna.processing_avicuna import build_processor
 from modeling_avicuna.prompt_avicuna import SYSTEM_PROMPT
@@ -191,8 +192,8 @@ def build_tiny(
     torch.manual_seed(seed)
     model = AVicunaForConditionalGeneration(avicuna).eval()
     set_generation_ids(model, tokenizer)
-    media = {"alignment": alignment, "window_seconds": window_seconds, "stride_seconds": stride_seconds}
-    return model, processor_of(avicuna, tokenizer, **media)
+    extractor = AVicunaFeatureExtractor(window_seconds=window_seconds, stride_seconds=stride_seconds)
+    return model, build_processor(tokenizer, config=avicuna, alignment=alignment, feature_extractor=extractor)
 
 
 def tiny_spec_size(window_seconds: float) -> int:
@@ -204,21 +205,6 @@ def tiny_spec_size(window_seconds: float) -> int:
     num_frames = round(100 * window_seconds) + 1
     num_mel_bins = TINY_AUDIO["num_mel_bins"]
     return next(size for size in (128, 256, 512, 1024) if size * size // num_mel_bins >= num_frames)
-
-
-def processor_of(config: AVicunaConfig, tokenizer: PreTrainedTokenizerFast, **media) -> ProcessorMixin:
-    """The processor that agrees with a model's configuration; `media` is passed to `build_processor`."""
-    if config.vision_config is not None:
-        media = {"image_size": config.vision_config.image_size, **media}
-    return build_processor(
-        tokenizer,
-        num_av_tokens=config.num_av_tokens,
-        audio_interleaving_rate=config.audio_interleaving_rate,
-        interleaving=config.interleaving,
-        time_unit=config.time_unit,
-        num_time_bins=config.num_time_bins,
-        **media,
-    )
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -287,8 +273,9 @@ def assemble(
     model.generation_config = text.generation_config
     set_generation_ids(model, tokenizer)
     check_text_logits(model.eval(), text.eval())
-    media = {"alignment": alignment, "window_seconds": window_seconds, "stride_seconds": stride_seconds}
-    return model, processor_of(avicuna, tokenizer, **media)
+    preprocessing = clap_settings(audio_tower, is_fused=audio.config.enable_fusion) if audio_tower else {}
+    extractor = AVicunaFeatureExtractor(**preprocessing, window_seconds=window_seconds, stride_seconds=stride_seconds)
+    return model, build_processor(tokenizer, config=avicuna, alignment=alignment, feature_extractor=extractor)
 
 
 @torch.no_grad()

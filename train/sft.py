@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None):
         revision=stage.model_revision,
         quantization_config=quantization_config(stage),
     )
+    processor.check_configuration(model.config)
     media.check_towers(model)
     if stage.flatten:
         prepare_for_packing(model)

@@ -183,8 +183,8 @@ def ask_model(video: str | None, **asked):
         raise gr.Error("No video: upload one or use the example.", print_exception=False)
     locate = load_model()
     try:
-        duration = locate.preprocess(video)["duration"]
-        return locate(video, **asked), duration
+        prepared = locate.processor.prepare_media({"type": "video", "path": video})  # decoded once
+        return locate(prepared, **asked), prepared.duration
     except (ValueError, OSError) as error:
         message = str(error).replace(f"{Path(video).parent}{os.sep}", "")  # the file name alone
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error

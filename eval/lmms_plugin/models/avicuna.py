@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from eval.lmms_plugin.content import content_blocks, cut_at, with_seconds
-from modeling_avicuna.media_avicuna import probe
 
 
 SETTINGS = ("max_new_tokens", "num_beams", "do_sample", "temperature", "top_p")
@@ -83,7 +82,14 @@ class AVicuna(lmms):
             tokenize=True,
             return_dict=True,
             add_generation_prompt=True,
-        ).to(self.device)
+            return_metadata=True,
+        )
+        metadata = iter(inputs.pop("video_metadata"))
+        durations = [
+            [next(metadata).duration for block in messages[0]["content"] if block["type"] == "video"]
+            for messages in conversations
+        ]
+        inputs = inputs.to(self.device)
         wished = requests[0].args[1]
         options = {"max_new_tokens": 256, "do_sample": False} | {
             name: wished[name] for name in SETTINGS if wished.get(name) is not None
@@ -94,13 +100,12 @@ class AVicuna(lmms):
         texts = self.processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         stops = wished.get("until") or []
         texts = [cut_at(text.strip(), [stops] if isinstance(stops, str) else stops) for text in texts]
-        return [self._told(text, messages) for text, messages in zip(texts, conversations)]
+        return [self._told(text, seconds) for text, seconds in zip(texts, durations)]
 
-    def _told(self, text: str, messages: list[dict]) -> str:
-        videos = [block["path"] for block in messages[0]["content"] if block["type"] == "video"]
-        if self.times == "as_said" or len(videos) != 1:
+    def _told(self, text: str, durations: list[float]) -> str:
+        if self.times == "as_said" or len(durations) != 1:
             return text
-        return with_seconds(text, probe(videos[0]).duration, codec=self.processor.time_codec)
+        return with_seconds(text, durations[0], codec=self.processor.time_codec)
 
     @torch.no_grad()
     def _score(self, request: Instance) -> tuple[float, bool]:
