@@ -273,9 +273,9 @@ def test_a_client_gets_events_and_answers(address, media, monkeypatch):
 def test_what_cannot_be_used_gets_one_message_that_names_the_file(address, media, monkeypatch):
     ask = client_of(address, monkeypatch)
     for video, text, endpoint, told in (
-        (media / "broken clip.mp4", "", "/locate", "broken clip.mp4: not a readable as video"),
-        (media / "broken clip.mp4", "What?", "/ask", "broken clip.mp4: not a readable as video"),
-        (media / "sound.mp4", "rain", "/locate", "sound.mp4: has no video stream"),
+        (media / "broken clip.mp4", "", "/locate", "broken clip.mp4: not a readable media file"),
+        (media / "broken clip.mp4", "What?", "/ask", "broken clip.mp4: not a readable media file"),
+        (media / "sound.mp4", "rain", "/locate", "sound.mp4: no video stream"),
         (None, "rain", "/locate", "No video"),
         (media / "clip.mp4", " ", "/ask", "No question"),
         (
