@@ -403,8 +403,8 @@ def list_frame_times(table: PacketTable, *, first: int | None, fps: float, is_co
         is_counted: presentation times cannot be relied on (AVI stores none); decoding times, in order, replace them.
     """
     time_base = table.time_base
-    shown = [row for row in range(len(table)) if not table.is_hidden[row]]
-    shown = shown[next((n for n, row in enumerate(shown) if table.is_key[row]), 0) :]
+    first_key = next((row for row in range(len(table)) if table.is_key[row]), 0)
+    shown = [row for row in range(first_key, len(table)) if not table.is_hidden[row]]
     length_of = dict(zip(table.pts, table.durations))
     stamps, length = None, 0
     if not is_counted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 
 import numpy as np
@@ -162,22 +162,27 @@ class Sound:
         The sound from a whole second on: pieces of one original rate each, as a rule a single one, resampled, each with
         the number of its first sample. Gaps are filled with silence, and what comes before `start` is cut.
         """
-        pieces, parts = [], []
-        rate = position = begin = 0
+        pieces: list[tuple[int, np.ndarray]] = []
+        parts: list[np.ndarray] = []  # of the piece that begins at sample `begin` and has reached `position`
+        rate = begin = position = following = 0
         for first, block_rate, samples in self._blocks(start, end):
             if block_rate != rate:
                 if parts:
                     pieces.append(self._finish(parts, begin, rate))
-                position = math.ceil(position / rate * block_rate) if parts else round(start * block_rate)
-                parts, rate, begin = [], block_rate, position
-            shift = 0 if first is None else first - position
-            if shift > (GAP_SECONDS * rate if parts else 0):
-                samples = np.pad(samples, ((0, 0), (shift, 0)))
-            elif shift < 0 and not parts:
-                samples = samples[:, -shift:]
+                begin = position = math.ceil(position / rate * block_rate) if parts else round(start * block_rate)
+                following = position if first is None else max(first, position if parts else first)
+                parts, rate = [], block_rate
+            elif first is not None and first - following > GAP_SECONDS * rate:
+                following = first
+            last = following + samples.shape[1]
+            if following > position:
+                samples = np.pad(samples, ((0, 0), (following - position, 0)))
+            else:  # what lies before the start
+                samples = samples[:, position - following :]
+            following = last
             if samples.shape[1]:
                 parts.append(samples)
-                position += samples.shape[1]
+                position = last
         if parts:
             pieces.append(self._finish(parts, begin, rate))
         return pieces
@@ -302,9 +307,15 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     if ratio == 1:
         return samples
     if max(ratio.numerator, ratio.denominator) <= MAX_PHASES:
-        return torchaudio.functional.resample(torch.from_numpy(samples), from_rate, to_rate).numpy()
+        return _resampler(from_rate, to_rate)(torch.from_numpy(samples)).numpy()
     rows = [_resample_by_ffmpeg(row, from_rate, to_rate) for row in samples.reshape(-1, samples.shape[-1])]
     return np.stack(rows).reshape(*samples.shape[:-1], -1)
+
+
+@lru_cache(maxsize=8)
+def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
+    """Keeps its filter, which takes longer to compute than a second of sound to resample."""
+    return torchaudio.transforms.Resample(from_rate, to_rate)
 
 
 def _resample_by_ffmpeg(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
