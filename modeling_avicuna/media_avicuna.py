@@ -1,11 +1,13 @@
 """The one home of reading media; everything that looks into a media file imports from here.
 
-media_file opens a source and finds its streams and their times, media_pictures decodes frames, media_sound decodes sound.
+`media_source` says what may be read, `media_file` opens it and finds its streams and their times, `media_pictures`
+decodes frames, `media_sound` decodes sound.
 """
 
-from .media_file_avicuna import Media, MediaError, MediaFile, MediaInfo, Orientation, naming_errors, open_media, probe
+from .media_file_avicuna import MediaFile, MediaInfo, Orientation, naming_errors, probe
 from .media_pictures_avicuna import TimedFrame, decode_frames, decode_video
 from .media_sound_avicuna import Sound, decode_audio, load_audio, resample, scale_samples
+from .media_source_avicuna import Media, MediaError, open_media
 
 
 __all__ = [

@@ -1,61 +1,33 @@
-"""The one reader of media files: it opens a source and finds its picture, its sound and their times.
+"""Opens a media file and finds its picture, its sound and their times; decodes nothing but the first frame.
 
-Decoding builds on it: media_pictures decodes frames, media_sound decodes sound, both on the time axis of the picture.
-Everything that looks into a media file goes through here: processor, pipeline, feature extraction, evaluation and the
-builders of the data sets.
+`media_pictures_avicuna` and `media_sound_avicuna` decode from it, both on the time axis of the picture.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-import urllib.request
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+from .media_source_avicuna import Media, MediaError, open_media
 
 
 try:
     import av
 except ImportError:
     av = None
-try:
-    import httpx
-except ImportError:
-    httpx = None
 
 
-Media = str | os.PathLike | bytes | BinaryIO
 # Formats whose files name other files or addresses. None of these is a medium, and a hostile one would read local files.
 REFERRING_FORMATS = frozenset("hls applehttp dash concat sdp rtsp rtp sap imf image2 webm_dash_manifest ftp".split())
 # 8192 x 8192: a damaged header may claim a size whose frames would fill the memory.
 MAX_PIXELS = 2**26
-DOWNLOAD_TIMEOUT = 30.0  # s without an answer
 MISSING = -(2**63)  # a packet without this time stamp
-
-
-class MediaError(ValueError):
-    """
-    A media file that cannot be used: missing, unreadable, or without the stream that is asked for.
-
-    Args:
-        name (`str` or `Path`): the file, or what else the message is to name.
-        reason (`str`): a short cause without names or numbers, so that equal causes can be counted together.
-        detail (`str`, *optional*): the rest of the message.
-    """
-
-    def __init__(self, name: str | Path, reason: str, detail: str = ""):
-        super().__init__(f"{name}: {reason}" + (f" ({detail})" if detail else ""))
-        self.name, self.reason, self.detail = str(name), reason, detail
-
-    def __reduce__(self):  # worker processes return their errors by pickle
-        return type(self), (self.name, self.reason, self.detail)
 
 
 class naming_errors:
@@ -70,86 +42,6 @@ class naming_errors:
     def __exit__(self, error_type: type | None, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, (av.FFmpegError, OSError, EOFError)):
             raise MediaError(self.name, self.reason, str(error)) from error
-
-
-def open_media(source: Media) -> tuple[str | BinaryIO, str]:
-    """
-    Checks a media source before a decoder sees it.
-
-    Args:
-        source: a path, the bytes of a file, a seekable binary file object (read from its beginning), an http(s) URL
-            (downloaded to a temporary file) or a data URL.
-
-    Returns:
-        what decoders open (a path or a file object), and the name that errors print.
-
-    Raises:
-        MediaError: no such file, a folder, an empty file, an address that cannot be fetched, a URL of another scheme,
-            or something that is no media source at all.
-    """
-    if isinstance(source, str) and source.startswith("data:"):
-        return _decode_data_url(source)
-    if isinstance(source, str) and "://" in source and not Path(source).exists():
-        return _download(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        name = f"<{len(source)} bytes>"
-        if not len(source):
-            raise MediaError(name, "an empty file")
-        return _memory_file(source), name
-    if hasattr(source, "read"):
-        name = str(getattr(source, "name", None) or "<file object>")
-        if not hasattr(source, "seek"):
-            raise MediaError(name, "is a file object that cannot seek; give its bytes")
-        source.seek(0)
-        return source, name
-    if not isinstance(source, (str, os.PathLike)):
-        raise MediaError(f"{source!r:.80}", "is neither a path, a URL, bytes nor a binary file object")
-    path = Path(source)
-    if not path.is_file():
-        raise MediaError(path, "is a folder, not a media file" if path.is_dir() else "no such file")
-    if path.stat().st_size == 0:
-        raise MediaError(path, "an empty file")
-    # an absolute path: a name such as "-a.mp4" or "http:x.mp4" must not look like an option or a protocol to a decoder
-    return str(path.absolute()), str(path)
-
-
-def _memory_file(content: bytes | bytearray | memoryview) -> BinaryIO:
-    import io
-
-    return io.BytesIO(content)
-
-
-def _decode_data_url(url: str) -> tuple[BinaryIO, str]:
-    name = f"{url[:40]}..."
-    try:
-        with urllib.request.urlopen(url) as response:  # a data URL: decoded without any network
-            content = response.read()
-    except (ValueError, OSError) as error:
-        raise MediaError(name, "is not a valid data URL", str(error)) from error
-    if not content:
-        raise MediaError(name, "an empty file")
-    return _memory_file(content), name
-
-
-def _download(url: str) -> tuple[BinaryIO, str]:
-    """The content of an http(s) URL in a temporary file, which vanishes when it is closed or collected."""
-    scheme = url.partition("://")[0].lower()
-    if scheme not in ("http", "https"):
-        raise MediaError(url, f"URLs of scheme {scheme!r} are not supported; give a path or an http(s) or data URL")
-    if httpx is None:
-        raise ImportError("reading a URL needs httpx: pip install httpx")
-    content = tempfile.NamedTemporaryFile(prefix="avicuna-")
-    try:
-        with httpx.stream("GET", url, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT) as response:
-            response.raise_for_status()
-            for block in response.iter_bytes():
-                content.write(block)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise MediaError(url, "cannot be downloaded", str(error)) from error
-    if content.tell() == 0:
-        raise MediaError(url, "an empty file")
-    content.seek(0)
-    return content, url
 
 
 @dataclass(frozen=True)
@@ -262,8 +154,11 @@ class MediaFile:
     def demux(self, *streams: av.stream.Stream) -> Iterator[av.Packet]:
         """The packets of the streams from the current position on, the last ones empty (they flush the decoders)."""
         self._has_moved = True
-        with naming_errors(self.name, "not a readable media file"):
-            yield from self.container.demux(*streams)
+        try:
+            with naming_errors(self.name, "not a readable media file"):
+                yield from self.container.demux(*streams)
+        except IndexError as error:  # PyAV's answer to a stream that was not there when the file was opened
+            raise MediaError(self.name, "a stream that appears in the middle of the file") from error
 
     @cached_property
     def _scan(self) -> tuple[dict[int, PacketTable], av.VideoFrame | None]:
@@ -358,17 +253,20 @@ def _media_formats() -> str:
 
 
 def _picture_stream(container: av.container.InputContainer) -> av.video.VideoStream | None:
-    """The stream that FFmpeg would show; the cover of a music file is not one."""
-    covers = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
-    best = container.streams.best("video")
-    chosen = [stream for stream in streams if best is not None and stream.index == best.index] or streams
-    return chosen[0] if chosen else None
+    """The stream that FFmpeg would show; the cover of a music file is not one, nor a stream of an unknown codec."""
+    cover = av.stream.Disposition.attached_pic
+    return _best(container, "video", [s for s in container.streams.video if not s.disposition & cover])
 
 
 def _sound_stream(container: av.container.InputContainer) -> av.audio.AudioStream | None:
-    # FFmpeg has no best stream where it has not seen a packet of any while it opened the file
-    return container.streams.best("audio") or next(iter(container.streams.audio), None)
+    return _best(container, "audio", list(container.streams.audio))
+
+
+def _best(container: av.container.InputContainer, kind: str, streams: list) -> Any:
+    """FFmpeg's choice, or the first stream: it has no best one where it saw no packet of any as it opened the file."""
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    best = container.streams.best(kind)
+    return next((stream for stream in streams if best is not None and stream.index == best.index), next(iter(streams), None))
 
 
 @dataclass(frozen=True)

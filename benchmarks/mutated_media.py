@@ -1,0 +1,303 @@
+"""Give damaged media files to the readers of the processor, in child processes, and count what comes of each:
+
+python benchmarks/mutated_media.py --media-dir ../shared/data/clips ../shared/data/valor_clips --num-files 10000
+
+Each file is a clip with flipped bits, a cut end, a lost or repeated piece, swapped MP4 boxes or a wrong size field, from
+the seed and its number alone. It is read as the processor reads a video: its frames, its windows of sound, its length.
+A right result is one of the promised shapes, finite, with a positive duration; the other permitted outcome is one
+`MediaError` that names the file.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dataset_builders.atomic_files import write_json
+from dataset_builders.command_line import one_line_errors, parse_options
+
+
+SUFFIXES = frozenset(".mp4 .mov .webm .mkv .avi .ts .mp3 .wav .m4a .flv".split())
+REMUXED = (".mkv", ".ts", ".mov", ".flv")  # containers that one clip is put into, beside the clips themselves
+MAX_BYTES = 2_000_000  # larger clips would only make the run longer
+MP4_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"ctts", b"stsc", b"stsz", b"stco", b"stss")
+MAX_SECONDS, MAX_GIGABYTES = 20.0, 2.0
+
+
+@dataclass
+class Options:
+    """Options of the command."""
+
+    media_dir: list[str] = field(metadata={"help": "folders of clips, searched without their sub-folders"})
+    output: str = field(
+        default=str(Path(__file__).parent / "results" / "mutated_media.json"), metadata={"help": "JSON file to write"}
+    )
+    num_files: int = field(default=10_000, metadata={"help": "files to make and read"})
+    first: int = field(default=0, metadata={"help": "number of the first one; goes on where another run ended"})
+    seed: int = 0
+
+
+def flip_bits(content: bytearray, rng: np.random.Generator) -> bytearray:
+    for place in rng.integers(0, len(content), int(10 ** rng.uniform(0, 3))):
+        content[place] ^= 1 << int(rng.integers(8))
+    return content
+
+
+def flip_header_bits(content: bytearray, rng: np.random.Generator) -> bytearray:
+    """In the first kilobytes and in the last ones, where containers keep their tables."""
+    size = min(4096, len(content))
+    for place in rng.integers(0, size, int(rng.integers(1, 20))):
+        content[place if rng.random() < 0.5 else len(content) - 1 - place] ^= 1 << int(rng.integers(8))
+    return content
+
+
+def cut_end(content: bytearray, rng: np.random.Generator) -> bytearray:
+    return content[: int(rng.integers(1, len(content)))]
+
+
+def lose_piece(content: bytearray, rng: np.random.Generator) -> bytearray:
+    begin = int(rng.integers(len(content)))
+    return content[:begin] + content[begin + int(rng.integers(1, 1 + len(content) // 4)) :]
+
+
+def repeat_piece(content: bytearray, rng: np.random.Generator) -> bytearray:
+    begin = int(rng.integers(len(content)))
+    piece = content[begin : begin + int(rng.integers(1, 65_536))]
+    return content[:begin] + piece + content[begin:]
+
+
+def zero_piece(content: bytearray, rng: np.random.Generator) -> bytearray:
+    begin, length = int(rng.integers(len(content))), int(rng.integers(1, 1 + len(content) // 8))
+    content[begin : begin + length] = bytes(len(content[begin : begin + length]))
+    return content
+
+
+def swap_boxes(content: bytearray, rng: np.random.Generator) -> bytearray:
+    """The names of two MP4 boxes exchanged; in other containers, two pieces."""
+    places = [place for name in MP4_BOXES if (place := content.find(name)) >= 0]
+    if len(places) < 2:
+        one, other = sorted(int(place) for place in rng.integers(0, max(1, len(content) - 64), 2))
+        content[one : one + 32], content[other : other + 32] = content[other : other + 32], content[one : one + 32]
+        return content
+    one, other = rng.choice(places, 2, replace=False)
+    content[one : one + 4], content[other : other + 4] = content[other : other + 4], content[one : one + 4]
+    return content
+
+
+def lie_about_size(content: bytearray, rng: np.random.Generator) -> bytearray:
+    """A size or a count before or inside an MP4 box; in other containers, any four bytes of the first kilobytes."""
+    places = [place for name in MP4_BOXES if (place := content.find(name)) >= 0]
+    place = int(rng.choice(places)) + int(rng.choice([-4, 8, 12, 16])) if places else int(rng.integers(0, 2048))
+    lie = int(rng.choice([0, 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1]))
+    content[max(0, place) : max(0, place) + 4] = lie.to_bytes(4, "big")
+    return content
+
+
+MUTATIONS: tuple[Callable[[bytearray, np.random.Generator], bytearray], ...] = (
+    flip_bits,
+    flip_header_bits,
+    cut_end,
+    lose_piece,
+    repeat_piece,
+    zero_piece,
+    swap_boxes,
+    lie_about_size,
+)
+
+
+def collect_clips(folders: list[str], scratch: Path) -> list[Path]:
+    """The clips of the folders, small ones of the sandbox, and some in other containers."""
+    from dataset_builders.sandbox import make_world
+
+    clips = [path for folder in folders for path in sorted(Path(folder).iterdir())]
+    clips = [path for path in clips if path.suffix.lower() in SUFFIXES and 0 < path.stat().st_size <= MAX_BYTES]
+    if not clips:
+        raise ValueError(f"no clips of at most {MAX_BYTES} bytes in {folders}")
+    make_world(scratch / "sandbox", num_clips=2)
+    clips += sorted((scratch / "sandbox" / "clips").glob("*.mp4"))
+    return clips + [remux(clips[-1], scratch / f"remuxed{suffix}") for suffix in REMUXED]
+
+
+def remux(source: Path, output: Path) -> Path:
+    import av
+
+    with av.open(str(source)) as given, av.open(str(output), "w") as made:
+        streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                made.mux(packet)
+    return output
+
+
+def mutate(clips: list[Path], number: int, *, seed: int) -> tuple[Path, str, bytes]:
+    """The clip, the kind of damage and the content of one damaged file."""
+    rng = np.random.default_rng((seed, number))
+    clip, mutation = clips[rng.integers(len(clips))], MUTATIONS[number % len(MUTATIONS)]
+    return clip, mutation.__name__, bytes(mutation(bytearray(clip.read_bytes()), rng))
+
+
+def read_media(path: Path) -> None:
+    """Everything that the processor reads of a video. ValueError for a result that cannot be right."""
+    from modeling_avicuna.feature_extraction_avicuna import AVicunaFeatureExtractor
+    from modeling_avicuna.media_avicuna import MediaError, load_audio
+    from modeling_avicuna.video_processing_avicuna import load_video_frames
+
+    waveform = load_audio(path)
+    if waveform is not None:
+        if not np.isfinite(waveform).all():
+            raise ArithmeticError("a waveform that is not finite")
+        if len(waveform) < 300 * 48_000:
+            AVicunaFeatureExtractor().extract_windows(waveform, window_ids=[0])
+    try:
+        frames, duration = load_video_frames(path, 8)
+    except MediaError:
+        if waveform is None:
+            raise
+        return  # a file of sound alone
+    if frames.ndim != 4 or len(frames) != 8 or frames.dtype != np.uint8 or not 0 < duration < float("inf"):
+        raise ArithmeticError(f"frames {frames.shape} {frames.dtype} of {duration} s")
+
+
+def serve(connection) -> None:
+    """A child process: reads one path after the other and answers with the outcome and its own peak memory."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)  # what FFmpeg and decord say of damaged files
+    from modeling_avicuna.media_avicuna import MediaError
+
+    connection.send("ready")
+    while (path := connection.recv()) is not None:
+        try:
+            read_media(Path(path))
+            outcome = "right result"
+        except MediaError as error:
+            outcome = "MediaError" if path in str(error) else f"MediaError without the name: {error}"
+        except Exception as error:  # the outcome that this script looks for
+            outcome = f"{type(error).__name__}: {error}"
+        connection.send((outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+
+
+class Child:
+    """A child process that reads files, started anew after a crash, a hang or too much memory."""
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("spawn")
+        self.process = None
+
+    def start(self) -> None:
+        self.connection, other = self.context.Pipe()
+        self.process = self.context.Process(target=serve, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        self.connection.recv()  # its imports are no part of the time of the first file
+
+    def read(self, path: Path) -> tuple[str, float, float]:
+        """Outcome, seconds and peak memory in gigabytes of reading one file."""
+        if self.process is None:
+            self.start()
+        begin, peak = time.perf_counter(), 0.0
+        self.connection.send(str(path))
+        try:
+            if self.connection.poll(4 * MAX_SECONDS):  # other work on the machine may slow the child down
+                outcome, peak = self.connection.recv()
+            else:
+                outcome = "hang"
+        except EOFError:
+            self.process.join()
+            outcome = f"crash (exit code {self.process.exitcode})"
+        seconds = time.perf_counter() - begin
+        if peak > MAX_GIGABYTES:
+            outcome = f"memory of {peak:.1f} GB"
+        if outcome.startswith(("hang", "crash", "memory")):
+            self.stop()
+        return outcome, seconds, peak
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+
+def run(options: Options) -> dict:
+    outcomes: dict[str, Counter] = {mutation.__name__: Counter() for mutation in MUTATIONS}
+    failures, slowest, peak_memory, child = [], 0.0, 0.0, Child()
+    begin, load = time.time(), [round(value, 2) for value in os.getloadavg()]
+    with tempfile.TemporaryDirectory() as scratch:
+        clips = collect_clips(options.media_dir, Path(scratch))
+        for number in range(options.first, options.first + options.num_files):
+            clip, kind, content = mutate(clips, number, seed=options.seed)
+            path = Path(scratch) / f"{number}{clip.suffix}"
+            path.write_bytes(content)
+            outcome, seconds, peak = child.read(path)
+            slowest, peak_memory = max(slowest, seconds), max(peak_memory, peak)
+            known = outcome in ("right result", "MediaError")
+            outcomes[kind][outcome if known else outcome.split(":")[0]] += 1
+            if not known or seconds > MAX_SECONDS:
+                failures.append({"number": number, "clip": clip.name, "kind": kind, "outcome": outcome[:300]})
+                print(failures[-1], round(seconds, 1), file=sys.stderr, flush=True)
+            path.unlink()
+            if number % 500 == 499:
+                print(number + 1, round(time.time() - begin), "s", file=sys.stderr, flush=True)
+        child.stop()
+        num_clips = len(clips)
+    total: Counter = sum(outcomes.values(), Counter())
+    return {
+        "num_files": options.num_files,
+        "outcomes": dict(total.most_common()),
+        "outcomes_by_damage": {kind: dict(counts.most_common()) for kind, counts in outcomes.items()},
+        "failures": failures,
+        "slowest_seconds": round(slowest, 2),
+        "peak_gigabytes": round(peak_memory, 2),
+        "conditions": {
+            **describe_conditions(),
+            "seed": options.seed,
+            "first": options.first,
+            "num_clips": num_clips,
+            "limits": {"seconds": MAX_SECONDS, "gigabytes": MAX_GIGABYTES},
+            "minutes": round((time.time() - begin) / 60, 1),
+            "load_average_at_start": load,
+            "load_average_at_end": [round(value, 2) for value in os.getloadavg()],
+        },
+    }
+
+
+def describe_conditions() -> dict:
+    import av
+    import decord
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "git_commit": commit.stdout.strip(),
+        "num_cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "av": av.__version__,
+        "ffmpeg_of_av": ".".join(map(str, av.library_versions["libavcodec"])),
+        "decord": decord.__version__,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    program = "python benchmarks/mutated_media.py"
+    options = parse_options(Options, arguments, program=program, description=__doc__.splitlines()[0])
+    results = run(options)
+    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, results)
+    print(json.dumps(results["outcomes"], indent=2))
+
+
+if __name__ == "__main__":
+    with one_line_errors("python benchmarks/mutated_media.py"):
+        main()

@@ -1,0 +1,115 @@
+"""What a media source may be (a path, bytes, a file object, an address), and the error that names one that fails.
+
+First step of reading media; `media_file_avicuna` opens what this returns.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO
+
+
+try:
+    import httpx
+except ImportError:
+    httpx = None
+
+
+Media = str | os.PathLike | bytes | BinaryIO
+DOWNLOAD_TIMEOUT = 30.0  # s without an answer
+
+
+class MediaError(ValueError):
+    """
+    A media file that cannot be used: missing, unreadable, or without the stream that is asked for.
+
+    Args:
+        name (`str` or `Path`): the file, or what else the message is to name.
+        reason (`str`): a short cause without names or numbers, so that equal causes can be counted together.
+        detail (`str`, *optional*): the rest of the message.
+    """
+
+    def __init__(self, name: str | Path, reason: str, detail: str = ""):
+        super().__init__(f"{name}: {reason}" + (f" ({detail})" if detail else ""))
+        self.name, self.reason, self.detail = str(name), reason, detail
+
+    def __reduce__(self):  # worker processes return their errors by pickle
+        return type(self), (self.name, self.reason, self.detail)
+
+
+def open_media(source: Media) -> tuple[str | BinaryIO, str]:
+    """
+    Checks a media source before a decoder sees it.
+
+    Args:
+        source: a path, the bytes of a file, a seekable binary file object (read from its beginning), an http(s) URL
+            (downloaded to a temporary file) or a data URL.
+
+    Returns:
+        what decoders open (a path or a file object), and the name that errors print.
+
+    Raises:
+        MediaError: no such file, a folder, an empty file, an address that cannot be fetched, a URL of another scheme,
+            or something that is no media source at all.
+    """
+    if isinstance(source, str) and source.startswith("data:"):
+        return _decode_data_url(source)
+    if isinstance(source, str) and "://" in source and not Path(source).exists():
+        return _download(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name = f"<{len(source)} bytes>"
+        if not len(source):
+            raise MediaError(name, "an empty file")
+        return io.BytesIO(source), name
+    if hasattr(source, "read"):
+        name = str(getattr(source, "name", None) or "<file object>")
+        if not hasattr(source, "seek"):
+            raise MediaError(name, "is a file object that cannot seek; give its bytes")
+        source.seek(0)
+        return source, name
+    if not isinstance(source, (str, os.PathLike)):
+        raise MediaError(f"{source!r:.80}", "is neither a path, a URL, bytes nor a binary file object")
+    path = Path(source)
+    if not path.is_file():
+        raise MediaError(path, "is a folder, not a media file" if path.is_dir() else "no such file")
+    if path.stat().st_size == 0:
+        raise MediaError(path, "an empty file")
+    # an absolute path: a name such as "-a.mp4" or "http:x.mp4" must not look like an option or a protocol to a decoder
+    return str(path.absolute()), str(path)
+
+
+def _decode_data_url(url: str) -> tuple[BinaryIO, str]:
+    name = f"{url[:40]}..."
+    try:
+        with urllib.request.urlopen(url) as response:  # a data URL: decoded without any network
+            content = response.read()
+    except (ValueError, OSError) as error:
+        raise MediaError(name, "is not a valid data URL", str(error)) from error
+    if not content:
+        raise MediaError(name, "an empty file")
+    return io.BytesIO(content), name
+
+
+def _download(url: str) -> tuple[BinaryIO, str]:
+    """The content of an http(s) URL in a temporary file, which vanishes when it is closed or collected."""
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise MediaError(url, f"URLs of scheme {scheme!r} are not supported; give a path or an http(s) or data URL")
+    if httpx is None:
+        raise ImportError("reading a URL needs httpx: pip install httpx")
+    content = tempfile.NamedTemporaryFile(prefix="avicuna-")
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT) as response:
+            response.raise_for_status()
+            for block in response.iter_bytes():
+                content.write(block)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise MediaError(url, "cannot be downloaded", str(error)) from error
+    if content.tell() == 0:
+        raise MediaError(url, "an empty file")
+    content.seek(0)
+    return content, url
