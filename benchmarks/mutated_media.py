@@ -31,7 +31,7 @@ from dataset_builders.command_line import one_line_errors, parse_options
 SUFFIXES = frozenset(".mp4 .mov .webm .mkv .avi .ts .mp3 .wav .m4a .flv".split())
 REMUXED = (".mkv", ".ts", ".mov", ".flv")  # containers that one clip is put into, beside the clips themselves
 MAX_BYTES = 2_000_000  # larger clips would only make the run longer
-MP4_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"ctts", b"stsc", b"stsz", b"stco", b"stss")
+MP4_BOXES = tuple(b"moov trak mdia minf stbl stsd stts ctts stsc stsz stco stss".split())
 MAX_SECONDS, MAX_GIGABYTES = 20.0, 2.0
 
 

@@ -266,7 +266,9 @@ def _best(container: av.container.InputContainer, kind: str, streams: list) -> A
     """FFmpeg's choice, or the first stream: it has no best one where it saw no packet of any as it opened the file."""
     streams = [stream for stream in streams if stream.codec_context is not None]
     best = container.streams.best(kind)
-    return next((stream for stream in streams if best is not None and stream.index == best.index), next(iter(streams), None))
+    return next(
+        (stream for stream in streams if best is not None and stream.index == best.index), next(iter(streams), None)
+    )
 
 
 @dataclass(frozen=True)
