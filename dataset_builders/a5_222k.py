@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .builder_base import AnnotationBuilder
-from .input_settings import Files, InputConfig
+from .input_settings import Files, InputConfig, InputSettings
 from .release.curation_report import CurationReport
 from .sources.audio_captions import (
     AudioCaption,
@@ -41,7 +41,7 @@ from .wordings import AUDIO_QUESTIONS, choose_wording
 
 
 @dataclass
-class A5222KConfig(InputConfig):
+class A5222KSettings(InputSettings):
     """What goes into the set, what stays out, and where the sounds lie.
 
     Each `*_file` takes a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without
@@ -88,7 +88,12 @@ class A5222KConfig(InputConfig):
     max_missing: float = 0.0
 
 
-def read_sources(config: A5222KConfig, *, report: CurationReport) -> dict[str, Iterator[AudioCaption]]:
+@dataclass
+class A5222KConfig(A5222KSettings, InputConfig):
+    """`A5222KSettings` as a `datasets` configuration."""
+
+
+def read_sources(config: A5222KSettings, *, report: CurationReport) -> dict[str, Iterator[AudioCaption]]:
     """The records of each source that the configuration names, lazily, people's captions before made ones.
 
     Raises:
@@ -118,7 +123,7 @@ def _read_files(paths: list[Path], reader: Callable, report: CurationReport) -> 
         yield from reader(path, report=report)
 
 
-def read_held_out(config: A5222KConfig) -> HeldOutSounds:
+def read_held_out(config: A5222KSettings) -> HeldOutSounds:
     """The sounds of every evaluation set that the configuration names."""
     held_out = HeldOutSounds()
     lists = (
@@ -145,7 +150,7 @@ def find_sound_defect(path: str) -> str | None:
         return "unreadable_media"
 
 
-def select_pairs(config: A5222KConfig, *, report: CurationReport) -> list[Selected]:
+def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Selected]:
     """The pairs of the set in order; all that is left out is told to `report`.
 
     Raises:

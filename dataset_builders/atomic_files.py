@@ -5,6 +5,7 @@ The one home of that pattern for reports, shards, caches and result files. It kn
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     A path beside `path` to write to. It replaces `path` when the body ends, and is removed when the body raises.
 
-    The temporary name is the same for each attempt, so that a killed process leaves at most one such file and the next
-    attempt overwrites it. The suffix of `path` is kept for writers that choose the format by it.
+    The temporary name is random, since several processes may write the same file. A killed process leaves its temporary
+    file behind. The suffix of `path` is kept for writers that choose the format by it.
     """
     path = Path(path)
-    temporary = path.with_name(f".partial-{path.name}")
+    temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -1,81 +1,92 @@
-"""Build PU-VALOR as a folder of Parquet shards with a dataset card.
+"""Build PU-VALOR or A5-222K as a folder of Parquet files with a dataset card.
 
     python -m dataset_builders.build --captions-file desc_train.json --output pu_valor --num-workers 2
+    python -m dataset_builders.build --builder a5_222k --audiocaps-file train.csv --output a5_222k
 
-Every field of `CurationSettings` is an option. One task of a cluster job writes a part (`--task 3 --num-tasks 16`); a
-last call without `--task` finishes the folder. `python -m model_card.push --dataset` publishes it.
+Every setting of the builder is an option. For PU-VALOR one task of a cluster job writes a part (`--task 3 --num-tasks 16`);
+a last call without `--task` finishes the folder. `python -m model_card.push --dataset` publishes it.
 """
 
-import argparse
-import ast
-import dataclasses
 import json
+import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers import HfArgumentParser
+
+from .a5_222k import A5222KSettings
+from .command_line import one_line_errors, parse_options
+from .input_settings import check_range
 from .pseudo_untrimmed.settings import CurationSettings
-from .release.built_folder import build_folder, list_shards, prepare_folder, read_report
+from .release.a5_222k_folder import write_folder
+from .release.pu_valor_folder import build_folder, list_shards, prepare_folder, read_report
+
+
+PROGRAM = "python -m dataset_builders.build"
+
+
+@dataclass
+class BuilderOption:
+    """The option that decides which others there are."""
+
+    builder: str = field(default="pu_valor", metadata={"help": "pu_valor or a5_222k"})
+
+
+@dataclass(kw_only=True)
+class PUValorOptions(CurationSettings, BuilderOption):
+    """Command line of PU-VALOR."""
+
+    output: str = field(metadata={"help": "the folder to build"})
+    num_workers: int = field(default=1, metadata={"help": "processes that write shards"})
+    task: int | None = field(default=None, metadata={"help": "write only the shards of this task, counted from 0"})
+    num_tasks: int = field(default=1, metadata={"help": "number of tasks that share the shards"})
+
+    def __post_init__(self):
+        self.check()
+        check_range("num_workers", self.num_workers, 1)
+        check_range("num_tasks", self.num_tasks, 1)
+        check_range("task", self.task, 0, self.num_tasks - 1)
+
+
+@dataclass(kw_only=True)
+class A5222KOptions(A5222KSettings, BuilderOption):
+    """Command line of A5-222K."""
+
+    output: str = field(metadata={"help": "the folder to build"})
+
+
+OPTIONS = {"pu_valor": PUValorOptions, "a5_222k": A5222KOptions}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = make_parser()
-    values = vars(parser.parse_args(arguments))
-    output, num_workers = Path(values.pop("output")), values.pop("num_workers")
-    task, num_tasks = values.pop("task"), values.pop("num_tasks")
-    settings = CurationSettings(**values)
-    started = time.monotonic()
-    try:
-        settings.check()
-        shards = None
-        if task is not None:
-            shards = list_shards(prepare_folder(settings, output), settings)[task::num_tasks]
-        build_folder(settings, output, num_workers=num_workers, shards=shards)
-    except ValueError as error:
-        parser.error(str(error))
+    words = sys.argv[1:] if arguments is None else arguments
+    chosen = HfArgumentParser(BuilderOption, add_help=False, allow_abbrev=False)
+    builder = chosen.parse_args_into_dataclasses(words, return_remaining_strings=True)[0].builder
+    if builder not in OPTIONS:
+        raise ValueError(f"--builder must be one of {list(OPTIONS)}, got {builder!r}")
+    options = parse_options(OPTIONS[builder], words, program=PROGRAM, description=__doc__.splitlines()[0])
+    output, started = Path(options.output), time.monotonic()
+    if isinstance(options, A5222KOptions):
+        write_folder(options, output)
+    elif options.task is None:
+        build_folder(options, output, num_workers=options.num_workers)
+    else:
+        shards = list_shards(prepare_folder(options, output), options)[options.task :: options.num_tasks]
+        build_folder(options, output, num_workers=options.num_workers, shards=shards)
     seconds = time.monotonic() - started
-    if task is not None:
-        print(f"{output}: task {task} of {num_tasks} wrote {len(shards)} shards in {seconds:.1f} s")
+    if isinstance(options, PUValorOptions) and options.task is not None:
+        print(f"{output}: task {options.task} of {options.num_tasks} wrote {len(shards)} shards in {seconds:.1f} s")
         return
     report = read_report(output)
-    print(f"{output}: {report['num_rows']} rows in {seconds:.1f} s; left out: {json.dumps(drops_of(report))}")
+    print(f"{output}: {report['num_rows']} rows in {seconds:.1f} s; dropped: {json.dumps(count_drops(report))}")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """One option per setting; JSON or Python for the values that are not text."""
-    parser = argparse.ArgumentParser(prog="python -m dataset_builders.build", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", required=True, help="the folder to build")
-    parser.add_argument("--num-workers", type=int, default=1, help="processes that write shards")
-    parser.add_argument("--task", type=int, help="write only this task's shards, counted from 0")
-    parser.add_argument("--num-tasks", type=int, default=1, help="among how many tasks the shards are shared")
-    for field in dataclasses.fields(CurationSettings):
-        option = "--" + field.name.replace("_", "-")
-        parser.add_argument(
-            option, type=parse_value, default=field.default, metavar="VALUE", help=f"default: {field.default}"
-        )
-    return parser
-
-
-def parse_value(text: str):
-    """Numbers, lists and nothing as JSON or Python writes them; anything else is text.
-
-    ```python
-    >>> parse_value("[3, 8]"), parse_value("0.3"), parse_value("null"), parse_value("None"), parse_value("desc.json")
-    ([3, 8], 0.3, None, None, 'desc.json')
-
-    ```
-    """
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError):
-            continue
-    return text
-
-
-def drops_of(report: dict) -> dict:
+def count_drops(report: dict) -> dict[str, dict[str, int]]:
     """Drops by source and reason."""
     return {source: counts["dropped"] for source, counts in report["sources"].items() if counts["dropped"]}
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -41,13 +41,27 @@ def parse_options(
         ValueError: raised by the dataclass itself for a value that it refuses.
     """
     parser = OneLineParser(options_class, prog=program, description=description.replace("%", "%%"), allow_abbrev=False)
+    accept_none(parser, options_class)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options, unknown = parser.parse_args_into_dataclasses(
-        words, look_for_args_file=False, return_remaining_strings=True
-    )
+    unknown = parser.parse_known_args(words)[1]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    (options,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     return options
+
+
+def accept_none(parser: HfArgumentParser, options_class: type) -> None:
+    """Lets the word "none" set an optional number to None."""
+    types = get_type_hints(options_class)
+    for action in parser._actions:
+        kind = action.type
+        if kind in (int, float) and type(None) in get_args(types.get(action.dest)):
+
+            def read(word: str, kind: type = kind) -> float | None:
+                return None if word.lower() == "none" else kind(word)
+
+            read.__name__ = kind.__name__  # argparse names it in its messages
+            action.type = read
 
 
 def check_at_least(options: object, minimum: float, *names: str):

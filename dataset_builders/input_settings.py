@@ -7,6 +7,7 @@ their names alone, so a changed file or folder is read again. Nothing is parsed 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import datasets
 from .sources.annotation_files import as_paths, fingerprint
 
 
-Files = str | Path | list[str] | list[Path] | None
+Files = list[str] | None  # one path or several; a single path need not be in a list
 
 
 @dataclass
@@ -67,6 +68,19 @@ class InputSettings:
         """16 hexadecimal digits that name a build."""
         text = json.dumps(self.values(), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_range(name: str, value: float | None, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless a setting is a number from `low` to `high`; None is not checked.
+
+    >>> check_range("max_missing", 0.5, 0, 1)
+    """
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(
+            f"{name} must be at least {low}" + (f" and at most {high}" if high < math.inf else "") + f", got {value!r}"
+        )
 
 
 def fingerprint_folder(folder: str | Path) -> str:

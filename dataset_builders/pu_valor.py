@@ -48,7 +48,7 @@ class PUValor(RowsBuilder):
             datasets.SplitGenerator(
                 name=split,
                 gen_kwargs={
-                    "shards": list(range(count_shards(num_rows, self.config.videos_per_shard))),
+                    "shards": list(range(count_shards(num_rows, self.config.shard_rows))),
                     "split": split,
                     "prepared": str(prepared.folder),
                 },

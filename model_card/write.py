@@ -15,8 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from dataset_builders.atomic_files import write_text
 from dataset_builders.command_line import one_line_errors, parse_options
-from dataset_builders.release import a5_222k_release
-from dataset_builders.release import dataset_card as pu_valor_card
+from dataset_builders.release import a5_222k_card, pu_valor_card
 from dataset_builders.release.card_facts import CARD_FILE, LICENCE_FILE, licences_of
 from dataset_builders.release.citation import BIBTEX
 from dataset_builders.release.provenance import git_commit, model_hash
@@ -177,7 +176,7 @@ def dataset_card(folder: Path, *, name: str) -> str:
     if "splits" in report.get("settings", {}):
         return pu_valor_card.card_text(report, name=name)
     if "mix" in report.get("settings", {}):
-        return a5_222k_release.card_text(report, name=name)
+        return a5_222k_card.card_text(report, name=name)
     raise ValueError(f"{folder / 'report.json'} is the report of neither PU-VALOR nor A5-222K")
 
 

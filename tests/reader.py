@@ -38,7 +38,6 @@ from tests.two_processes import EXTENSIONS, without_stale_locks
 SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # the default; a folder of this name stands in for the Hub
 # what a program leaves in its output folder
 LEAVES = {
-    "dataset_builders.release.a5_222k_release": "README.md",
     "dataset_builders.build": "data/*.parquet",
     "dataset_builders.sandbox": "annotations.json",
     "eval.comparison": "comparison.md",

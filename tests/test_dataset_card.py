@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import datasets
 import pytest
@@ -16,13 +17,15 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 
 from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.release import a5_222k_release, dataset_card
-from dataset_builders.release.built_folder import build_folder
+from dataset_builders.release import a5_222k_card, pu_valor_card
+from dataset_builders.release.a5_222k_folder import write_folder
+from dataset_builders.release.pu_valor_folder import build_folder
 from dataset_builders.schema import FEATURES
 
 from .curation_fixtures import make_captions, quick_settings
 
 
+RELEASE = Path(pu_valor_card.__file__).parent
 TEMPLATES = ("pu_valor_card_template.md", "a5_222k_card_template.md")
 SECTIONS = ("Use", "Left out", "Environment", "Intended use and limits", "Licences", "Citation")
 # names that hold digits; no other digit stands in a text of ours
@@ -48,12 +51,12 @@ def folders(tmp_path_factory):
     (root / "desc.json").write_text(json.dumps(records), encoding="utf-8")
     build_folder(quick_settings(root / "desc.json", videos_per_shard=9), root / "pu_valor")
     config = A5222KConfig(captions_file=str(root / "desc.json"), num_pairs=41)
-    a5_222k_release.write_release(config, root / "a5_222k")
+    write_folder(config, root / "a5_222k")
     return {name: root / name for name in ("pu_valor", "a5_222k")}
 
 
 def card_text(name: str, report: dict) -> str:
-    module = {"pu_valor": dataset_card, "a5_222k": a5_222k_release}[name]
+    module = {"pu_valor": pu_valor_card, "a5_222k": a5_222k_card}[name]
     return module.card_text(report, name=f"user/{name}")
 
 
@@ -130,21 +133,19 @@ def test_every_number_of_the_card_comes_from_the_report(name, folders):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_no_number_stands_in_a_template(name, project_dir):
-    text = (project_dir / "dataset_builders" / name).read_text(encoding="utf-8")
+def test_no_number_is_in_a_template(name):
+    text = (RELEASE / name).read_text(encoding="utf-8")
     prose = NAMES.sub("", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
     assert re.findall(r".*\d.*", prose) == []
-    assert os.readlink(project_dir / "model_card" / name) == f"../dataset_builders/{name}"
 
 
-def test_the_installed_distribution_holds_the_templates(project_dir):
+def test_the_installed_distribution_contains_the_templates(project_dir):
     calls = ast.walk(ast.parse((project_dir / "setup.py").read_text(encoding="utf-8")))
     words = next(
         node.keywords for node in calls if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
     )
-    patterns = ast.literal_eval(next(word.value for word in words if word.arg == "package_data"))["dataset_builders"]
-    others = {path.name for path in (project_dir / "dataset_builders").iterdir() if path.is_file()}
-    others = {name for name in others if not name.endswith(".py")}
+    (patterns,) = ast.literal_eval(next(word.value for word in words if word.arg == "package_data")).values()
+    others = {path.name for path in RELEASE.iterdir() if path.is_file() and path.suffix != ".py"}
     assert others == set(TEMPLATES)
     assert all(any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for name in others)
 

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.release.a5_222k_release import write_release
-from dataset_builders.release.built_folder import build_folder
+from dataset_builders.release.a5_222k_folder import write_folder
+from dataset_builders.release.pu_valor_folder import build_folder
 from dataset_builders.schema import FEATURES
 from model_card import push as push_module
 from model_card.release.dataset_release import assemble_dataset, find_dataset_problems, write_card
@@ -85,7 +85,7 @@ def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path)
     for record in json.loads(captions.read_text()):
         write_example(clips / f"{record['video_id']}.mp4", seconds=1)
     config = A5222KConfig(captions_file=str(captions), clips_dir=str(clips), num_pairs=None)
-    folder = write_release(config, tmp_path / "a5")
+    folder = write_folder(config, tmp_path / "a5")
     assert str(clips) in (folder / "report.json").read_text()
     assemble_dataset(folder, output=tmp_path / "release")
     write_card(tmp_path / "release", dataset_card(tmp_path / "release", name="user/a5"))

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from dataset_builders.a5_222k import A5222KConfig
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import parse_options
-from dataset_builders.release.a5_222k_release import write_release
-from dataset_builders.release.built_folder import build_folder
+from dataset_builders.release.a5_222k_folder import write_folder
 from dataset_builders.release.provenance import model_hash
+from dataset_builders.release.pu_valor_folder import build_folder
 from eval import run
 from eval.task import Score
 from model_card.code_samples import model_sample
@@ -367,7 +367,7 @@ def test_the_card_of_a_built_pu_valor_folder_is_written_from_its_report_alone(tm
 
 def test_the_card_of_a_built_a5_222k_folder_is_written_from_its_report_alone(tmp_path):
     captions = write_captions(tmp_path / "desc.json", num_clips=12)
-    folder = write_release(A5222KConfig(captions_file=str(captions), num_pairs=None), tmp_path / "a5")
+    folder = write_folder(A5222KConfig(captions_file=str(captions), num_pairs=None), tmp_path / "a5")
     card = dataset_card(folder, name="user/a5_222k")
     assert 'load_dataset("user/a5_222k"' in card and "\n12 pairs of a sound" in card
     assert DatasetCard(card).data.pretty_name == "A5-222K"

@@ -139,7 +139,7 @@ def test_too_few_orders_for_the_wanted_number_are_counted_as_drops(tmp_path, loa
         ({"gap_share": 0.5}, "gap_share needs backgrounds_file"),
         ({"absent_share": 1.5}, "absent_share must be between 0 and 1, got 1.5"),
         ({"num_videos": 0}, "num_videos must be at least 1"),
-        ({"clips_dir": "nowhere"}, "no such clips_dir: nowhere"),
+        ({"clips_dir": "nowhere"}, "no such folder: nowhere"),
         ({"coherence_threshold": "high"}, "coherence_threshold"),
         ({"min_clips": 3}, "min_clips"),
     ],

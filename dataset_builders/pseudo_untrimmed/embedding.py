@@ -5,12 +5,12 @@ A caption is encoded once per encoder, whatever file it comes from and whichever
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from ..atomic_files import atomic_path
 from ..sources.annotation_files import fingerprint
 
 
@@ -103,6 +103,5 @@ def write_vectors(folder: Path, keys: list[str], vectors: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     hashes = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), 32)
     path = folder / f"{hash_text(''.join(keys))[:16]}.safetensors"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file({"hashes": hashes.copy(), "vectors": np.ascontiguousarray(vectors)}, temporary)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        save_file({"hashes": hashes.copy(), "vectors": np.ascontiguousarray(vectors)}, temporary)

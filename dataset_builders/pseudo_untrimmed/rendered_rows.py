@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ..atomic_files import write_json
 from ..schema import FEATURES
 from .rendering import render_video
+from .settings import CurationSettings
 from .usable_clips import find_files
 
 
-def render_rows(table: pa.Table, videos_dir: str | Path, *, settings, relative_to: str | Path | None = None):
+def render_rows(
+    table: pa.Table, videos_dir: str | Path, *, settings: CurationSettings, relative_to: str | Path | None = None
+) -> tuple[pa.Table, list[dict]]:
     """Make `videos_dir/<row id>.mp4` of every row.
 
     Args:
@@ -33,7 +37,7 @@ def render_rows(table: pa.Table, videos_dir: str | Path, *, settings, relative_t
     """
     from modeling_avicuna.media_avicuna import MediaError
 
-    clip_files = find_files(settings.clips_dir)
+    clip_files = find_files(settings.folder("clips_dir"))
     width, height = settings.render_size
     paths, drops = [], []
     for row in table.select(["id", "segments", "duration"]).to_pylist():
@@ -72,7 +76,7 @@ def noise_seed(seed: int, row_id: str) -> int:
 def write_drops(folder: str | Path, name: str, drops: list[dict]) -> None:
     """Keep the drops of one shard where the process that finishes the build finds them."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / f"drops-{name}.json").write_text(json.dumps(drops), encoding="utf-8")
+    write_json(Path(folder) / f"drops-{name}.json", drops)
 
 
 def read_drops(folder: str | Path) -> list[dict]:

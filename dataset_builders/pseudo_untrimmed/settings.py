@@ -5,10 +5,11 @@ The published paper leaves the text encoder, the clustering, the scale range, th
 """
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from ..input_settings import InputSettings, fingerprint_folder
+from ..input_settings import InputSettings, check_range, fingerprint_folder
 from ..sources.annotation_files import fingerprint
 from ..turns import CONVERSATION_TYPES, LISTING, read_conversation_types
 from .clustering import METHODS, SMALL_CLUSTERS
@@ -29,6 +30,11 @@ PLACES = (
     "backgrounds_file",
     "text_encoder",
 )
+
+
+def pair(first: float, second: float) -> Any:
+    """A field whose default is a list of two numbers."""
+    return field(default_factory=lambda: [first, second])
 
 
 @dataclass
@@ -102,20 +108,20 @@ class CurationSettings(InputSettings):
     cluster_size: int = 20
     min_cluster_size: int | None = None
     small_clusters: str = "merge"
-    clips_per_video: tuple[int, int] = (3, 8)
-    scale_range: tuple[float, float] = (0.6, 1.9)
+    clips_per_video: list[int] = pair(3, 8)
+    scale_range: list[float] = pair(0.6, 1.9)
     max_repeats: int = 2
     repeat_probability: float = 0.15
     gap_share: float = 0.0
-    gap_seconds: tuple[float, float] = (0.5, 5.0)
+    gap_seconds: list[float] = pair(0.5, 5.0)
     backgrounds_file: str | None = None
     overlap_share: float = 0.0
     background_noise_snr_db: float | None = 20.0
     coherence_threshold: float | str | None = RANDOM_GROUPS
     ambiguity_threshold: float | None = 0.9
-    duration_range: tuple[float, float] | None = None
-    exclude_ids_file: str | None = None
-    conversation_types: tuple[str, ...] = CONVERSATION_TYPES
+    duration_range: list[float] | None = None
+    exclude_ids_file: list[str] | None = None
+    conversation_types: list[str] = field(default_factory=lambda: list(CONVERSATION_TYPES))
     min_turns: int = 1
     max_turns: int = 3
     absent_share: float = 0.0
@@ -123,48 +129,45 @@ class CurationSettings(InputSettings):
     clip_duration: float = 10.0
     min_clip_duration: float = 1.0
     min_caption_words: int = 2
-    render_size: tuple[int, int] = (480, 360)
+    render_size: list[int] = pair(480, 360)
     render_fps: float = 25.0
     videos_per_shard: int | None = None
     embeddings_dir: str | None = None
 
     def check(self) -> None:
-        """Normalise sequences to tuples and raise for values outside their range."""
+        """Normalise sequences to lists and raise for values outside their range."""
         choices = {"clustering": METHODS, "small_clusters": SMALL_CLUSTERS, "media": MEDIA}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        self.clips_per_video = check_range("clips_per_video", self.clips_per_video, least=1)
-        self.scale_range = check_range("scale_range", self.scale_range, least=0.01)
-        if self.duration_range is not None:
-            self.duration_range = check_range("duration_range", self.duration_range, least=0)
-        self.conversation_types = read_conversation_types(
-            self.conversation_types, allowed=(*CONVERSATION_TYPES, LISTING)
+        least = {
+            "clips_per_video": 1,
+            "scale_range": 0.01,
+            "gap_seconds": 0.01,
+            "duration_range": 0,
+            "render_size": None,
+        }
+        for name, bound in least.items():
+            if getattr(self, name) is not None:
+                setattr(self, name, check_pair(name, getattr(self, name), least=bound))
+        self.conversation_types = list(
+            read_conversation_types(self.conversation_types, allowed=(*CONVERSATION_TYPES, LISTING))
         )
         if self.min_turns > self.max_turns:
             raise ValueError(f"min_turns={self.min_turns} is more than max_turns={self.max_turns}")
-        self.render_size = tuple(self.render_size)
-        if self.videos_per_shard is None:
-            self.videos_per_shard = VIDEOS_PER_SHARD[self.media]
-        for name in ("num_videos", "cluster_size", "max_repeats", "min_turns", "max_turns", "videos_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        self.gap_seconds = check_range("gap_seconds", self.gap_seconds, least=0.01)
+        counts = ("num_videos", "cluster_size", "min_cluster_size", "max_repeats", "min_turns", "max_turns")
+        for name in (*counts, "videos_per_shard"):
+            check_range(name, getattr(self, name), 1)
         for name in ("repeat_probability", "gap_share", "overlap_share", "absent_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.gap_share and self.backgrounds_file is None and self.media == "virtual":
-            raise ValueError("gap_share needs backgrounds_file: features of dark and silent gaps are not known")
-        if isinstance(self.coherence_threshold, str) and self.coherence_threshold != RANDOM_GROUPS:
-            raise ValueError(
-                f"coherence_threshold must be a number, {RANDOM_GROUPS!r} or None, got {self.coherence_threshold!r}"
-            )
+            check_range(name, getattr(self, name), 0, 1)
+        check_range("render_fps", self.render_fps, 1)
+        self.coherence_threshold = read_threshold(self.coherence_threshold)
         if self.captions_file is None:
             raise ValueError("pu_valor needs a captions_file, for example VALOR-32K's desc_train.json")
         if self.media == "rendered" and self.clips_dir is None:
             raise ValueError("media='rendered' needs clips_dir, the folder of the clips' media files")
-        if self.clips_dir is not None and not Path(self.clips_dir).is_dir():
-            raise ValueError(f"no such clips_dir: {self.clips_dir}")
+        if self.gap_share and self.backgrounds_file is None and self.media == "virtual":
+            raise ValueError("gap_share needs backgrounds_file: the features of dark and silent gaps are not known")
 
     @property
     def least_cluster_size(self) -> int:
@@ -176,22 +179,48 @@ class CurationSettings(InputSettings):
         """False only without clustering and without filters on cosines."""
         return self.clustering != "none" or (self.coherence_threshold, self.ambiguity_threshold) != (None, None)
 
-    def values(self) -> dict:
+    @property
+    def shard_rows(self) -> int:
+        """Rows of one Parquet shard."""
+        return VIDEOS_PER_SHARD[self.media] if self.videos_per_shard is None else self.videos_per_shard
+
+    def values(self) -> dict[str, Any]:
         """The settings by name, files by their contents: what the rows depend on, wherever the files are."""
         table = {field.name: getattr(self, field.name) for field in dataclasses.fields(CurationSettings)}
         table = {name: value for name, value in table.items() if name not in PLACES}
-        table["captions"] = fingerprint(self.files("captions_file"))
-        table["excluded_ids"] = fingerprint(self.files("exclude_ids_file")) if self.exclude_ids_file else None
-        if self.backgrounds_file:
-            table["backgrounds"] = fingerprint(self.files("backgrounds_file"))
-        table["encoder"] = fingerprint_encoder(self.text_encoder) if self.needs_embeddings else None
-        table["clips"] = fingerprint_folder(self.folder("clips_dir")) if self.clips_dir else None
-        return {**table, "curation_version": CURATION_VERSION}
+        clips_dir = self.folder("clips_dir")
+        return {
+            **table,
+            "videos_per_shard": self.shard_rows,
+            "captions": fingerprint(self.files("captions_file")),
+            "excluded_ids": fingerprint(self.files("exclude_ids_file")) if self.exclude_ids_file else None,
+            "backgrounds": fingerprint(self.files("backgrounds_file")) if self.backgrounds_file else None,
+            "encoder": fingerprint_encoder(self.text_encoder) if self.needs_embeddings else None,
+            "clips": None if clips_dir is None else fingerprint_folder(clips_dir),
+            "curation_version": CURATION_VERSION,
+        }
 
 
-def check_range(name: str, value, *, least: float) -> tuple:
-    """A (low, high) pair with `least` <= low <= high, as a tuple."""
-    pair = tuple(value)
-    if len(pair) != 2 or not least <= pair[0] <= pair[1]:
-        raise ValueError(f"{name} must be (low, high) with {least} <= low <= high, got {pair}")
-    return pair
+def check_pair(name: str, value: Sequence[float], *, least: float | None) -> list:
+    """Two numbers as a list; with `least`, they must be (low, high) with `least` <= low <= high."""
+    numbers = list(value)
+    if len(numbers) != 2 or (least is not None and not least <= numbers[0] <= numbers[1]):
+        rule = "two numbers" if least is None else f"(low, high) with {least} <= low <= high"
+        raise ValueError(f"{name} must be {rule}, got {value}")
+    return numbers
+
+
+def read_threshold(value: str | float | None) -> str | float | None:
+    """`coherence_threshold` from a number, `"random"` or None, which a command line gives as text.
+
+    >>> read_threshold("0.3"), read_threshold("random"), read_threshold("none")
+    (0.3, 'random', None)
+    """
+    if value is None or value == RANDOM_GROUPS:
+        return value
+    if str(value).lower() == "none":
+        return None
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError(f"coherence_threshold must be a number, {RANDOM_GROUPS!r} or None, got {value!r}") from error

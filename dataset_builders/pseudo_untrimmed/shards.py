@@ -25,7 +25,7 @@ LISTS = tuple(field.name for field in dataclasses.fields(Plan) if field.name != 
 
 
 def build_shard(prepared: str | Path, split: str, index: int, *, settings: CurationSettings) -> pa.Table:
-    """Rows `index * videos_per_shard` and on of a split, in the columns of `schema.FEATURES`.
+    """The rows of one shard of a split, in the columns of `schema.FEATURES`.
 
     Args:
         prepared (`str` or `Path`):
@@ -37,13 +37,13 @@ def build_shard(prepared: str | Path, split: str, index: int, *, settings: Curat
     """
     clips = pq.read_table(Path(prepared) / CLIPS_FILE.format(split=split))
     plan = read_plan(Path(prepared) / PLAN_FILE.format(split=split))
-    first = index * settings.videos_per_shard
-    return tabulate(plan.take(slice(first, first + settings.videos_per_shard)), clips, split=split, settings=settings)
+    rows = slice(index * settings.shard_rows, (index + 1) * settings.shard_rows)
+    return tabulate(plan.take(rows), clips, split=split, settings=settings)
 
 
-def count_shards(num_rows: int, videos_per_shard: int) -> int:
+def count_shards(num_rows: int, shard_rows: int) -> int:
     """At least one, so that a split without a row still has a file."""
-    return max(1, -(-num_rows // videos_per_shard))
+    return max(1, -(-num_rows // shard_rows))
 
 
 def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSettings) -> pa.Table:

@@ -1,8 +1,8 @@
 """What the cards of PU-VALOR and A5-222K have in common: the YAML block, sizes, environment, and the files they become.
 
 A card is a template of this folder, filled from a build's report.json and from nothing else; what an older report does not
-tell is "not recorded". The texts are in the templates, the rows of each data set's tables in `dataset_card` and
-`a5_222k_release`.
+tell is "not recorded". The texts are in the templates, the rows of each data set's tables in `pu_valor_card` and
+`a5_222k_card`.
 """
 
 import re
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..atomic_files import write_text
 from .citation import BIBTEX
 
 
@@ -37,9 +38,9 @@ def fill_template(template: Path, metadata: DatasetCardData, **values) -> str:
 
 def write_card_files(folder: str | Path, card: str) -> None:
     """Write README.md and, where its YAML block names LICENSE.md, its section on licences under that name."""
-    (Path(folder) / CARD_FILE).write_text(card, encoding="utf-8")
+    write_text(Path(folder) / CARD_FILE, card)
     if f"\nlicense_link: {LICENCE_FILE}\n" in card:
-        (Path(folder) / LICENCE_FILE).write_text(licences_of(card), encoding="utf-8")
+        write_text(Path(folder) / LICENCE_FILE, licences_of(card))
 
 
 def licences_of(card: str) -> str:

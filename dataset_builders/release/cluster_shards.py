@@ -12,7 +12,7 @@ from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
 
 from ..pseudo_untrimmed.settings import CurationSettings
-from .built_folder import build_folder, list_shards, prepare_folder
+from .pu_valor_folder import build_folder, list_shards, prepare_folder
 
 
 class BuildShards(PipelineStep):

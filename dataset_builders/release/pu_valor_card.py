@@ -3,7 +3,6 @@
 The template holds the text, this file the rows of its tables. No number stands in either.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -109,7 +108,7 @@ def describe_clusters(split: str, facts: dict) -> list[str]:
 
 def describe_settings(settings: dict) -> list[list[str]]:
     """Every setting with its default, and what the paper says of it."""
-    defaults = {field.name: field.default for field in dataclasses.fields(CurationSettings)}
+    defaults = vars(CurationSettings())
     values = {**settings["settings"], "text_encoder": settings["text_encoder"]}
     return [
         [

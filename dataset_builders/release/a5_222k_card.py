@@ -1,38 +1,15 @@
-"""A5-222K as a folder that needs nothing of ours: Parquet, the report of its curation, and a card filled from the report.
+"""The card of a built A5-222K folder: `a5_222k_card_template.md`, filled from report.json.
 
-    python -m dataset_builders.release.a5_222k_release --output DIR --audiocaps_file train.csv --clotho_file development.csv \
-        --exclude_audiocaps_file val.csv test.csv --exclude_clotho_file validation.csv evaluation.csv
-
-`load_dataset("DIR")` reads the result, and so does the Hub after an upload of the folder. No sound is copied.
+The text is in the template, the rows of its tables here. Neither contains a number.
 """
 
-import argparse
-import dataclasses
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-import datasets
-
-from ..a5_222k import A5222KConfig, pair_row, select_pairs
 from ..schema import FEATURES
-from .card_facts import (
-    add_sizes,
-    card_metadata,
-    describe_environments,
-    describe_size,
-    fill_template,
-    local_name,
-    measure_parquet,
-    write_card_files,
-)
-from .curation_report import CurationReport
-from .provenance import build_environment
+from .card_facts import card_metadata, describe_environments, describe_size, fill_template
 
 
-ROWS_PER_FILE = 100_000
 HELD_OUT = "in_test_set"  # the reason of a pair whose sound was to be kept out
 # Where the captions of each source come from, how they came about and on what terms its annotations are published, in the
 # order of trust: a sound that two sources have stays in the first.
@@ -49,7 +26,6 @@ SOURCES = {
     ),
 }
 TEMPLATE = Path(__file__).with_name("a5_222k_card_template.md")
-PACKAGES = ("av", "datasets", "pyarrow")  # whose versions may change a byte of the build
 
 
 def card_text(report: dict[str, Any], *, name: str) -> str:
@@ -111,66 +87,3 @@ def describe_held_out(settings: dict[str, Any]) -> str:
             names = [f"`{Path(path).name}`" for path in (files if isinstance(files, list) else [files])]
             lists.append(f"{option.removeprefix('exclude_').removesuffix('_file')} ({', '.join(names)})")
     return ", ".join(lists)
-
-
-def write_release(config: A5222KConfig, output: str | Path) -> Path:
-    """Build the set into the folder `output`: data/train-*.parquet, report.json, dropped.jsonl and the card.
-
-    The folder gets its name when it is complete; what an interrupted build left behind is built anew.
-
-    Raises:
-        ValueError: `output` exists.
-    """
-    output = Path(output)
-    if output.exists():
-        raise ValueError(f"{output} exists: a release is written into a new folder")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    report = CurationReport()
-    rows = [pair_row(one, seed=config.seed) for one in select_pairs(config, report=report)]
-    (partial / "data").mkdir(parents=True)
-    parts = [rows[start : start + ROWS_PER_FILE] for start in range(0, len(rows), ROWS_PER_FILE)]
-    for number, part in enumerate(parts):
-        dataset = datasets.Dataset.from_list(part, features=FEATURES)
-        dataset.to_parquet(partial / "data" / f"train-{number:05d}-of-{len(parts):05d}.parquet")
-    sizes = add_sizes(measure_parquet(path) for path in sorted((partial / "data").iterdir()))
-    report.write(partial, sizes={"train": sizes}, environments=[build_environment(PACKAGES)])
-    written = json.loads((partial / "report.json").read_text(encoding="utf-8"))
-    write_card_files(partial, card_text(written, name=local_name(output)))
-    os.replace(partial, output)
-    return output
-
-
-def parse_arguments(arguments: list[str] | None = None) -> tuple[A5222KConfig, Path]:
-    """The configuration and the output folder, one option for each field of the configuration."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    inherited = {field.name for field in dataclasses.fields(datasets.BuilderConfig)} - {"data_dir"}
-    for field in dataclasses.fields(A5222KConfig):
-        if field.name in inherited:
-            continue
-        if field.name.endswith("_file"):
-            parser.add_argument(f"--{field.name}", nargs="+")
-        elif field.name.endswith("_dir"):
-            parser.add_argument(f"--{field.name}")
-        else:
-            parser.add_argument(f"--{field.name}", type=_number_or_none, default=field.default)
-    values = vars(parser.parse_args(arguments))
-    output = values.pop("output")
-    return A5222KConfig(**values), output
-
-
-def _number_or_none(text: str) -> int | float | None:
-    if text.lower() == "none":
-        return None
-    return float(text) if "." in text else int(text)
-
-
-def main() -> None:
-    config, output = parse_arguments()
-    write_release(config, output)
-    print(f"{output}: {(output / 'report.json').read_text(encoding='utf-8')}")
-
-
-if __name__ == "__main__":
-    main()

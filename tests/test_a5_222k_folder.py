@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from dataset_builders import build
 from dataset_builders.a5_222k import A5222KConfig
-from dataset_builders.release.a5_222k_release import card_text, parse_arguments, write_release
+from dataset_builders.command_line import parse_options
+from dataset_builders.release.a5_222k_card import card_text
+from dataset_builders.release.a5_222k_folder import write_folder
 
 
 LOAD_WITHOUT_OURS = """
@@ -27,7 +30,7 @@ def release(data_dir, tmp_path_factory):
         exclude_clotho_file=[str(data_dir / "clotho" / "test.csv.gz")],
         num_pairs=900,
     )
-    return write_release(config, tmp_path_factory.mktemp("release") / "a5")
+    return write_folder(config, tmp_path_factory.mktemp("release") / "a5")
 
 
 def test_the_folder_loads_in_a_process_that_has_never_seen_the_project(release, tmp_path):
@@ -56,10 +59,10 @@ def test_every_number_of_the_card_is_in_the_report(release):
 
 
 def test_a_release_is_made_whole_or_not_at_all(release, tmp_path):
-    with pytest.raises(ValueError, match="exists: a release is written into a new folder"):
-        write_release(A5222KConfig(), release)
+    with pytest.raises(ValueError, match="exists: choose a new folder"):
+        write_folder(A5222KConfig(), release)
     with pytest.raises(ValueError, match="needs a source"):
-        write_release(A5222KConfig(), tmp_path / "new")
+        write_folder(A5222KConfig(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert sorted(path.name for path in release.iterdir()) == [
         *("LICENSE.md", "README.md", "data", "dropped.jsonl", "report.json")
@@ -69,7 +72,7 @@ def test_a_release_is_made_whole_or_not_at_all(release, tmp_path):
 def test_the_same_settings_give_the_same_bytes(release, data_dir, tmp_path):
     settings = json.loads((release / "report.json").read_text())["settings"]
     config = A5222KConfig(**{name: value for name, value in settings.items() if name not in ("mix", "target_mix")})
-    again = write_release(config, tmp_path / "a5")
+    again = write_folder(config, tmp_path / "a5")
     for path in release.rglob("*"):
         if path.is_file():
             assert (again / path.relative_to(release)).read_bytes() == path.read_bytes()
@@ -77,9 +80,19 @@ def test_the_same_settings_give_the_same_bytes(release, data_dir, tmp_path):
 
 def test_each_setting_is_an_option_of_the_command():
     arguments = "--output out --clotho_file a b --max_duration none --num_pairs 12 --max_missing 0.5".split()
-    config, output = parse_arguments(arguments)
-    assert (config.clotho_file, config.max_duration, config.num_pairs) == (["a", "b"], None, 12)
-    assert config.max_missing == 0.5 and str(output) == "out" and config.min_words == A5222KConfig().min_words
+    options = parse_options(build.A5222KOptions, arguments, program="build")
+    assert (options.clotho_file, options.max_duration, options.num_pairs) == (["a", "b"], None, 12)
+    assert options.max_missing == 0.5 and options.output == "out" and options.min_words == A5222KConfig().min_words
+
+
+def test_the_command_builds_the_set_and_names_what_is_wrong(data_dir, tmp_path, capsys):
+    path = str(data_dir / "clotho" / "val.csv.gz")
+    build.main(["--builder", "a5_222k", "--clotho-file", path, "--num-pairs", "30", "--output", str(tmp_path / "a5")])
+    assert "{'train': 30} rows" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--builder must be one of .*, got 'a6'"):
+        build.main(["--builder", "a6", "--output", "x"])
+    with pytest.raises(ValueError, match="a5_222k needs a source"):
+        build.main(["--builder=a5_222k", "--output", str(tmp_path / "none")])
 
 
 def test_a_card_without_limits_or_evaluation_sets_says_so(release):

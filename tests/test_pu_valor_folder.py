@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from benchmarks import curation_full_size
 from dataset_builders import build
 from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import curation, embedding, rendered_rows
-from dataset_builders.release import built_folder
-from dataset_builders.release.built_folder import build_folder, list_shards, prepare_folder
-from dataset_builders.release.dataset_card import card_text
+from dataset_builders.release import pu_valor_folder
+from dataset_builders.release.pu_valor_card import card_text
+from dataset_builders.release.pu_valor_folder import build_folder, list_shards, prepare_folder
 from dataset_builders.schema import FEATURES
 from modeling_avicuna.media_avicuna import MediaError
 
@@ -67,7 +68,7 @@ def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_pa
     output = tmp_path / "killed"
     command = [sys.executable, "-m", "dataset_builders.build", "--output", str(output)]
     for name, value in quick_options(captions, **options).items():
-        command += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
+        command += ["--" + name.replace("_", "-"), str(value)]
     project = Path(__file__).parents[1]
     process = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -96,7 +97,7 @@ def test_tasks_write_their_shares_and_a_last_call_finishes(folder, tmp_path, cap
     output = tmp_path / "pu_valor"
     arguments = ["--output", str(output), "--videos-per-shard", "9"]
     for name, value in quick_options(folder.parent / "desc.json").items():
-        arguments += ["--" + name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
+        arguments += ["--" + name.replace("_", "-"), str(value)]
     for task in range(2):
         build.main([*arguments, "--task", str(task), "--num-tasks", "2"])
         assert not (output / "report.json").exists()
@@ -141,25 +142,51 @@ def test_a_build_that_went_on_elsewhere_names_each_commit_and_keeps_its_bytes(fo
     output = tmp_path / "pu_valor"
     build_folder(settings, output, shards=[("train", 0), ("train", 1)])
     elsewhere = {"git_commit": "feed" * 10, "packages": {"numpy": "9.9.9"}}
-    monkeypatch.setattr(built_folder, "build_environment", lambda packages: elsewhere)
-    # an older version left this: a plan and a mark that do not tell what they were made on
-    (work,) = (output / ".build").iterdir()
-    report, mark = (json.loads((work / name).read_text()) for name in ("report.json", "done/train-00001.json"))
-    here = report.pop("environments")
-    (work / "report.json").write_text(json.dumps(report))
-    (work / "done/train-00001.json").write_text(
-        json.dumps({name: mark[name] for name in ("num_rows", "sha256", "drops")})
-    )
+    monkeypatch.setattr(pu_valor_folder, "build_environment", lambda packages: elsewhere)
     build_folder(settings, output)
     finished = json.loads((output / "report.json").read_text())
-    assert (
-        files_of(output) == files_of(folder)
-        and finished["sizes"] == json.loads((folder / "report.json").read_text())["sizes"]
-    )
-    assert len(finished["environments"]) == 3
-    assert all(one in finished["environments"] for one in (None, elsewhere, *here))
-    card = (output / "README.md").read_text()
-    assert "* not recorded\n" in card and f"* Built at commit `{'feed' * 10}` with numpy 9.9.9\n" in card
+    here = json.loads((folder / "report.json").read_text())
+    assert files_of(output) == files_of(folder) and finished["sizes"] == here["sizes"]
+    assert len(finished["environments"]) == 2 and elsewhere in finished["environments"]
+    assert f"* Built at commit `{'feed' * 10}` with numpy 9.9.9\n" in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_videos": 30}])
+def test_data_without_the_record_of_its_build_are_refused(folder, tmp_path, changes):
+    """An interrupted build whose work folder was removed: its shards would be mixed with the new ones."""
+    settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
+    output = tmp_path / "pu_valor"
+    build_folder(settings, output, shards=[("train", 0), ("train", 3)])
+    shutil.rmtree(output / ".build")
+    again = quick_settings(folder.parent / "desc.json", videos_per_shard=9, **changes)
+    with pytest.raises(ValueError, match="holds 2 files of an unknown build, for example .*train-00000-of-00005"):
+        build_folder(again, output)
+    (tmp_path / "videos" / "videos" / "train").mkdir(parents=True)
+    (tmp_path / "videos" / "videos" / "train" / "pu_valor_train_000000.mp4").write_bytes(b"-")
+    with pytest.raises(ValueError, match="holds 1 files of an unknown build"):
+        build_folder(again, tmp_path / "videos")
+
+
+def test_a_finished_folder_with_missing_or_foreign_shards_is_an_error(folder, tmp_path):
+    output = tmp_path / "pu_valor"
+    shutil.copytree(folder, output)
+    settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
+    (output / "data" / "train-00002-of-00005.parquet").rename(output / "data" / "train-00002-of-00009.parquet")
+    with pytest.raises(ValueError, match="missing or foreign: .*00002-of-00005.*00002-of-00009"):
+        build_folder(settings, output)
+
+
+def test_a_second_build_at_once_is_refused(folder, tmp_path):
+    settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
+    prepare_folder(settings, tmp_path / "pu_valor")
+    with pu_valor_folder.alone(tmp_path / "pu_valor"), pytest.raises(ValueError, match="is being built by another"):
+        build_folder(settings, tmp_path / "pu_valor")
+    assert files_of(build_folder(settings, tmp_path / "pu_valor")) == files_of(folder)
+
+
+def test_the_files_have_no_metadata_that_older_versions_cannot_read(folder):
+    for path in (folder / "data").iterdir():
+        assert pq.read_schema(path).metadata is None
 
 
 def test_a_folder_of_another_build_is_refused(folder):
@@ -179,9 +206,24 @@ def test_a_finished_folder_is_left_alone(folder):
 
 
 def test_the_command_names_what_is_wrong(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        build.main(["--output", str(tmp_path / "x"), "--captions-file", str(tmp_path / "absent.json")])
-    assert "absent.json" in capsys.readouterr().err
+    output = ["--output", str(tmp_path / "x")]
+    with pytest.raises(ValueError, match="absent.json"):
+        build.main([*output, "--captions-file", str(tmp_path / "absent.json")])
+    for words, message in (
+        (["--num-videos", "1e3"], "invalid int value: '1e3'"),
+        (["--captoins-file", "x"], "unrecognized arguments: --captoins-file"),
+    ):
+        with pytest.raises(SystemExit):
+            build.main([*output, *words])
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    for words, message in (
+        (["--num_videos", "0", "--captions_file", "c"], "num_videos must be at least 1, got 0"),
+        (["--num-workers", "0", "--captions-file", "c"], "num_workers must be at least 1, got 0"),
+        (["--task", "4", "--num-tasks", "4", "--captions-file", "c"], "task must be at least 0 and at most 3, got 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build.main([*output, *words])
 
 
 def test_the_card_tells_the_counts_and_the_report_the_hashes(folder):

@@ -1,0 +1,57 @@
+"""Write A5-222K as a folder of Parquet files, with its report and its card, that `load_dataset` reads without this project.
+
+    <output>/data/train-00000-of-00003.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
+
+No sound is copied.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+
+from ..a5_222k import A5222KSettings, pair_row, select_pairs
+from ..builder_base import with_unique_ids
+from ..schema import FEATURES
+from .a5_222k_card import card_text
+from .card_facts import add_sizes, local_name, measure_parquet, write_card_files
+from .curation_report import CurationReport
+from .provenance import build_environment
+from .pu_valor_folder import read_report, write_parquet
+
+
+ROWS_PER_FILE = 100_000
+PACKAGES = ("av", "datasets", "pyarrow")  # packages whose versions may change a byte of the build
+
+
+def write_folder(settings: A5222KSettings, output: str | Path) -> Path:
+    """Build the set into the new folder `output`, which is renamed from a hidden one when it is complete.
+
+    Raises:
+        ValueError: `output` exists, or no pair can be selected.
+    """
+    output = Path(output)
+    if output.exists():
+        raise ValueError(f"{output} exists: choose a new folder")
+    report = CurationReport()
+    pairs = select_pairs(settings, report=report)
+    rows = list(with_unique_ids(pair_row(pair, seed=settings.seed) for pair in pairs))
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "data").mkdir(parents=True)
+    parts = [rows[first : first + ROWS_PER_FILE] for first in range(0, len(rows), ROWS_PER_FILE)]
+    sizes = []
+    for number, part in enumerate(parts):
+        path = partial / "data" / f"train-{number:05d}-of-{len(parts):05d}.parquet"
+        write_parquet(pa.Table.from_pylist(part, schema=FEATURES.arrow_schema), path)
+        sizes.append(measure_parquet(path))
+    report.write(
+        partial,
+        num_rows={"train": len(rows)},
+        sizes={"train": add_sizes(sizes)},
+        environments=[build_environment(PACKAGES)],
+    )
+    write_card_files(partial, card_text(read_report(partial), name=local_name(output)))
+    os.replace(partial, output)
+    return output

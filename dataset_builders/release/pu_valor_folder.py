@@ -1,0 +1,266 @@
+"""Write PU-VALOR as a folder of Parquet shards (and mp4 files) that `load_dataset` reads without this project.
+
+    <output>/data/<split>-00000-of-00023.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
+    <output>/figures/    <output>/videos/
+
+A shard is a pure function of the settings and its number. It is written under another name, renamed when it is complete,
+and then recorded as done with its hash. A build that was killed continues with the shards that are not done; the bytes do
+not depend on interruptions or on the number of workers.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from ..atomic_files import atomic_path, write_json
+from ..pseudo_untrimmed.curation import PACKAGES, Prepared, prepare, write_account
+from ..pseudo_untrimmed.rendered_rows import render_rows
+from ..pseudo_untrimmed.settings import CurationSettings
+from ..pseudo_untrimmed.shards import build_shard, count_shards
+from ..workers import run_jobs
+from .card_facts import add_sizes, measure_parquet
+from .curation_report import REPORT_FILE
+from .provenance import build_environment
+
+
+WORK_DIR = ".build"  # the prepared plan and the records of finished shards; removed when the folder is complete
+ROW_GROUP_SIZE = 1000  # rows that a streaming reader fetches at a time
+EMBEDDINGS_DIR = "caption_embeddings"
+Shard = tuple[str, int]
+
+
+def build_folder(
+    settings: CurationSettings, output: str | Path, *, num_workers: int = 1, shards: Iterable[Shard] | None = None
+) -> Path:
+    """Build the folder, or the part of it that is missing.
+
+    Args:
+        settings (`CurationSettings`):
+            Checked settings.
+        output (`str` or `Path`):
+            The folder. One with another build, or with files that no build of these settings has begun, is refused.
+        num_workers (`int`, *optional*, defaults to 1):
+            Processes that write shards.
+        shards (iterable of `(split, number)`, *optional*):
+            Write only these (one task of a cluster job) and leave the folder unfinished; by default all, and finish it.
+
+    Returns:
+        `Path`: `output`.
+
+    Raises:
+        ValueError: the folder holds other files or is being built by another process, or a shard does not exist.
+    """
+    output = Path(output)
+    known = read_report(output)
+    if known is not None and known["fingerprint"] == settings.fingerprint() and not (output / WORK_DIR).exists():
+        check_finished(output, known)
+        return output
+    prepared = prepare_folder(settings, output)
+    wanted = list_shards(prepared, settings)
+    if shards is not None:
+        shards = list(shards)
+        unknown = [shard for shard in shards if shard not in wanted]
+        if unknown:
+            raise ValueError(f"no such shards: {unknown}; this build has {len(wanted)}: {wanted[0]} to {wanted[-1]}")
+        write_shards(output, prepared, settings, shards, num_workers)
+        return output
+    with alone(output):
+        write_shards(output, prepared, settings, wanted, num_workers)
+        finish_folder(output, prepared, settings)
+    return output
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Holds the folder's lock, which the system releases when the process ends, however it ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    lock = FileLock(output / WORK_DIR / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{output} is being built by another process") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare_folder(settings: CurationSettings, output: str | Path) -> Prepared:
+    """Plan the rows of the folder, or read the plan of an earlier call.
+
+    Raises:
+        ValueError: the folder holds another build, or files that no build of these settings has begun.
+    """
+    output = Path(output)
+    check_folder(output, settings.fingerprint(), read_report(output))
+    if settings.embeddings_dir is None:
+        settings.embeddings_dir = str(Path(datasets.config.HF_DATASETS_CACHE) / EMBEDDINGS_DIR)
+    return prepare(settings, output / WORK_DIR)
+
+
+def write_shards(
+    output: Path, prepared: Prepared, settings: CurationSettings, shards: list[Shard], num_workers: int
+) -> None:
+    """Write the shards that are not done, in this process or in several."""
+    environment = build_environment(PACKAGES)
+    missing = [shard for shard in shards if not is_done(output, prepared, settings, shard)]
+    jobs = [(output, prepared, settings, shard, environment) for shard in missing]
+    for _ in run_jobs(write_shard, jobs, num_workers=num_workers, name="shards", unit="shard"):
+        pass
+
+
+def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard, environment: dict) -> None:
+    """Build one shard, then record that it is done, with its hash, its size and what it was built with."""
+    split, index = shard
+    table, drops = build_shard(prepared.folder, split, index, settings=settings), []
+    if settings.media == "rendered":
+        table, drops = render_rows(table, output / "videos" / split, settings=settings, relative_to=output)
+        table = embed_videos(table, output)
+    path = shard_path(output, prepared, settings, shard)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_parquet(table, path)
+    done_path(prepared, shard).parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "num_rows": len(table),
+        "sha256": hash_file(path),
+        "size": measure_parquet(path),
+        "drops": drops,
+        "environment": environment,
+    }
+    write_json(done_path(prepared, shard), record)
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file without the metadata of `datasets`, whose newer forms its older versions cannot read.
+
+    The types of the columns are in the card, where all versions look for them.
+    """
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(None), temporary, compression="zstd", row_group_size=ROW_GROUP_SIZE
+        )
+
+
+def embed_videos(table: pa.Table, output: Path) -> pa.Table:
+    """Add the column `video`: the mp4 file itself, a `datasets.Video`."""
+    paths = [media["video"] for media in table["media"].to_pylist()]
+    videos = [{"bytes": (output / path).read_bytes(), "path": Path(path).name} for path in paths]
+    return table.append_column("video", pa.array(videos, datasets.Video().pa_type))
+
+
+def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) -> None:
+    """Write the report, the figures and the card of a folder whose shards are all done, then remove the work folder."""
+    from .pu_valor_card import write_card
+    from .report_figures import draw_report
+
+    done = {shard: read_done(prepared, shard) for shard in list_shards(prepared, settings)}
+    num_rows, sizes = Counter(), {}
+    for (split, _), record in done.items():
+        num_rows[split] += record["num_rows"]
+        sizes[split] = add_sizes([*([sizes[split]] if split in sizes else []), record["size"]])
+    # a build that was stopped may be continued at another commit, or on another machine
+    environments = [*prepared.report["environments"], *(record["environment"] for record in done.values())]
+    for path in sorted(prepared.folder.glob("rejected-*.parquet")):
+        shutil.copyfile(path, output / path.name)
+    draw_report(output, prepared.folder, prepared.report)
+    for pattern in (".partial-*", ".*.part"):  # left by killed processes
+        for path in [path for folder in ("data", "videos", ".") for path in (output / folder).rglob(pattern)]:
+            path.unlink()
+    write_account(
+        output,
+        prepared,
+        [drop for record in done.values() for drop in record["drops"]],
+        fingerprint=settings.fingerprint(),
+        num_rows=dict(num_rows),
+        sizes=sizes,
+        environments=[json.loads(text) for text in sorted({json.dumps(one, sort_keys=True) for one in environments})],
+        sha256={shard_path(output, prepared, settings, shard).name: one["sha256"] for shard, one in done.items()},
+    )
+    write_card(output, read_report(output))
+    shutil.rmtree(output / WORK_DIR)
+
+
+def list_shards(prepared: Prepared, settings: CurationSettings) -> list[Shard]:
+    """All shards of a build, in order."""
+    return [
+        (split, index)
+        for split, num_rows in prepared.num_rows.items()
+        for index in range(count_shards(num_rows, settings.shard_rows))
+    ]
+
+
+def shard_path(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard) -> Path:
+    """The Parquet file of a shard."""
+    split, index = shard
+    total = count_shards(prepared.num_rows[split], settings.shard_rows)
+    return output / "data" / f"{split}-{index:05d}-of-{total:05d}.parquet"
+
+
+def done_path(prepared: Prepared, shard: Shard) -> Path:
+    """The record of a finished shard."""
+    return prepared.folder / "done" / f"{shard[0]}-{shard[1]:05d}.json"
+
+
+def read_done(prepared: Prepared, shard: Shard) -> dict:
+    """The record of a finished shard. Raises ValueError if it is not done."""
+    path = done_path(prepared, shard)
+    if not path.exists():
+        raise ValueError(f"shard {shard} of {prepared.folder} is not done")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_done(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard) -> bool:
+    """Whether a shard is recorded as done and its file still has the recorded hash."""
+    path = shard_path(output, prepared, settings, shard)
+    if not done_path(prepared, shard).exists() or not path.exists():
+        return False
+    return hash_file(path) == read_done(prepared, shard)["sha256"]
+
+
+def read_report(output: str | Path) -> dict | None:
+    """The report of a finished folder, or None."""
+    path = Path(output) / REPORT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def check_folder(output: Path, fingerprint: str, known: dict | None) -> None:
+    """Raises ValueError where the folder holds another build, or data that no build of these settings has begun."""
+    if known is not None and known["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{output} holds the finished build {known['fingerprint']}, not {fingerprint}: choose another folder"
+        )
+    work = output / WORK_DIR
+    begun = [path.name for path in work.iterdir() if not path.name.startswith(".")] if work.is_dir() else []
+    if begun not in ([], [fingerprint]):
+        raise ValueError(f"{output} holds the unfinished build {begun}, not {fingerprint}: choose another folder")
+    patterns = ("data/*.parquet", "videos/**/*.mp4")
+    foreign = [] if begun else [path for pattern in patterns for path in sorted(output.glob(pattern))]
+    if foreign:
+        raise ValueError(
+            f"{output} holds {len(foreign)} files of an unknown build, for example {foreign[0]}: choose another folder"
+        )
+
+
+def check_finished(output: Path, report: dict) -> None:
+    """Raises ValueError where the data files of a finished folder are not those of its report."""
+    found = {path.name for path in (output / "data").glob("*.parquet")}
+    wrong = sorted(found ^ set(report["sha256"]))
+    if wrong:
+        raise ValueError(f"{output} is finished, but these data files are missing or foreign: {wrong[:5]}")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
