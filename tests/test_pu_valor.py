@@ -137,7 +137,7 @@ def test_too_few_orders_for_the_wanted_number_are_counted_as_drops(tmp_path, loa
         ({"media": "mp4"}, "media must be one of"),
         ({"conversation_types": ("T4",)}, "T4"),
         ({"gap_share": 0.5}, "gap_share needs backgrounds_file"),
-        ({"absent_share": 1.5}, "absent_share must be between 0 and 1, got 1.5"),
+        ({"absent_share": 1.5}, "absent_share must be at least 0 and at most 1, got 1.5"),
         ({"num_videos": 0}, "num_videos must be at least 1"),
         ({"clips_dir": "nowhere"}, "no such folder: nowhere"),
         ({"coherence_threshold": "high"}, "coherence_threshold"),

@@ -24,11 +24,13 @@ def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tup
     Raises:
         ValueError: no clip is left.
     """
-    (captions_file,) = settings.files("captions_file")
+    captions, excluded = settings.files("captions_file"), settings.files("exclude_ids_file")
+    if len(captions) != 1 or len(excluded) > 1:
+        raise ValueError(f"pu_valor reads one captions_file and one exclude_ids_file, got {captions} and {excluded}")
     clips = read_clips(
-        captions_file,
+        captions[0],
         report=report,
-        exclude_ids_file=settings.exclude_ids_file and settings.files("exclude_ids_file")[0],
+        exclude_ids_file=excluded[0] if excluded else None,
         clip_duration=settings.clip_duration,
         min_clip_duration=settings.min_clip_duration,
         min_caption_words=settings.min_caption_words,
