@@ -16,7 +16,6 @@ from transformers import (
     AutoProcessor,
     AutoVideoProcessor,
 )
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_avicuna import AVicunaConfig
 from .feature_extraction_avicuna import AVicunaFeatureExtractor
@@ -42,9 +41,6 @@ for _auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, A
 AutoProcessor.register(AVicunaConfig, AVicunaProcessor, exist_ok=True)
 AutoVideoProcessor.register(AVicunaConfig, AVicunaVideoProcessor, exist_ok=True)
 AutoFeatureExtractor.register(AVicunaConfig, AVicunaFeatureExtractor, exist_ok=True)
-PIPELINE_REGISTRY.register_pipeline(
-    "audio-visual-event-localization", pipeline_class=AVicunaPipeline, pt_model=AutoModelForCausalLM, type="multimodal"
-)
 # save_pretrained copies the code of classes marked so into the checkpoint
 AVicunaConfig.register_for_auto_class()
 AVicunaForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")

@@ -8,8 +8,6 @@ Token order is the processor's matter: here the k-th placeholder of a sample tak
 merge lives in the base model, so that hidden states are as long as `input_ids` (trainers compute the loss from there).
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -33,13 +31,9 @@ from .language_model_avicuna import (
 )
 from .media_generation_avicuna import MediaGenerationMixin
 from .merging_avicuna import encode_padded, refuse_both, require_features, select_rows
+from .pipeline_avicuna import TASK as _TASK  # noqa: F401  (importing it registers the pipeline, also from a checkpoint)
 from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
 
-
-if TYPE_CHECKING:
-    # Not imported, only named: transformers copies the files of all relative imports that it finds in the text into a
-    # checkpoint, and the pipeline that the configuration promises must be among them.
-    from .pipeline_avicuna import AVicunaPipeline  # noqa: F401
 
 # What a quantisation config should skip, so that the language model alone is quantised: bitsandbytes calls the list
 # llm_int8_skip_modules, other methods modules_to_not_convert.

@@ -10,7 +10,8 @@ It only joins the parts: the processor decodes, `answering_avicuna` generates, `
 from functools import cached_property
 from typing import Any
 
-from transformers import Pipeline
+from transformers import AutoModelForCausalLM, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answering_avicuna import Answer, answer_batch, answer_questions
 from .generation_avicuna import TimeSpanLogitsProcessor
@@ -18,6 +19,7 @@ from .prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_
 from .timestamp_avicuna import Event
 
 
+TASK = "audio-visual-event-localization"
 _MAX_NEW_TOKENS = 256  # our choice: about a dozen narrated events
 _TASK_ARGUMENTS = ("query", "interval", "question")
 
@@ -205,3 +207,10 @@ def _as_dict(event: Event, *, label: str | None = None) -> dict:
         "label": event.label if label is None else label,
         "score": event.score,
     }
+
+
+# a checkpoint's own code registers it, too, so that pipeline(TASK, model=loaded_model) works without the package
+if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=AVicunaPipeline, pt_model=AutoModelForCausalLM, type="multimodal"
+    )

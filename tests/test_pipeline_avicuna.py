@@ -247,3 +247,34 @@ def test_a_checkpoint_brings_its_pipeline_to_a_fresh_process(model, processor, v
     if saved_by == "pipeline":
         refused = run(TASK, "no")
         assert refused.returncode != 0 and "trust_remote_code" in refused.stderr
+
+
+LOADED_MODEL = """
+import sys
+sys.modules["modeling_avicuna"] = None
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
+folder, video = sys.argv[1:]
+plain = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+target = r"model\\.language_model\\..*\\.q_proj"
+for model in (plain, get_peft_model(plain, LoraConfig(r=2, target_modules=target))):
+    pipe = pipeline("audio-visual-event-localization", model=model, processor=processor, device="cpu", max_new_tokens=12)
+    print("ANSWERS", pipe(video, query=["rain", "dog"], do_sample=False), pipe(video, question="What?", do_sample=False))
+"""
+
+
+def test_a_loaded_model_and_its_lora_work_in_a_process_without_the_package(model, processor, videos, tmp_path):
+    """Quantised models and PEFT models are loaded before a pipeline is made of them."""
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, max_new_tokens=12, do_sample=False)
+    video = str(videos / "sound.mp4")
+    expected = f"ANSWERS {plain(video, query=['rain', 'dog'])} {plain(video, question='What?')}"
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_MODEL, str(tmp_path / "checkpoint"), video],
+        cwd=tmp_path, env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""},
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count(expected) == 2
