@@ -8,12 +8,22 @@ The result holds everything `from_pretrained` needs, code included. Without a to
 place. All keys and shapes are checked before anything is written. Works on local folders; it downloads nothing.
 """
 
-import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    HfArgumentParser,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .configuration_avicuna import AVicunaConfig
 from .feature_extraction_avicuna import AVicunaFeatureExtractor, clap_settings
@@ -29,6 +39,9 @@ from .published_weights_avicuna import (
     read_tuned_projectors,
 )
 from .towers_avicuna import build_audio_tower, build_vision_tower
+
+
+PROGRAM = "python -m modeling_avicuna.convert_avicuna_to_hf"
 
 
 def convert_checkpoint(
@@ -59,12 +72,15 @@ def convert_checkpoint(
         dtype: Type of the saved weights; float32 rounds nothing.
 
     Raises:
-        ValueError: `stage4` without `stage3` (it was trained on top of it), or a file, key or shape that is not as
-            expected; the message names it.
+        ValueError: `stage4` without `stage3` (it was trained on top of it), an `output` that is one of the input
+            folders, or a file, key or shape that is not as expected; the message names it.
     """
     if stage4 is not None and stage3 is None:
         raise ValueError(f"--stage4 {stage4} needs --stage3: its LoRA was trained on the merged weights of stage 3")
     base, output = Path(base), Path(output)
+    for source in (base, stage3, stage4, vision_tower, audio_tower):
+        if source is not None and output.resolve() == Path(source).resolve():
+            raise ValueError(f"--output {output} is also an input folder, whose files would be overwritten")
     language_model = read_language_model(base)
     adapters = read_projector(Path(vision_adapter), "mm_projector", others=["mm_projector_a"])
     adapters |= read_projector(Path(audio_adapter), "mm_projector_a")
@@ -104,10 +120,15 @@ def convert_checkpoint(
     )
 
 
-def _read_tower(folder: str | Path | None, config_name: str, build) -> tuple[PreTrainedConfig | None, dict]:
+def _read_tower(
+    folder: str | Path | None, config_name: str, build: Callable[[PreTrainedConfig], PreTrainedModel]
+) -> tuple[PreTrainedConfig | None, dict[str, torch.Tensor]]:
     """The config and weights of one tower, from a folder of the whole CLIP or CLAP or of the tower alone."""
     if folder is None:
         return None, {}
+    if not Path(folder).is_dir():
+        form = "a file; give the tower as a transformers folder" if Path(folder).is_file() else "not a folder"
+        raise ValueError(f"the tower {folder} is {form}, for example of openai/clip-vit-large-patch14")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config = getattr(config, config_name, config)
     with torch.device("meta"):
@@ -118,7 +139,13 @@ def _read_tower(folder: str | Path | None, config_name: str, build) -> tuple[Pre
     return config, tower.state_dict()
 
 
-def _build_config(base: Path, tokenizer, adapters: dict, vision_config, audio_config) -> AVicunaConfig:
+def _build_config(
+    base: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    adapters: dict[str, torch.Tensor],
+    vision_config: PreTrainedConfig | None,
+    audio_config: PreTrainedConfig | None,
+) -> AVicunaConfig:
     text_config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     published_vocab_size = text_config.vocab_size
     text_config.vocab_size = max(len(tokenizer), published_vocab_size)
@@ -184,23 +211,49 @@ def _build_generation_config(config: AVicunaConfig) -> GenerationConfig:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True, metavar="DIR", help="language model with its tokenizer")
-    parser.add_argument("--vision-adapter", required=True, metavar="FILE", help="mm_projector.bin of stage 1")
-    parser.add_argument("--audio-adapter", required=True, metavar="FILE", help="mm_projector_a.bin of stage 2")
-    parser.add_argument("--stage3", metavar="DIR", help="LoRA folder of stage 3")
-    parser.add_argument("--stage4", metavar="DIR", help="LoRA folder of stage 4; needs --stage3")
-    parser.add_argument("--vision-tower", metavar="DIR", help="CLIP; none: the checkpoint takes video_features alone")
-    parser.add_argument("--audio-tower", metavar="DIR", help="CLAP; none: the checkpoint takes audio_features alone")
-    parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    arguments = vars(parser.parse_args())
-    arguments["dtype"] = getattr(torch, arguments["dtype"])
+@dataclass
+class ConvertArguments:
+    """Command line of `python -m modeling_avicuna.convert_avicuna_to_hf`."""
+
+    base: str = field(metadata={"help": "Folder of the language model with its tokenizer."})
+    vision_adapter: str = field(metadata={"help": "mm_projector.bin of stage 1."})
+    audio_adapter: str = field(metadata={"help": "mm_projector_a.bin of stage 2."})
+    output: str = field(metadata={"help": "Folder to write."})
+    stage3: str | None = field(default=None, metadata={"help": "LoRA folder of stage 3."})
+    stage4: str | None = field(default=None, metadata={"help": "LoRA folder of stage 4; needs --stage3."})
+    vision_tower: str | None = field(
+        default=None, metadata={"help": "Folder of CLIP; without it the checkpoint takes video_features only."}
+    )
+    audio_tower: str | None = field(
+        default=None, metadata={"help": "Folder of CLAP; without it the checkpoint takes audio_features only."}
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Type of the saved weights.", "choices": ["float32", "bfloat16", "float16"]},
+    )
+
+
+class OneLineParser(HfArgumentParser):
+    """`HfArgumentParser` whose errors are one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line (of this process if `arguments` is None); a mistake is one line on stderr."""
+    description = __doc__.split("\n")[0]
+    parser = OneLineParser(ConvertArguments, prog=PROGRAM, description=description, allow_abbrev=False)
+    options, unknown = parser.parse_args_into_dataclasses(
+        arguments, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    values = asdict(options)
     try:
-        convert_checkpoint(arguments.pop("base"), **arguments)
+        convert_checkpoint(values.pop("base"), **{**values, "dtype": getattr(torch, options.dtype)})
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"{PROGRAM}: error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Nothing here builds a model or writes a file.
 import json
 import pickle
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -35,6 +36,21 @@ _LORA_SETTINGS = {
     "alpha_pattern": {},
 }
 
+# what torch and safetensors raise on bytes that are no such file, found by reading 6,000 mutated ones
+_BROKEN_FILE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """Reads one `.safetensors` or `.bin` file.
@@ -50,11 +66,32 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{file} is refused: it holds more than tensors ({str(error).splitlines()[0]})") from error
-    except (RuntimeError, OSError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read as tensors: {error}") from error
+    except _BROKEN_FILE as error:
+        raise ValueError(f"{file} cannot be read as tensors: {error or type(error).__name__}") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{file} is refused: it must hold a dict of tensors by name")
+    for name, tensor in tensors.items():
+        # a few bytes can describe a tensor of any size, which would fill the memory once it is converted
+        if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise ValueError(f"{file} is refused: {name} is sparse or has more elements than the file")
     return dict(tensors)
+
+
+def read_settings(file: Path) -> dict:
+    """Reads a JSON file that holds one object.
+
+    Raises:
+        ValueError: The file is missing or holds anything else.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist")
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} must hold a JSON object")
+    return settings
 
 
 def read_language_model(folder: Path) -> dict[str, torch.Tensor]:
@@ -69,9 +106,13 @@ def read_language_model(folder: Path) -> dict[str, torch.Tensor]:
             break
         index = folder / f"{stem}.index.json"
         if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = read_settings(index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise ValueError(f"{index} has no weight_map")
             tensors = {}
-            for shard in sorted(set(weight_map.values())):
+            for shard in sorted({str(name) for name in weight_map.values()}):
+                if Path(shard).name != shard:
+                    raise ValueError(f"{index} is refused: the shard {shard!r} is not the name of a file beside it")
                 tensors |= read_tensors(folder / shard)
             check_keys(tensors, weight_map, where=f"the shards of {index}")
             break
@@ -152,10 +193,11 @@ def merge_lora(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torc
         ValueError: The settings are not those of a plain LoRA, or a key is unknown, alone or misshapen.
     """
     config_file = folder / "adapter_config.json"
-    if not config_file.is_file():
-        raise ValueError(f"{config_file} does not exist")
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    check_keys({"r", "lora_alpha"} & set(config), ("r", "lora_alpha"), where=str(config_file))
+    config = read_settings(config_file)
+    for setting in ("r", "lora_alpha"):
+        value = config.get(setting)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"{config_file}: {setting} must be a positive number, got {value!r}")
     for setting, expected in _LORA_SETTINGS.items():
         if (config.get(setting) or expected) != expected:
             raise ValueError(f"{config_file}: {setting}={config[setting]!r} is not supported, expected {expected!r}")

@@ -1,10 +1,7 @@
 """The converter against the published release in miniature, number by number, and against files it must refuse."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,7 @@ from transformers import (
 )
 
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration, AVicunaProcessor, interleave_order
-from modeling_avicuna.convert_avicuna_to_hf import convert_checkpoint
+from modeling_avicuna.convert_avicuna_to_hf import convert_checkpoint, main
 from modeling_avicuna.published_weights_avicuna import merge_lora, read_language_model, read_projector, read_tensors
 from tests.tiny_models import TINY_AUDIO, TINY_TEXT, TINY_VISION
 
@@ -500,14 +497,111 @@ def test_code_inside_the_base_folder_is_not_run(release, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_stage4_without_stage3_is_an_error_also_on_the_command_line(release, tmp_path, project_dir):
+def test_stage4_without_stage3_is_an_error(release, tmp_path):
     with pytest.raises(ValueError, match="needs --stage3"):
         convert_with(release, tmp_path, stage4=release / "stage4")
-    command = [sys.executable, "-m", "modeling_avicuna.convert_avicuna_to_hf", "--base", release / "base"]
-    command += ["--vision-adapter", release / "stage1/mm_projector.bin", "--stage4", release / "stage4"]
-    command += ["--audio-adapter", release / "stage2/mm_projector_a.bin", "--output", tmp_path / "out"]
-    done = subprocess.run(command, cwd=project_dir, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "needs --stage3" in done.stderr and "Traceback" not in done.stderr
+
+
+COMMAND = {"base": "base", "vision_adapter": "a.bin", "audio_adapter": "b.bin", "output": "out"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage4": "x"}, "needs --stage3"),
+        ({"dtype": "int3"}, "invalid choice: 'int3'"),
+        ({"output": "base"}, "--output base is also an input folder"),
+        ({"output": "base/../base/"}, "also an input folder"),
+        ({"output": "s3", "stage3": "s3"}, "also an input folder"),
+        ({"base": "nowhere"}, "nowhere holds neither"),
+        ({"sage3": "x"}, "--sage3"),
+    ],
+)
+@pytest.mark.parametrize("separator", ["-", "_"])
+def test_a_wrong_value_on_the_command_line_is_one_line(tmp_path, monkeypatch, capsys, change, message, separator):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    options = {**COMMAND, **change}
+    words = [w for name, value in options.items() for w in ("--" + name.replace("_", separator), value)]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    line = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err.strip()
+    assert message in line and "\n" not in line and line.startswith("python -m modeling_avicuna.convert_avicuna_to_hf")
+    assert list((tmp_path / "base").iterdir()) == []
+
+
+def test_a_tower_in_the_form_of_another_library_is_named(release, tmp_path):
+    torch.save({"visual.proj": torch.zeros(1)}, tmp_path / "ViT-L-14.pt")
+    with pytest.raises(ValueError, match="ViT-L-14.pt is a file; give the tower as a transformers folder"):
+        convert_with(release, tmp_path, vision_tower=tmp_path / "ViT-L-14.pt")
+    with pytest.raises(ValueError, match="630k.pt is not a folder"):
+        convert_with(release, tmp_path, audio_tower=tmp_path / "630k.pt")
+
+
+def test_names_that_leave_the_folder_are_refused(tmp_path):
+    (tmp_path / "base").mkdir()
+    save_file({"secret": torch.zeros(1)}, tmp_path / "secret.safetensors")
+    for shard in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".."):
+        index = {"weight_map": {"secret": shard}}
+        (tmp_path / "base/model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=r"index.json is refused: the shard|does not exist"):
+            read_language_model(tmp_path / "base")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "secret.txt", "nowhere"])
+def test_links_to_other_things_than_weights_are_errors(tmp_path, target):
+    (tmp_path / "secret.txt").write_text("a password")
+    for name in ("weights.bin", "weights.safetensors"):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        with pytest.raises(ValueError, match=f"{name} (does not exist|cannot be read|is refused)"):
+            read_tensors(tmp_path / name)
+
+
+def test_mutated_weight_files_are_read_or_named(tmp_path):
+    """Bits flipped, bytes cut off, and random text: tensors or one ValueError with the file's name, nothing else."""
+    rng = np.random.default_rng(0)
+    tensors = {"a": torch.zeros(3, 2), "b": torch.ones(4)}
+    torch.save(tensors, tmp_path / "zip.bin")
+    torch.save(tensors, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    save_file(tensors, tmp_path / "s.safetensors")
+    for source in ("zip.bin", "old.bin", "s.safetensors", "text"):
+        whole = (tmp_path / source).read_bytes() if source != "text" else rng.bytes(60)
+        file = tmp_path / f"broken.{source.partition('.')[2] or 'bin'}"
+        for number in range(100):
+            data = bytearray(whole if source != "text" else rng.choice(list(b"abcq()]}\x80.RtK0 \n"), 40).tolist())
+            for place in rng.integers(len(data), size=number % 9):
+                data[place] = rng.integers(256)
+            file.write_bytes(data[: rng.integers(len(data))] if number % 3 == 0 else data)
+            try:
+                read_tensors(file)
+            except ValueError as error:
+                assert str(file) in str(error)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1).expand(10**12), torch.zeros(3, 3).to_sparse()], ids=["more than stored", "sparse"]
+)
+def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path, tensor):
+    torch.save({"model.mm_projector.weight": tensor}, tmp_path / "bomb.bin")
+    with pytest.raises(ValueError, match=r"bomb.bin is refused: model.mm_projector.weight"):
+        read_tensors(tmp_path / "bomb.bin")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"lora_alpha": 16}', "r must be a positive number, got None"),
+        ('{"r": 0, "lora_alpha": 16}', "r must be a positive number, got 0"),
+        ('{"r": 8, "lora_alpha": "../x"}', "lora_alpha must be a positive number"),
+        ('{"r": 8, "lora_alpha": NaN}', "lora_alpha must be a positive number"),
+    ],
+)
+def test_broken_adapter_settings_are_named(tmp_path, text, message):
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"adapter_config.json.* {message}"):
+        merge_lora({}, tmp_path)
 
 
 def test_a_checkpoint_without_towers_says_so_about_raw_media(model):
