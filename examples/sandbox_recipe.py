@@ -1,21 +1,28 @@
 """The sandbox recipe as a list of commands: world, features, five stages of training, evaluation.
 
 `examples/demo.py` runs it once; `benchmarks/reproduce.py` runs it with other seeds, worlds and settings. Each step is a
-command that a user could type, and the file that it leaves when it is complete. This file runs nothing.
+command that a user could type, and the file that it leaves when it is complete.
 """
 
 import json
-from collections.abc import Sequence
+import os
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 
 WORLDS = {
     "plain": ("--event-seconds", "4", "12", "--video-seconds", "20", "40"),
     "default": (),
 }
-NUM_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 60, 60
-STAGES = ("stage1", "stage2", "warmup", "stage3", "stage4")
+NUM_CLIPS, NUM_BACKGROUND_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 16, 60, 60
+PROJECT = Path(__file__).resolve().parents[1]
+RECIPES = Path("train/recipes/sandbox")
+STAGES = ("stage1", "stage2", "stage2_warmup", "stage3", "stage4")
 INITIALIZE = {
     "size": "tiny",
     "language-model": "biogpt",
@@ -34,6 +41,19 @@ class Step:
     words: tuple[str, ...]
     product: Path
 
+    def run(self, *, num_threads: int = 1) -> None:
+        """Print and run the command from the project's root.
+
+        Raises:
+            SystemExit: the command failed.
+        """
+        print(f"$ {shlex.join(self.words)}", flush=True)
+        program = sys.executable if self.words[0] == "python" else str(Path(sys.executable).with_name(self.words[0]))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONPATH": str(PROJECT)}
+        done = subprocess.run([program, *self.words[1:]], cwd=PROJECT, env=environment)
+        if done.returncode:
+            sys.exit(f"stopped: the command above ended with status {done.returncode}")
+
 
 @dataclass(frozen=True)
 class SandboxRun:
@@ -45,7 +65,7 @@ class SandboxRun:
         initialize (`dict`): options of `train.initialize` that differ from `INITIALIZE`.
         stages (`tuple(str)`): the stages to train, in order.
         overrides (`dict`): stage -> options of `train/sft.py` that differ from its recipe.
-        num_processes (`int`): processes of feature extraction, and workers that draw the world.
+        num_processes (`int`): processes of feature extraction and training, and workers that draw the world.
     """
 
     world: str = "plain"
@@ -68,7 +88,8 @@ def make_world(run: SandboxRun, world: Path) -> Step:
     return step(
         "world",
         *("python", "-m", "dataset_builders.sandbox", "--output", world, "--num-clips", NUM_CLIPS),
-        *("--num-train-videos", NUM_TRAIN_VIDEOS, "--num-test-videos", NUM_TEST_VIDEOS, *WORLDS[run.world]),
+        *("--num-background-clips", NUM_BACKGROUND_CLIPS, "--num-train-videos", NUM_TRAIN_VIDEOS),
+        *("--num-test-videos", NUM_TEST_VIDEOS, *WORLDS[run.world]),
         *("--num-workers", run.num_processes, "--seed", run.seed),
         product=world / "annotations.json",
     )
@@ -86,31 +107,44 @@ def initialize(run: SandboxRun, world: Path, output: Path) -> Step:
     )
 
 
-def extract_features(run: SandboxRun, media: Path, model: Path, output: Path) -> Step:
-    """Tower outputs of all clips and videos below a folder."""
+def extract_features(run: SandboxRun, world: Path, model: Path, output: Path) -> Step:
+    """Tower outputs of all clips and videos of a world."""
     return step(
         "features",
-        *("accelerate", "launch", "--num_processes", run.num_processes, "--cpu", "-m", "train.extract_features"),
-        *("--model", model, "--media-dir", media, "--output", output, "--num-workers", 1),
-        product=output / "failed-0000.jsonl",
+        *(*launch(run.num_processes), "-m", "train.extract_features", "--model", model),
+        *("--media-dir", world, "--output", output, "--num-workers", 1),
+        product=output / f"failed-{run.num_processes - 1:04d}.jsonl",
     )
 
 
 def train_stage(run: SandboxRun, stage: str, *, world: Path, features: Path, start: Path, output: Path) -> Step:
-    """One stage, from the checkpoint `start`."""
-    options = {"seed": run.seed, **run.overrides.get(stage, {})}
+    """One stage, from the checkpoint `start`; the processes share the batch of its recipe."""
+    recipe = RECIPES / f"{stage}.yaml"
+    batch_size = yaml.safe_load((PROJECT / recipe).read_text(encoding="utf-8"))["effective_batch_size"]
+    options = {"per_device_train_batch_size": batch_size // run.num_processes} if run.num_processes > 1 else {}
+    options |= {"seed": run.seed, **run.overrides.get(stage, {})}
     return step(
         stage,
-        *("accelerate", "launch", "--num_processes", 1, "--cpu", "train/sft.py"),
-        *("--config", f"train/recipes/sandbox/{stage}.yaml", "--data_dir", world, "--features_dir", features),
+        *(*launch(run.num_processes), "train/sft.py", "--config", recipe),
+        *("--data_dir", world, "--features_dir", features),
         *("--model_name_or_path", start, "--output_dir", output),
         *(word for name, value in options.items() for word in option_words(name, value)),
         product=output / "training_summary.json",
     )
 
 
-def evaluate(task: str, *, model: Path, world: Path, output: Path, media: Sequence[str | Path], score: str) -> Step:
-    """Score a model on the held-out videos; `media` says whether files or cached features are used."""
+def launch(num_processes: int) -> tuple[str, ...]:
+    """The launcher: on CPUs `accelerate launch` starts one process, whatever it is asked for."""
+    if num_processes == 1:
+        return ("accelerate", "launch", "--num_processes", "1", "--cpu")
+    return ("torchrun", "--standalone", "--nproc-per-node", str(num_processes))
+
+
+def evaluate(
+    task: str, *, model: Path, world: Path, output: Path, features: Path | None = None, score: str = "presence"
+) -> Step:
+    """Score a model on the held-out videos, from their files or from cached features."""
+    media = ("--media-dir", world / "test") if features is None else ("--features-dir", features)
     longest = 256 if task == "sandbox" else 40
     return step(
         task,

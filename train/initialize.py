@@ -315,6 +315,9 @@ class InitializeOptions:
     )
     num_av_tokens: int = field(default=100, metadata={"help": "Audio-visual tokens of a video (published: 100)."})
     audio_interleaving_rate: float = field(default=0.25, metadata={"help": "Share of audio (published best: 0.25)."})
+    interleaving: str = field(
+        default="uniform", metadata={"help": "Rule of the token order: uniform, published or concatenated."}
+    )
     alignment: str = field(
         default="published",
         metadata={"help": '"published", or "centred": each token shows the middle of its share of the video.'},
@@ -332,7 +335,8 @@ def read_captions(path: str) -> list[str]:
 
 def main(arguments: list[str] | None = None):
     args = parse_options(InitializeOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
-    names = ("num_av_tokens", "audio_interleaving_rate", "alignment", "window_seconds", "stride_seconds")
+    names = ("num_av_tokens", "audio_interleaving_rate", "interleaving")
+    names += ("alignment", "window_seconds", "stride_seconds")
     settings = {name: getattr(args, name) for name in names}
     torch.manual_seed(args.seed)
     if args.size == "tiny" and args.captions:
