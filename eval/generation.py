@@ -134,7 +134,7 @@ class Generator:
             return media, {}
         if not hasattr(self._of_thread, "processor"):
             self._of_thread.processor = self._load_processor()  # a tokenizer must not be used by two threads at once
-        messages = [{"role": "user", "content": [{"type": "video", "path": media.video, "audio": media.audio}]}]
+        messages = [{"role": "user", "content": [media.block]}]
         processor = self._of_thread.processor
         return media, processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_metadata=True)
 

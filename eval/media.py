@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel, ProcessorMixin
 
-from dataset_builders.features.feature_store import FeatureStore
+from dataset_builders.features.feature_store import FeatureStore, media_key
+from dataset_builders.features.towers import check_towers
 from dataset_builders.sources.media_folder import MediaFolder
 from modeling_avicuna.media_avicuna import load_audio
 
@@ -22,6 +24,7 @@ from .task import Example
 
 # "swapped": the sound of another video; "shifted": moved by half its length, the second half comes first.
 SOUNDS = ("original", "removed", "swapped", "shifted")
+SAMPLING_RATE = 48_000  # Hz, as the feature extractor takes it
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,24 @@ class Media:
         `(num_windows, audio_feature_size)` beside cached ones.
     duration (`float`, *optional*): seconds, as annotated, otherwise of the cached media; None where decoding the file
         gives it.
+    start, end (`float`, *optional*): the part of a file to show, in seconds; cached rows are those of the part.
     """
 
     video: Any
     audio: Any
     duration: float | None
+    start: float | None = None
+    end: float | None = None
 
     @property
     def is_cached(self) -> bool:
         return isinstance(self.video, np.ndarray)
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """The content block of a file; the part is named only where there is one."""
+        part = {name: value for name, value in (("start", self.start), ("end", self.end)) if value is not None}
+        return {"type": "video", "path": self.video, "audio": self.audio, **part}
 
 
 class MediaSource:
@@ -77,6 +89,7 @@ class MediaSource:
         self.folders = [media_dir] if media_dir is not None else list(features_dir)
         self._folder = None if media_dir is None else MediaFolder(media_dir)
         self.stores = [FeatureStore(folder) for folder in features_dir]
+        self._examples = {example.video_id: example for example in examples}
         places = {example.video_id: self._locate(example) for example in examples}
         self.places = {key: place for key, place in places.items() if place is not None}
         self._partners = _partners(self.places) if sound == "swapped" else {}
@@ -92,6 +105,16 @@ class MediaSource:
             "sound_partners_sha256": hashlib.sha256(partners).hexdigest() if self._partners else None,
         }
 
+    def check(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+        """Compares cached features with the model that reads them.
+
+        Raises:
+            ValueError: they were made with other towers or other settings; the message names both.
+        """
+        for store in self.stores:
+            check_towers(store.settings, model, folder=str(store.folder))
+            store.check_settings(processor.feature_settings)
+
     def open(self, example: Example) -> Media:
         """The media of one example.
 
@@ -99,24 +122,29 @@ class MediaSource:
             MediaError: the file, or the file whose sound is wanted, cannot be read.
         """
         place = self.places[example.video_id]
-        sound_of = self.places[self._partners[example.video_id]] if self.sound == "swapped" else place
+        partner = self._examples[self._partners[example.video_id]] if self.sound == "swapped" else example
+        sound_of = self.places[partner.video_id]
         if self.stores:
             store, other = self._store(place), self._store(sound_of)
             rows = other.audio(sound_of)
             audio = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
             return Media(store.video(place), audio, example.duration or store.duration(place))
-        if self.sound == "original":
-            return Media(place, True, example.duration)
-        samples = None if self.sound == "removed" else load_audio(sound_of)
-        return Media(place, None if samples is None else _changed(samples, self.sound), example.duration)
+        audio = True if self.sound == "original" else None
+        if self.sound in ("swapped", "shifted"):
+            samples = load_audio(sound_of, sampling_rate=SAMPLING_RATE, start=partner.start, end=partner.end)
+            if samples is not None:
+                # the processor takes the part of the sound that it takes of the picture
+                before = np.zeros(round((example.start or 0.0) * SAMPLING_RATE), samples.dtype)
+                audio = np.concatenate([before, _changed(samples, self.sound)])
+        return Media(place, audio, example.duration, example.start, example.end)
 
     def _locate(self, example: Example) -> str | None:
-        """The path or media id of an example, or None where nothing has one of its names."""
+        """The path or the id in the cache of an example, or None where nothing has one of its names."""
         if self._folder is not None:
             return self._folder.find(example.media_names)
         stems = [Path(name).stem if "." in name else name for name in example.media_names]
-        known = (name for name in (*example.media_names, *stems) if any(name in store for store in self.stores))
-        return next(known, None)
+        keys = (media_key(name, example.start, example.end) for name in (*example.media_names, *stems))
+        return next((key for key in keys if any(key in store for store in self.stores)), None)
 
     def _store(self, media_id: str) -> FeatureStore:
         return next(store for store in self.stores if media_id in store)

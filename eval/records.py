@@ -49,16 +49,12 @@ class AnswerLog:
             ValueError: the folder was made with other settings; the message names the differences.
         """
         path = self.output / "settings.json"
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
-            if changed:
-                told = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
-                raise ValueError(
-                    f"{self.output} holds answers of a run with other settings ({told}): use another output"
-                )
-        else:
-            write_json(path, settings)
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() and self.answers else settings
+        changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+        if changed:
+            told = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
+            raise ValueError(f"{self.output} holds answers of a run with other settings ({told}): use another output")
+        write_json(path, settings)
         for path in self.output.glob("unreadable.*.json"):
             path.unlink()
 

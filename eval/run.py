@@ -198,6 +198,7 @@ def answer_all(log: AnswerLog, examples: Sequence[Example], media: MediaSource, 
     state.wait_for_everyone()  # every process has read the log before one of them writes
     if todo:
         generator = Generator(options.model, settings=options.generation, device=state.device)
+        media.check(generator.model, generator.processor)
         mine = todo[state.process_index :: state.num_processes]
         jobs = (
             (example, log.unanswered(example)) for example in tqdm(mine, unit="video", disable=state.process_index > 0)

@@ -3,9 +3,9 @@
     python -m eval.study --plan eval/studies/ablations.yaml --start outputs/stage0 --recipes train/recipes/sandbox \
         --output outputs/ablations -- --task sandbox --annotations FILE --media-dir DIR
 
-A plan (YAML) names stages and variants. Each stage is `accelerate launch train/sft.py` on the changed recipe, from the model of the
-previous stage; variants whose first stages are equal share these models. Finished work is not repeated. The options after `--` go
-to `eval.run`.
+A plan (YAML) names stages and variants. Each stage is `python -m train.run_stages` on the changed recipe, from the model of
+the previous stage; variants whose first stages are equal share these models. Finished work is not repeated. The options after
+`--` go to `eval.run`.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,6 @@ from .tasks import TASKS
 
 PROGRAM = "python -m eval.study"
 CHECKOUT = Path(__file__).resolve().parents[1]
-DONE = "study_stage.json"  # in a model's folder, once its training has succeeded
 CONFIG_FILES = ("config.json", "processor_config.json")
 LAUNCHER = f"{sys.executable} -m accelerate.commands.launch"
 
@@ -127,7 +125,7 @@ def changed_recipe(recipe: dict, *, drop_datasets: Sequence[str]) -> dict | None
 
 
 class Study:
-    """Runs the variants of a plan below one folder: `models/<key>`, `recipes/<key>.yaml`, `evaluations/<name>`.
+    """Runs the variants of a plan below one folder: `models/<key>`, `recipes/<key>`, `evaluations/<name>`.
 
     Args:
         plan, start: what to do, and the checkpoint that the first stage starts from.
@@ -186,39 +184,41 @@ class Study:
     def evaluate(self, variant: Variant, model: Path) -> dict:
         """Content of results.json of a variant's model."""
         folder = self.output / "evaluations" / _folder_name(variant)
-        self._launch("-m", "eval.run", *self.evaluate_arguments, "--model", str(model), "--output", str(folder))
+        command = [*self.launcher, "-m", "eval.run", *self.evaluate_arguments]
+        _run([*command, "--model", str(model), "--output", str(folder)])
         return read_result(folder / "results.json")
 
     def _configured(self, model: Path, key: str, config: dict) -> Path:
         """A copy of a checkpoint with changed fields in config.json and processor_config.json."""
         folder = self.output / "models" / key
-        if not (folder / DONE).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(model, folder, ignore=shutil.ignore_patterns("checkpoint-*", DONE))
+        if not folder.exists():
+            part = folder.with_name(f".partial-{key}")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(model, part, ignore=shutil.ignore_patterns("checkpoint-*"))
             for name in CONFIG_FILES:
-                content = json.loads((folder / name).read_text(encoding="utf-8"))
-                write_json(folder / name, {**content, **config})
-            write_json(folder / DONE, {"from": str(model), "config": config, "seconds": 0.0})
+                content = json.loads((part / name).read_text(encoding="utf-8"))
+                write_json(part / name, {**content, **config})
+            part.replace(folder)
         return folder
 
     def _trained(self, model: Path, key: str, recipe: dict, *, stage: str) -> Path:
-        folder, recipe_path = self.output / "models" / key, self.output / "recipes" / f"{key}.yaml"
-        if not (folder / DONE).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed training left
-            recipe_path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(recipe_path, yaml.safe_dump(recipe, sort_keys=False))
-            began = time.time()
-            options = ["--model_name_or_path", str(model), "--output_dir", str(folder), *self.train_arguments]
-            self._launch(str(CHECKOUT / "train" / "sft.py"), "--config", str(recipe_path), *options)
-            write_json(folder / DONE, {"from": str(model), "stage": stage, "seconds": round(time.time() - began, 1)})
-        return folder
+        """The checkpoint of one stage; `train.run_stages` skips a finished training and resumes an interrupted one."""
+        folder, recipes = self.output / "models" / key, self.output / "recipes" / key
+        name = f"stage_{stage}"
+        recipes.mkdir(parents=True, exist_ok=True)
+        write_text(recipes / f"{name}.yaml", yaml.safe_dump(recipe, sort_keys=False))
+        command = [sys.executable, "-m", "train.run_stages", "--model", str(model), "--output", str(folder)]
+        command += ["--recipes-dir", str(recipes), "--launcher", shlex.join(self.launcher), *self.train_arguments]
+        _run(command)
+        return folder / name
 
-    def _launch(self, *arguments: str) -> None:
-        command = [*self.launcher, *arguments]
-        print("$", shlex.join(command), flush=True)
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False)
-        if done.returncode:
-            raise ValueError(f"exit status {done.returncode} of: {shlex.join(command)}")
+
+def _run(command: list[str]) -> None:
+    """Prints and runs a command from the checkout. ValueError if it fails."""
+    print("$", shlex.join(command), flush=True)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False)
+    if done.returncode:
+        raise ValueError(f"exit status {done.returncode} of: {shlex.join(command)}")
 
 
 def table_of(plan: Plan, results: dict[str, dict]) -> list[dict]:

@@ -46,6 +46,8 @@ class Example:
     video_id (`str`): as in the annotation file.
     media_names (`tuple[str, ...]`): file names or stems of the media, the most likely first.
     duration (`float`, *optional*): seconds, as annotated; None: the length of the media is taken.
+    start, end (`float`, *optional*): the part of the file that the annotation is about, in seconds of the file; None: from
+        its beginning, to its end. Duration and events count from `start`.
     questions (`tuple[Question, ...]`)
     events (`tuple[Event, ...]`): annotated events of the whole video, for localization.
     """
@@ -55,6 +57,8 @@ class Example:
     duration: float | None
     questions: tuple[Question, ...]
     events: tuple[Event, ...] = ()
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)

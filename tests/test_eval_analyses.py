@@ -141,8 +141,9 @@ arguments = sys.argv[1:]
 value = lambda name: arguments[arguments.index(name) + 1]
 calls = pathlib.Path(__file__).with_name("calls.txt")
 if arguments[0].endswith("sft.py"):
-    model, output = value("--model_name_or_path"), pathlib.Path(value("--output_dir"))
-    shutil.copytree(model, output)
+    model, output = value("--model"), pathlib.Path(value("--output_dir"))
+    shutil.copytree(model, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("training_*.json", "stage_*.json"))
+    (output / "training_summary.json").write_text("{}")
     trained = (output / "trained.txt").read_text() if (output / "trained.txt").exists() else ""
     (output / "trained.txt").write_text(trained + pathlib.Path(value("--config")).read_text() + "---")
     calls.open("a").write("train\\n")
@@ -240,7 +241,7 @@ def test_a_sweep_trains_each_rate_and_a_failed_training_stops_it(study_folder, p
     assert [row["paper"]["average_mAP"] for row in rows] == [35.8, 39.6, 48.4]
     assert_picture(study_folder / "out" / "study.png")
     (study_folder / "launcher.py").write_text("raise SystemExit(3)")
-    with pytest.raises(ValueError, match="exit status 3 of: .*sft.py"):
+    with pytest.raises(ValueError, match="exit status 1 of: .*train.run_stages"):
         run_study(study_folder, plan, "--variants", "10")
 
 

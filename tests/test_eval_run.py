@@ -4,11 +4,12 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dataset_builders.features.feature_store import FeatureWriter
+from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
 from dataset_builders.release.provenance import git_commit
 from dataset_builders.sandbox.world import make_world
 from eval import run
@@ -233,6 +234,51 @@ def test_every_command_reports_a_wrong_option_in_one_line(project_dir, module):
     done = subprocess.run(command, cwd=project_dir, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0 and done.stderr.startswith(f"python -m eval.{module}: error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_features_of_other_towers_or_settings_are_refused_and_the_folder_can_be_used_again(
+    world, checkpoint, tmp_path
+):
+    """By the real model, with a cache that names other towers or other windows; the run's settings hold the cache's."""
+    cases = (
+        ({"towers": "0123456789abcdef"}, "other towers .fingerprint 0123456789abcdef. than this checkpoint's"),
+        ({"window_seconds": 2.0}, "made with window_seconds=2.0, but the processor has window_seconds=10.0"),
+    )
+    for number, (settings, message) in enumerate(cases):
+        other = tmp_path / f"other{number}"
+        with FeatureWriter(other, settings=settings) as writer:
+            writer.add("-video_0", video=np.zeros((20, 64)), audio=np.zeros((7, 64)), duration=30.0)
+        with pytest.raises(ValueError, match=message):
+            evaluate(world, checkpoint, tmp_path / "run", media=["--features-dir", str(other)])
+    media = ["--features-dir", str(tmp_path / "other0"), str(world / "features")]
+    with pytest.raises(ValueError, match="other towers"):
+        evaluate(world, checkpoint, tmp_path / "run", media=media)
+    result = evaluate(world, checkpoint, tmp_path / "run", "--limit", "1")
+    assert result["settings"]["features"] == [FeatureStore(world / "features").settings]
+    with pytest.raises(ValueError, match="other settings .features: "):
+        evaluate(world, checkpoint, tmp_path / "run", media=media)
+
+
+def test_a_part_of_a_file_is_shown_and_heard(world, checkpoint):
+    whole = run.TASKS["sandbox"].read([world / "files.json"], "test")[0]
+    part = replace(whole, start=2.0, end=7.0, duration=None)
+    generator = Generator(str(checkpoint), settings=GenerationSettings())
+    for sound in ("original", "removed", "shifted"):
+        source = MediaSource([part], media_dir=world / "test", sound=sound)
+        encoded = generator.encode(source.open(part))
+        assert encoded.duration == pytest.approx(5.0)
+        assert (encoded.audio is None) == (sound == "removed")
+        longer = generator.encode(MediaSource([whole], media_dir=world / "test", sound=sound).open(whole))
+        assert not np.allclose(encoded.video, longer.video)
+
+
+def test_a_part_of_cached_media_has_features_of_its_own(tmp_path):
+    with FeatureWriter(tmp_path) as writer:
+        for media_id, value in (("v", 0.0), ("v@2.000-7.000", 1.0)):
+            writer.add(media_id, video=np.full((4, 8), value), audio=np.zeros((0, 8)), duration=5.0)
+    example = Example("v", ("v.mp4",), None, (), start=2.0, end=7.0)
+    assert MediaSource([example], features_dir=[tmp_path]).open(example).video.mean() == 1.0
+    assert "w" not in MediaSource([replace(example, video_id="w", start=3.0)], features_dir=[tmp_path]).places
 
 
 def test_sound_of_a_real_file_can_be_removed_and_shifted(world, checkpoint):

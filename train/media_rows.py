@@ -43,6 +43,11 @@ def media_names(row: dict) -> list[str]:
     """Every medium that a row needs: the clips of a composition, or the files of `media`."""
     if row["segments"]:
         return list(dict.fromkeys(segment["clip_id"] for segment in row["segments"]))
+    return media_files(row)
+
+
+def media_files(row: dict) -> list[str]:
+    """The files of a row; a rendered composition has both files and clips."""
     return [row["media"][kind] for kind in MEDIA_KINDS if row["media"][kind] is not None]
 
 
@@ -180,7 +185,7 @@ class MediaFiles:
                 f"row {row['id']!r} of {row['source']!r} is a virtual composition: it needs features_dir "
                 '(python -m train.extract_features), or build the data with media="rendered"'
             )
-        return [name for name in media_names(row) if not self.path(name).is_file()]
+        return [name for name in media_files(row) if not self.path(name).is_file()]
 
     def path(self, name: str) -> Path:
         return Path(self.media_dir or ".", name)
