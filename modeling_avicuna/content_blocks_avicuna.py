@@ -13,8 +13,9 @@ from .media_slots_avicuna import OWN_SOUND, MediaSlot
 from .prompt_avicuna import SLOT_PATTERN
 
 
-# Types of media blocks (OpenAI's and vLLM's included) and the kind of slot that each one is.
+# Types of blocks (OpenAI's and vLLM's included) and what each one is: a text, or a kind of slot.
 _KINDS = {
+    "text": "text",
     "video": "video",
     "audio": "audio",
     "image": "image",
@@ -113,10 +114,9 @@ def _check_block(block: dict, number: int) -> dict:
     """The block with one of the types "text", "video", "audio" and "image"."""
     if not isinstance(block, dict):
         raise ValueError(f"a content block of message {number} must be a dict, got {block!r:.80}")
-    kind = "text" if block.get("type") == "text" else _KINDS.get(block.get("type"))
+    kind = _KINDS.get(str(block.get("type")))
     if kind is None:
-        types = ", ".join(["text", *_KINDS])
-        raise ValueError(f"{_named(block)} of message {number} has an unknown type; known are {types}")
+        raise ValueError(f"{_named(block)} of message {number} has an unknown type; known are {', '.join(_KINDS)}")
     known = {"type", "text"} if kind == "text" else {"type", *_SOURCE_KEYS[kind], *_OTHER_KEYS[kind]}
     if unknown := sorted(set(block) - known):
         raise ValueError(f"{_named(block)} of message {number} has unknown keys {unknown}; known are {sorted(known)}")

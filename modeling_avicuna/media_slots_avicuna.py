@@ -91,7 +91,7 @@ class MediaSlot:
 def _is_positive(value: Any, *, or_zero: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return False
-    return math.isfinite(value) and (value > 0 or (or_zero and value == 0))
+    return bool(math.isfinite(value) and (value > 0 or (or_zero and value == 0)))
 
 
 def fill_slots(

@@ -248,7 +248,10 @@ class AVicunaProcessor(ProcessorMixin):
                 sampling_rate=sampling_rate,
             )
         encoder = self._slot_encoder(num_av_tokens=num_av_tokens, interleaving=interleaving)
-        rates = self._rates(audio_interleaving_rate, num_texts=len(texts))
+        rates = self.audio_interleaving_rate if audio_interleaving_rate is None else audio_interleaving_rate
+        rates = list(rates) if isinstance(rates, (list, tuple)) else [rates] * len(texts)
+        if len(rates) != len(texts):
+            raise ValueError(f"got {len(rates)} audio_interleaving_rate values for {len(texts)} texts")
         encoded = [
             [encoder.encode(slot, audio_interleaving_rate=rate) for slot in row] for row, rate in zip(slots, rates)
         ]
@@ -297,17 +300,9 @@ class AVicunaProcessor(ProcessorMixin):
             alignment=self.alignment,
         )
 
-    def _rates(self, rates: float | list[float] | None, *, num_texts: int) -> list[float]:
-        if rates is None:
-            rates = self.audio_interleaving_rate
-        rates = list(rates) if isinstance(rates, (list, tuple)) else [rates] * num_texts
-        if len(rates) != num_texts:
-            raise ValueError(f"got {len(rates)} audio_interleaving_rate values for {num_texts} texts")
-        return rates
-
     def apply_chat_template(
         self,
-        conversation: list[dict] | list[list[dict]],
+        conversation: list,
         chat_template: str | None = None,
         *,
         add_generation_prompt: bool = False,
@@ -362,7 +357,9 @@ class AVicunaProcessor(ProcessorMixin):
         )
         call_kwargs = dict(processor_kwargs or {})
         call_kwargs |= {name: kwargs.pop(name) for name in list(kwargs) if name in _CALL_ARGUMENTS}
-        template = self._template(chat_template)
+        template = chat_template or self.chat_template
+        if isinstance(self.chat_template, dict):  # several templates, by name
+            template = self.chat_template.get(chat_template or "default", chat_template)
         if unknown := sorted(name for name, value in kwargs.items() if value is not None and name not in template):
             raise ValueError(f"{unknown} are neither arguments of the processor nor variables of the chat template")
         texts, spans = render_jinja_template(
@@ -386,12 +383,6 @@ class AVicunaProcessor(ProcessorMixin):
             supervised_spans=spans if return_assistant_tokens_mask else None,
         )
         return batch if return_dict else batch["input_ids"]
-
-    def _template(self, name: str | None) -> str:
-        """A template by its text, or by its name where this processor has several, or the only or default one."""
-        if isinstance(self.chat_template, dict):
-            return self.chat_template.get(name or "default", name)
-        return name or self.chat_template
 
     def post_process_events(self, texts: list[str], durations: list[float]) -> list[list[Event]]:
         """

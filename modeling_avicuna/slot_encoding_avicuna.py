@@ -111,8 +111,11 @@ class SlotEncoder:
             sound = self._sound(slot, medium)
             if sound is None:
                 raise ValueError(f"an <audio> slot got something without sound: {_named(slot.sound)}")
-            duration = None if isinstance(sound, torch.Tensor) else self._part_seconds(sound, slot)
-            num_rows = len(sound) if isinstance(sound, torch.Tensor) else self._count_windows(duration)
+            if isinstance(sound, torch.Tensor):
+                duration, num_rows = None, len(sound)
+            else:
+                duration = self._part_seconds(sound, slot)
+                num_rows = self._count_windows(duration)
             is_single = num_rows <= self._count_windows(SINGLE_TOKEN_SECONDS)
             encoded = EncodedSlot("audio", ["audio"] * (1 if is_single else self.num_av_tokens), duration=duration)
             self._add_sound(encoded, sound, start=slot.start)
@@ -139,7 +142,8 @@ class SlotEncoder:
         return encoded
 
     def _frames(self, slot: MediaSlot, picture: Any, *, num_frames: int) -> tuple[torch.Tensor, VideoMetadata]:
-        how = {"num_frames": num_frames, "start": slot.start, "end": slot.end, "alignment": self.alignment}
+        how: dict[str, Any] = {"num_frames": num_frames, "start": slot.start, "end": slot.end}
+        how["alignment"] = self.alignment
         if isinstance(picture, MediaFile):
             # not by `video_processor.load`: from a checkpoint's own code it does not know this file's MediaFile
             return read_video(picture, **how, transform=self.video_processor.preprocess_frames)
@@ -178,14 +182,16 @@ class SlotEncoder:
             rows = as_features(slot.sound, name="audio_features")
             return rows if len(rows) else None
         rate = self.feature_extractor.sampling_rate
+        sound: Sound | WaveformSound
         if isinstance(medium, MediaFile):
-            sound = None if medium.sound is None else Sound(medium, sampling_rate=rate)
+            if medium.sound is None:
+                return None
+            sound = Sound(medium, sampling_rate=rate)
         elif slot.sound is OWN_SOUND:  # frames have none
             return None
         else:
-            samples = as_waveform(medium)
-            sound = WaveformSound(resample(samples, slot.sampling_rate or rate, rate))
-        return sound if sound is not None and sound.num_samples else None
+            sound = WaveformSound(resample(as_waveform(medium), slot.sampling_rate or rate, rate))
+        return sound if sound.num_samples else None
 
     def _count_windows(self, seconds: float) -> int:
         return len(self.feature_extractor.split_windows(round(seconds * self.feature_extractor.sampling_rate)))

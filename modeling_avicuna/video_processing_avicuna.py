@@ -216,7 +216,7 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
     num_frames = 75
     model_input_names = ["pixel_values_videos"]
 
-    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> tuple:
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Callable | None = None) -> Any:
         """Frames and metadata of files, read by `read_video`; the base class would need torchcodec."""
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(source) for source in video_url_or_urls]))
