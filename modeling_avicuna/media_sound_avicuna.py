@@ -230,7 +230,9 @@ class Sound:
             self.media.container.seek(target, stream=self.media.sound, backward=True)
             packets: Iterator[av.Packet] = self.media.demux(self.media.sound)
             packet = next(packets)
-            if packet.pts in self._stamps and (self._seconds(packet.pts) <= start or packet.pts == self.table.pts[0]):
+            # uncompressed samples need nothing that came before them: after a seek they are cut into other packets
+            is_known = packet.pts in self._stamps or self.media.sound.codec_context.name.startswith("pcm_")
+            if is_known and (self._seconds(packet.pts) <= start or packet.pts == self.table.pts[0]):
                 return self._late(chain([packet], packets), start), False
         except (av.FFmpegError, MediaError, StopIteration):
             pass
