@@ -1,4 +1,4 @@
-"""ZeRO-2 and ZeRO-3 on two processes learn and leave what one process does: losses, files, logits, resumed runs.
+"""ZeRO-2 and ZeRO-3 on two processes give what one process gives: losses, evaluations, files, logits, resumed runs.
 
 Everything runs in fp32 on the CPU with `stage3_param_persistence_threshold` 0, because tiny parameters would otherwise
 never be partitioned. All jobs of one ZeRO stage share one start of Python.
@@ -36,7 +36,12 @@ SPLIT = {"per_device_train_batch_size": 2}
 SPLIT_RAW = {"per_device_train_batch_size": 1}
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
 KINDS = {
-    "full": {"trainable": ["language_model", "vision_adapter", "audio_adapter"]},
+    "full": {
+        "trainable": ["language_model", "vision_adapter", "audio_adapter"],
+        "adapter_learning_rate": 0.02,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    },
     "lora": {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "gradient_checkpointing": True},
     "adapters": {"trainable": "vision_adapter"},
 }
@@ -48,7 +53,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_config(stage: int, folder: Path) -> Path:
+def zero_config(stage: int, folder: Path) -> Path:
     """The recipe's own DeepSpeed file, made to partition even tiny parameters."""
     config = json.loads(CONFIGS[stage].read_text(encoding="utf-8"))
     assert config["zero_optimization"]["stage"] == stage
@@ -57,9 +62,6 @@ def test_config(stage: int, folder: Path) -> Path:
     path = folder / f"zero{stage}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     return path
-
-
-test_config.__test__ = False
 
 
 def launch(jobs: list[list[str]], folder: Path):
@@ -71,12 +73,13 @@ def launch(jobs: list[list[str]], folder: Path):
 
 def losses(folder: Path) -> list[float]:
     state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text(encoding="utf-8"))
-    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    names = ("loss", "eval_loss", "eval_start_tens_accuracy", "eval_end_tens_accuracy")
+    return [entry[name] for entry in state["log_history"] for name in names if name in entry]
 
 
 @pytest.fixture(scope="module")
 def mixed_media(workshop, tmp_path_factory):  # noqa: F811
-    """A stage on one picture and one sound, as files: of two processes each runs one tower alone."""
+    """A stage on one picture and one sound, as files: each of two processes runs another tower."""
     folder = tmp_path_factory.mktemp("media")
     Image.new("RGB", (40, 30), "red").save(folder / "picture.png")
     write_media(folder / "sound.wav", waveform=tone(2.0), audio_codec="pcm_s16le")
@@ -98,9 +101,13 @@ def mixed_media(workshop, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def single(workshop, tmp_path_factory):  # noqa: F811
-    """What one process makes of each kind of stage."""
+    """Each kind of stage on one process."""
     folder = tmp_path_factory.mktemp("single")
-    return {kind: run_stage(workshop, "composed", folder / kind, **STEPS, **what) for kind, what in KINDS.items()}
+    held_out = {"eval_datasets": workshop.rows("composed")}
+    return {
+        kind: run_stage(workshop, "composed", folder / kind, **STEPS, **held_out, **what)
+        for kind, what in KINDS.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +118,10 @@ def hub():
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
 def sharded(request, workshop, mixed_media, hub, tmp_path_factory):  # noqa: F811
-    """What two processes make of them, and of runs that were cut off after two steps."""
+    """The same on two processes, and runs that were interrupted after two steps."""
     folder = tmp_path_factory.mktemp(f"zero{request.param}")
-    shared = {**STEPS, **SPLIT, "deepspeed": test_config(request.param, folder)}
+    shared = {**STEPS, **SPLIT, "deepspeed": zero_config(request.param, folder)}
+    shared["eval_datasets"] = workshop.rows("composed")
     jobs = [stage_arguments(workshop, "composed", folder / kind, **shared, **what) for kind, what in KINDS.items()]
     if request.param == 3:
         jobs.append(stage_arguments(None, "mixed media", folder / "raw", **{**shared, **mixed_media, **SPLIT_RAW}))
@@ -145,7 +153,7 @@ def test_a_lock_that_nobody_holds_is_removed_and_no_other(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_lose_what_one_loses(single, sharded, kind):
+def test_losses_and_evaluations_are_those_of_one_process(single, sharded, kind):
     assert losses(sharded / kind) == pytest.approx(losses(single[kind]), rel=1e-5)
 
 
@@ -157,7 +165,7 @@ def test_every_tensor_is_saved_whole_and_under_its_own_name(single, sharded, kin
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_two_processes_move_exactly_what_one_moves(workshop, single, sharded):  # noqa: F811
+def test_the_same_tensors_change_as_on_one_process(workshop, single, sharded):  # noqa: F811
     for kind in KINDS:
         moved = changed_names(workshop.checkpoint, sharded / kind)
         assert moved == changed_names(workshop.checkpoint, single[kind]) != set()

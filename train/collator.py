@@ -1,7 +1,7 @@
-"""A list of rows -> one batch of tensors: messages, the processor, labels on the answers alone.
+"""A list of rows -> one batch of tensors: messages, the processor, and labels for the answers.
 
-The last stop before the model. Token order and placeholder counts are the processor's; which tokens are supervised is
-the chat template's. It can lay samples end to end instead of padding them. It drops and swaps no sample.
+The last step before the model. The processor sets token order and placeholder counts; the chat template marks the tokens
+that are supervised. Samples are padded, or concatenated into one row (`flatten`). No sample is dropped or replaced.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 IGNORED = -100
 TEMPLATES = {"vicuna": VICUNA_CHAT_TEMPLATE, "plain": PLAIN_CHAT_TEMPLATE, "listing": LISTING_CHAT_TEMPLATE}
-# stream of rows, its lengths: the inputs that hold one padded row of media per sample
+# (stream, lengths): the inputs with one padded sequence of media rows per sample, and the number of real rows
 STREAMS = (
     ("pixel_values_videos", "video_lengths"),
     ("video_features", "video_lengths"),
@@ -35,9 +35,9 @@ class AVicunaCollator:
         processor: of the checkpoint that is trained.
         media: where the rows' media come from, see `media_rows`.
         chat_template: "vicuna" or "plain" (FACTS: stages I and II).
-        max_length: tokens of a sample after expansion; longer answers are cut, media never. None: no limit.
-        flatten: lay the samples end to end, `position_ids` starting anew with each, instead of padding them.
-        unused_media: rows for the towers that a batch would leave out, see `media_rows.unused_media`.
+        max_length: tokens of a sample after expansion; longer answers are truncated, media never. None: no limit.
+        flatten: concatenate the samples, with `position_ids` that restart with each, instead of padding them.
+        unused_media: rows for the towers that a batch does not use, see `media_rows.unused_media`.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class AVicunaCollator:
         batch["labels"] = batch["input_ids"].masked_fill(~is_answer, IGNORED)
         for row, is_empty in zip(rows, (~is_answer).all(dim=1).tolist()):
             if is_empty:
-                logger.warning("row %r: its answer begins beyond max_length, it teaches nothing", row["id"])
+                logger.warning("row %r: its answer begins beyond max_length and contributes no loss", row["id"])
         batch = flatten_batch(batch) if self.flatten else batch
         return self.with_unused_media(batch)
 
     def with_unused_media(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch, and for a tower that it has no rows for, a row that no placeholder shows."""
+        """The batch with one row, of length 0, for each tower that the batch has no media for."""
         batch_size = len(batch["input_ids"])
         for stream, lengths_name in STREAMS:
             if stream in self.unused_media and lengths_name not in batch:
@@ -80,7 +80,7 @@ class AVicunaCollator:
         return batch
 
     def encode(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """Messages, media and the processor: ids padded at the end, with the template's `assistant_masks`."""
+        """The processor's inputs for the rows: ids padded at the end, and the template's `assistant_masks`."""
         conversations = []
         for row in rows:
             messages = build_messages(row, codec=self.processor.time_codec)
@@ -108,29 +108,28 @@ class AVicunaCollator:
 def flatten_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A padded batch as one sequence without padding.
 
-    `position_ids` starting anew tell transformers where a sample ends: without an attention mask it lets no token
-    attend across. Attention that takes samples one by one (`packed_attention`, flash attention) reads the same from
-    `cu_seq_lens_*` and `max_length_*`. The first token of a sample is predicted from nothing, so it has no label.
+    transformers takes the restarts of `position_ids` as sample boundaries: without an attention mask no token attends to
+    another sample. Attention over one sample at a time (`packed_attention`, flash attention) reads the boundaries from
+    `cu_seq_lens_*` and `max_length_*`. The first token of a sample gets no label, since nothing precedes it.
 
     Args:
         batch: `input_ids`, `attention_mask`, `labels` of shape `(batch_size, length)`, media streams, their lengths.
 
     Returns:
-        The same inputs with a batch size of 1 and without `attention_mask`; where each sample begins, as transformers
-        calls it.
+        The same inputs with a batch size of 1 and without `attention_mask`, and the boundaries under transformers' names.
     """
     is_real = batch["attention_mask"].bool()
     labels = batch["labels"].clone()
     labels[torch.arange(len(labels)), is_real.int().argmax(dim=1)] = IGNORED
     sample_lengths = is_real.sum(dim=1)
-    borders = nn.functional.pad(sample_lengths.cumsum(0), (1, 0)).to(torch.int32)  # [batch_size + 1]
+    boundaries = nn.functional.pad(sample_lengths.cumsum(0), (1, 0)).to(torch.int32)  # [batch_size + 1]
     longest = int(sample_lengths.max())
     flat = {
         "input_ids": batch["input_ids"][is_real][None],  # [1, total]
         "labels": labels[is_real][None],
         "position_ids": torch.cat([torch.arange(length) for length in sample_lengths.tolist()])[None],
-        "cu_seq_lens_q": borders,
-        "cu_seq_lens_k": borders,
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
         "max_length_q": longest,
         "max_length_k": longest,
     }

@@ -1,7 +1,7 @@
-"""Rows of `dataset_builders.schema` -> messages for the chat template, with seconds written as text.
+"""Rows of `dataset_builders.schema` -> messages for the chat template, with times as text.
 
-Between the data and the collator: placeholders of time are filled by the model's own codec, media slots become
-content blocks. It opens no media and makes no tokens.
+Used by the collator. The model's time codec replaces the placeholders of times; media slots become content blocks. It
+opens no media and makes no tokens.
 """
 
 import re
@@ -16,7 +16,7 @@ TIME = re.compile(r"<[se]\d+>")
 
 
 def write_times(text: str, *, seconds: dict[str, float], duration: float | None, codec: TimeCodec) -> str:
-    """Replaces "<s0>", "<e0>", ... by what the codec writes for them, all in one pass ("<s1>" never touches "<s10>").
+    """Replaces "<s0>", "<e0>", ... by the codec's text, all in one pass, so that "<s1>" does not match in "<s10>".
 
     Raises:
         ValueError: a placeholder without a time, or times in a row without a duration.
@@ -34,7 +34,7 @@ def write_times(text: str, *, seconds: dict[str, float], duration: float | None,
 
 
 def split_slots(text: str) -> list[dict]:
-    """Text with "<video>", "<audio>", "<image>" slots as content blocks in order; empty text makes no block."""
+    """Text with "<video>", "<audio>", "<image>" slots as content blocks in order, without empty text blocks."""
     pieces = [piece for piece in SLOT.split(text) if piece]
     return [{"type": SLOT_TYPES[p]} if p in SLOT_TYPES else {"type": "text", "text": p} for p in pieces]
 
@@ -53,7 +53,7 @@ def build_messages(row: dict, *, codec: TimeCodec) -> list[dict]:
         except ValueError as error:
             raise ValueError(f"row {row['id']!r} of {row['source']!r}: {error}") from error
         if message["role"] == "assistant" and not text.strip():
-            raise ValueError(f"row {row['id']!r} of {row['source']!r} has an empty answer: there is nothing to learn")
+            raise ValueError(f"row {row['id']!r} of {row['source']!r} has an empty answer")
         messages.append({"role": message["role"], "content": split_slots(text)})
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError(f"row {row['id']!r} of {row['source']!r} has no assistant message")

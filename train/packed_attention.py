@@ -1,8 +1,8 @@
-"""Attention over samples that lie end to end in one row: each sample by itself, whatever kernel the machine has.
+"""Attention over concatenated samples: each sample attends to itself, with any SDPA kernel.
 
-Switched on by `train/sft.py` for `flatten: true`. transformers' "sdpa" makes a mask of the whole row squared, so that
-a batch of 8 costs 8 times its attention; here the row is cut at the samples' borders and no mask is made. Flash
-attention does the same in one kernel and is left alone. Nothing here lays samples end to end: the collator does.
+Enabled by `train/sft.py` for `flatten: true`. transformers' "sdpa" makes a mask of the whole row squared, so that the
+attention of a batch of 8 costs 8 times as much; here the row is split at the sample boundaries and no mask is made. Flash
+attention does this itself and is not replaced. The collator concatenates the samples.
 """
 
 import torch
@@ -12,9 +12,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 
 PACKED_SDPA = "packed_sdpa"
-# layers of which an attention function is told all that it must know, the width of a window included
-CUTTABLE_LAYERS = {"full_attention", "sliding_attention"}
-ATTENTION_LAYERS = CUTTABLE_LAYERS | {"chunked_attention"}
+# layers whose attention function gets everything it needs as arguments, the width of a window included
+SPLITTABLE_LAYERS = {"full_attention", "sliding_attention"}
+ATTENTION_LAYERS = SPLITTABLE_LAYERS | {"chunked_attention"}
 
 
 def packed_sdpa_forward(
@@ -28,22 +28,22 @@ def packed_sdpa_forward(
     sliding_window: int | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of each sample, in the form that transformers' models call.
+    """Causal attention within each sample, with the signature of transformers' attention functions.
 
     Args:
         query, key, value: `(1, num_heads, length, head_dim)`.
-        attention_mask: None; transformers makes none for an attention function that it has no mask function for.
+        attention_mask: None; transformers makes none for an attention function without a registered mask function.
         cu_seq_lens_q: where the samples begin, and the length of the row; `(num_samples + 1,)`.
-        sliding_window: how many tokens back a token of this layer sees, itself included.
+        sliding_window: how many tokens a token of this layer attends to, itself included.
 
     Returns:
         `(1, length, num_heads, head_dim)`, and None for the weights.
 
     Raises:
-        ValueError: the batch does not say where its samples begin.
+        ValueError: a batch without sample boundaries.
     """
     if cu_seq_lens_q is None:
-        raise ValueError("packed attention needs cu_seq_lens_q: batches of AVicunaCollator(flatten=True) carry it")
+        raise ValueError("packed attention needs cu_seq_lens_q, which AVicunaCollator(flatten=True) adds to a batch")
     lengths = cu_seq_lens_q.diff().tolist()
     outputs = []
     for sample in zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2)):
@@ -55,7 +55,7 @@ def packed_sdpa_forward(
 
 
 def window_mask(length: int, window: int, *, device: torch.device) -> torch.Tensor:
-    """True where a token may look: at itself and at `window - 1` before it; `(1, 1, length, length)`."""
+    """True where a token attends: to itself and the `window - 1` tokens before it; `(1, 1, length, length)`."""
     positions = torch.arange(length, device=device)
     distances = positions[:, None] - positions
     return ((distances >= 0) & (distances < window))[None, None]
@@ -65,14 +65,14 @@ AttentionInterface.register(PACKED_SDPA, packed_sdpa_forward)
 
 
 def prepare_for_packing(model: nn.Module):
-    """Makes the language model of `model` fit for flattened batches: no look across samples, no mask of the whole row.
+    """Prepares the language model of `model` for flattened batches.
 
-    "sdpa" is exchanged for `packed_sdpa_forward` where the layers allow it; "eager", "flex_attention" and flash
-    attention stay, since transformers keeps samples apart in them by `position_ids`.
+    "sdpa" is replaced by `packed_sdpa_forward` where the layers allow it. "eager", "flex_attention" and flash attention
+    stay: with them transformers separates the samples by `position_ids`.
 
     Raises:
-        ValueError: the language model has layers that run along the row whatever samples it holds (short convolutions,
-            state spaces); the message names it.
+        ValueError: the language model, which is named, has layers that mix tokens of different samples (short
+            convolutions, state spaces).
     """
     language_model: PreTrainedModel = model.model.language_model
     config = language_model.config
@@ -80,7 +80,7 @@ def prepare_for_packing(model: nn.Module):
     if layers - ATTENTION_LAYERS or any(isinstance(module, nn.Conv1d) for module in language_model.modules()):
         raise ValueError(
             f"flatten: true cannot train a language model of type {config.model_type!r}: it has layers other than "
-            "attention that mix the end of one sample into the beginning of the next. Set flatten to false"
+            "attention that mix tokens of different samples. Set flatten to false"
         )
-    if config._attn_implementation == "sdpa" and layers <= CUTTABLE_LAYERS:
+    if config._attn_implementation == "sdpa" and layers <= SPLITTABLE_LAYERS:
         language_model.set_attn_implementation(PACKED_SDPA)

@@ -1,7 +1,7 @@
-"""Publishes a finished stage: hands its folder to `python -m model_card.push`, which writes the card, checks and uploads.
+"""Publishes a finished stage by `python -m model_card.push`, which writes the card, checks the release and uploads it.
 
-Last thing that `train/sft.py --push_to_hub` does, on one process. A process of its own, because the rooms do not import each
-other and because a release is verified by a reader that shares nothing with training.
+The last step of `train/sft.py --push_to_hub true`, on one process. It runs in a process of its own, because `train` does
+not import `model_card`, and because a release is checked by a reader that shares no state with training.
 """
 
 import os
@@ -14,8 +14,16 @@ from train.arguments import AVicunaTrainingArguments
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-# what a launcher tells its processes, and a process by itself must not believe
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+# variables of a launcher, which a process started alone must not inherit
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 def push_command(training: AVicunaTrainingArguments) -> list[str]:
@@ -28,16 +36,16 @@ def push_command(training: AVicunaTrainingArguments) -> list[str]:
 
 
 def publish_stage(training: AVicunaTrainingArguments):
-    """Runs the command; call it on one process, when the folder and its summary are written.
+    """Runs the command; call it on one process, after the folder and its summary are written.
 
     Raises:
-        RuntimeError: it failed; the stage is trained and saved all the same, and the message has the command to run again.
+        RuntimeError: it failed. The stage is saved nevertheless, and the message has the command to run again.
     """
     command = push_command(training)
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in LAUNCHED and not name.startswith(("ACCELERATE_", "TORCHELASTIC_"))
+        if name not in LAUNCHER_VARIABLES and not name.startswith(("ACCELERATE_", "TORCHELASTIC_"))
     }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), environment.get("PYTHONPATH")]))
     if training.hub_token:

@@ -27,9 +27,9 @@ logger = get_logger(__name__)
 class AVicunaTrainer(SFTTrainer):
     """Reads `use_muon`, `adapter_learning_rate` and `stop_when` of `AVicunaTrainingArguments`.
 
-    Evaluations report, besides TRL's values, the share of correctly predicted digits of times:
-    `eval_start_tens_accuracy`, `eval_start_ones_accuracy`, `eval_end_tens_accuracy`, `eval_end_ones_accuracy`. A training
-    whose loss is not finite ends with FloatingPointError before it saves anything.
+    Evaluations also report the share of correctly predicted digits of times: `eval_start_tens_accuracy`,
+    `eval_start_ones_accuracy`, `eval_end_tens_accuracy` and `eval_end_ones_accuracy`. A training whose loss is not finite
+    ends with FloatingPointError before it saves anything.
     """
 
     def __init__(self, *args, **kwargs):
@@ -58,7 +58,7 @@ class AVicunaTrainer(SFTTrainer):
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        self.is_finite &= torch.isfinite(loss)  # no wait for the device: StopAtDivergence reads it now and then
+        self.is_finite &= torch.isfinite(loss)  # stays on the device; StopAtDivergence reads it
         return loss
 
     def count(self, model: nn.Module, args: tuple, kwargs: dict, outputs: Any):
@@ -83,20 +83,21 @@ class AVicunaTrainer(SFTTrainer):
         super().log(logs, start_time)
 
 
-def count_unsupervised(labels: torch.Tensor, borders: torch.Tensor | None) -> int:
+def count_unsupervised(labels: torch.Tensor, boundaries: torch.Tensor | None) -> int:
     """How many samples of a batch have no label.
 
     Args:
         labels (`torch.Tensor` of shape `(batch_size, length)`): -100 where nothing is predicted.
-        borders (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): where the samples of a flattened row begin.
+        boundaries (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): where the samples of a flattened row begin.
     """
-    samples = labels if borders is None else labels[0].split(borders.diff().tolist())
+    samples = labels if boundaries is None else labels[0].split(boundaries.diff().tolist())
     return sum(not bool((sample != IGNORED).any()) for sample in samples)
 
 
 class PlaceholderFreeSmoother(LabelSmoother):
-    """Label smoothing over the tokens that the model can write: all but the two placeholders, whose logits are the
-    smallest number of their type, so that a mean over them overflows.
+    """Label smoothing over all tokens but the two placeholders.
+
+    The model never predicts them: their logits are the smallest number of their type, and a mean over them overflows.
 
     Args:
         epsilon: share of the probability that is spread evenly over these tokens.
@@ -125,8 +126,8 @@ class StopAtDivergence(TrainerCallback):
     def check(self, state: TrainerState):
         if not self.trainer.is_finite:
             raise FloatingPointError(
-                f"the loss was not finite (NaN or infinite) at or before step {state.global_step}: the training diverged, "
-                "nothing is saved. A lower learning_rate, or bf16 in place of fp16, often helps"
+                f"the loss was not finite (NaN or infinite) at or before step {state.global_step}: the training diverged "
+                "and nothing is saved. A lower learning_rate, or bf16 in place of fp16, often helps"
             )
 
     def on_step_end(

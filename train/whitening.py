@@ -1,8 +1,8 @@
-"""Makes the outputs of random tiny towers usable: each feature centred and decorrelated on example media.
+"""Whitens the outputs of random tiny towers: each feature is centred and decorrelated on example media.
 
-A random encoder says nearly the same about every picture; what differs is hidden in directions of small variance. The
-last linear map of each tower is replaced by principal components of equal variance (our choice). It stands in for
-pretraining in the demo, looks at no label, and is never used on pretrained towers.
+The outputs of a random encoder are nearly the same for all pictures; the differences lie in directions of small variance.
+The last linear map of each tower is replaced by principal components scaled to equal variance (our choice). In the demo it
+replaces pretraining. It uses no labels and is never applied to pretrained towers.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from train.extract_features import read_media
 
 
-# directions whose variance is smaller than this share of the largest are noise of the arithmetic, not of the world
+# directions whose variance is a smaller share of the largest than this are rounding noise
 LEAST_VARIANCE = 1e-6
 
 
@@ -57,7 +57,7 @@ def whiten_towers(model: PreTrainedModel, processor: ProcessorMixin, paths: list
         hook.remove()
     weight, _ = whitening_map(torch.cat(captured["vision"]), vision.config.projection_dim)
     vision.visual_projection.weight.copy_(weight)
-    # the projection has no bias of its own: the layer norm before it moves the mean to zero
+    # the projection has no bias: the layer norm before it shifts the mean to zero
     normed = find_post_layernorm(vision)
     normed.bias.sub_(torch.cat(captured["vision"]).mean(dim=0))
     weight, bias = whitening_map(torch.cat(captured["audio"]), audio.config.projection_dim)
@@ -71,7 +71,7 @@ def find_post_layernorm(vision: PreTrainedModel) -> nn.LayerNorm:
 
 
 def spread(paths: list, number: int) -> list:
-    """`number` of `paths`, evenly over the list; all where there are fewer."""
+    """`number` of `paths`, evenly spaced over the list; all if there are fewer."""
     if len(paths) <= number:
         return list(paths)
     return [paths[int(i)] for i in np.linspace(0, len(paths) - 1, number)]
