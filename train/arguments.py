@@ -29,8 +29,8 @@ ADAMW = ("adamw_torch", "adamw_torch_fused")  # values of `optim` that `use_muon
 class StageArguments(ModelConfig):
     """What a stage starts from, what it trains and what it reads.
 
-    The options of the checkpoint, of quantisation and of LoRA are TRL's `ModelConfig`, with the published values of LoRA
-    as defaults.
+    The options of the checkpoint, of quantisation and of LoRA are TRL's `ModelConfig`, with the published values of
+    LoRA as defaults.
     """
 
     model_name_or_path: str | None = field(
@@ -266,8 +266,8 @@ def accumulation_steps(
         accumulation = f" x accumulation {given}" if given else " cannot be accumulated to it"
         raise ValueError(
             f"the recipe's effective batch is {effective_batch_size}, but processes {world_size} x batch "
-            f"{per_device_batch_size}{accumulation}. Change per_device_train_batch_size or gradient_accumulation_steps, "
-            "or set effective_batch_size (0 accepts any)"
+            f"{per_device_batch_size}{accumulation}. Change per_device_train_batch_size or "
+            "gradient_accumulation_steps, or set effective_batch_size (0 accepts any)"
         )
     return given
 
@@ -277,6 +277,7 @@ class StageParser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
+        raise AssertionError("ArgumentParser.exit does not return")
 
 
 def parse_arguments(

@@ -1,7 +1,7 @@
 """The checkpoint that a stage starts from and the one that it writes: a folder that `from_pretrained` reads.
 
-Used by `train/sft.py`. With LoRA the written folder holds the merged model and, in `adapter/`, LoRA alone. The folder is
-the same for every launch (one process, DDP, ZeRO). Resuming an interrupted stage is `resuming.py`.
+Used by `train/sft.py`. With LoRA the written folder holds the merged model and, in `adapter/`, LoRA alone. The folder
+is the same for every launch (one process, DDP, ZeRO). Resuming an interrupted stage is `resuming.py`.
 """
 
 import json
@@ -58,7 +58,7 @@ def load_model(
 
 
 def quantization_config(stage: StageArguments) -> BitsAndBytesConfig | None:
-    """The config of `load_in_4bit` and `load_in_8bit` for the language model; towers and adapters keep their precision."""
+    """The config of `load_in_4bit` and `load_in_8bit`, for the language model alone."""
     config = get_quantization_config(stage)
     if config is not None:
         config.llm_int8_skip_modules = list(FULL_PRECISION_MODULES)
@@ -98,8 +98,8 @@ def base_of_adapter(path: str, *, revision: str | None = None) -> str | None:
 def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> str:
     """The whole model that a stage starts from.
 
-    A folder or Hub id with LoRA (`adapter/` of a stage, or a `checkpoint-<step>` of a LoRA stage) is merged into its base
-    model and written to `merged_start/` below `output_dir`, once; call this on every process.
+    A folder or Hub id with LoRA (`adapter/` of a stage, or a `checkpoint-<step>` of a LoRA stage) is merged into its
+    base model and written to `merged_start/` below `output_dir`, once; call this on every process.
 
     Returns:
         `model_name_or_path`, or the folder with the merged model.

@@ -1,7 +1,8 @@
 """A list of rows -> one batch of tensors: messages, the processor, and labels for the answers.
 
-The last step before the model. The processor sets token order and placeholder counts; the chat template marks the tokens
-that are supervised. Samples are padded, or concatenated into one row (`flatten`). No sample is dropped or replaced.
+The last step before the model. The processor sets token order and placeholder counts; the chat template marks the
+tokens that are supervised. Samples are padded, or concatenated into one row (`flatten`). No sample is dropped or
+replaced.
 """
 
 import logging
@@ -108,15 +109,16 @@ class AVicunaCollator:
 def flatten_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A padded batch as one sequence without padding.
 
-    transformers takes the restarts of `position_ids` as sample boundaries: without an attention mask no token attends to
-    another sample. Attention over one sample at a time (`packed_attention`, flash attention) reads the boundaries from
-    `cu_seq_lens_*` and `max_length_*`. The first token of a sample gets no label, since nothing precedes it.
+    transformers takes the restarts of `position_ids` as sample boundaries: without an attention mask no token attends
+    to another sample. Attention over one sample at a time (`packed_attention`, flash attention) reads the boundaries
+    from `cu_seq_lens_*` and `max_length_*`. The first token of a sample gets no label, since nothing precedes it.
 
     Args:
         batch: `input_ids`, `attention_mask`, `labels` of shape `(batch_size, length)`, media streams, their lengths.
 
     Returns:
-        The same inputs with a batch size of 1 and without `attention_mask`, and the boundaries under transformers' names.
+        The same inputs with a batch size of 1 and without `attention_mask`, and the boundaries under transformers'
+        names.
     """
     is_real = batch["attention_mask"].bool()
     labels = batch["labels"].clone()

@@ -2,10 +2,10 @@
 
     accelerate launch -m train.extract_features --model outputs/stage0 --media-dir clips --output features
 
-Each process takes its share of the media and writes parts of its own and a list of the media that failed, with reasons.
-Run again, on any number of processes, it does what is missing. The rows equal those that the processor makes for training
-from the file itself. With --datasets, the parts of files that rows are about (`media.start`, `media.end`) are cached as
-well. It caches no adapter output, since adapters are trained.
+Each process takes its share of the media and writes parts of its own and a list of the media that failed, with
+reasons. Run again, on any number of processes, it does what is missing. The rows equal those that the processor makes
+for training from the file itself. With --datasets, the parts of files that rows are about (`media.start`, `media.end`)
+are cached as well. It caches no adapter output, since adapters are trained.
 """
 
 import json
@@ -274,7 +274,8 @@ def main(arguments: list[str] | None = None):
         failed = [entry for entry in read_failures(options.output) if entry["media_id"] in keys]
         if len(failed) > read_share(options.max_missing) * len(media):
             raise ValueError(
-                f"{len(failed)} of {len(media)} media failed, see {options.output}/failed-*.jsonl; the first: {failed[0]}"
+                f"{len(failed)} of {len(media)} media failed, see {options.output}/failed-*.jsonl; the first: "
+                f"{failed[0]}"
             )
 
 

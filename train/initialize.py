@@ -63,8 +63,8 @@ TINY_AUDIO = {
     "num_mel_bins": 64,
     "window_size": 8,
 }
-# Tiny language models by name. Llama is the architecture of the paper's Vicuna. The others were compared by how fast they
-# learn to read the position of a token, which is what a time is made of.
+# Tiny language models by name. Llama is the architecture of the paper's Vicuna. The others were compared by how fast
+# they learn to read the position of a token, which is what a time is made of.
 TINY_TEXTS = {
     "llama": {
         "model_type": "llama",
@@ -122,7 +122,7 @@ TINY_TEXTS = {
 
 
 def train_tokenizer(texts: list[str], *, vocab_size: int = 1000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer learned from `texts`, with one token for each digit, as LLaMA's: a time is two tokens.
+    """A byte-level BPE tokenizer learned from `texts`, with one token for each digit, as LLaMA's.
 
     It is learned from the wordings of all questions and the system prompt as well, so that prompts have few tokens.
     """
@@ -290,8 +290,8 @@ def check_text_logits(model: AVicunaForConditionalGeneration, source: PreTrained
     tolerance = max(1e-5, torch.finfo(source.dtype).eps) * expected.abs().max().clamp(min=1.0)
     if (logits - expected).abs().max() > tolerance:
         raise ValueError(
-            f"language models of type {source.config.model_type!r} are not supported: inside AVicuna the logits of a text "
-            f"differ by {float((logits - expected).abs().max()):.2g} from those of the model alone"
+            f"language models of type {source.config.model_type!r} are not supported: inside AVicuna the logits of a "
+            f"text differ by {float((logits - expected).abs().max()):.2g} from those of the model alone"
         )
 
 

@@ -1,7 +1,7 @@
 """The media of a training row: cached tower outputs, or the media files themselves.
 
-Used by `train/training_rows.py` and `train/collator.py`. Both classes tell which media of a row are missing, and fill the
-content blocks of its conversation. A row with `media.start` or `media.end` gets that part of its files.
+Used by `train/training_rows.py` and `train/collator.py`. Both classes tell which media of a row are missing, and fill
+the content blocks of its conversation. A row with `media.start` or `media.end` gets that part of its files.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def open_media(
 
 
 def part_of(row: dict) -> dict[str, float | None]:
-    """The part of its files that a row is about: `start` and `end` in seconds of the file; None: its beginning, its end."""
+    """The part of its files that a row is about, in seconds of the file (None: its beginning, its end)."""
     return {"start": row["media"]["start"], "end": row["media"]["end"]}
 
 

@@ -18,7 +18,7 @@ ADAPTERS = ("vision_adapter", "audio_adapter")
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for some parameter groups, AdamW for the others, as one optimizer with one state dictionary.
 
-    The Muon update has the RMS of an AdamW update (`match_rms_adamw`, arXiv:2502.16982), so both share a learning rate.
+    The Muon update has the RMS of an AdamW update (`match_rms_adamw`, arXiv:2502.16982): both share a learning rate.
 
     Args:
         matrix_groups: parameter groups of matrices, for Muon; `lr` and `weight_decay` are read from each.

@@ -1,8 +1,8 @@
 """Attention over concatenated samples: each sample attends to itself, with any SDPA kernel.
 
 Enabled by `train/sft.py` for `flatten: true`. transformers' "sdpa" makes a mask of the whole row squared, so that the
-attention of a batch of 8 costs 8 times as much; here the row is split at the sample boundaries and no mask is made. Flash
-attention does this itself and is not replaced. The collator concatenates the samples.
+attention of a batch of 8 costs 8 times as much; here the row is split at the sample boundaries and no mask is made.
+Flash attention does this itself and is not replaced. The collator concatenates the samples.
 """
 
 import torch
@@ -67,8 +67,8 @@ AttentionInterface.register(PACKED_SDPA, packed_sdpa_forward)
 def prepare_for_packing(model: nn.Module):
     """Prepares the language model of `model` for flattened batches.
 
-    "sdpa" is replaced by `packed_sdpa_forward` where the layers allow it. "eager", "flex_attention" and flash attention
-    stay: with them transformers separates the samples by `position_ids`.
+    "sdpa" is replaced by `packed_sdpa_forward` where the layers allow it. "eager", "flex_attention" and flash
+    attention stay: with them transformers separates the samples by `position_ids`.
 
     Raises:
         ValueError: the language model, which is named, has layers that mix tokens of different samples (short

@@ -1,7 +1,7 @@
 """Publishes a finished stage by `python -m model_card.push`, which writes the card, checks the release and uploads it.
 
-The last step of `train/sft.py --push_to_hub true`, on one process. It runs in a process of its own, because `train` does
-not import `model_card`, and because a release is checked by a reader that shares no state with training.
+The last step of `train/sft.py --push_to_hub true`, on one process. It runs in a process of its own, because `train`
+does not import `model_card`, and because a release is checked by a reader that shares no state with training.
 """
 
 import os

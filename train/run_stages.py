@@ -3,8 +3,8 @@
     python -m train.run_stages --model outputs/stage0 --output outputs --recipes-dir train/recipes \
         --launcher "accelerate launch --num_processes 8" --features-dir features
 
-Options that it does not have are passed to every stage. Run again, it skips finished stages and resumes an interrupted one.
-It starts `train/sft.py` and does not train itself.
+Options that it does not have are passed to every stage. Run again, it skips finished stages and resumes an interrupted
+one. It starts `train/sft.py` and does not train itself.
 """
 
 import json
@@ -45,7 +45,7 @@ class RunOptions:
 
 @dataclass
 class Stage:
-    """One stage of a chain: its recipe, the checkpoint it starts from, its folder, and options that override the recipe."""
+    """One stage of a chain: its recipe, its start, its folder, and options that override the recipe."""
 
     recipe: Path
     model: str

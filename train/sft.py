@@ -3,7 +3,8 @@
     accelerate launch train/sft.py --config train/recipes/stage3_time_event.yaml --model outputs/stage2 \
         --output_dir outputs/stage3 --features_dir features
 
-Every field of the recipe can be given on the command line, which wins. All four stages in order: `train/run_stages.py`.
+Every field of the recipe can be given on the command line, which wins. All four stages in order:
+`train/run_stages.py`.
 """
 
 import sys

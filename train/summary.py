@@ -1,7 +1,7 @@
 """The record of a finished stage, `training_summary.json`, from which model cards are filled.
 
-Written beside the weights by `train/sft.py` and published with them. It contains the records of the stages before it, so
-that a card needs no other folder. It only reports what the trainer logged.
+Written beside the weights by `train/sft.py` and published with them. It contains the records of the stages before it,
+so that a card needs no other folder. It only reports what the trainer logged.
 """
 
 import dataclasses
@@ -64,13 +64,13 @@ def describe_start(model: str, *, revision: str | None = None) -> dict:
     """What a stage starts from.
 
     Args:
-        model: folder or Hub id; for LoRA (`adapter/` of a stage, a checkpoint of a LoRA stage) the stage that it belongs
-            to is described, or else its base model.
+        model: folder or Hub id; for LoRA (`adapter/` of a stage, a checkpoint of a LoRA stage) the stage that it
+            belongs to is described, or else its base model.
         revision: of a Hub id.
 
     Returns:
-        {"stages": the summaries of the stages before, "origin": the parts that the first of them was made of, "base": the
-        Hub id that the first of them started from, or None}.
+        {"stages": the summaries of the stages before, "origin": the parts that the first of them was made of, "base":
+        the Hub id that the first of them started from, or None}.
     """
     base = base_of_adapter(model, revision=revision)
     if base is not None:
@@ -90,8 +90,10 @@ def describe_device() -> str:
 
 
 def finite_entries(history: list[dict], name: str) -> list[dict]:
-    """The log entries that have a value `name`; NaN and infinities, which JSON lacks, become null (a gradient norm that
-    overflows in float16, for example)."""
+    """The log entries that have a value `name`.
+
+    NaN and infinities, which JSON lacks, become null (a gradient norm that overflows in float16, for example).
+    """
     return [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
         for entry in history

@@ -1,7 +1,7 @@
 """How often the model predicts the digits of a time correctly, given all tokens before them (teacher forcing).
 
-Counted by `train/trainer.py` during evaluation. A digit is recognised by its token, and its place by its position in the
-answer, so that no other form of labels is needed. It generates no text.
+Counted by `train/trainer.py` during evaluation. A digit is recognised by its token, and its place by its position in
+the answer, so that no other form of labels is needed. It generates no text.
 """
 
 from itertools import groupby
@@ -24,8 +24,9 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def time_places(labels: list[int], digits: set[int]) -> dict[int, str]:
     """Which labels are digits of a time, and which digits.
 
-    A time is two digits (`TimeCodec` with 100 bins). In each answer the first, third, ... time is a start and the others
-    are ends, whether they are written apart ("From 03 to 17") or together ("0317"). Other runs of digits are no times.
+    A time is two digits (`TimeCodec` with 100 bins). In each answer the first, third, ... time is a start and the
+    others are ends, whether they are written apart ("From 03 to 17") or together ("0317"). Other runs of digits are no
+    times.
 
     Args:
         labels: one sequence of token ids; -100 separates the answers.

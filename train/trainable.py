@@ -1,7 +1,7 @@
 """Which parameters a stage trains: whole parts by name, and LoRA on the language model.
 
-Called by `train/sft.py` between loading the model and building the trainer. It sets `requires_grad` and configures LoRA.
-The optimizer is in `optimizer.py`, saving and merging in `checkpoint.py`.
+Called by `train/sft.py` between loading the model and building the trainer. It sets `requires_grad` and configures
+LoRA. The optimizer is in `optimizer.py`, saving and merging in `checkpoint.py`.
 """
 
 from peft import LoraConfig
@@ -47,9 +47,9 @@ def is_linear(module: nn.Module) -> bool:
 def lora_config(model: nn.Module, stage: StageArguments) -> LoraConfig | None:
     """LoRA as the stage's options say, or None without `use_peft`.
 
-    Without `lora_target_modules` it is put on all linear layers of the language model (the published choice). The output
-    head is not among them: TRL's fused loss reads its weight directly and would not see an adapter on it. Parts that the
-    stage trains in full are saved whole beside LoRA (`modules_to_save`).
+    Without `lora_target_modules` it is put on all linear layers of the language model (the published choice). The
+    output head is not among them: TRL's fused loss reads its weight directly and would not see an adapter on it. Parts
+    that the stage trains in full are saved whole beside LoRA (`modules_to_save`).
     """
     config = get_peft_config(stage)
     if config is None:

@@ -28,8 +28,8 @@ class AVicunaTrainer(SFTTrainer):
     """Reads `use_muon`, `adapter_learning_rate` and `stop_when` of `AVicunaTrainingArguments`.
 
     Evaluations also report the share of correctly predicted digits of times: `eval_start_tens_accuracy`,
-    `eval_start_ones_accuracy`, `eval_end_tens_accuracy` and `eval_end_ones_accuracy`. A training whose loss is not finite
-    ends with FloatingPointError before it saves anything.
+    `eval_start_ones_accuracy`, `eval_end_tens_accuracy` and `eval_end_ones_accuracy`. A training whose loss is not
+    finite ends with FloatingPointError before it saves anything.
     """
 
     def __init__(self, *args, **kwargs):
@@ -88,7 +88,8 @@ def count_unsupervised(labels: torch.Tensor, boundaries: torch.Tensor | None) ->
 
     Args:
         labels (`torch.Tensor` of shape `(batch_size, length)`): -100 where nothing is predicted.
-        boundaries (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): where the samples of a flattened row begin.
+        boundaries (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): where the samples of a flattened row
+            begin.
     """
     samples = labels if boundaries is None else labels[0].split(boundaries.diff().tolist())
     return sum(not bool((sample != IGNORED).any()) for sample in samples)
@@ -126,8 +127,8 @@ class StopAtDivergence(TrainerCallback):
     def check(self, state: TrainerState):
         if not self.trainer.is_finite:
             raise FloatingPointError(
-                f"the loss was not finite (NaN or infinite) at or before step {state.global_step}: the training diverged "
-                "and nothing is saved. A lower learning_rate, or bf16 in place of fp16, often helps"
+                f"the loss was not finite (NaN or infinite) at or before step {state.global_step}: the training "
+                "diverged and nothing is saved. A lower learning_rate, or bf16 in place of fp16, often helps"
             )
 
     def on_step_end(
@@ -150,8 +151,8 @@ class StopAtDivergence(TrainerCallback):
 def score_labelled_positions():
     """Makes TRL's fused head score only the positions with a label on a CPU, as it does on a GPU.
 
-    On other devices TRL scores every position and masks the result. The loss is the same; a step of the sandbox takes a
-    third less time.
+    On other devices TRL scores every position and masks the result. The loss is the same; a step of the sandbox takes
+    a third less time.
     """
     trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or _use_triton(device)
 

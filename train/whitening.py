@@ -1,8 +1,8 @@
 """Whitens the outputs of random tiny towers: each feature is centred and decorrelated on example media.
 
-The outputs of a random encoder are nearly the same for all pictures; the differences lie in directions of small variance.
-The last linear map of each tower is replaced by principal components scaled to equal variance (our choice). In the demo it
-replaces pretraining. It uses no labels and is never applied to pretrained towers.
+The outputs of a random encoder are nearly the same for all pictures; the differences lie in directions of small
+variance. The last linear map of each tower is replaced by principal components scaled to equal variance (our choice).
+In the demo it replaces pretraining. It uses no labels and is never applied to pretrained towers.
 """
 
 import numpy as np
