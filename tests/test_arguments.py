@@ -1,10 +1,18 @@
 """Arguments: dataclass = command line = recipe, one clear error for what is wrong, published values in the recipes."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
-from train.arguments import accumulation_steps, parse_arguments, read_share
+from train.arguments import (
+    AVicunaTrainingArguments,
+    StageArguments,
+    accumulation_steps,
+    parse_arguments,
+    read_share,
+)
 from train.data_sources import DataSource, read_data_source
 
 
@@ -136,3 +144,10 @@ def test_a_data_source_reads_from_path_json_or_mapping():
 @pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.01", 0.01), (0, 0.0), ("100%", 1.0)])
 def test_a_share_reads_as_percent_or_number(text, share):
     assert read_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_repeats_no_default(path):
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    fields = {f.name: f for kind in (StageArguments, AVicunaTrainingArguments) for f in dataclasses.fields(kind)}
+    assert [name for name, value in recipe.items() if value == fields[name].default] == []

@@ -155,6 +155,38 @@ def test_a_cache_refuses_the_features_of_other_towers(world, tmp_path):
         FeatureWriter(world / "features", settings={"towers": tower_fingerprint(model)})
 
 
+def part_rows(world, start: float | None, end: float | None) -> list[dict]:
+    """The untrimmed video, its sound alone, and a clip as a picture: a part of each."""
+    rows = [rows_of(world)[3], *rows_of(world)[:2]]
+    for row in rows:
+        row["id"] += "-part"
+        row["media"] |= {"start": start, "end": end}
+    return rows
+
+
+@pytest.mark.parametrize(("start", "end"), [(2.0, 7.0), (None, 5.0), (3.0, None)])
+def test_rows_about_a_part_of_a_file_get_that_part(world, tmp_path, start, end):
+    """From features and from files alike; and both differ from the whole file."""
+    rows, path = part_rows(world, start, end), tmp_path / "rows.parquet"
+    Dataset.from_list(rows, features=FEATURES).to_parquet(str(path))
+    media_dir, output = world / "clips", tmp_path / "features"
+    extract_features.main([*command(world, media_dir, output), "--datasets", str(path)])
+    processor, model = load_processor(str(world / "checkpoint")), load_model(str(world / "checkpoint")).eval()
+    cached = CachedMedia([str(output)], processor=processor)
+    files = MediaFiles(None, processor=processor)
+    assert CachedMedia([str(world / "features")], processor=processor).missing(rows[0])  # the whole file is no part
+    for row in rows:
+        assert cached.missing(row) == []
+        whole = {**row, "media": {**row["media"], "start": None, "end": None}}
+        batches = [
+            AVicunaCollator(processor, media=media)([r]) for media, r in ((cached, row), (files, row), (files, whole))
+        ]
+        with torch.no_grad():
+            losses = [model(**batch).loss.item() for batch in batches]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("cached_dtype", ["float32", "float16", "bfloat16"])
 def test_another_data_type_is_not_another_tower(world, dtype, cached_dtype):

@@ -10,6 +10,7 @@ Adapters are always random at first. The tiny model is for tests and the demo. N
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -165,7 +166,7 @@ def build_tiny(
     alignment: str = "published",
     window_seconds: float = 10.0,
     stride_seconds: float = 4.0,
-    **config,
+    **config: Any,
 ) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
     """A random tiny AVicuna with a tokenizer learned from `texts`.
 
@@ -202,7 +203,7 @@ def tiny_spec_size(window_seconds: float) -> int:
     window to fill it.
     """
     num_frames = round(100 * window_seconds) + 1
-    num_mel_bins = TINY_AUDIO["num_mel_bins"]
+    num_mel_bins = int(str(TINY_AUDIO["num_mel_bins"]))
     return next(size for size in (128, 256, 512, 1024) if size * size // num_mel_bins >= num_frames)
 
 
@@ -228,7 +229,7 @@ def assemble(
     alignment: str = "published",
     window_seconds: float = 10.0,
     stride_seconds: float = 4.0,
-    **config,
+    **config: Any,
 ) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
     """An AVicuna whose language model and towers are pretrained; only the adapters are random.
 

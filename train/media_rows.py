@@ -7,6 +7,7 @@ the content blocks of its conversation. A row with `media.start` or `media.end` 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -121,9 +122,10 @@ class CachedMedia:
     def _compose(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         num_video, num_audio = num_modality_tokens(self.num_av_tokens, self.rate)
         segments = row["segments"]
-        video, audio = compose_features(segments, self, num_video_tokens=num_video, num_audio_tokens=num_audio)
+        store = cast(FeatureStore, self)  # with the methods that composing calls
+        video, audio = compose_features(segments, store, num_video_tokens=num_video, num_audio_tokens=num_audio)
         if not len(audio):  # a silent video fills all tokens with frames
-            video, audio = compose_features(segments, self, num_video_tokens=self.num_av_tokens)
+            video, audio = compose_features(segments, store, num_video_tokens=self.num_av_tokens)
         return video, audio
 
     def _find(

@@ -5,6 +5,8 @@ attention of a batch of 8 costs 8 times as much; here the row is split at the sa
 Flash attention does this itself and is not replaced. The collator concatenates the samples.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -26,7 +28,7 @@ def packed_sdpa_forward(
     *,
     cu_seq_lens_q: torch.Tensor | None = None,
     sliding_window: int | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each sample, with the signature of transformers' attention functions.
 
@@ -48,8 +50,9 @@ def packed_sdpa_forward(
     outputs = []
     for sample in zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2)):
         length = sample[0].shape[2]
-        is_narrow = sliding_window is not None and length > sliding_window
-        mask = window_mask(length, sliding_window, device=query.device) if is_narrow else None
+        mask = None
+        if sliding_window is not None and length > sliding_window:
+            mask = window_mask(length, sliding_window, device=query.device)
         outputs.append(sdpa_attention_forward(module, *sample, mask, **kwargs)[0])
     return torch.cat(outputs, dim=1), None
 

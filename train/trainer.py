@@ -32,7 +32,10 @@ class AVicunaTrainer(SFTTrainer):
     finite ends with FloatingPointError before it saves anything.
     """
 
-    def __init__(self, *args, **kwargs):
+    optimizer: torch.optim.Optimizer | None
+    label_smoother: LabelSmoother | None
+
+    def __init__(self, *args: Any, **kwargs: Any):
         score_labelled_positions()
         super().__init__(*args, **kwargs)
         self.time_accuracy = TimeAccuracy(self.processing_class.tokenizer)
@@ -43,7 +46,7 @@ class AVicunaTrainer(SFTTrainer):
         if self.args.stop_when:
             self.add_callback(StopWhen(self.args.stop_when))
         if self.label_smoother is not None:
-            self.label_smoother = PlaceholderFreeSmoother(self.args.label_smoothing_factor, self.model.config)
+            self.label_smoother = UnmaskedLabelSmoother(self.args.label_smoothing_factor, self.model.config)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -56,7 +59,7 @@ class AVicunaTrainer(SFTTrainer):
             )
         return self.optimizer
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         self.is_finite &= torch.isfinite(loss)  # stays on the device; StopAtDivergence reads it
         return loss
@@ -95,23 +98,26 @@ def count_unsupervised(labels: torch.Tensor, boundaries: torch.Tensor | None) ->
     return sum(not bool((sample != IGNORED).any()) for sample in samples)
 
 
-class PlaceholderFreeSmoother(LabelSmoother):
-    """Label smoothing over all tokens but the two placeholders.
+class UnmaskedLabelSmoother(LabelSmoother):
+    """Label smoothing over the tokens that the model predicts.
 
-    The model never predicts them: their logits are the smallest number of their type, and a mean over them overflows.
+    Placeholders and other masked tokens are left out: their logits are the smallest number of their type, and a mean
+    over them overflows.
 
     Args:
         epsilon: share of the probability that is spread evenly over these tokens.
-        config: of the model, for the ids of the placeholders.
+        config: of the model, for the ids of the masked tokens.
     """
 
     def __init__(self, epsilon: float, config: PreTrainedConfig):
         super().__init__(epsilon=epsilon)
-        self.placeholders = {config.video_token_id, config.audio_token_id}
+        self.masked = set(config.masked_token_ids)
 
-    def __call__(self, model_output: Any, labels: torch.Tensor, shift_labels: bool = False, **kwargs) -> torch.Tensor:
+    def __call__(
+        self, model_output: Any, labels: torch.Tensor, shift_labels: bool = False, **kwargs: Any
+    ) -> torch.Tensor:
         logits = model_output["logits"]
-        kept = torch.tensor([i for i in range(logits.shape[-1]) if i not in self.placeholders], device=logits.device)
+        kept = torch.tensor([i for i in range(logits.shape[-1]) if i not in self.masked], device=logits.device)
         new_ids = torch.full((logits.shape[-1],), IGNORED, device=logits.device)
         new_ids[kept] = torch.arange(len(kept), device=logits.device)
         labels = torch.where(labels == IGNORED, IGNORED, new_ids[labels.clamp(min=0)])
@@ -132,18 +138,18 @@ class StopAtDivergence(TrainerCallback):
             )
 
     def on_step_end(
-        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_log or control.should_save or control.should_evaluate:
             self.check(state)
 
     def on_epoch_end(
-        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.check(state)
 
     def on_train_end(
-        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.check(state)
 
@@ -169,7 +175,13 @@ class StopWhen(TrainerCallback):
         self.is_met = False
 
     def on_evaluate(
-        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, *, metrics: dict, **kwargs
+        self,
+        args: AVicunaTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        metrics: dict,
+        **kwargs: Any,
     ) -> None:
         for name, _, _ in self.criteria:
             if f"eval_{name}" not in metrics:
@@ -179,7 +191,7 @@ class StopWhen(TrainerCallback):
         control.should_training_stop |= self.is_met
 
     def on_train_end(
-        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+        self, args: AVicunaTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.is_met:
             logger.info("stop_when is met at step %d", state.global_step, main_process_only=True)

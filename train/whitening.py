@@ -39,7 +39,7 @@ def whiten_towers(model: PreTrainedModel, processor: ProcessorMixin, paths: list
     Raises:
         MediaError: a file that cannot be used.
     """
-    captured = {"vision": [], "audio": []}
+    captured: dict[str, list[torch.Tensor]] = {"vision": [], "audio": []}
     vision, audio = model.model.vision_tower, model.model.audio_tower
     hooks = [
         vision.visual_projection.register_forward_pre_hook(lambda _, inputs: captured["vision"].append(inputs[0])),

@@ -7,6 +7,7 @@ killed extraction loses at most the part it was working on. This file runs no to
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -51,7 +52,7 @@ class FeatureStore:
         self._entries = read_index(self.folder)
         if not self._entries:
             raise ValueError(f"{self.folder} holds no cached features: no finished part-*.jsonl there")
-        self._parts = {}
+        self._parts: dict[str, Any] = {}  # open safetensors files
         settings = self.folder / SETTINGS_FILE
         known = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
         self.settings = {**PUBLISHED_SETTINGS, **known}
@@ -163,7 +164,7 @@ class FeatureWriter:
         self.rank, self.media_per_part, self.dtype = rank, media_per_part, dtype
         self._check_settings({**(settings or {}), "dtype": dtype})
         self._finished = set(read_index(self.folder))
-        self._pending = {}
+        self._pending: dict[str, tuple[dict[str, np.ndarray], float | None]] = {}
 
     def __contains__(self, media_id: str) -> bool:
         return media_id in self._finished or media_id in self._pending
