@@ -8,9 +8,10 @@ The wording of questions and the choice of generation settings are the caller's.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, DynamicCache, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import ModelOutput
 
@@ -42,7 +43,7 @@ def answer_batch(
     questions: list[str],
     durations: list[float],
     score: str = "time_tokens",
-    **generate_kwargs,
+    **generate_kwargs: Any,
 ) -> list[Answer]:
     """Answers one question about each of several media, as one batch.
 
@@ -53,11 +54,17 @@ def answer_batch(
         durations (`list[float]`): seconds of each.
         score (`str`): how events are scored, `kind` of `score_events`. `Answer.presence` is there with each kind, and
             for answers without events: that is how an evaluation ranks the classes that a video lacks.
-        generate_kwargs: as in `generate`; one sequence is returned per question.
+        generate_kwargs: as in `generate`.
+
+    Raises:
+        ValueError: `num_return_sequences` is not 1: there is one answer per question.
     """
+    settings = _settings(model, generate_kwargs)
+    if settings.num_return_sequences not in (None, 1):
+        raise ValueError(f"there is one answer per question, got num_return_sequences={settings.num_return_sequences}")
     conversations = [_conversation(block, question) for block, question in zip(media, questions, strict=True)]
     inputs = _encode(processor, conversations).to(_device(model))
-    outputs = model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_logits=True)
+    outputs = model.generate(**inputs, **{**generate_kwargs, "return_dict_in_generate": True, "output_logits": True})
     return _answers(outputs, processor=processor, durations=durations, score=score)
 
 
@@ -70,7 +77,7 @@ def answer_questions(
     duration: float,
     score: str = "time_tokens",
     batch_size: int = 32,
-    **generate_kwargs,
+    **generate_kwargs: Any,
 ) -> list[Answer]:
     """Answers several questions about one video, which is decoded, encoded and prefilled once.
 
@@ -79,13 +86,29 @@ def answer_questions(
     """
     if not questions:
         return []
+    settings = _settings(model, generate_kwargs)
+    if settings.use_cache is False or settings.num_return_sequences not in (None, 1):
+        # nothing can be shared without a cache
+        return [
+            answer
+            for begin in range(0, len(questions), batch_size)
+            for answer in answer_batch(
+                model,
+                processor=processor,
+                media=[media] * len(questions[begin : begin + batch_size]),
+                questions=questions[begin : begin + batch_size],
+                durations=[duration] * len(questions[begin : begin + batch_size]),
+                score=score,
+                **generate_kwargs,
+            )
+        ]
     inputs = _encode(processor, [_conversation(media, questions[0])]).to(_device(model))
     first, _ = inputs.pop("input_ids")[0], inputs.pop("attention_mask")
     conversations = [_conversation(media, question) for question in questions[1:]]
     prompts = [first, *_encode_texts(processor, conversations, placeholders=_placeholder_text(processor, first))]
     answers = {}
     for numbers, outputs in generate_shared(
-        model, prompts=prompts, media=inputs, batch_size=batch_size, **generate_kwargs, output_logits=True
+        model, prompts=prompts, media=inputs, batch_size=batch_size, **{**generate_kwargs, "output_logits": True}
     ):
         found = _answers(outputs, processor=processor, durations=[duration] * len(numbers), score=score)
         answers.update(zip(numbers, found))
@@ -96,17 +119,19 @@ def _conversation(media: dict, question: str) -> list[dict]:
     return [{"role": "user", "content": [media, {"type": "text", "text": question}]}]
 
 
-def _encode(processor, conversations: list[list[dict]]):
+def _encode(processor: ProcessorMixin, conversations: list[list[dict]]) -> BatchFeature:
     return processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
 
 
-def _placeholder_text(processor, prompt: torch.LongTensor) -> str:
+def _placeholder_text(processor: ProcessorMixin, prompt: torch.LongTensor) -> str:
     """The placeholders of a prompt, in their order, as they stand in its text."""
     ids = [i for i in prompt.tolist() if i in (processor.video_token_id, processor.audio_token_id)]
     return "".join(processor.tokenizer.convert_ids_to_tokens(ids))
 
 
-def _encode_texts(processor, conversations: list[list[dict]], *, placeholders: str) -> list[torch.LongTensor]:
+def _encode_texts(
+    processor: ProcessorMixin, conversations: list[list[dict]], *, placeholders: str
+) -> list[torch.LongTensor]:
     """Prompts of the same medium as one that was encoded already: words alone, without touching the medium again."""
     if not conversations:
         return []
@@ -125,12 +150,24 @@ def _answers(outputs: ModelOutput, *, processor: ProcessorMixin, durations: list
     return [Answer(*parts) for parts in zip(texts, events, presence_scores(outputs, tokenizer=tokenizer))]
 
 
-def _device(model) -> torch.device:
+def _settings(model: PreTrainedModel, generate_kwargs: dict[str, Any]) -> GenerationConfig:
+    """The generation settings that a call of `generate` with these arguments has."""
+    config = copy.deepcopy(generate_kwargs.get("generation_config") or model.generation_config)
+    config.update(**generate_kwargs)
+    return config
+
+
+def _device(model: PreTrainedModel) -> torch.device:
     return model.get_input_embeddings().weight.device
 
 
 def generate_shared(
-    model, *, prompts: list[torch.LongTensor], media: dict[str, torch.Tensor], batch_size: int = 32, **generate_kwargs
+    model: PreTrainedModel,
+    *,
+    prompts: list[torch.LongTensor],
+    media: dict[str, torch.Tensor],
+    batch_size: int = 32,
+    **generate_kwargs: Any,
 ) -> Iterator[tuple[list[int], ModelOutput]]:
     """Answers several prompts about the same media; the part that they share is run through the model once.
 

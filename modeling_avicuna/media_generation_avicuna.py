@@ -33,7 +33,15 @@ class MediaGenerationMixin(GenerationMixin):
         assistant_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> ModelOutput | torch.LongTensor:
-        """As `GenerationMixin.generate`. Raw media are encoded once, before beams or samples multiply the batch."""
+        """As `GenerationMixin.generate`. Raw media are encoded once, before beams or samples multiply the batch.
+
+        Raises:
+            ValueError: media in both forms, or `prefill_chunk_size` with media: a chunk holds only some placeholders.
+        """
+        config = kwargs.get("generation_config") or self.generation_config
+        chunk_size = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        if chunk_size is not None and any(kwargs.get(name) is not None for name in MEDIA_INPUTS):
+            raise ValueError(f"prefill_chunk_size={chunk_size} is not supported with media")
         if kwargs.get("pixel_values_videos") is not None:
             refuse_both("pixel_values_videos", "video_features", kwargs.get("video_features"))
             pixels = self._to_device(kwargs.pop("pixel_values_videos"))

@@ -1,13 +1,14 @@
-"""The whole use flow in one call: a video file and a question in, events in seconds with scores out.
+"""A video file and a question in, events in seconds with scores out: everything in one call.
 
-    pipe = pipeline(task="audio-visual-event-localization", model=DIR_OR_ID, trust_remote_code=True)
-    pipe("video.mp4")                                           # every event
-    pipe("video.mp4", query=["dog barking", "rain"])            # when each of them happens
+    locate = pipeline(task="audio-visual-event-localization", model=DIR_OR_ID, trust_remote_code=True)
+    locate("video.mp4")                                           # every event
+    locate("video.mp4", query=["dog barking", "rain"])            # when each of them happens
 
-It only joins the parts: the processor decodes, `answering_avicuna` generates, `prompt_avicuna` words the questions.
+It joins the parts: the processor decodes, `answering_avicuna` generates, `prompt_avicuna` holds the wording of questions.
 """
 
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 from transformers import AutoModelForCausalLM, Pipeline
@@ -21,7 +22,8 @@ from .timestamp_avicuna import Event
 
 TASK = "audio-visual-event-localization"
 _MAX_NEW_TOKENS = 256  # our choice: about a dozen narrated events
-_TASK_ARGUMENTS = ("query", "interval", "question")
+_QUESTIONS = ("query", "interval", "question")
+_PART = ("start", "end")
 
 
 class AVicunaPipeline(Pipeline):
@@ -33,11 +35,11 @@ class AVicunaPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.processor.check_configuration(self.model.config)
 
-    def __call__(self, videos, *, batch_size: int | None = None, **kwargs):
+    def __call__(self, videos: Any, *, batch_size: int | None = None, **kwargs: Any) -> Any:
         """
         Args:
             videos (`str`, `os.PathLike`, binary file object, `dict`, or a `list` of them):
@@ -47,23 +49,27 @@ class AVicunaPipeline(Pipeline):
             query (`str` or `list[str]`, *optional*):
                 When does this happen? Several queries share one encoding of the video.
             interval (`tuple[float, float]` or a `list` of them, *optional*):
-                What happens from here to there? Seconds.
+                What happens from here to there? In seconds.
             question (`str` or `list[str]`, *optional*):
                 Any question, answered in words.
+            start, end (`float`, *optional*):
+                Look at this part of each video only, in seconds of the file.
+            score (`str`, *optional*):
+                How events are scored: "time_tokens" (default), "presence" or "constant"; see `score_events`.
             batch_size (`int`, *optional*):
                 Questions about one video, or videos, that are answered together; 32 and 1 by default.
-            kwargs: `max_new_tokens` (256 by default), `num_beams` and whatever else `generate` takes.
+            kwargs: `max_new_tokens` (256 by default), `num_beams` and other arguments of `generate`.
 
         Returns:
             For each video: without a question, the `list` of its events, each `{"start": seconds, "end": seconds,
-            "label": str, "score": float or None}`; for a `query` such a list, for several `{query: list}`; for an
-            `interval` one event (or a list); for a `question` a string (or a list). Scores are explained at
-            `score_events`.
+            "label": str, "score": float or None}`; for a `query` such a list, empty where the model says that it does
+            not happen, and for several `{query: list}`; for an `interval` one event (or a list); for a `question` a
+            string (or a list). Times are those of the file, also where a part of it was looked at.
 
         Raises:
             MediaError: a file that cannot be used; the message names it.
-            ValueError: more than one of `query`, `interval` and `question`, an interval outside of the video, or an
-                empty list of questions.
+            ValueError: more than one of `query`, `interval` and `question`, an interval outside of the video, an empty
+                list of questions, or settings of `generate` that give several answers to one question.
         """
         batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None:
@@ -85,22 +91,32 @@ class AVicunaPipeline(Pipeline):
             results += [self.postprocess(outputs) for outputs in answered]
         return results
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs: Any) -> None:
         """Saves model, processor and their code; `pipeline(model=save_directory, ...)` loads it again."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
-    def _sanitize_parameters(self, questions_per_batch: int | None = None, **kwargs):
-        asked = {name: kwargs.pop(name) for name in _TASK_ARGUMENTS if name in kwargs}
-        if len([name for name, value in asked.items() if value is not None]) > 1:
+    def _sanitize_parameters(
+        self, questions_per_batch: int | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        asked = {name: kwargs.pop(name) for name in (*_QUESTIONS, *_PART) if name in kwargs}
+        if len([name for name in _QUESTIONS if asked.get(name) is not None]) > 1:
             raise ValueError(f"give one of query, interval and question, got {asked}")
         if questions_per_batch is not None:
             kwargs["questions_per_batch"] = questions_per_batch
         return asked, kwargs, {}
 
-    def preprocess(self, video, query=None, interval=None, question=None) -> dict:
-        """A video and what is asked about it -> content block, duration, questions, and the shape of the result."""
-        media, duration = self._prepare(video)
+    def preprocess(
+        self,
+        video: Any,
+        query: str | list[str] | None = None,
+        interval: tuple[float, float] | list | None = None,
+        question: str | list[str] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> dict[str, Any]:
+        """A video and what is asked about it -> content block, its place in the file, and the questions."""
+        media, offset, duration = self._prepare(video, {"start": start, "end": end})
         if query is not None:
             kind, asked = "query", _as_list(query, of=str)
             questions = [GROUNDING_PROMPT.format(query=text) for text in asked]
@@ -108,27 +124,33 @@ class AVicunaPipeline(Pipeline):
             if isinstance(interval, list) and interval and not isinstance(interval[0], (list, tuple)):
                 interval = tuple(interval)  # one pair as JSON writes it
             kind, asked = "interval", _as_list(interval, of=tuple)
-            questions = [self._segment_question(*pair, duration=duration) for pair in asked]
+            asked = [self._within(*pair, first=offset, last=offset + duration) for pair in asked]
+            questions = [self._segment_question(*pair, offset=offset, duration=duration) for pair in asked]
         elif question is not None:
             kind, asked = "question", _as_list(question, of=str)
             questions = asked
         else:
             kind, asked, questions = "narration", [None], [NARRATION_PROMPT]
         several = isinstance({"query": query, "interval": interval, "question": question}.get(kind), list)
-        request = {"media": media, "duration": duration, "questions": questions}
+        request = {"media": media, "offset": offset, "duration": duration, "questions": questions}
         return {**request, "kind": kind, "asked": asked, "several": several}
 
-    def _prepare(self, video: Any) -> tuple[dict, float]:
-        """The content block of an input, decoded, and its duration in seconds."""
+    def _prepare(self, video: Any, part: dict[str, float | None]) -> tuple[dict, float, float]:
+        """The content block of an input, decoded, where it begins in its file and how long it is, in seconds."""
         block = {"type": "video", **video} if isinstance(video, dict) else {"type": "video", "path": video}
+        for name, seconds in part.items():
+            if seconds is not None and block.get(name) is not None:
+                raise ValueError(f"{name} is given twice, as {seconds} and in the content block as {block[name]}")
+            if seconds is not None:
+                block[name] = seconds
         duration = block.pop("duration", None)
         prepared = self.processor.prepare_media(block)
         duration = prepared.duration if duration is None else duration
         if duration is None:
             raise ValueError(f"the length of this video is unknown: add its duration in seconds to {sorted(block)}")
-        return {"type": prepared.kind, prepared.kind: prepared}, float(duration)
+        return {"type": prepared.kind, prepared.kind: prepared}, float(block.get("start") or 0.0), float(duration)
 
-    def _forward(self, request: dict, questions_per_batch: int = 32, **generate_kwargs) -> dict:
+    def _forward(self, request: dict[str, Any], questions_per_batch: int = 32, **generate_kwargs: Any) -> dict:
         answers = answer_questions(
             self.model,
             processor=self.processor,
@@ -140,7 +162,9 @@ class AVicunaPipeline(Pipeline):
         )
         return {**request, "answers": answers}
 
-    def _forward_batch(self, requests: list[dict], questions_per_batch: int = 1, **generate_kwargs) -> list[dict]:
+    def _forward_batch(
+        self, requests: list[dict[str, Any]], questions_per_batch: int = 1, **generate_kwargs: Any
+    ) -> list[dict[str, Any]]:
         """One question about each of several videos, as one padded batch."""
         with self.device_placement(), self.get_inference_context()():
             answers = answer_batch(
@@ -153,22 +177,22 @@ class AVicunaPipeline(Pipeline):
             )
         return [{**request, "answers": [answer]} for request, answer in zip(requests, answers)]
 
-    def postprocess(self, outputs: dict):
+    def postprocess(self, outputs: dict[str, Any]) -> Any:
         """Answers -> plain dicts, lists and strings, in the shape of what was asked."""
         results = [self._result(outputs, index) for index in range(len(outputs["answers"]))]
         if not outputs["several"]:
             return results[0]
         return dict(zip(outputs["asked"], results)) if outputs["kind"] == "query" else results
 
-    def _result(self, outputs: dict, index: int):
+    def _result(self, outputs: dict[str, Any], index: int) -> Any:
         answer: Answer = outputs["answers"][index]
         asked = outputs["asked"][index]
         if outputs["kind"] == "question":
             return answer.text.strip()
         if outputs["kind"] == "interval":
-            return _as_dict(Event(float(asked[0]), float(asked[1]), answer.text.strip().rstrip(".")))
+            return _as_dict(Event(*asked, answer.text.strip().rstrip(".")))
         # the answer to a query names the times; what happens then was said in the query
-        return [_as_dict(event, label=asked) for event in answer.events]
+        return [_as_dict(event, offset=outputs["offset"], label=asked) for event in answer.events]
 
     def _generate_settings(self, kind: str, generate_kwargs: dict) -> dict:
         settings = dict(generate_kwargs)
@@ -183,27 +207,33 @@ class AVicunaPipeline(Pipeline):
     def _well_formed_spans(self) -> TimeSpanLogitsProcessor:
         return TimeSpanLogitsProcessor(self.processor.tokenizer, codec=self.processor.time_codec)
 
-    def _segment_question(self, start: float, end: float, *, duration: float) -> str:
-        if not 0.0 <= start < end or start >= duration:
-            raise ValueError(f"the interval ({start}, {end}) is not within a video of {duration:.3f} s")
-        codec = self.processor.time_codec
-        return SEGMENT_CAPTION_PROMPT.format(start=codec.encode(start, duration), end=codec.encode(end, duration))
+    def _within(self, start: float, end: float, *, first: float, last: float) -> tuple[float, float]:
+        """An interval that was asked about; its end may exceed the video by less than two written times differ."""
+        if not first <= start < min(end, last) or end > last + self.processor.time_codec.resolution(last - first):
+            raise ValueError(f"the interval ({start}, {end}) is not within the video, {first:.3f} to {last:.3f} s")
+        return float(start), min(float(end), last)
+
+    def _segment_question(self, start: float, end: float, *, offset: float, duration: float) -> str:
+        times = (self.processor.time_codec.encode(seconds - offset, duration) for seconds in (start, end))
+        return SEGMENT_CAPTION_PROMPT.format(**dict(zip(("start", "end"), times)))
 
 
-def _as_list(asked, *, of: type) -> list:
+def _as_list(asked: Any, *, of: type) -> list:
     if isinstance(asked, list):
         if not asked:
             raise ValueError("got an empty list of questions")
-        return asked
-    if not isinstance(asked, of):
-        raise ValueError(f"expected a {of.__name__} or a list of them, got {asked!r}")
-    return [asked]
+        wrong = [item for item in asked if not isinstance(item, (of, list) if of is tuple else of)]
+    else:
+        wrong, asked = [] if isinstance(asked, of) else [asked], [asked]
+    if wrong:
+        raise ValueError(f"expected a {of.__name__} or a list of them, got {wrong[0]!r}")
+    return asked
 
 
-def _as_dict(event: Event, *, label: str | None = None) -> dict:
+def _as_dict(event: Event, *, offset: float = 0.0, label: str | None = None) -> dict[str, Any]:
     return {
-        "start": event.start,
-        "end": event.end,
+        "start": offset + event.start,
+        "end": offset + event.end,
         "label": event.label if label is None else label,
         "score": event.score,
     }

@@ -70,3 +70,11 @@ def test_media_reach_every_pass_that_reads_their_placeholders(model, settings):
     same = {**settings, "use_cache": True}
     expected = model.generate(**inputs(), max_new_tokens=8, do_sample=False, **same)
     assert torch.equal(model.generate(**inputs(), max_new_tokens=8, do_sample=False, **settings), expected)
+
+
+def test_a_chunked_prefill_with_media_is_refused(model):
+    with pytest.raises(ValueError, match="prefill_chunk_size=4 is not supported with media"):
+        model.generate(**inputs(), max_new_tokens=2, prefill_chunk_size=4)
+    text = {name: inputs()[name][:, -3:] for name in ("input_ids", "attention_mask")}
+    chunked = model.generate(**text, max_new_tokens=4, prefill_chunk_size=2, do_sample=False)
+    assert torch.equal(chunked, model.generate(**text, max_new_tokens=4, do_sample=False))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import LogitsProcessor, pipeline
 
 import modeling_avicuna  # noqa: F401  (registers the task)
 from modeling_avicuna.media_avicuna import MediaError
@@ -114,7 +114,7 @@ def test_a_video_lasts_as_long_as_its_picture(pipe, tmp_path, asked):
     check_events(pipe(path), duration=4.0)
     pipe(path, interval=(1.0, 2.0))
     assert asked[-1] == SEGMENT_CAPTION_PROMPT.format(start="25", end="50")
-    pipe({"path": path, "start": 1.0, "end": 3.0}, interval=(0.5, 1.0))
+    pipe({"path": path, "start": 1.0, "end": 3.0}, interval=(1.5, 2.0))
     assert asked[-1] == SEGMENT_CAPTION_PROMPT.format(start="25", end="50")
     assert pipe({"video": path}) == pipe(path)
 
@@ -186,12 +186,88 @@ def test_a_real_video_with_its_own_sound(pipe, data_dir):
     assert pipe(video, question="What?") != pipe({"path": video, "audio": False}, question="What?")
 
 
+@pytest.mark.parametrize(
+    "asked", [{"query": ["rain", "dog"]}, {"query": "rain"}, {}, {"question": "What is it?"}], ids=str
+)
+def test_settings_of_generate_that_concern_the_cache_and_outputs_change_no_answer(pipe, videos, asked):
+    video = videos / "sound.mp4"
+    expected = pipe(video, **asked)
+    assert pipe(video, **asked, output_logits=True, return_dict_in_generate=True) == expected
+    without_cache = pipe(video, **asked, use_cache=False)
+    assert repr(without_cache)[:30] == repr(expected)[:30]  # scores differ in their last digits
+    for found, event in zip(events_of(without_cache), events_of(expected), strict=True):
+        assert {**found, "score": None} == {**event, "score": None}
+        assert found["score"] == pytest.approx(event["score"], rel=1e-3)
+
+
+def events_of(answer) -> list[dict]:
+    if isinstance(answer, str):
+        return []
+    return [event for events in (answer.values() if isinstance(answer, dict) else [answer]) for event in events]
+
+
+@pytest.mark.parametrize("asked", [{"query": ["rain", "dog"]}, {"query": "rain"}], ids=str)
+def test_scores_are_those_of_the_protocol(pipe, videos, asked):
+    video = videos / "sound.mp4"
+    scores = {kind: [event["score"] for event in events_of(pipe(video, **asked, score=kind))]
+              for kind in ("time_tokens", "presence", "constant")}  # fmt: skip
+    assert set(scores["constant"]) == {1.0}
+    assert len(set(scores["presence"])) <= 2 and all(0 < score < 1 for score in scores["presence"])
+    assert scores["time_tokens"] == [event["score"] for event in events_of(pipe(video, **asked))]
+    with pytest.raises(ValueError, match="'certainty'"):
+        pipe(video, **asked, score="certainty")
+
+
+class Dictated(LogitsProcessor):
+    """Makes a model say one text, whatever it was asked."""
+
+    def __init__(self, tokenizer, text: str):
+        self.ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        self.prompt_length = None
+
+    def __call__(self, input_ids, scores):
+        self.prompt_length = self.prompt_length or input_ids.shape[1]
+        said = torch.full_like(scores, -float("inf"))
+        said[:, self.ids[min(input_ids.shape[1] - self.prompt_length, len(self.ids) - 1)]] = 0.0
+        return said
+
+
+def test_an_event_that_does_not_occur_gives_an_empty_list(model, processor, videos):
+    plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, do_sample=False)
+    for text in ("No event.", "It does not happen in the video."):
+        said = [Dictated(processor.tokenizer, text)]
+        assert plain(videos / "sound.mp4", query="rain", logits_processor=said) == []
+        said = [Dictated(processor.tokenizer, text)]
+        assert plain(videos / "sound.mp4", query=["rain", "dog"], logits_processor=said) == {"rain": [], "dog": []}
+
+
+def test_a_part_of_a_video_is_answered_in_times_of_the_file(model, processor, videos, asked):
+    """2 s from second 1.5 on: "From 25 to 50" is second 2.0 to 2.5 of the file."""
+    plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, do_sample=False)
+    video = str(videos / "sound.mp4")
+    for part, given in (({"start": 1.5, "end": 3.5}, video), ({}, {"path": video, "start": 1.5, "end": 3.5})):
+        said = [Dictated(processor.tokenizer, "From 25 to 50.")]
+        (event,) = plain(given, query="rain", logits_processor=said, **part)
+        assert (event["start"], event["end"]) == pytest.approx((2.0, 2.5), abs=0.02)
+        found = plain(given, interval=(2.0, 2.5), max_new_tokens=3, **part)
+        assert (found["start"], found["end"]) == (2.0, 2.5)
+        assert asked[-1] == SEGMENT_CAPTION_PROMPT.format(start="25", end="50")
+        with pytest.raises(ValueError, match=r"\(0.5, 2.0\) is not within the video, 1.500 to 3.500 s"):
+            plain(given, interval=(0.5, 2.0), **part)
+    with pytest.raises(ValueError, match="start is given twice"):
+        plain({"path": video, "start": 1.0}, start=2.0)
+
+
 def test_mistakes_are_named(pipe, videos):
     video = videos / "sound.mp4"
     with pytest.raises(ValueError, match="one of query, interval and question"):
         pipe(video, query="a", question="b")
-    with pytest.raises(ValueError, match=r"interval \(3.0, 2.0\) is not within a video of 4.000 s"):
+    with pytest.raises(ValueError, match=r"interval \(3.0, 2.0\) is not within the video, 0.000 to 4.000 s"):
         pipe(video, interval=(3.0, 2.0))
+    with pytest.raises(ValueError, match=r"interval \(1.0, 99.0\) is not within the video, 0.000 to 4.000 s"):
+        pipe(video, interval=(1.0, 99.0))
+    with pytest.raises(ValueError, match="one answer per question, got num_return_sequences=2"):
+        pipe(video, query="a", num_beams=2, num_return_sequences=2)
     with pytest.raises(ValueError, match="expected a str or a list of them, got 5"):
         pipe(video, query=5)
     with pytest.raises(ValueError, match="empty list"):
