@@ -1,9 +1,9 @@
 """A5-222K: audio-text pairs for stage II, built from the annotation files of AudioCaps, Clotho, Auto-ACD, WavCaps and
 AudioSet, as `load_dataset("a5_222k", audiocaps_file=..., ...)` after `import dataset_builders`.
 
-The paper names the set and its size; how it is put together was never published, so the selection
-(`sources/audio_selection.py`) is our choice and says so. `a5_222k_release` writes it as a folder that needs nothing of
-ours, with its card.
+The paper gives the name of the set and its size; its composition was not published, so the selection
+(`sources/audio_selection.py`) is our choice. `release.a5_222k_release` writes it as a folder with a card that
+`datasets` loads without this project.
 """
 
 import functools
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .builder_base import AnnotationBuilder
-from .input_settings import Files, InputConfig, InputSettings
+from .input_settings import Files, InputConfig, InputSettings, check_range
 from .release.curation_report import CurationReport
 from .sources.audio_captions import (
     AudioCaption,
@@ -36,28 +36,29 @@ from .sources.audio_selection import (
     unav100_keys,
 )
 from .sources.media_folder import MediaFolder
+from .sources.media_probe import find_media_defect
 from .sources.rows import Row, make_row
 from .wordings import AUDIO_QUESTIONS, choose_wording
 
 
 @dataclass
 class A5222KSettings(InputSettings):
-    """What goes into the set, what stays out, and where the sounds lie.
+    """The sources of the set, the test sets to exclude, and the folders of the sounds.
 
-    Each `*_file` takes a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without
-    it a row carries the bare file name, under which cached features are found.
+    Each `*_file` is a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without it a
+    row has the bare file name, by which cached features are found.
 
     Args:
         audiocaps_file, clotho_file, auto_acd_file, wavcaps_file: the training files as published.
-        audioset_file: AudioSet's segment csv, or LLP's label lists; wants `class_labels_file`.
+        audioset_file: AudioSet's segment csv, or LLP's label lists; needs `class_labels_file`.
         class_labels_file: class_labels_indices.csv of AudioSet.
         captions_file: captioned clips of VALOR's form; `clips_dir` holds the clips, and those without sound are dropped.
         exclude_audiocaps_file, exclude_clotho_file: the evaluation splits of the two.
         exclude_blacklist_file: WavCaps' own list.
-        exclude_unav100_file: its annotations; the validation and test videos are kept out.
-        exclude_captions_file: a captions file of VALOR's form, all of whose clips are kept out.
-        exclude_ids_file: any list of YouTube ids, clip names or file names.
-        num_pairs: pairs in all (222,000 as published); None takes all.
+        exclude_unav100_file: its annotations; the validation and test videos are excluded.
+        exclude_captions_file: a captions file of VALOR's form; all its clips are excluded.
+        exclude_ids_file: a list of YouTube ids, clip names or file names in any form of `sources.excluded_ids`.
+        num_pairs: total number of pairs (222,000 as published); None takes all.
         max_per_text, min_words, max_duration: see `sources.audio_selection.curate`.
         max_missing: share of sounds (0-1) that may be missing from a folder before the build fails.
     """
@@ -87,6 +88,14 @@ class A5222KSettings(InputSettings):
     max_duration: float | None = 60.0
     max_missing: float = 0.0
 
+    def check(self) -> None:
+        """Raises ValueError for a number out of its range."""
+        check_range("num_pairs", self.num_pairs, 1)
+        check_range("max_per_text", self.max_per_text, 1)
+        check_range("min_words", self.min_words, 0)
+        check_range("max_duration", self.max_duration, 0)
+        check_range("max_missing", self.max_missing, 0, 1)
+
 
 @dataclass
 class A5222KConfig(A5222KSettings, InputConfig):
@@ -94,7 +103,7 @@ class A5222KConfig(A5222KSettings, InputConfig):
 
 
 def read_sources(config: A5222KSettings, *, report: CurationReport) -> dict[str, Iterator[AudioCaption]]:
-    """The records of each source that the configuration names, lazily, people's captions before made ones.
+    """The records of each source that the configuration names, read lazily; human captions come first.
 
     Raises:
         ValueError: no source at all, or label files without the list of classes.
@@ -140,22 +149,13 @@ def read_held_out(config: A5222KSettings) -> HeldOutSounds:
     return held_out
 
 
-def find_sound_defect(path: str) -> str | None:
-    """Why a clip cannot serve as a sound: "unreadable_media" or "no_sound"; None if it can. Its samples are not read."""
-    from modeling_avicuna.media_avicuna import MediaError, probe
-
-    try:
-        return None if probe(path).has_audio else "no_sound"
-    except MediaError:
-        return "unreadable_media"
-
-
 def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Selected]:
-    """The pairs of the set in order; all that is left out is told to `report`.
+    """The pairs of the set in order; all that is left out is counted in `report`.
 
     Raises:
         ValueError: more media than `max_missing` are missing, or no pair is left.
     """
+    config.check()
     report.settings.update(config.settings())
     folders = {
         "audiocaps": config.folder("audiocaps_dir"),
@@ -167,14 +167,17 @@ def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Sele
     }
     sources = read_sources(config, report=report)
     media = {
-        source: MediaFolder(folders[source], suffix=".mp4" if source == "captions" else ".wav") for source in sources
+        source: MediaFolder(folders[source], kind="audio", bare_suffix=".mp4" if source == "captions" else None)
+        for source in sources
     }
     selected = curate(
         sources,
         held_out=read_held_out(config),
         media=media,
         report=report,
-        find_media_defect={"captions": find_sound_defect} if config.clips_dir else None,
+        find_media_defect={"captions": functools.partial(find_media_defect, needs="sound")}
+        if config.clips_dir
+        else None,
         num_pairs=config.num_pairs,
         max_per_text=config.max_per_text,
         min_words=config.min_words,

@@ -1,7 +1,7 @@
 """Image-text pairs for stage I as `load_dataset("image_text", annotations_file=..., image_dir=...)`.
 
 Reads LLaVA's JSON (LCS-558K, LLaVA-Instruct), question-answer and caption lists about images, and captioned clips of
-VALOR's form, of which a row shows one frame. Which frame of a clip that is, and how it is cropped, is not decided here.
+VALOR's form, of which a row shows one frame. The training side chooses that frame.
 """
 
 from collections.abc import Iterator
@@ -9,25 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .builder_base import AnnotationBuilder
-from .input_settings import Files, InputConfig
+from .input_settings import Files, InputConfig, check_range
 from .release.curation_report import CurationReport
-from .sources.audio_captions import normalize_caption, read_captioned_clips
+from .sources.audio_captions import read_captioned_clips
 from .sources.media_folder import MediaFolder
+from .sources.media_probe import find_media_defect
 from .sources.questions import question_rows, read_question_answers
 from .sources.rows import Row, make_row, of_file
+from .sources.text_cleaning import normalize_caption
 from .wordings import IMAGE_QUESTIONS, choose_wording
 
 
 @dataclass
 class ImageTextConfig(InputConfig):
-    """Which pairs, and where the pictures lie.
+    """Which pairs, and the folders of their pictures.
 
     Args:
         annotations_file: one file or several of any form that `sources.questions.read_question_answers` knows.
-        image_dir: folder of the images; None leaves the files' own relative paths in the rows.
+        image_dir: folder of the images; None: rows have the relative paths of the annotation files.
         captions_file: captioned clips of VALOR's form; `clips_dir` holds them, and clips without a picture are dropped.
         max_missing: share of the pictures (0-1) that may be missing from a folder before the build fails.
-        max_turns: turns to a row; more go on in a further row. 1 by default: stage I's plain template has one answer.
+        max_turns: turns of a row; further turns are in a further row. 1 by default: stage I's template has one answer.
     """
 
     annotations_file: Files = None
@@ -44,10 +46,13 @@ def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Ro
     Raises:
         ValueError: no file at all, or more pictures missing than `max_missing` allows.
     """
+    check_range("max_turns", config.max_turns, 1)
+    check_range("max_missing", config.max_missing, 0, 1)
     annotations, captions = config.files("annotations_file"), config.files("captions_file")
     if not annotations and not captions:
         raise ValueError("image_text needs annotations_file or captions_file")
-    images, clips = MediaFolder(config.folder("image_dir"), suffix=".jpg"), MediaFolder(config.folder("clips_dir"))
+    images = MediaFolder(config.folder("image_dir"), kind="image")
+    clips = MediaFolder(config.folder("clips_dir"), kind="video")
     for number, path in enumerate(annotations):
         yield from of_file(_image_rows(path, images, max_turns=config.max_turns, report=report), number)
     for number, path in enumerate(captions):
@@ -70,7 +75,7 @@ def _frame_rows(path: Path, clips: MediaFolder, *, report: CurationReport, seed:
         found = clips.find_or_drop(clip.media_names, source="captions", report=report)
         if found is None:
             continue
-        defect = find_picture_defect(found) if clips.folder is not None else None
+        defect = find_media_defect(found, "picture") if clips.folder is not None else None
         if defect is not None:
             report.drop("captions", clip.record_id, defect, detail=found)
             continue
@@ -78,16 +83,6 @@ def _frame_rows(path: Path, clips: MediaFolder, *, report: CurationReport, seed:
         row_id = f"captions-{clip.record_id}"
         question = choose_wording(IMAGE_QUESTIONS, row_id, seed=seed)
         yield make_row(row_id, source="captions", turns=[(question, normalize_caption(clip.caption))], image=found)
-
-
-def find_picture_defect(path: str) -> str | None:
-    """Why a clip cannot serve as a picture: "unreadable_media" or "no_picture"; None if it can."""
-    from modeling_avicuna.media_avicuna import MediaError, probe
-
-    try:
-        return None if probe(path).has_video else "no_picture"
-    except MediaError:
-        return "unreadable_media"
 
 
 class ImageText(AnnotationBuilder):

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from dataset_builders.features.feature_store import FeatureStore, media_key
 from dataset_builders.features.towers import check_towers
+from dataset_builders.sources.clip_ids import without_media_suffix
 from dataset_builders.sources.media_folder import MediaFolder
 from modeling_avicuna.media_avicuna import load_audio
 
@@ -142,7 +143,7 @@ class MediaSource:
         """The path or the id in the cache of an example, or None where nothing has one of its names."""
         if self._folder is not None:
             return self._folder.find(example.media_names)
-        stems = [Path(name).stem if "." in name else name for name in example.media_names]
+        stems = [without_media_suffix(name) for name in example.media_names]
         keys = (media_key(name, example.start, example.end) for name in (*example.media_names, *stems))
         return next((key for key in keys if any(key in store for store in self.stores)), None)
 

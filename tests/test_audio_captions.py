@@ -4,16 +4,15 @@ import pytest
 
 from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.audio_captions import (
-    caption_key,
-    normalize_caption,
     read_audiocaps,
     read_audioset_labels,
     read_auto_acd,
     read_captioned_clips,
     read_clotho,
     read_wavcaps,
-    youtube_id_of,
 )
+from dataset_builders.sources.clip_ids import youtube_id_of
+from dataset_builders.sources.text_cleaning import caption_key, normalize_caption
 
 
 def read(reader, path, **settings):

@@ -31,7 +31,7 @@ def select(sources, **settings):
     report = CurationReport()
     for source, pairs in sources.items():
         report.read(source, num=len(pairs))
-    media = {source: MediaFolder(None, suffix=".wav") for source in sources}
+    media = {source: MediaFolder(None, kind="audio") for source in sources}
     held_out = settings.pop("held_out", HeldOutSounds())
     selected = curate(sources, held_out=held_out, media=media, report=report, **settings)
     return [(one.source, one.pair.record_id) for one in selected], report.counts()
@@ -123,12 +123,12 @@ def test_held_out_sounds_do_not_get_in_by_any_of_their_keys():
 
 
 def test_a_text_is_not_used_up_by_a_pair_whose_sound_is_missing(tmp_path):
-    (tmp_path / "clip2.wav").touch()
+    (tmp_path / "clip2.wav").write_bytes(b"-")
     report = CurationReport()
     selected = curate(
         {"wavcaps": [pair(1, "A dog barks"), pair(2, "A dog barks")]},
         held_out=HeldOutSounds(),
-        media={"wavcaps": MediaFolder(tmp_path)},
+        media={"wavcaps": MediaFolder(tmp_path, kind="audio")},
         report=report,
     )
     assert [one.path for one in selected] == [str(tmp_path / "clip2.wav")]

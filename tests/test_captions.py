@@ -6,7 +6,8 @@ import json
 import pytest
 
 from dataset_builders.release.curation_report import CurationReport
-from dataset_builders.sources.captions import read_clips, split_clip_id
+from dataset_builders.sources.captions import read_clips
+from dataset_builders.sources.clip_ids import split_clip_id
 
 
 def read(path, **options):

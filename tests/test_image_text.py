@@ -69,7 +69,7 @@ def test_lcs_rows_ask_with_the_picture_first_wherever_the_file_had_it(tmp_path):
 def test_missing_pictures_are_counted_with_all_their_turns(tmp_path):
     (tmp_path / "lcs.json").write_text(json.dumps(LCS_ROWS))
     (tmp_path / "images" / "00453").mkdir(parents=True)
-    (tmp_path / "images" / "00453" / "004539375.jpg").touch()
+    (tmp_path / "images" / "00453" / "004539375.jpg").write_bytes(b"-")
     settings = {"annotations_file": tmp_path / "lcs.json", "image_dir": str(tmp_path / "images")}
     with pytest.raises(ValueError, match="1 of 2 media files are missing"):
         rows_of(**settings)

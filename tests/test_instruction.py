@@ -10,6 +10,8 @@ from dataset_builders.instruction import EVENT_SOURCES, QUESTION_SOURCES, Instru
 from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES
 
+from .media_files import pictures, write_media
+
 
 def rows_of(source, **settings):
     report = CurationReport()
@@ -66,11 +68,11 @@ def test_activitynet_qa_pairs_its_files(data_dir):
 def test_charades_takes_its_durations_from_the_videos_where_no_file_tells_them(data_dir, tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "AO8RW.mp4").symlink_to(data_dir / "msrvtt" / "video7013.mp4")
-    (tmp_path / "videos" / "Y6R7T.mp4").touch()
+    (tmp_path / "videos" / "Y6R7T.mp4").write_bytes(b"not a video")
     (tmp_path / "sta.txt").write_text("AO8RW 0.0 6.9##a person puts a book down.\nY6R7T 2.0 3.0##person waves.\n")
     rows, counts = rows_of("charades_sta", annotations_file=tmp_path / "sta.txt", media_dir=str(tmp_path / "videos"))
     assert [row["id"] for row in rows] == ["charades_sta-AO8RW-grounding", "charades_sta-AO8RW-segment"]
-    assert 6.9 < rows[0]["duration"] < 60 and counts["dropped"] == {"unknown_duration": 1}
+    assert 6.9 < rows[0]["duration"] < 60 and counts["dropped"] == {"unreadable_media": 1}
 
 
 def test_excluded_and_missing_videos_are_counted_by_their_events(data_dir, tmp_path):
@@ -85,7 +87,7 @@ def test_excluded_and_missing_videos_are_counted_by_their_events(data_dir, tmp_p
     (tmp_path / "unav.json").write_text(json.dumps({"version": "1", "database": database}))
     (tmp_path / "ids.txt").write_text("bbbbbbbbbbb\n")
     (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "-aaaaaaaaaa.mp4").touch()
+    write_media(tmp_path / "videos" / "-aaaaaaaaaa.mp4", frames=pictures(100))
     settings = {"annotations_file": tmp_path / "unav.json", "exclude_ids_file": tmp_path / "ids.txt"}
     settings["media_dir"] = str(tmp_path / "videos")
     with pytest.raises(ValueError, match=r"1 of 2 media files are missing.*\['ccccccccccc'\]"):
@@ -145,7 +147,8 @@ def test_vtimellm_files_are_read_as_excerpts_and_as_compositions(tmp_path):
     assert [len(row["segments"]) for row in rows] == [0, 2]
     assert counts["read"] == 3 and counts["kept"] == 2 and sum(counts["dropped"].values()) == 1
     (tmp_path / "excerpts").mkdir()
-    (tmp_path / "excerpts" / "3n3oCNerzV0_129.800_184.000.webm").touch()
+    excerpt = tmp_path / "excerpts" / "3n3oCNerzV0_129.800_184.000.webm"
+    write_media(excerpt, frames=pictures(55), fps=1, video_codec="libvpx")
     settings = {"annotations_file": tmp_path / "stage2.json", "media_dir": str(tmp_path / "excerpts")}
     assert rows_of("vtimellm", **settings)[0][0]["media"]["video"].endswith("184.000.webm")
     (tmp_path / "ids.txt").write_text("3n3oCNerzV0_129.800_184.000")

@@ -10,7 +10,7 @@ from dataset_builders.sources.media_folder import MediaFolder
 def folder(tmp_path):
     for name in ("-abc_10.000_20.000.mp4", "parts/def.webm", "Santa Motor.wav", "00453/0045.jpg", "x.mov"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"-")
     return tmp_path
 
 
@@ -27,7 +27,8 @@ def folder(tmp_path):
     ],
 )
 def test_media_are_found_by_path_name_and_stem(folder, name, found):
-    assert MediaFolder(folder).find([name]) == str(folder / found)
+    kind = {".jpg": "image", ".wav": "audio"}.get(found[-4:], "video")
+    assert MediaFolder(folder, kind=kind).find([name]) == str(folder / found)
 
 
 def test_the_first_spelling_that_is_there_wins(folder):

@@ -5,18 +5,18 @@ import json
 import pytest
 
 from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.sources import published_questions
+from dataset_builders.sources.published_questions import fill_template
 from dataset_builders.sources.questions import (
     QuestionedVideo,
-    detokenize,
-    fill_template,
-    iterate_music_avqa,
-    music_avqa_answers,
     question_rows,
     read_activitynet_qa,
     read_avsd,
     read_music_avqa,
     read_question_answers,
 )
+from dataset_builders.sources.records import refuse
+from dataset_builders.sources.text_cleaning import detokenize
 
 
 def read(reader, *paths, **settings):
@@ -74,19 +74,16 @@ def test_music_avqa_questions_are_filled_and_contradictions_dropped(data_dir, na
         )
 
 
-def test_music_avqa_has_forty_one_answers_in_validation_and_test_alike(data_dir):
-    test, val, update = (
-        music_avqa_answers(data_dir / "music_avqa" / f"{name}.json.gz")
+def test_music_avqa_has_forty_one_answers_in_validation_and_test_and_every_question_has_its_kind(data_dir):
+    asked = {
+        name: list(published_questions.read_music_avqa(data_dir / "music_avqa" / f"{name}.json.gz", drop=refuse(name)))
         for name in ("avqa-test", "avqa-val", "avqa-val.update")
-    )
+    }
+    test, val, update = ({one.answer for one in questions} for questions in asked.values())
     assert len(test) == 41 and test == val == update
     assert "acoustic guitar" in test and "more than ten" in test
-
-
-def test_for_evaluation_every_music_avqa_question_comes_with_its_kind(data_dir):
-    questions = list(iterate_music_avqa(data_dir / "music_avqa" / "avqa-test.json.gz"))
-    assert len(questions) == 9_185
-    assert {question.kind[0] for question in questions} == {"Audio", "Visual", "Audio-Visual"}
+    assert len(asked["avqa-test"]) == 9_185
+    assert {one.kind.split(" ")[0] for one in asked["avqa-test"]} == {"Audio", "Visual", "Audio-Visual"}
 
 
 def test_a_template_and_its_values_must_agree_in_number():

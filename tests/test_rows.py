@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from dataset_builders.schema import FEATURES
-from dataset_builders.sources.rows import make_row, of_file, without_placeholders
+from dataset_builders.sources.rows import make_row, of_file
 
 
 TURNS = [("When?", "From <s0> to <e0>."), ("And then?", "Nothing.")]
@@ -51,7 +51,3 @@ def test_a_row_that_does_not_add_up_is_an_error(change, message):
 def test_rows_of_further_files_say_so_in_their_ids():
     rows = [make_row("a", source="s", turns=[("Q?", "A.")], image="i.jpg")]
     assert [row["id"] for number in (0, 1) for row in of_file(rows, number)] == ["a", "a@1"]
-
-
-def test_placeholders_lose_their_brackets_and_other_markup_stays():
-    assert without_placeholders("<s12> <e0> <image> <b> a < b") == "s12 e0 image <b> a < b"

@@ -1,26 +1,44 @@
 """Readers of events with times, on the real files with their real quirks."""
 
+import json
+
 import pytest
 
 from dataset_builders.release.curation_report import CurationReport
-from dataset_builders.sources.timed_events import (
-    clean_events,
+from dataset_builders.sources.published_events import (
+    AnnotatedEvent,
+    AnnotatedVideo,
     consensus,
-    read_activitynet_captions,
-    read_charades_sta,
-    read_didemo,
     read_durations,
     read_internvid,
-    read_qvhighlights,
-    read_unav100,
+)
+from dataset_builders.sources.records import refuse
+from dataset_builders.sources.timed_events import (
+    UncleanVideo,
+    clean_events,
+    clean_video,
+    fit_duration,
+    internvid_excerpts,
+    read_videos,
 )
 
 
 def clean(raw, duration=10.0):
     report = CurationReport()
-    events = clean_events(raw, video_id="v", duration=duration, source="test", report=report)
+    events = [AnnotatedEvent(*event) for event in raw]
+    events = clean_events(events, video_id="v", duration=duration, source="test", report=report)
     counts = report.counts().get("test", {"dropped": {}, "repaired": {}})
     return [(event.start, event.end, event.text) for event in events], counts["dropped"], counts["repaired"]
+
+
+def read(source, path, *, durations=None, subset="train"):
+    """The cleaned videos of a file, and the counts of its events."""
+    report, videos = CurationReport(), []
+    for unclean in read_videos(source, path, subset=subset, report=report):
+        report.read(source, num=len(unclean.video.events))
+        file_duration = None if durations is None else durations.get(unclean.video.video_id)
+        videos.append(clean_video(unclean, source=source, file_duration=file_duration, report=report))
+    return [video for video in videos if video is not None], report.counts()[source]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +48,7 @@ def clean(raw, duration=10.0):
         ((3.0, 3.0, "a dog"), "zero_length"),
         ((10.0, 12.0, "a dog"), "start_after_duration"),
         ((1.0, 2.0, " \n"), "no_text"),
+        ((-3.0, -1.0, "a dog"), "ends_before_the_video"),
     ],
 )
 def test_a_broken_segment_is_dropped_with_its_reason(segment, reason):
@@ -37,7 +56,7 @@ def test_a_broken_segment_is_dropped_with_its_reason(segment, reason):
     assert events == [(1.0, 4.0, "a cat")] and dropped == {reason: 1} and repaired == {}
 
 
-def test_events_are_clamped_sorted_and_told_once():
+def test_events_are_clamped_sorted_and_counted_once():
     raw = [(8.0, 11.0, "b"), (-1.0, 2.0, "a"), (8.0, 11.0, "B"), (8.0, 10.0005, "c")]
     events, dropped, repaired = clean(raw)
     assert events == [(0.0, 2.0, "a"), (8.0, 10.0, "b"), (8.0, 10.0, "c")]
@@ -53,19 +72,17 @@ def test_text_that_reads_as_a_placeholder_or_special_token_of_ours_does_not_get_
     ("split", "num_videos", "num_events"),
     [("train", 6_489, 18_123), ("validation", 2_134, 6_036), ("test", 2_167, 5_900)],
 )
-def test_unav100_is_read_whole(data_dir, split, num_videos, num_events):
-    report = CurationReport()
-    path = data_dir / "unav100" / "unav100_annotations.json.gz"
-    videos = list(read_unav100(path, split=split, report=report))
+def test_all_of_unav100_is_read(data_dir, split, num_videos, num_events):
+    videos, counts = read("unav100", data_dir / "unav100" / "unav100_annotations.json.gz", subset=split)
     assert len(videos) == num_videos and sum(len(video.events) for video in videos) == num_events
-    assert report.counts()["unav100"]["read"] == num_events and report.num_dropped() == report.num_repaired() == 0
+    assert counts["read"] == num_events and not counts["dropped"] and not counts["repaired"]
     assert any(video.video_id.startswith("-") for video in videos)
     assert all(0 <= event.start < event.end <= video.duration for video in videos for event in video.events)
 
 
 def test_an_unknown_subset_names_those_that_the_file_has(data_dir):
     with pytest.raises(ValueError, match=r"no split 'val'; it has \['test', 'train', 'validation'\]"):
-        list(read_unav100(data_dir / "unav100" / "unav100_annotations.json.gz", split="val", report=CurationReport()))
+        read("unav100", data_dir / "unav100" / "unav100_annotations.json.gz", subset="val")
 
 
 @pytest.mark.parametrize(
@@ -78,10 +95,7 @@ def test_an_unknown_subset_names_those_that_the_file_has(data_dir):
 def test_activitynet_captions_lose_their_broken_segments_and_nothing_else(
     data_dir, name, num_videos, num_read, dropped, num_clamped
 ):
-    report = CurationReport()
-    path = data_dir / "activitynet_captions" / f"{name}.json.gz"
-    videos = list(read_activitynet_captions(path, report=report))
-    counts = report.counts()["activitynet_captions"]
+    videos, counts = read("activitynet_captions", data_dir / "activitynet_captions" / f"{name}.json.gz")
     assert len(videos) == num_videos and counts["read"] == num_read
     assert counts["dropped"] == dropped and counts["repaired"] == {"end_after_duration": num_clamped}
     assert sum(len(video.events) for video in videos) == num_read - sum(dropped.values())
@@ -90,26 +104,25 @@ def test_activitynet_captions_lose_their_broken_segments_and_nothing_else(
 
 
 def test_vtimellm_evaluation_files_are_activitynet_captions(data_dir):
-    videos = list(read_activitynet_captions(data_dir / "vtimellm" / "data_example.json", report=CurationReport()))
+    path = data_dir / "vtimellm" / "data_example.json"
+    videos, _ = read("activitynet_captions", path)
     assert [len(video.events) for video in videos] == [3, 3] and videos[1].events[0].start == 0.0
-    assert videos[0].media_names == ("v_bXdq2zI1Ms0", "bXdq2zI1Ms0")
+    unclean = next(read_videos("activitynet_captions", path, subset="train", report=CurationReport()))
+    assert unclean.media_names == ("v_bXdq2zI1Ms0", "bXdq2zI1Ms0")
 
 
 def test_charades_needs_durations_and_drops_its_four_reversed_segments(data_dir):
     path = data_dir / "charades_sta" / "charades_sta_train.txt.gz"
-    report = CurationReport()
-    assert list(read_charades_sta(path, durations={}, report=report)) == []
-    assert report.counts()["charades_sta"]["dropped"] == {"unknown_duration": 12_408}
+    videos, counts = read("charades_sta", path)
+    assert not videos and counts["dropped"] == {"unknown_duration": 12_408}
 
     class AsLongAsAny(dict):
         def get(self, key, default=None):
             return 1_000.0
 
-    report = CurationReport()
-    videos = list(read_charades_sta(path, durations=AsLongAsAny(), report=report))
-    assert report.counts()["charades_sta"]["dropped"] == {"end_before_start": 4}
+    videos, counts = read("charades_sta", path, durations=AsLongAsAny())
+    assert counts["dropped"] == {"end_before_start": 4}
     assert len(videos) == 5_336 and sum(len(video.events) for video in videos) == 12_404
-    assert "AKKWU" in {entry["id"] for entry in report.entries}
 
 
 def test_charades_lines_of_another_form_are_dropped_and_ends_are_clamped_to_the_length(data_dir, tmp_path):
@@ -117,10 +130,8 @@ def test_charades_lines_of_another_form_are_dropped_and_ends_are_clamped_to_the_
     assert len(durations) == 1_863 and durations["YSKX3"] == 16.62
     path = tmp_path / "charades.txt"
     path.write_text("YSKX3 2.0 20.5##person fixes the bed.\nnonsense\n")
-    report = CurationReport()
-    (video,) = read_charades_sta(path, durations=durations, report=report)
+    (video,), counts = read("charades_sta", path, durations=durations)
     assert [(event.start, event.end) for event in video.events] == [(2.0, 16.62)]
-    counts = report.counts()["charades_sta"]
     assert counts["dropped"] == {"malformed_line": 1} and counts["repaired"] == {"end_after_duration": 1}
 
 
@@ -128,28 +139,27 @@ def test_charades_lines_of_another_form_are_dropped_and_ends_are_clamped_to_the_
 def test_didemo_keeps_each_description_at_the_span_that_its_annotators_agree_on_most(
     data_dir, name, num_videos, num_rows
 ):
-    report = CurationReport()
-    videos = list(read_didemo(data_dir / "didemo" / f"{name}_data.json.gz", report=report))
-    num_dropped = report.num_dropped("didemo")
-    assert len(videos) == num_videos and report.counts()["didemo"]["read"] == num_rows
-    assert set(report.counts()["didemo"]["dropped"]) <= {"duplicate_event"}
-    assert sum(len(video.events) for video in videos) == num_rows - num_dropped
+    path = data_dir / "didemo" / f"{name}_data.json.gz"
+    videos, counts = read("didemo", path)
+    assert len(videos) == num_videos and counts["read"] == num_rows and set(counts["dropped"]) <= {"duplicate_event"}
+    assert sum(len(video.events) for video in videos) == num_rows - sum(counts["dropped"].values())
     for video in videos:
-        assert video.duration in (25.0, 30.0) and not video.media_names[-1].endswith(".")
+        assert video.duration in (25.0, 30.0) and video.media_end == video.duration
         assert all(event.start % 5 == 0 and event.end % 5 == 0 for event in video.events)
+    unclean = read_videos("didemo", path, subset="train", report=CurationReport())
+    assert not any(video.media_names[-1].endswith(".") for video in unclean)
 
 
 def test_consensus_is_one_of_the_annotations_and_ties_go_to_the_earliest():
-    assert consensus([(1, 1), (1, 1), (1, 1), (0, 0)]) == (1, 1)
-    assert consensus([(0, 0), (0, 0), (4, 4), (4, 4)]) == (0, 0)
-    assert consensus([(0, 3), (1, 2), (1, 3), (5, 5)]) == (1, 3)
+    assert consensus([(5, 10), (5, 10), (5, 10), (0, 5)]) == (5, 10)
+    assert consensus([(0, 5), (0, 5), (20, 25), (20, 25)]) == (0, 5)
+    assert consensus([(0, 20), (5, 15), (5, 20), (25, 30)]) == (5, 20)
 
 
 def test_qvhighlights_keeps_every_window_of_a_query(data_dir):
-    report = CurationReport()
-    videos = list(read_qvhighlights(data_dir / "qvhighlights" / "highlight_val_release.jsonl.gz", report=report))
-    assert sum(len(video.events) for video in videos) == report.counts()["qvhighlights"]["read"] == 2_803
-    assert report.num_dropped() == 0 and len(videos) == 1_519
+    videos, counts = read("qvhighlights", data_dir / "qvhighlights" / "highlight_val_release.jsonl.gz")
+    assert sum(len(video.events) for video in videos) == counts["read"] == 2_803
+    assert not counts["dropped"] and len(videos) == 1_519
     assert max(len({event.start for event in video.events}) for video in videos) == 25
 
 
@@ -157,13 +167,44 @@ def test_internvid_clips_that_follow_each_other_become_one_excerpt(tmp_path):
     clock = "00:00:{:06.3f}".format
     clips = [(10, 14, "a man digs"), (15, 20, "a man rests"), (40, 45.5, "a dog runs")]
     lines = [
-        f'{{"YoutubeID": "-bc_efghijk", "Start_timestamp": "{clock(start)}", "End_timestamp": "{clock(end)}", "Caption": "{text}"}}'
+        json.dumps(
+            {
+                "YoutubeID": "-bc_efghijk",
+                "Start_timestamp": clock(start),
+                "End_timestamp": clock(end),
+                "Caption": text,
+            }
+        )
         for start, end, text in reversed(clips)
     ]
-    (tmp_path / "internvid.jsonl").write_text("\n".join(lines))
-    first, second = read_internvid(tmp_path / "internvid.jsonl", report=CurationReport())
-    assert first.media_names == ("-bc_efghijk_10.000_20.000",) and first.duration == 10.0
+    path = tmp_path / "internvid.jsonl"
+    path.write_text("\n".join(lines))
+    (first, second), _ = read("internvid", path)
+    assert first.video_id == "-bc_efghijk_10.000_20.000" and first.duration == 10.0
     assert [(event.start, event.end) for event in first.events] == [(0.0, 4.0), (5.0, 10.0)]
     assert second.video_id == "-bc_efghijk_40.000_45.500" and second.duration == 5.5
-    short = list(read_internvid(tmp_path / "internvid.jsonl", report=CurationReport(), max_duration=8.0))
-    assert [len(video.events) for video in short] == [1, 1, 1]
+    short = list(internvid_excerpts(read_internvid(path, drop=refuse(path)), max_duration=8.0))
+    assert [len(unclean.video.events) for unclean in short] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("annotated", "measured", "is_beginning", "expected"),
+    [
+        (47.68, 7.0, False, "duration_differs"),
+        (10.0, 88.0, False, "duration_differs"),
+        (10.0, 10.4, False, (10.0, None)),
+        (200.0, 203.0, False, (200.0, None)),
+        (None, 12.5, False, (12.5, None)),
+        (12.5, None, False, (12.5, None)),
+        (None, None, False, "unknown_duration"),
+        (0.0, None, False, "unknown_duration"),
+        (30.0, 88.0, True, (30.0, 30.0)),  # DiDeMo: the first 30 s of a longer file
+        (30.0, 27.5, True, (27.5, None)),  # whose last chunk is cut
+        (30.0, 24.0, True, "duration_differs"),
+        (30.0, None, True, (30.0, 30.0)),
+    ],
+)
+def test_the_annotated_duration_must_be_that_of_the_file(annotated, measured, is_beginning, expected):
+    unclean = UncleanVideo(AnnotatedVideo("v", annotated, ()), ("v",), is_beginning)
+    duration, media_end, reason = fit_duration(unclean, measured)
+    assert expected == (reason if reason is not None else (duration, media_end))

@@ -9,6 +9,7 @@ from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 
 from .curation_fixtures import quick_options, write_captions
+from .media_files import pictures, write_media
 
 
 def test_our_rows_are_written_and_read_without_loss(tmp_path):
@@ -43,7 +44,7 @@ def test_published_records_are_read(tmp_path):
     path = tmp_path / "stage.json"
     path.write_text(json.dumps(records), encoding="utf-8")
     (tmp_path / "media").mkdir()
-    (tmp_path / "media" / "x_3.500_9.000.mp4").write_bytes(b"-")
+    write_media(tmp_path / "media" / "x_3.500_9.000.mp4", frames=pictures(55))
     report = CurationReport()
     first, second = read_vtimellm(path, report=report, media_dir=tmp_path / "media", source="internvid")
     assert first["segments"] == [

@@ -18,12 +18,10 @@ from dataset_builders.features.feature_store import FeatureStore, media_key
 from dataset_builders.features.towers import check_towers
 from dataset_builders.pseudo_untrimmed.composing import compose_features
 from dataset_builders.schema import MEDIA_KINDS
+from dataset_builders.sources.clip_ids import IMAGE_SUFFIXES, without_media_suffix
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.media_avicuna import probe
 from modeling_avicuna.video_processing_avicuna import load_video_frames
-
-
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif".split())
 
 
 def open_media(
@@ -131,7 +129,7 @@ class CachedMedia:
     def _find(
         self, name: str, start: float | None = None, end: float | None = None
     ) -> tuple[FeatureStore, str] | None:
-        for media_id in (name, Path(name).stem):
+        for media_id in (name, without_media_suffix(Path(name).name)):
             key = media_key(media_id, start, end)
             for store in self.stores:
                 if key in store:

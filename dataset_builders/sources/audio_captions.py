@@ -1,11 +1,9 @@
 """Captioned sounds: AudioCaps, Clotho, Auto-ACD, WavCaps, AudioSet labels, and captioned clips of VALOR's form.
 
-Each reader yields `AudioCaption` records as the files have them; `normalize_caption` is applied by the builder. The
-`audio_keys` say which sound it is across sources, so that de-duplication and test-set exclusion need no file names.
+Each reader yields `AudioCaption` records with the captions of the file; `normalize_caption` is applied by the selection.
+The `audio_keys` identify a sound across sources, so that de-duplication and the exclusion of test sets need no file names.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,20 +13,29 @@ from typing import Any
 
 from ..release.curation_report import CurationReport
 from ..wordings import LABEL_CAPTIONS, choose_wording
-from .annotation_files import read_csv, read_json, read_text
-from .captions import read_clips, split_clip_id
-from .timed_events import clean_text
+from .annotation_files import read_csv, read_csv_rows, read_json, read_text
+from .captions import read_clips
+from .clip_ids import LOOSELY_TIMED_ID, without_media_suffix, youtube_id_of
+from .records import (
+    MalformedRecord,
+    as_number,
+    count_in,
+    member,
+    number_of,
+    numbered,
+    optional_of,
+    parse_each,
+    text_of,
+)
 
 
-CLIP_SECONDS = 10.0  # AudioSet and its children are cut in clips of 10 s
-YOUTUBE_ID = re.compile(r"[\w-]{11}")
-AUDIO_SUFFIX = re.compile(r"\.(?:wav|flac|mp3|ogg|m4a|mp4)$", re.IGNORECASE)
+CLIP_SECONDS = 10.0  # AudioSet and the sets made from it have clips of 10 s
 AUTO_ACD_ID_COLUMNS = ("youtube_id", "youtube id", "audio_id", "video_id", "file_name", "id")
 
 
 @dataclass(frozen=True)
 class AudioCaption:
-    """One (sound, caption) pair; `duration` in seconds or None where the file does not tell it."""
+    """One (sound, caption) pair; `duration` in seconds, None where the file does not have it."""
 
     record_id: str
     caption: str
@@ -39,7 +46,8 @@ class AudioCaption:
 
 def read_audiocaps(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
     """AudioCaps' csv: `audiocap_id,youtube_id,start_time,caption`, either version, any split."""
-    for row in read_csv(path, columns=("audiocap_id", "youtube_id", "start_time", "caption")):
+    columns = ("audiocap_id", "youtube_id", "start_time", "caption")
+    for row in read_csv(path, columns=columns, drop=count_in(report, "audiocaps")):
         report.read("audiocaps")
         youtube_id, start = row["youtube_id"], row["start_time"]
         yield AudioCaption(
@@ -54,9 +62,10 @@ def read_audiocaps(path: str | Path, *, report: CurationReport) -> Iterator[Audi
 def read_clotho(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
     """Clotho's csv: `file_name,caption_1,...,caption_5`; HTML entities in file names are resolved.
 
-    Clotho's sounds come from FreeSound; the file name is all that the csv keeps of that, so it is the key.
+    Clotho's sounds come from FreeSound; the csv keeps only the file name of that, so it is the key.
     """
-    for row in read_csv(path, columns=("file_name", *(f"caption_{number}" for number in range(1, 6)))):
+    columns = ("file_name", *(f"caption_{number}" for number in range(1, 6)))
+    for row in read_csv(path, columns=columns, drop=count_in(report, "clotho")):
         name = unescape(row["file_name"]).strip()
         for number in range(1, 6):
             report.read("clotho")
@@ -70,37 +79,38 @@ def read_clotho(path: str | Path, *, report: CurationReport) -> Iterator[AudioCa
 
 def read_wavcaps(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
     """One of WavCaps' JSON files (FreeSound, BBC, SoundBible or AudioSet part)."""
-    for record in read_json(path)["data"]:
+    records = numbered(path, member(path, read_json(path), "data", "WavCaps"))
+    for pair in parse_each(path, records, _parse_wavcaps, count_in(report, "wavcaps")):
         report.read("wavcaps")
-        part, keys = _wavcaps_part(record)
-        name = AUDIO_SUFFIX.sub("", record["id"])
-        yield AudioCaption(
-            record_id=f"{part}-{name}",
-            caption=record["caption"],
-            audio_keys=keys,
-            media_names=(name,),
-            duration=float(record["duration"]),
-        )
+        yield pair
 
 
-def _wavcaps_part(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Which part of WavCaps a record is of, told by its id and links, and the keys of its sound."""
+def _parse_wavcaps(record: Any) -> AudioCaption:
+    sound_id, caption = text_of(record, "id"), text_of(record, "caption")
+    part, keys = _wavcaps_part(record, sound_id)
+    name = without_media_suffix(sound_id)
+    return AudioCaption(f"{part}-{name}", caption, keys, (name,), number_of(record, "duration"))
+
+
+def _wavcaps_part(record: dict[str, Any], sound_id: str) -> tuple[str, tuple[str, ...]]:
+    """Which part of WavCaps a record is from, by its id and links, and the keys of its sound."""
     link = f"{record.get('download_link', '')} {record.get('href', '')}".lower()
-    if re.fullmatch(r"Y[\w-]{11}\.wav", record["id"]):
-        return "audioset", (f"youtube:{record['id'][1:12]}",)
+    if re.fullmatch(r"Y[\w-]{11}\.wav", sound_id):
+        return "audioset", (f"youtube:{sound_id[1:12]}",)
     if "freesound" in link:
-        names = (freesound_name_key(unescape(record["file_name"])),) if record.get("file_name") else ()
-        return "freesound", (f"freesound:{record['id']}", *names)
+        file_name = optional_of(record, "file_name")
+        names = (freesound_name_key(unescape(text_of(record, "file_name"))),) if file_name else ()
+        return "freesound", (f"freesound:{sound_id}", *names)
     part = "soundbible" if "soundbible" in link else "bbc" if "bbc" in link else "other"
-    return part, (f"{part}:{record['id']}",)
+    return part, (f"{part}:{sound_id}",)
 
 
 def read_auto_acd(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
     """Auto-ACD's csv: a column of AudioSet or VGGSound ids and one named `caption`.
 
-    Known names of the id column are AUTO_ACD_ID_COLUMNS; the id may carry a leading "Y", a start time or a suffix.
+    Known names of the id column are AUTO_ACD_ID_COLUMNS; the id may have a leading "Y", a start time or a suffix.
     """
-    for number, row in enumerate(read_csv(path, columns=("caption",))):
+    for number, row in enumerate(read_csv(path, columns=("caption",), drop=count_in(report, "auto_acd"))):
         column = next((name for name in AUTO_ACD_ID_COLUMNS if name in row), None)
         if column is None:
             raise ValueError(f"{path} has the columns {list(row)}, expected one of {AUTO_ACD_ID_COLUMNS} among them")
@@ -109,10 +119,10 @@ def read_auto_acd(path: str | Path, *, report: CurationReport) -> Iterator[Audio
         if youtube_id is None:
             report.drop("auto_acd", row[column] or f"row {number}", "malformed_id")
             continue
-        name = AUDIO_SUFFIX.sub("", row[column].strip())
+        name = without_media_suffix(row[column].strip())
         yield AudioCaption(
             record_id=name,
-            caption=row["caption"] or "",
+            caption=row["caption"],
             audio_keys=(f"youtube:{youtube_id}",),
             media_names=(name, youtube_id, f"Y{youtube_id}"),
             duration=CLIP_SECONDS,
@@ -128,17 +138,16 @@ def read_audioset_labels(
     mid and display_name) are dropped as "unknown_label", the clip with them if none is left.
     """
     names = short_class_names(read_csv(class_labels_file, columns=("mid", "display_name")))
-    for segment_id, youtube_id, duration, labels in _labelled_segments(path):
+    for segment_id, youtube_id, duration, labels in _labelled_segments(path, report):
         report.read("audioset")
         if youtube_id_of(youtube_id) is None:
             report.drop("audioset", segment_id, "malformed_id")
             continue
         unknown = [label for label in labels if _label_key(label) not in names]
         known = list(dict.fromkeys(names[_label_key(label)] for label in labels if label not in unknown))
-        for label in unknown:
-            decide = report.repair if known else report.drop
-            decide("audioset", segment_id, "unknown_label", detail=label)
         if known:
+            for label in unknown:
+                report.repair("audioset", segment_id, "unknown_label", detail=label)
             sounds = known[0] if len(known) == 1 else f"{', '.join(known[:-1])} and {known[-1]}"
             yield AudioCaption(
                 record_id=segment_id,
@@ -147,31 +156,39 @@ def read_audioset_labels(
                 media_names=(youtube_id, f"Y{youtube_id}", segment_id),
                 duration=duration,
             )
+        else:
+            report.drop("audioset", segment_id, "unknown_label", detail=unknown)
 
 
-def _labelled_segments(path: str | Path) -> Iterator[tuple[str, str, float, list[str]]]:
+def _labelled_segments(path: str | Path, report: CurationReport) -> Iterator[tuple[str, str, float, list[str]]]:
     """(segment id, YouTube id, seconds, labels) of either form of label file."""
-    text = read_text(path)
-    if text.startswith("filename\t"):
-        for row in read_csv(path, columns=("filename", "event_labels"), delimiter="\t", quotechar=None):
-            youtube_id, start, end = split_clip_id(row["filename"])
-            duration = CLIP_SECONDS if start is None or end is None or end <= start else end - start
-            yield row["filename"], youtube_id, duration, row["event_labels"].split(",")
+    drop = count_in(report, "audioset")
+    if read_text(path).startswith("filename\t"):
+        columns = ("filename", "event_labels")
+        for row in read_csv(path, columns=columns, drop=drop, delimiter="\t", quotechar=None):
+            hit = LOOSELY_TIMED_ID.fullmatch(row["filename"])
+            start, end = (float(time) for time in row["filename"].rsplit("_", 2)[1:]) if hit else (0.0, 0.0)
+            name = hit[1] if hit else row["filename"]
+            yield row["filename"], name, end - start if end > start else CLIP_SECONDS, row["event_labels"].split(",")
         return
-    for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True):
-        if not row or row[0].startswith("#"):
-            continue
-        if len(row) != 4:
-            raise ValueError(f"{path} has a row of {len(row)} columns, expected YTID, start, end, labels: {row}")
-        start, end = float(row[1]), float(row[2])
-        yield f"{row[0]}_{start:.3f}_{end:.3f}", row[0], end - start, row[3].split(",")
+    rows = ((f"line {line}", row) for line, row in read_csv_rows(path, skip_spaces=True) if not row[0].startswith("#"))
+    yield from parse_each(path, rows, _parse_segment, drop)
+
+
+def _parse_segment(row: list[str]) -> tuple[str, str, float, list[str]]:
+    if len(row) != 4:
+        raise MalformedRecord(f"{len(row)} fields, expected YTID, start, end, labels: {row}"[:160], "malformed_row")
+    start, end = as_number(row[1], "start"), as_number(row[2], "end")
+    if not 0 <= start < end:
+        raise MalformedRecord(f"from {start} s to {end} s", "ends_before_it_starts")
+    return f"{row[0]}_{start:.3f}_{end:.3f}", row[0], end - start, row[3].split(",")
 
 
 def short_class_names(classes: Iterator[dict[str, str]]) -> dict[str, str]:
-    """Class names as a caption says them, by the key of their machine id and of their full name.
+    """Class names for captions, by the key of their machine id and of their full name.
 
     "Male speech, man speaking" becomes "male speech"; where two classes share the part before the comma ("Inside,
-    small room"), the whole name stays.
+    small room"), the whole name is used.
     """
     classes = list(classes)
     heads = [row["display_name"].split(",")[0] for row in classes]
@@ -198,56 +215,26 @@ def read_captioned_clips(path: str | Path, *, report: CurationReport) -> Iterato
         yield AudioCaption(
             record_id=clip.clip_id,
             caption=clip.caption,
-            audio_keys=(f"youtube:{clip.youtube_id}",) if clip.youtube_id else (f"clip:{clip.clip_id}",),
+            audio_keys=(captioned_clip_key(clip.clip_id),),
             media_names=(clip.clip_id,),
             duration=clip.duration,
         )
 
 
-def youtube_id_of(name: str) -> str | None:
-    """The YouTube id in a clip's name; None if there is none.
+def captioned_clip_key(clip_id: str) -> str:
+    """The key of a captioned clip: that of its YouTube video, or of the clip where its id has none.
 
-    >>> youtube_id_of("Yb0RFKhbpFJA.wav"), youtube_id_of("-0SdAVK79lg_000030"), youtube_id_of("17iGUal2M_10_20")
-    ('b0RFKhbpFJA', '-0SdAVK79lg', None)
+    >>> captioned_clip_key("-u_HAvfqs2I_30.000_40.000"), captioned_clip_key("kitchen_03_15")
+    ('youtube:-u_HAvfqs2I', 'clip:kitchen_03_15')
     """
-    stem = AUDIO_SUFFIX.sub("", name.strip())
-    stem = stem[1:] if re.fullmatch(r"Y[\w-]{11}", stem) else stem
-    without_times = split_clip_id(stem)[0]  # "<id>_<start>_<end>"
-    without_start = re.sub(r"_\d{6}$", "", stem)  # "<id>_000030", VGGSound's way
-    return next((one for one in (stem, without_times, without_start) if YOUTUBE_ID.fullmatch(one)), None)
+    youtube_id = youtube_id_of(clip_id)
+    return f"clip:{clip_id}" if youtube_id is None else f"youtube:{youtube_id}"
 
 
 def freesound_name_key(name: str) -> str:
-    """The key of a FreeSound file name: its stem, whatever the case.
+    """The key of a FreeSound file name: its stem in lower case.
 
     >>> freesound_name_key("Santa Motor.wav")
     'freesound_name:santa motor'
     """
-    return "freesound_name:" + AUDIO_SUFFIX.sub("", name.strip()).casefold()
-
-
-def normalize_caption(caption: str) -> str:
-    """A caption in the one form of the built set: one line, plain quotes, a capital first, a final period.
-
-    >>> normalize_caption(" a dog barks ,then \\u201cwoof\\u201d")
-    'A dog barks, then "woof".'
-    """
-    text = clean_text(unescape(caption).translate(TYPOGRAPHY))
-    text = re.sub(r"\s*([,;])\s*(?=[^\d\s])", r"\1 ", text).rstrip(" ,;:-")
-    text = text[:1].upper() + text[1:]
-    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
-
-
-TYPOGRAPHY = str.maketrans({
-    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u2026": "...",
-    "\u00a0": " ", "\u200b": None,
-})  # fmt: skip
-
-
-def caption_key(caption: str) -> str:
-    """What two captions share that say the same: their letters and digits.
-
-    >>> caption_key("A dog barks.") == caption_key("a dog  barks")
-    True
-    """
-    return " ".join(re.findall(r"[^\W_]+", caption.casefold()))
+    return "freesound_name:" + without_media_suffix(name.strip()).casefold()

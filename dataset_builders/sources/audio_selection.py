@@ -1,10 +1,11 @@
-"""From captioned sounds of several sources to the selection of A5-222K: pure functions on plain records.
+"""From captioned sounds of several sources to the selection of A5-222K.
 
-`curate` runs the steps in order: normalise, exclude the test sets, de-duplicate, find the media, take each source's
-share. Every record that does not come through is told to the report. No file is opened but by the media folder.
+`curate` runs the steps in order: normalize, exclude the test sets, de-duplicate, find the media, take each source's
+share. Every record that is left out is counted with its reason. `HeldOutSounds` are the sounds of the test sets.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,20 +14,23 @@ from ..release.curation_report import CurationReport
 from .annotation_files import read_json
 from .audio_captions import (
     AudioCaption,
-    caption_key,
+    captioned_clip_key,
     freesound_name_key,
-    normalize_caption,
     read_audiocaps,
     read_clotho,
-    youtube_id_of,
 )
-from .captions import read_excluded_ids, read_records
+from .captions import read_records
+from .clip_ids import youtube_id_of
+from .excluded_ids import read_excluded_ids
 from .media_folder import MediaFolder
+from .published_events import read_unav100
+from .records import MalformedRecord, refuse, text_of
+from .text_cleaning import caption_key, normalize_caption
 
 
-# The paper gives "about 222K" and no proportions; the shares are our choice: all that people wrote (AudioCaps, Clotho),
-# filled up with Auto-ACD, which the paper credits first, then WavCaps and label captions. The five add up to 222,000.
-# Captioned clips of VALOR's form are no part of the published set; where they are given they take a share of their own.
+# The paper gives "about 222K" and no proportions; the shares are our choice: all human captions (AudioCaps, Clotho), then
+# mostly Auto-ACD, which the paper names first, then WavCaps and label captions. The five add up to 222,000.
+# Captioned clips of VALOR's form are not part of the published set; where they are given they have their own share.
 TARGET_MIX = {
     "audiocaps": 50_000,
     "clotho": 20_000,
@@ -40,7 +44,7 @@ NUM_PAIRS = 222_000
 
 @dataclass(frozen=True)
 class Selected:
-    """A pair that passed: the normalised caption, its source and the path of its sound."""
+    """A selected pair: the normalized caption, its source and the path of its sound."""
 
     source: str
     pair: AudioCaption
@@ -52,15 +56,25 @@ class HeldOutSounds:
     """Sounds of evaluation sets that must not be trained on, by audio key, with the name of the set that holds them."""
 
     names: dict[str, str] = field(default_factory=dict)
+    met: set[str] = field(default_factory=set)
 
     def add(self, name: str, keys: Iterable[str]) -> None:
-        """Exclude the sounds of `keys` as those of the set `name`; a key keeps the first name."""
+        """Exclude the sounds of `keys` as those of the set `name`; a key keeps its first name."""
         for key in keys:
             self.names.setdefault(key, name)
 
     def find(self, keys: Iterable[str]) -> str | None:
         """The set that holds one of `keys`, or None."""
-        return next((self.names[key] for key in keys if key in self.names), None)
+        name = next((self.names[key] for key in keys if key in self.names), None)
+        if name is not None:
+            self.met.add(name)
+        return name
+
+    def warn_if_unmet(self) -> None:
+        """A warning that names the sets of which no sound occurred: probably the wrong lists."""
+        unmet = sorted(set(self.names.values()) - self.met)
+        if unmet:
+            warnings.warn(f"no sound of {unmet} occurs in the data: nothing was excluded by them", stacklevel=2)
 
 
 def audiocaps_keys(path: str | Path) -> Iterator[str]:
@@ -74,31 +88,46 @@ def clotho_keys(path: str | Path) -> Iterator[str]:
 
 
 def blacklist_keys(path: str | Path) -> Iterator[str]:
-    """Keys of WavCaps' blacklist: `{"AudioSet": ["Y<id>.wav"], "FreeSound": ["<id>"]}`."""
+    """Keys of WavCaps' blacklist: `{"AudioSet": ["Y<id>.wav"], "FreeSound": ["<id>"]}`.
+
+    Raises:
+        ValueError: the file has another form.
+    """
     lists = read_json(path)
+    if not isinstance(lists, dict) or not all(isinstance(names, list) for names in lists.values()):
+        raise ValueError(f"{path} is not an object of lists of ids, as WavCaps' blacklist is")
     unknown = sorted(set(lists) - {"AudioSet", "FreeSound"})
     if unknown:
         raise ValueError(f"{path} has lists of {unknown}, known are AudioSet and FreeSound")
-    yield from (f"youtube:{youtube_id_of(name)}" for name in lists.get("AudioSet", ()))
+    for name in lists.get("AudioSet", ()):
+        youtube_id = youtube_id_of(name) if isinstance(name, str) else None
+        if youtube_id is None:
+            raise ValueError(f"{path}: {name!r} in the list of AudioSet has no YouTube id")
+        yield f"youtube:{youtube_id}"
     yield from (f"freesound:{sound_id}" for sound_id in lists.get("FreeSound", ()))
 
 
 def unav100_keys(path: str | Path) -> Iterator[str]:
     """Keys of UnAV-100's validation and test videos."""
-    for video_id, record in read_json(path)["database"].items():
-        if record["subset"] != "train":
-            yield f"youtube:{video_id}"
+    videos = read_unav100(path, drop=refuse(path))
+    return (f"youtube:{video.video_id}" for video in videos if video.subset != "train")
 
 
 def captioned_clip_keys(path: str | Path) -> Iterator[str]:
-    """Keys of the clips of a captions file of VALOR's form, whatever their split."""
-    for record in read_records(path):
-        youtube_id = youtube_id_of(str(record["id"]))
-        yield f"youtube:{youtube_id}" if youtube_id else f"clip:{record['id']}"
+    """Keys of the clips of a captions file of VALOR's form, of any split.
+
+    Raises:
+        ValueError: a record without an id.
+    """
+    for number, record in enumerate(read_records(path), start=1):
+        try:
+            yield captioned_clip_key(text_of(record, "id"))
+        except MalformedRecord as error:
+            raise ValueError(f"{path}, record {number}: {error}") from error
 
 
 def listed_keys(path: str | Path) -> Iterator[str]:
-    """Keys of a list of ids, one a line or a JSON list: YouTube ids, names of clips or files, or keys themselves."""
+    """Keys of a list of ids in any form of `excluded_ids`: YouTube ids, names of clips or files, or keys themselves."""
     for name in read_excluded_ids(path):
         youtube_id = youtube_id_of(name)
         yield from (name, f"clip:{name}", freesound_name_key(name))
@@ -122,12 +151,12 @@ def curate(
     """The selection, in the order of `sources` and of their files.
 
     Args:
-        sources: records by source, the most trusted first: a sound or a text that two sources have stays in the first.
-            Several captions of one sound stay as several pairs within a source (Clotho has five).
+        sources: records by source, the most trusted first: a sound or a text that two sources have is kept in the first.
+            Several captions of one sound are several pairs within a source (Clotho has five).
         held_out: sounds that must not be trained on.
-        media: where the files of each source lie; a sound that is not there is dropped as "missing_media".
-        find_media_defect: by source, a check of a found file that names what is wrong with it, or None.
-        num_pairs: how many pairs in all, shared out by `TARGET_MIX`; None takes all.
+        media: the folder of each source; a sound that is not in it is dropped as "missing_media".
+        find_media_defect: by source, a function that gives the defect of a found file, or None.
+        num_pairs: total number of pairs, divided by `TARGET_MIX`; None takes all.
         max_per_text: pairs that may have the same caption (our choice: one).
         min_words: captions with fewer words are dropped (our choice: 2; AudioCaps has "On|on").
         max_duration: seconds; longer sounds are dropped (our choice: 60, WavCaps has one of 2,438). None: no limit.
@@ -159,6 +188,7 @@ def curate(
             texts[text] = texts.get(text, 0) + 1
             owners.update(dict.fromkeys(pair.audio_keys, source))
             found[source].append(Selected(source, pair, path))
+    held_out.warn_if_unmet()
     shares = share_out({source: len(pairs) for source, pairs in found.items()}, num_pairs=num_pairs)
     report.settings["target_mix"] = dict(TARGET_MIX)
     report.settings["mix"] = {
@@ -207,10 +237,10 @@ def _find_overlap(
 
 
 def share_out(usable: Mapping[str, int], *, num_pairs: int | None) -> dict[str, int]:
-    """How many pairs each source gives: `num_pairs` in proportion to TARGET_MIX, no more than a source has.
+    """Number of pairs of each source: `num_pairs` in proportion to TARGET_MIX, at most what a source has.
 
-    What a small source leaves over goes to the others in the same proportion, so that the sum is `num_pairs` wherever
-    the sources reach it.
+    What a small source lacks is taken from the others in the same proportion, so that the sum is `num_pairs` wherever
+    the sources have that many.
 
     >>> share_out({"audiocaps": 10, "clotho": 100}, num_pairs=60)
     {'audiocaps': 10, 'clotho': 50}

@@ -1,35 +1,35 @@
-"""Read the captioned clips that pseudo-untrimmed videos are made of (step 1 of the paper).
+"""Reads the captioned clips that pseudo-untrimmed videos are made of (step 1 of the paper).
 
-VALOR's own JSON, JSON lines and csv, plain or gzipped, become `Clip` records. Each record that is left out has a reason,
-told to a `CurationReport`. Nothing is embedded, clustered or decoded here.
+VALOR's own JSON, JSON lines and csv, plain or gzipped, become `Clip` records. Each record that is left out is counted in
+a `CurationReport` with its reason. Nothing is embedded, clustered or decoded here.
 """
 
-import csv
-import io
-import json
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..release.curation_report import CurationReport
-from .annotation_files import read_json, read_json_records, read_text
-from .rows import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER
+from .annotation_files import as_paths, read_csv_rows, read_json_records, read_text
+from .clip_ids import split_clip_id
+from .excluded_ids import ExcludedIds
+from .media_folder import is_unsafe
+from .records import MalformedRecord, read_number, shorten, text_of
+from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_tokens
 
 
 SOURCE = "captions"
-# Names under which the published files carry the same thing, first match wins.
+# Names of the same field in the published files, first match wins.
 ID_KEYS = ("video_id", "clip_id", "youtube_id", "id")
 CAPTION_KEYS = ("desc", "caption")
 START_KEYS = ("start", "start_time")
 END_KEYS = ("end", "end_time")
 SPLIT_KEY = "split"
-YOUTUBE_ID_LENGTH = 11
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One captioned clip. `duration` in seconds; `start` is where it lies in the video it was cut from, if known."""
+    """One captioned clip. `duration` in seconds; `start` is its position in the video it was cut from, if known."""
 
     clip_id: str
     caption: str
@@ -40,90 +40,92 @@ class Clip:
 
 
 def read_clips(
-    captions_file: str | Path,
+    captions_file: str | Path | list[str] | list[Path],
     *,
     report: CurationReport,
-    exclude_ids_file: str | Path | None = None,
+    exclude_ids_file: str | Path | list[str] | list[Path] | None = None,
     clip_duration: float = 10.0,
     min_clip_duration: float = 1.0,
     min_caption_words: int = 2,
 ) -> list[Clip]:
-    """Read, check and deduplicate the captioned clips of a file, in file order.
+    """Read, check and deduplicate captioned clips, in the order of the files.
 
     Args:
-        captions_file (`str` or `Path`):
-            `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv whose first columns are an id, start,
-            end and caption (later columns may be ragged); gzipped or not. A clip's length is taken from its start and end
-            columns, else from an id of the form `<youtube id>_<start>_<end>`.
+        captions_file (`str`, `Path` or a list of them):
+            `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end and caption
+            (further columns may be ragged); gzipped or not. The duration of a clip is taken from its start and end
+            columns, else from an id of the form `<youtube id>_<start>_<end>` with decimals.
         report (`CurationReport`):
-            Is told how many records were read and kept, and each drop with its reason.
-        exclude_ids_file (`str` or `Path`, *optional*):
-            Ids of clips, or YouTube ids, that must not be used: one a line, or a JSON list.
+            Counts the records read and kept, and each drop with its reason.
+        exclude_ids_file (`str`, `Path` or a list of them, *optional*):
+            Ids of clips, or YouTube ids, that must not be used; the forms are those of `excluded_ids`.
         clip_duration (`float`, *optional*, defaults to 10.0):
-            Seconds of a clip whose record says nothing of its length (VALOR's clips have 10).
+            Seconds of a clip whose record does not have its length (VALOR's clips have 10).
         min_clip_duration (`float`, *optional*, defaults to 1.0):
             Shorter clips are dropped (our choice).
         min_caption_words (`int`, *optional*, defaults to 2):
             Captions with fewer words of letters are dropped (our choice; the damaged "800" has none).
 
     Raises:
-        ValueError: the file is not there, has no id or no caption column, or leaves no clip at all.
+        ValueError: a file that does not exist, has no id or caption field, or files without a usable clip.
     """
-    path = Path(captions_file)
-    if not path.is_file():
-        raise ValueError(f"no such captions file: {path}")
-    excluded = read_excluded_ids(exclude_ids_file) if exclude_ids_file is not None else frozenset()
+    paths = as_paths(captions_file, kind="captions")
+    excluded = ExcludedIds.from_files(as_paths(exclude_ids_file, kind="exclude_ids"))
     clips: dict[str, Clip] = {}
-    hits = set()
-    for number, record in enumerate(read_records(path), start=1):
+    for name, record in _numbered_records(paths):
         report.read(SOURCE)
-        name = str(record.get("id") or f"record {number}")
         reason, clip = make_clip(record, clip_duration=clip_duration)
-        if reason is None:
-            matched = known_ids(clip) & excluded
-            hits |= matched
-            reason = find_defect(clip, matched, min_clip_duration, min_caption_words)
-        if reason is None and clip.clip_id in clips:
-            reason = "repeated_record" if clips[clip.clip_id] == clip else "second_caption_of_a_clip"
-        if reason is not None:
-            report.drop(SOURCE, clip.clip_id if clip else name, reason, detail=record.get("caption"))
+        if clip is not None:
+            reason = find_defect(clip, excluded, min_clip_duration, min_caption_words)
+            if reason is None and clip.clip_id in clips:
+                reason = "repeated_record" if clips[clip.clip_id] == clip else "second_caption_of_a_clip"
+        if clip is None or reason is not None:
+            caption = record.get("caption")
+            detail = caption if isinstance(caption, str) and caption.isprintable() else shorten(caption)
+            report.drop(SOURCE, clip.clip_id if clip else name, str(reason), detail=detail)
             continue
         clips[clip.clip_id] = clip
         report.keep(SOURCE)
-    if excluded:
-        report.settings["excluded_ids"] = {"in_file": len(excluded), "hit": len(hits)}
+    if excluded.num_ids:
+        report.settings["excluded_ids"] = {"in_file": excluded.num_ids, "hit": excluded.num_met}
+        excluded.warn_if_unmet("exclude_ids_file")
     if not clips:
-        raise ValueError(f"{path} leaves no usable clip: {report.counts().get(SOURCE, 'it holds no records')}")
+        names = ", ".join(map(str, paths))
+        raise ValueError(f"{names} leaves no usable clip: {report.counts().get(SOURCE, 'no records')}")
     return list(clips.values())
 
 
-def read_records(path: str | Path) -> Iterator[dict]:
+def _numbered_records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in paths:
+        for number, record in enumerate(read_records(path), start=1):
+            yield shorten(record.get("id") or f"record {number}").strip("'"), record
+
+
+def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """Records of a captions file as `{"id", "caption", "start", "end", "split"}`, values as the file has them.
 
     Raises:
-        ValueError: no id or no caption among the csv's columns, or among the keys of any JSON record.
+        ValueError: no id or no caption among the csv's columns, or among the keys of all JSON records.
     """
-    text = read_text(path)
-    if text.lstrip()[:1] in ("[", "{"):
-        records = read_json_records(path)
-        check_records(path, records)
+    if read_text(path).lstrip()[:1] in ("[", "{"):
+        records = _objects(path, read_json_records(path))
         keys = list(dict.fromkeys(key for record in records for key in record))
         columns = name_columns(path, keys)
         yield from ({name: record.get(key) for name, key in columns.items()} for record in records)
         return
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(reader, [])
-    columns = {name: header.index(key) for name, key in name_columns(path, header).items()}
-    for row in reader:
-        if row:
-            yield {name: row[place] if place < len(row) else None for name, place in columns.items()}
+    rows = read_csv_rows(path)
+    _, header = next(rows, (0, []))
+    places = {name: header.index(key) for name, key in name_columns(path, header).items()}
+    for _, row in rows:
+        yield {name: row[place] if place < len(row) else None for name, place in places.items()}
 
 
-def check_records(path: str | Path, records: list) -> None:
-    """Raise unless every record is an object."""
-    strange = next((record for record in records if not isinstance(record, dict)), None)
-    if strange is not None:
-        raise ValueError(f"{path} must hold a list of objects, found {json.dumps(strange)[:80]}")
+def _objects(path: str | Path, records: list[Any]) -> list[dict[str, Any]]:
+    """The records, an empty one for each that is not an object; ValueError if none is."""
+    objects = [record if isinstance(record, dict) else {} for record in records]
+    if not any(objects):
+        raise ValueError(f"{path} must hold a list of objects, found {shorten(records)}")
+    return objects
 
 
 def name_columns(path: str | Path, keys: list[str]) -> dict[str, str]:
@@ -135,17 +137,27 @@ def name_columns(path: str | Path, keys: list[str]) -> dict[str, str]:
         if found is not None:
             columns[name] = found
         elif name in ("id", "caption"):
-            raise ValueError(f"{path} has no {name} column: one of {list(candidates)} is needed, it has {keys}")
+            raise ValueError(
+                f"{path} has no {name} column: one of {list(candidates)} is needed, it has {shorten(keys)}"
+            )
     return columns
 
 
-def make_clip(record: dict, *, clip_duration: float) -> tuple[str | None, Clip | None]:
-    """`(None, clip)`, or the reason why the record is no clip."""
-    if not isinstance(record.get("id"), str) or not record["id"].strip():
+def make_clip(record: dict[str, Any], *, clip_duration: float) -> tuple[str | None, Clip | None]:
+    """`(None, clip)`, or the reason why the record is not a clip and None."""
+    try:
+        clip_id = text_of(record, "id").strip()
+    except MalformedRecord:
         return "no_id", None
-    if not isinstance(record.get("caption"), str) or not record["caption"].strip():
+    try:
+        caption = text_of(record, "caption")
+    except MalformedRecord:
+        return "empty_caption" if record.get("caption") is None else "malformed_record", None
+    caption = " ".join(without_control_tokens(caption).split())
+    if not clip_id or not clip_id.isprintable() or is_unsafe(clip_id):
+        return "no_id" if not clip_id else "unsafe_id", None
+    if not caption:
         return "empty_caption", None
-    clip_id = record["id"].strip()
     youtube_id, start, end = split_clip_id(clip_id)
     if record.get("start") not in (None, "") and record.get("end") not in (None, ""):
         given_start, given_end = read_seconds(record["start"]), read_seconds(record["end"])
@@ -154,12 +166,12 @@ def make_clip(record: dict, *, clip_duration: float) -> tuple[str | None, Clip |
         if start is None:  # the id is the bare YouTube id (csv): name the clip as VALOR does
             clip_id = f"{clip_id}_{given_start:.3f}_{given_end:.3f}"
         start, end = given_start, given_end
-    if start is not None and not end > start:
+    if start is not None and end is not None and end <= start:
         return "ends_before_it_starts", None
     clip = Clip(
         clip_id=clip_id,
-        caption=" ".join(record["caption"].split()),
-        duration=clip_duration if start is None else round(end - start, 6),
+        caption=caption,
+        duration=clip_duration if start is None or end is None else round(end - start, 6),
         start=start,
         youtube_id=youtube_id,
         split=str(record.get("split") or "train"),
@@ -167,9 +179,9 @@ def make_clip(record: dict, *, clip_duration: float) -> tuple[str | None, Clip |
     return None, clip
 
 
-def find_defect(clip: Clip, matched: set[str], min_clip_duration: float, min_caption_words: int) -> str | None:
+def find_defect(clip: Clip, excluded: ExcludedIds, min_clip_duration: float, min_caption_words: int) -> str | None:
     """The reason to leave a well-formed clip out, or None."""
-    if matched:
+    if excluded.matches((clip.clip_id, clip.youtube_id)):
         return "excluded_id"
     if clip.duration < min_clip_duration:
         return "clip_too_short"
@@ -180,45 +192,7 @@ def find_defect(clip: Clip, matched: set[str], min_clip_duration: float, min_cap
     return None
 
 
-def split_clip_id(clip_id: str) -> tuple[str, float | None, float | None]:
-    """YouTube id, start and end of an id; from the right, because YouTube ids hold "_" and begin with "-".
-
-    ```python
-    >>> split_clip_id("-u_HAvfqs2I_30.000_40.000")
-    ('-u_HAvfqs2I', 30.0, 40.0)
-    >>> split_clip_id("nLKEdmVu3FY")
-    ('nLKEdmVu3FY', None, None)
-
-    ```
-    """
-    parts = clip_id.rsplit("_", 2)
-    if len(parts) == 3 and parts[0]:
-        start, end = read_seconds(parts[1]), read_seconds(parts[2])
-        if start is not None and end is not None:
-            return parts[0], start, end
-    if clip_id[YOUTUBE_ID_LENGTH : YOUTUBE_ID_LENGTH + 1] == "_":  # VGGSound: <youtube id>_<start>
-        return clip_id[:YOUTUBE_ID_LENGTH], None, None
-    return clip_id, None, None
-
-
-def read_seconds(value) -> float | None:
+def read_seconds(value: Any) -> float | None:
     """A finite, non-negative number of seconds, or None."""
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def known_ids(clip: Clip) -> set[str]:
-    """The ids under which another list may know a clip."""
-    return {clip.clip_id, clip.youtube_id}
-
-
-def read_excluded_ids(path: str | Path) -> frozenset[str]:
-    """Ids of a text file (one a line) or of a JSON list, gzipped or not."""
-    if not Path(path).is_file():
-        raise ValueError(f"no such exclude_ids_file: {path}")
-    text = read_text(path)
-    ids: Iterable = read_json(path) if text.lstrip().startswith("[") else text.splitlines()
-    return frozenset(str(name).strip() for name in ids if str(name).strip())
+    seconds = read_number(value)
+    return seconds if seconds is not None and seconds >= 0 else None

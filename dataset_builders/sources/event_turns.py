@@ -112,6 +112,7 @@ def _row(
         source=source,
         turns=conversation.turns,
         video=media,
+        end=video.media_end,
         duration=video.duration,
         times=dict(conversation.times),
     )

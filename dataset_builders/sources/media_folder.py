@@ -1,72 +1,119 @@
-"""Where the media files of an annotation file lie.
+"""Finds the media file of an id: the one look-up of all builders and of the evaluation.
 
-Annotations name media by id; folders hold them under several spellings and suffixes. `MediaFolder` finds them by exact
-relative path or by stem, and remembers what it did not find. It opens no media file.
+Annotations name media by id; folders hold them in sub-folders and with various suffixes, beside files of other kinds. No
+media file is opened here.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..release.curation_report import CurationReport
+from .clip_ids import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES, without_media_suffix
+
+
+SUFFIXES = {
+    "video": VIDEO_SUFFIXES,
+    "audio": AUDIO_SUFFIXES | VIDEO_SUFFIXES,  # the sound of a video file will do
+    "image": IMAGE_SUFFIXES,
+}
+BARE_SUFFIX = {"video": ".mp4", "audio": ".wav", "image": ".jpg"}
 
 
 class MediaFolder:
-    """The media files under one folder, or, without a folder, the bare file names that rows shall carry.
+    """
+    The media files of one kind under a folder; or, without a folder, the bare file names that rows shall have.
 
-    Bare names serve training from cached features, which are found by the stem of the name.
+    A name is looked up as the path below the folder, as a file name, and without its suffix; a trailing dot (DiDeMo) is
+    ignored. Empty files are not media. Of several files with one name, that in the folder nearest to the top wins.
+
+    Without a folder, rows have bare names, by which cached features are found.
 
     Args:
-        folder: searched with its sub-folders, once; paths are this folder joined with what was found. None: `find`
-            answers with the first name and `suffix`, unchecked.
-        suffix: added to a bare name that has no suffix of a media file.
+        folder: searched with its sub-folders, once; symbolic links are followed. None: nothing is searched.
+        kind: "video", "audio" (the sound track of a video file included) or "image".
+        bare_suffix: of the bare names that have none; by default the usual one of the kind.
+
+    Raises:
+        ValueError: no such folder.
     """
 
-    def __init__(self, folder: str | Path | None, *, suffix: str = ".mp4"):
+    def __init__(self, folder: str | Path | None, *, kind: str = "video", bare_suffix: str | None = None):
         if folder is not None and not Path(folder).is_dir():
             raise ValueError(f"no such media folder: {folder}")
         self.folder = None if folder is None else str(folder)
-        self.suffix = suffix
+        self.bare_suffix = bare_suffix or BARE_SUFFIX[kind]
         self.num_sought = 0
         self.missing: list[str] = []
-        self._by_name: dict[str, str] = {}
-        if self.folder is not None:
-            self._index()
-
-    def _index(self) -> None:
-        for root, folders, names in os.walk(self.folder, followlinks=True):
-            folders.sort()
-            for name in sorted(names):
-                path = os.path.join(root, name)
-                self._by_name.setdefault(os.path.relpath(path, self.folder), path)
-                self._by_name.setdefault(name, path)
-                self._by_name.setdefault(os.path.splitext(name)[0], path)
+        self._by_name: dict[str, list[str]] = {}
+        for path in () if self.folder is None else list_files(self.folder, SUFFIXES[kind]):
+            relative = os.path.relpath(path, self.folder)
+            name = os.path.basename(path)
+            for key in {relative, without_media_suffix(relative), name, without_media_suffix(name)}:
+                self._by_name.setdefault(key, []).append(path)
 
     def locate(self, names: Sequence[str]) -> str | None:
-        """The path for the first of `names` that is in the folder, or None. Without a folder, None."""
+        """
+        The path for the first of `names` that is in the folder, or None. Without a folder, None.
+
+        Raises:
+            ValueError: two different files at the same depth of the folder have the name.
+        """
         for name in names:
-            stem, suffix = os.path.splitext(name)
-            spellings = (
-                (name, name.rstrip("."), stem) if suffix.lower() in MEDIA_SUFFIXES else (name, name.rstrip("."))
-            )
-            path = next((self._by_name[one] for one in spellings if one in self._by_name), None)
-            if path is not None:
-                return path
+            for paths in self._spelled(name):
+                paths = [path for path in paths if os.path.getsize(path)]
+                if paths:
+                    return self._choose(name, paths)
         return None
+
+    def _spelled(self, name: str) -> Iterator[list[str]]:
+        """The files of each spelling of a name that occurs in the folder."""
+        for spelling in (name, name.rstrip("."), without_media_suffix(name)):
+            if spelling and (paths := self._by_name.get(os.path.normpath(spelling))):
+                yield paths
+
+    def _choose(self, name: str, paths: list[str]) -> str:
+        """The file nearest to the top of the folder; a file with another suffix in the same folder is the same medium."""
+        depth = min(path.count(os.sep) for path in paths)
+        nearest = [path for path in paths if path.count(os.sep) == depth]
+        exact = [path for path in nearest if os.path.basename(path) == os.path.basename(name)]
+        nearest = exact or nearest
+        for other in nearest[1:]:
+            if os.path.dirname(other) != os.path.dirname(nearest[0]) and os.path.getsize(other) != os.path.getsize(
+                nearest[0]
+            ):
+                raise ValueError(f"{name!r} is in {nearest[0]} and in {other}: two different files of one name")
+        return nearest[0]
 
     def find(self, names: Sequence[str]) -> str | None:
         """`locate`, counted; None, remembered as missing, if none is there. Without a folder, a bare file name."""
         self.num_sought += 1
         if self.folder is None:
-            name = names[0]
-            return name if os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES else f"{name.rstrip('.')}{self.suffix}"
+            return self._bare_name(names[0])
         path = self.locate(names)
         if path is None:
             self.missing.append(names[0])
         return path
 
+    def _bare_name(self, name: str) -> str:
+        if without_media_suffix(name) != name:
+            return name
+        return f"{name.rstrip('.')}{self.bare_suffix}"
+
     def find_or_drop(self, names: Sequence[str], *, source: str, report: CurationReport, num: int = 1) -> str | None:
-        """`find`, with what is missing told to `report` as "missing_media" of `num` records."""
+        """
+        `find`; `num` records are dropped where there is no file: "missing_media", "unreadable_media" (an empty file, not
+        counted as missing) or "unsafe_media_name" (a path that leads out of the folder).
+        """
+        if any(is_unsafe(name) for name in names):
+            report.drop(source, names[0], "unsafe_media_name", detail=list(names), num=num)
+            return None
+        if self.folder is not None and self.locate(names) is None:
+            empty = next((paths[0] for name in names for paths in self._spelled(name)), None)
+            if empty is not None:
+                self.num_sought += 1
+                report.drop(source, names[0], "unreadable_media", detail=empty, num=num)
+                return None
         path = self.find(names)
         if path is None:
             report.drop(source, names[0], "missing_media", detail=list(names), num=num)
@@ -81,7 +128,28 @@ class MediaFolder:
             )
 
 
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .mkv .webm .avi .mov .m4v .3gp .mpg .mpeg .wmv .mts .flv .wav .flac .mp3 .m4a .ogg .opus .aac".split()
-    + ".jpg .jpeg .png .webp .bmp .gif".split()
-)
+def is_unsafe(name: str) -> bool:
+    """Whether a name from an annotation file leads out of the media folder, or is no file name at all.
+
+    >>> is_unsafe("../a.mp4"), is_unsafe("a..b/c.mp4")
+    (True, False)
+    """
+    return not name.strip(". /\\") or ".." in name.replace("\\", "/").split("/") or "\0" in name
+
+
+def list_files(folder: str | Path, suffixes: Collection[str] = MEDIA_SUFFIXES) -> Iterator[str]:
+    """Paths of the files with one of `suffixes`, in the order of their names, top folder first.
+
+    Symbolic links to folders are followed, each folder once, so a link to a parent folder does no harm.
+    """
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(root) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(root))
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            if os.path.splitext(name)[1].lower() in suffixes and os.path.isfile(path):
+                yield path

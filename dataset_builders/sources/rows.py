@@ -5,15 +5,13 @@ files are not opened.
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .text_cleaning import TIME_PLACEHOLDER
+
 
 Row = dict[str, Any]
-
-TIME_PLACEHOLDER = re.compile(r"<[se]\d+>")
-MEDIA_PLACEHOLDER = re.compile(r"<(?:video|audio|image)>")
 
 
 def make_row(
@@ -69,15 +67,6 @@ def make_row(
 
 
 def of_file(rows: Iterable[Row], number: int) -> Iterator[Row]:
-    """Rows of the `number`-th annotation file: from the second on the ids say so, as files may share their videos."""
+    """Rows of the `number`-th annotation file: "@1", "@2", ... is added to the ids of all but the first file."""
     for row in rows:
         yield row if number == 0 else {**row, "id": f"{row['id']}@{number}"}
-
-
-def without_placeholders(text: str) -> str:
-    """Text of an annotation in which nothing reads as a placeholder of ours.
-
-    >>> without_placeholders("Press <s0> on the <video> player")
-    'Press s0 on the video player'
-    """
-    return MEDIA_PLACEHOLDER.sub(lambda hit: hit[0][1:-1], TIME_PLACEHOLDER.sub(lambda hit: hit[0][1:-1], text))

@@ -1,22 +1,45 @@
-"""Read and write the conversation files of AVicuna and VTimeLLM, without loss for our rows.
+"""Reads and writes the conversation files of AVicuna and VTimeLLM, without loss for our rows.
 
     {"id", "source", "conversations": [{"from": "human" | "gpt", "value"}],
      "meta": {"duration", "token": {"<s0>": seconds}, "sub_videos": [ids], "scale": [floats]}}
 
 Other projects train on this format. What it has no place for (captions of the segments, media paths) is written under
-`meta["avicuna"]`, which other readers ignore; a file without it is read as far as it goes.
+`meta["avicuna"]`, which other readers ignore; a file without it gives rows without these.
 """
 
+import gzip
+import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..atomic_files import atomic_path
 from ..release.curation_report import CurationReport
-from ..schema import MEDIA, MEDIA_KINDS
+from ..schema import FEATURES, MEDIA, MEDIA_KINDS
 from .annotation_files import read_json_records
-from .rows import TIME_PLACEHOLDER
+from .excluded_ids import ExcludedIds
+from .media_folder import MediaFolder, is_unsafe
+from .media_probe import find_media_defect, picture_duration
+from .records import (
+    MalformedRecord,
+    as_number,
+    as_span,
+    as_text,
+    count_in,
+    list_of,
+    numbered,
+    optional_of,
+    parse_each,
+    shorten,
+    text_of,
+)
+from .rows import Row
+from .text_cleaning import TIME_PLACEHOLDER, without_control_tokens
+from .timed_events import ROUNDING, durations_differ, find_defect
 
 
 SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
@@ -24,66 +47,113 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 OWN = "avicuna"
 
 
-def write_vtimellm(rows: Iterable[dict], path: str | Path) -> int:
-    """Write rows of `schema.FEATURES` as one JSON list, a record a line; returns how many there were."""
+def write_vtimellm(rows: Iterable[Row], path: str | Path) -> int:
+    """
+    Writes rows of `schema.FEATURES` as one JSON list, a record a line; returns how many there were.
+
+    Other columns of a `datasets.Dataset` are not read, so a rendered set needs no video decoder. A path that ends in
+    ".gz" is gzipped; the same rows give the same bytes.
+    """
+    if hasattr(rows, "select_columns"):
+        rows = rows.select_columns(list(FEATURES))
     num_rows = 0
-    with Path(path).open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(",\n" if num_rows else "[\n")
-            file.write(json.dumps(row_to_record(row), ensure_ascii=False))
-            num_rows += 1
-        file.write("\n]\n" if num_rows else "[]\n")
+    with atomic_path(path) as temporary, temporary.open("wb") as raw:
+        # no name and no time in the gzip header
+        packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if Path(path).suffix == ".gz" else raw
+        with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                file.write(",\n" if num_rows else "[\n")
+                file.write(json.dumps(row_to_record(row), ensure_ascii=False))
+                num_rows += 1
+            file.write("\n]\n" if num_rows else "[]\n")
     return num_rows
 
 
 def read_vtimellm(
-    path: str | Path, *, report: CurationReport, media_dir: str | Path | None = None, source: str | None = None
-) -> Iterator[dict]:
-    """Rows of a JSON list or of JSON lines in the format above.
+    path: str | Path, *, report: CurationReport, media_dir: str | Path | None = None, source: str = "vtimellm"
+) -> Iterator[Row]:
+    """
+    Rows of a JSON list or of JSON lines in the format above.
 
     Args:
         path (`str` or `Path`):
             The file; gzipped or not.
         report (`CurationReport`):
-            Is told of records read, kept and dropped: without turns, with a time in the text that has no seconds, with
-            clips and scales that differ in number, or (with `media_dir`) without a media file.
+            Counts records read, kept and dropped; the reasons are those of `read_conversations`.
         media_dir (`str` or `Path`, *optional*):
-            Folder of the videos, named by id; for an excerpt (`meta["split"]` is `[start, end]`) by `<id>_<start>_<end>`.
-        source (`str`, *optional*):
-            Name to count under and to give to rows that name no source; by default "vtimellm".
+            Folder of the videos, named by id. An excerpt (`meta["split"]` is `[start, end]`) is a file named
+            `<id>_<start>_<end>`, or a part of the file named by the id.
+        source (`str`, *optional*, defaults to `"vtimellm"`):
+            Name to count under and to give to rows that name no source.
+
+    Raises:
+        ValueError: the file is not JSON, or none of its records has this form.
     """
-    name = source or "vtimellm"
-    files = None if media_dir is None else {file.stem: file for file in sorted(Path(media_dir).iterdir())}
-    for number, record in enumerate(read_json_records(path)):
-        report.read(name)
-        record_id = str(record.get("id", number))
-        row, reason = record_to_row(record, number, source=name)
-        if reason is None:
-            reason = find_media(record, row, files)
+    yield from read_conversations(path, media=MediaFolder(media_dir), report=report, source=source)
+
+
+def read_conversations(
+    path: str | Path,
+    *,
+    media: MediaFolder,
+    report: CurationReport,
+    excluded: ExcludedIds | None = None,
+    source: str = "vtimellm",
+) -> Iterator[Row]:
+    """
+    `read_vtimellm` with a media folder that counts what it does not find, and ids to leave out.
+
+    Dropped, by reason: malformed records, "no_conversation", "time_without_seconds" (a time in the text without a
+    value), "clips_and_scales_differ_in_number", the reasons of `timed_events.find_defect`, "unknown_duration",
+    "excluded_id", "no_media_file", "unreadable_media", "no_picture" and "duration_differs" (from that of the file).
+    """
+
+    def parse(item: tuple[int, Any]) -> tuple[Row, tuple[str, ...], tuple[float, float] | None]:
+        number, record = item
+        return record_to_row(record, number, source=source), *name_media(record)
+
+    items = ((name, (number, record)) for number, (name, record) in enumerate(numbered(path, read_json_records(path))))
+    for row, names, part in parse_each(path, items, parse, count_in(report, source)):
+        report.read(source)
+        reason = clamp_times(row, report=report, source=source)
+        if reason is None and excluded is not None and excluded.matches([*names, *_media_files(row)]):
+            reason = "excluded_id"
+        if reason is None and names and not row["segments"]:
+            reason = _fill_media(row, names, part, media)
         if reason is not None:
-            report.drop(name, record_id, reason)
+            report.drop(source, row["id"], reason)
             continue
-        report.keep(name)
+        report.keep(source)
         yield row
 
 
-def find_media(record: dict, row: dict, files: dict[str, Path] | None) -> str | None:
-    """Name the video of a published record in its row; the reason where its file is wanted but absent."""
-    if (
-        row["segments"]
-        or any(row["media"][kind] is not None for kind in MEDIA_KINDS)
-        or OWN in (record.get("meta") or {})
-    ):
+def _media_files(row: Row) -> list[str]:
+    return [row["media"][kind] for kind in MEDIA_KINDS if row["media"][kind] is not None]
+
+
+def _fill_media(row: Row, names: tuple[str, ...], part: tuple[float, float] | None, media: MediaFolder) -> str | None:
+    """Writes the video of a published record into its row; returns the reason to drop the row, or None."""
+    if media.folder is None:  # the names that the other builders give
+        row["media"]["video"] = media.find(names)
         return None
-    stem = name_media(record)
-    if files is not None and stem not in files:
+    excerpt = media.locate(names[:1])
+    path = excerpt or media.find(names)
+    if path is None:
         return "no_media_file"
-    # unchecked media are named as the other builders name them
-    row["media"]["video"] = f"{stem}.mp4" if files is None else str(files[stem])
+    row["media"]["video"] = path
+    reason = find_media_defect(path, "picture")
+    if reason is not None:
+        return reason
+    measured = picture_duration(path)
+    if excerpt is None and part is not None:
+        row["media"] |= {"start": part[0], "end": part[1]}
+        measured = max(0.0, min(measured, part[1]) - part[0])
+    if row["duration"] is not None and durations_differ(row["duration"], measured):
+        return "duration_differs"
     return None
 
 
-def row_to_record(row: dict) -> dict:
+def row_to_record(row: Row) -> dict[str, Any]:
     """One row in the published form."""
     segments = row["segments"]
     meta = {
@@ -102,54 +172,131 @@ def row_to_record(row: dict) -> dict:
     return {"id": row["id"], "source": row["source"], "conversations": turns, "meta": meta}
 
 
-def record_to_row(record: dict, number: int, *, source: str) -> tuple[dict | None, str | None]:
-    """`(row, None)`, or `(None, reason)`. Repeated ids of published files get a running number."""
-    turns = record.get("conversations") or []
-    if not turns or any(turn.get("from") not in ROLES or not turn.get("value") for turn in turns):
-        return None, "no_conversation"
-    meta = record.get("meta") or {}
+def record_to_row(record: Any, number: int, *, source: str) -> Row:
+    """
+    The row of one record. Ids of published files, which repeat, get a running number.
+
+    Raises:
+        MalformedRecord: the record does not have this form; its `reason` says in what.
+    """
+    turns, meta = optional_of(record, "conversations") or [], optional_of(record, "meta") or {}
+    if not isinstance(turns, list) or not isinstance(meta, dict):
+        raise MalformedRecord("conversations is not a list, or meta is not an object")
+    messages = [_message(turn) for turn in turns]
+    if not messages:
+        raise MalformedRecord("no turns", "no_conversation")
+    token = meta.get("token") or {}
+    if not isinstance(token, dict):
+        raise MalformedRecord(f"token is not an object: {shorten(token)}")
+    times = [{"name": name, "seconds": as_number(seconds, name)} for name, seconds in token.items()]
+    written = {name for message in messages for name in TIME_PLACEHOLDER.findall(message["content"])}
+    if written - set(token):
+        raise MalformedRecord(f"no seconds for {sorted(written - set(token))}"[:120], "time_without_seconds")
     own = meta.get(OWN)
-    times = [{"name": name, "seconds": seconds} for name, seconds in (meta.get("token") or {}).items()]
-    if any(not isinstance(time["seconds"], (int, float)) for time in times):
-        return None, "time_is_not_a_number"
-    written = {name for turn in turns for name in TIME_PLACEHOLDER.findall(turn["value"])}
-    if written - {time["name"] for time in times}:
-        return None, "time_without_seconds"
-    segments = read_segments(meta, own)
-    if segments is None:
-        return None, "clips_and_scales_differ_in_number"
-    row = {
-        "id": str(record.get("id")) if own else f"{record.get('id', source)}_{number:06d}",
-        "source": record.get("source") or source,
-        "duration": meta.get("duration"),
-        "media": {**dict.fromkeys(MEDIA), **(own["media"] if own else {})},
-        "segments": segments,
-        "messages": [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in turns],
+    row_id = as_text(source if optional_of(record, "id") is None else record["id"], "id")
+    duration = meta.get("duration")
+    return {
+        "id": row_id if own else f"{row_id}_{number:06d}",
+        "source": as_text(optional_of(record, "source") or source, "source"),
+        "duration": None if duration is None else as_number(duration, "duration"),
+        "media": {**dict.fromkeys(MEDIA), **(_own_media(own) if own else {})},
+        "segments": read_segments(meta, own),
+        "messages": messages,
         "times": times,
     }
-    return row, None
 
 
-def read_segments(meta: dict, own: dict | None) -> list[dict] | None:
-    """The composition, or None where its parts do not fit together.
+def _message(turn: Any) -> dict[str, str]:
+    speaker, value = optional_of(turn, "from"), optional_of(turn, "value")
+    if not isinstance(speaker, str) or speaker not in ROLES or not value:
+        raise MalformedRecord(f"a turn of {shorten(speaker)} that says {shorten(value)}", "no_conversation")
+    content = without_control_tokens(as_text(value, "value")).strip()
+    if not content:
+        raise MalformedRecord("a turn of control tokens alone", "no_conversation")
+    return {"role": ROLES[speaker], "content": content}
 
-    A published record has no times of its clips: they are 10-s clips, one after the other, each by its scale.
+
+def _own_media(own: Any) -> dict[str, Any]:
+    """The media of a record that we wrote."""
+    media = optional_of(own, "media")
+    if not isinstance(media, dict) or not set(media) <= set(MEDIA):
+        raise MalformedRecord(f"media is {shorten(media)}")
+    paths = [as_text(media[kind], kind) for kind in MEDIA_KINDS if media.get(kind) is not None]
+    if any(is_unsafe(path) for path in paths):
+        raise MalformedRecord(f"media leads out of its folder: {shorten(paths)}", "unsafe_media_name")
+    return media | {key: as_number(media[key], key) for key in ("start", "end") if media.get(key) is not None}
+
+
+def clamp_times(row: Row, *, report: CurationReport, source: str) -> str | None:
+    """
+    Why a span of the row's times cannot be used, or None; spans that begin before 0 or end after the duration are clamped.
+
+    One bad span makes the whole conversation unusable, because its text names it.
+    """
+    times = {time["name"]: time for time in row["times"]}
+    if times and row["duration"] is None:
+        return "unknown_duration"
+    for name, begin in times.items():
+        finish = times.get(f"<e{name[2:]}")
+        if not re.fullmatch(r"<s\d+>", name) or finish is None:
+            continue
+        reason = find_defect(begin["seconds"], finish["seconds"], row["duration"])
+        if reason is not None:
+            return reason
+        if begin["seconds"] < 0:
+            report.repair(source, row["id"], "negative_start", detail=begin["seconds"])
+            begin["seconds"] = 0.0
+        if finish["seconds"] > row["duration"] + ROUNDING:
+            report.repair(source, row["id"], "end_after_duration", detail=[finish["seconds"], row["duration"]])
+            finish["seconds"] = row["duration"]
+    return None
+
+
+def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
+    """
+    The composition of a record.
+
+    A published record has no times of its clips: they are 10-s clips, one after the other, each stretched by its scale.
+
+    Raises:
+        MalformedRecord: ids, scales and times that differ in number or have another type.
     """
     ids, scales = meta.get("sub_videos") or [], meta.get("scale") or []
-    if len(ids) != len(scales):
-        return None
+    if not isinstance(ids, list) or not isinstance(scales, list) or len(ids) != len(scales):
+        reason = "clips_and_scales_differ_in_number"
+        raise MalformedRecord(f"clips {shorten(ids)}, scales {shorten(scales)}", reason)
+    clip_ids = [as_text(clip_id, "clip id") for clip_id in ids]
+    lengths = [as_number(scale, "scale") for scale in scales]
+    if any(is_unsafe(clip_id) for clip_id in clip_ids) or any(length <= 0 for length in lengths):
+        raise MalformedRecord(f"clips {shorten(ids)}, scales {shorten(scales)}")
     if own:
-        starts, ends, captions = own["starts"], own["ends"], own["captions"]
+        starts, ends = ([as_number(time, key) for time in list_of(own, key)] for key in ("starts", "ends"))
+        captions = [None if text is None else as_text(text, "caption") for text in list_of(own, "captions")]
     else:
-        ends = np.cumsum([10.0 * scale for scale in scales]).tolist()
-        starts, captions = [0.0, *ends[:-1]], [None] * len(ids)
+        ends = np.cumsum([10.0 * length for length in lengths]).tolist()
+        starts, captions = [0.0, *ends][: len(ids)], [None] * len(ids)
+    if not len(starts) == len(ends) == len(captions) == len(ids):
+        raise MalformedRecord("starts, ends, captions and clips differ in number", "clips_and_scales_differ_in_number")
     keys = ("clip_id", "start", "end", "scale", "caption")
-    return [dict(zip(keys, values)) for values in zip(ids, starts, ends, scales, captions)]
+    return [dict(zip(keys, values)) for values in zip(clip_ids, starts, ends, scales, captions)]
 
 
-def name_media(record: dict) -> str:
-    """The stem of a record's media file: its id, with start and end where it is an excerpt."""
-    split = (record.get("meta") or {}).get("split")
-    if isinstance(split, (list, tuple)) and len(split) == 2:
-        return f"{record['id']}_{split[0]:.3f}_{split[1]:.3f}"
-    return str(record["id"])
+def name_media(record: Any) -> tuple[tuple[str, ...], tuple[float, float] | None]:
+    """
+    The names that a published record's media file may have, and the part of the second of them that it is about.
+
+    An excerpt is in a file named by id, start and end, or a part of the file named by the id. Records that we wrote have no
+    names here: they have their media in them.
+    """
+    meta = optional_of(record, "meta") or {}
+    if OWN in meta:
+        return (), None
+    name = text_of(record, "id")
+    if is_unsafe(name):
+        raise MalformedRecord(f"an id that leads out of the media folder: {shorten(name)}", "unsafe_media_name")
+    if meta.get("split") is None:
+        return (name,), None
+    start, end = as_span(meta["split"])
+    if not 0 <= start < end:
+        raise MalformedRecord(f"an excerpt from {start} s to {end} s", "end_before_start")
+    return (f"{name}_{start:.3f}_{end:.3f}", name), (start, end)

@@ -5,8 +5,11 @@ The question is the narration of all events; the answer's events are scored as c
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources import published_events
+from dataset_builders.sources.published_events import AnnotatedVideo
+from dataset_builders.sources.records import refuse
 
 from ..metrics import METRIC_NAMES, load_metric
 from ..prompts import PROMPTS
@@ -16,19 +19,26 @@ from ..task import Answer, Example, Protocol, Question, Score, Task
 def read_activitynet_captions(files: Sequence[Path], subset: str | None) -> list[Example]:
     """val_1.json, or val_1.json and val_2.json: the videos of the first file, with the stories of all annotators.
 
-    Sentences are put on one line; segments that hold no time are left out, and so are videos that then have none.
+    Sentences are put on one line; segments that do not end after they start are left out, and so are videos that then
+    have none.
+
+    Raises:
+        ValueError: no file, or a malformed record.
     """
     if not files:
-        raise ValueError("ActivityNet Captions wants val_1.json, or val_1.json and val_2.json")
-    annotators = [read_json(path) for path in files]
+        raise ValueError("ActivityNet Captions needs val_1.json, or val_1.json and val_2.json")
+    annotators = [
+        {video.video_id: video for video in published_events.read_activitynet_captions(path, drop=refuse(path))}
+        for path in files
+    ]
     examples = []
-    for video_id, record in annotators[0].items():
+    for video_id, video in annotators[0].items():
         stories = [_story(other[video_id]) for other in annotators if video_id in other]
         stories = [story for story in stories if story]
         if stories:
             question = Question(id=video_id, prompt=PROMPTS["narration"], kind="events", reference=stories)
             names = (video_id, video_id.removeprefix("v_"))
-            examples.append(Example(video_id, names, float(record["duration"]), (question,)))
+            examples.append(Example(video_id, names, video.duration, (question,)))
     return examples
 
 
@@ -50,11 +60,11 @@ def score_captions(examples: Sequence[Example], answers: Mapping[str, Answer], p
     return Score(metrics, counts, f"narration-meteor_{version}-annotators_{num_annotators}")
 
 
-def _story(record: dict) -> list[dict]:
+def _story(video: AnnotatedVideo) -> list[dict[str, Any]]:
     return [
-        {"start": float(start), "end": float(end), "caption": " ".join(sentence.split())}
-        for (start, end), sentence in zip(record["timestamps"], record["sentences"], strict=True)
-        if end > start
+        {"start": event.start, "end": event.end, "caption": " ".join(event.text.split())}
+        for event in video.events
+        if event.end > event.start
     ]
 
 

@@ -8,92 +8,70 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from dataset_builders.sources.annotation_files import read_json
-from dataset_builders.sources.questions import detokenize, iterate_music_avqa, music_avqa_answers
+from dataset_builders.sources import published_questions
+from dataset_builders.sources.published_questions import UNDISCLOSED
+from dataset_builders.sources.questions import as_question
+from dataset_builders.sources.records import refuse
+from dataset_builders.sources.text_cleaning import detokenize
 
 from ..metrics import METRIC_NAMES, load_metric
 from ..metrics.open_ended_qa.answers import normalize_answer
 from ..prompts import PROMPTS
 from ..task import Answer, Example, Protocol, Question, Score, Task
-
-
-# ActivityNet-QA's question types 0-8, as its paper orders them.
-ACTIVITYNET_QA_TYPES = (
-    "motion",
-    "spatial relation",
-    "temporal relation",
-    "yes/no",
-    "color",
-    "object",
-    "location",
-    "number",
-    "other",
-)
+from .files import one_file, two_files
 
 
 def read_activitynet_qa(files: Sequence[Path], subset: str | None) -> list[Example]:
     """test_q.json and test_a.json, in this order; questions are all lower case without a question mark."""
-    if len(files) != 2:
-        raise ValueError(f"ActivityNet-QA wants its question and its answer file, got {[str(path) for path in files]}")
-    asked, answered = read_json(files[0]), {record["question_id"]: record for record in read_json(files[1])}
-    missing = [record["question_id"] for record in asked if record["question_id"] not in answered]
-    if missing:
-        raise ValueError(
-            f"{files[1]} has no answer to {len(missing)} questions of {files[0]}, the first: {missing[:3]}"
-        )
-    questions = []
-    for record in asked:
-        answer = answered[record["question_id"]]
-        group = ACTIVITYNET_QA_TYPES[answer["type"]]
-        questions.append((record["video_name"], record["question_id"], record["question"], answer["answer"], group))
-    return _examples(questions, media_names=lambda name: (f"v_{name}", name))
+    asked_path, answered_path = two_files(files, "ActivityNet-QA's file of questions and its file of answers")
+    asked = published_questions.read_activitynet_qa(asked_path, answered_path, drop=refuse(asked_path))
+    rows = [(one.video_id, one.question_id, one.question, one.answer, one.kind) for one in asked]
+    return _examples(rows, media_names=lambda name: (f"v_{name}", name))
 
 
 def read_music_avqa(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """avqa-test.json (or its update): templates filled, every question kept, repeated ones too; 41 answers.
+    """avqa-test.json (or its update): templates filled, every question kept, also repeated ones; 41 answers.
 
-    The answers offered are those of the file, because no vocabulary is published. A question is known by its place in the
-    file: some question ids are repeated with another answer.
+    The answers offered are those of the file, because no vocabulary is published. A question is identified by its position
+    in the file: some question ids are repeated with another answer.
     """
-    path = _one_file(files)
-    choices = ", ".join(music_avqa_answers(path))
-    questions = []
-    for number, asked in enumerate(iterate_music_avqa(path)):
-        prompt = PROMPTS["music_answer"].format(question=asked.question, choices=choices)
-        key, kind = f"{number}_{asked.question_id}", " ".join(asked.kind)
-        questions.append((asked.video_id, key, asked.question, asked.answer, kind, prompt))
-    return _examples(questions, media_names=lambda name: (name,))
+    path = one_file(files, "MUSIC-AVQA")
+    asked = list(published_questions.read_music_avqa(path, drop=refuse(path)))
+    choices = ", ".join(sorted({one.answer for one in asked}))
+    rows = []
+    for number, one in enumerate(asked):
+        prompt = PROMPTS["music_answer"].format(question=one.question, choices=choices)
+        rows.append((one.video_id, f"{number}_{one.question_id}", one.question, one.answer, one.kind, prompt))
+    return _examples(rows, media_names=lambda name: (name,))
 
 
 def read_indexed_qa(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """MSVD-QA and MSR-VTT-QA. Two forms: a list of `{"video_id", "question", "answer"}` records, or splits whose answers
-    are numbers in a list `vocab`."""
-    path = _one_file(files)
-    content = read_json(path)
-    if isinstance(content, dict):
-        if subset not in content:
-            raise ValueError(f"{path} has no subset {subset!r}; it has {sorted(content)}")
-        words, records = content.get("vocab"), content[subset]
-    else:
-        words, records = None, content
-    questions = []
-    for number, record in enumerate(records):
-        video = str(record["video_id"] if "video_id" in record else record["video"])
-        answer = record["answer"] if words is None else words[record["answer"]]
-        group = normalize_answer(record["question"]).split(" ")[0]  # what, who, how, ...: the types of these data sets
-        questions.append((video, str(record.get("id", number)), record["question"], answer, group))
-    return _examples(questions, media_names=lambda name: (name, f"video{name}") if name.isdigit() else (name,))
+    """MSVD-QA and MSR-VTT-QA, in either form of `published_questions.read_indexed_qa`."""
+    path = one_file(files, "MSVD-QA or MSR-VTT-QA")
+    rows = []
+    for one in published_questions.read_indexed_qa(path, subset=subset, drop=refuse(path)):
+        kind = normalize_answer(one.question).split(" ")[0]  # what, who, how, ...: the types of these data sets
+        rows.append((one.video_id, one.question_id, one.question, one.answer, kind))
+    return _examples(rows, media_names=lambda name: (name, f"video{name}") if name.isdigit() else (name,))
 
 
 def read_avsd(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """AVSD (DSTC7) dialogs: the last turn is asked, with the turns before it in the question."""
-    questions = []
-    for dialog in read_json(_one_file(files))["dialogs"]:
-        turns = [(detokenize(turn["question"]), detokenize(turn["answer"])) for turn in dialog["dialog"]]
+    """AVSD (DSTC7) dialogs: the last turn is asked, with the turns before it in the question.
+
+    Raises:
+        ValueError: a malformed record, or a file whose answers the challenge does not disclose.
+    """
+    path = one_file(files, "AVSD")
+    rows = []
+    for number, dialog in enumerate(published_questions.read_avsd(path, drop=refuse(path))):
+        turns = [(detokenize(question), detokenize(answer)) for question, answer in dialog.turns]
+        question, answer = turns[-1]
+        if answer.lower() == UNDISCLOSED:
+            raise ValueError(f"{path}, dialog {number}: the answer is not disclosed: nothing can be scored")
         history = "".join(PROMPTS["dialog_turn"].format(question=q, answer=a) for q, a in turns[:-1])
-        prompt = PROMPTS["dialog_question"].format(history=history, question=turns[-1][0])
-        questions.append((dialog["image_id"], dialog["image_id"], turns[-1][0], turns[-1][1], None, prompt))
-    return _examples(questions, media_names=lambda name: (name, name.split("_")[0]))
+        prompt = PROMPTS["dialog_question"].format(history=history, question=question)
+        rows.append((dialog.video_id, dialog.video_id, question, answer, None, prompt))
+    return _examples(rows, media_names=lambda name: (name, name.split("_")[0]))
 
 
 def score_text(
@@ -146,22 +124,11 @@ def _examples(rows: Sequence[tuple], *, media_names: Callable[[str], tuple[str, 
     where it is not the short-answer one."""
     videos: dict[str, list[Question]] = {}
     for video_id, key, asked, answer, group, *prompt in rows:
-        asked = _as_question(asked)
+        asked = as_question(asked)
         prompt = prompt[0] if prompt else PROMPTS["short_answer"].format(question=asked)
         question = Question(id=key, prompt=prompt, kind="text", reference=answer, group=group, asked=asked)
         videos.setdefault(video_id, []).append(question)
     return [Example(key, media_names(key), None, tuple(asked)) for key, asked in videos.items()]
-
-
-def _as_question(text: str) -> str:
-    text = " ".join(text.split()).rstrip("? \uff1f")
-    return f"{text[:1].upper()}{text[1:]}?"
-
-
-def _one_file(files: Sequence[Path]) -> Path:
-    if len(files) != 1:
-        raise ValueError(f"one annotation file is needed, got {[str(path) for path in files]}")
-    return files[0]
 
 
 METRICS = METRIC_NAMES["open_ended_qa"]

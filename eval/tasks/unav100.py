@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources import published_events
+from dataset_builders.sources.published_events import AnnotatedVideo
+from dataset_builders.sources.records import refuse
 from modeling_avicuna.timestamp_avicuna import Event
 
 from ..labels import match_labels
@@ -18,36 +20,34 @@ from ..metrics.event_localization.average_precision import drop_duplicate_refere
 from ..metrics.temporal_grounding.spans import score_queries_by_count
 from ..prompts import PROMPTS
 from ..task import Answer, Example, Protocol, Question, Score, Task, scored_events
+from .files import one_file
 
 
-def read_database(files: Sequence[Path], subset: str | None) -> tuple[dict[str, dict], list[str]]:
-    """The videos of one subset, and all class names of the file ordered by their id.
+def read_database(files: Sequence[Path], subset: str | None) -> tuple[list[AnnotatedVideo], list[str]]:
+    """The videos of one subset, and all class names of the file in the order of their ids; by name where it has no ids.
 
     Raises:
-        ValueError: not one file, no "database" in it, an empty subset, or a class with two ids.
+        ValueError: not one file, no "database" in it, a malformed record, an empty subset, or a class with two ids.
     """
-    if len(files) != 1:
-        raise ValueError(f"one annotation file in UnAV-100's form is needed, got {[str(path) for path in files]}")
-    content = read_json(files[0])
-    if not isinstance(content, dict) or "database" not in content:
-        raise ValueError(f"{files[0]} is not in UnAV-100's form: no 'database' at the top level")
-    database = content["database"]
-    videos = {key: value for key, value in database.items() if subset is None or value["subset"] == subset}
+    path = one_file(files, "UnAV-100")
+    database = list(published_events.read_unav100(path, drop=refuse(path)))
+    videos = [video for video in database if subset is None or video.subset == subset]
     if not videos:
-        subsets = sorted({value["subset"] for value in database.values()})
-        raise ValueError(f"{files[0]} has no video of subset {subset!r}; its subsets are {subsets}")
-    ids = {(item["label_id"], item["label"]) for value in database.values() for item in value["annotations"]}
-    classes = [label for _, label in sorted(ids)]
+        subsets = sorted({str(video.subset) for video in database})
+        raise ValueError(f"{path} has no video of subset {subset!r}; its subsets are {subsets}")
+    ids = {(event.class_id, event.text) for video in database for event in video.events}
+    given = sorted((number, name) for number, name in ids if number is not None)
+    classes = [name for _, name in given]
     if len(set(classes)) != len(classes):
-        raise ValueError(f"{files[0]} gives one class several ids: {sorted(ids)}")
-    return videos, classes
+        raise ValueError(f"{path} gives one class several ids: {given}")
+    return videos, classes + sorted({name for number, name in ids if number is None} - set(classes))
 
 
 def read_narrations(files: Sequence[Path], subset: str | None) -> list[Example]:
     """One question per video: narrate all events."""
     videos, classes = read_database(files, subset)
     question = {"prompt": PROMPTS["narration"], "kind": "events", "reference": classes}
-    return [_example(key, value, (Question(id=key, **question),)) for key, value in videos.items()]
+    return [_example(video, (Question(id=video.video_id, **question),)) for video in videos]
 
 
 def read_queries(files: Sequence[Path], subset: str | None) -> list[Example]:
@@ -56,13 +56,13 @@ def read_queries(files: Sequence[Path], subset: str | None) -> list[Example]:
     prompts = {label: PROMPTS["grounding"].format(query=label) for label in classes}
     return [
         _example(
-            key,
-            value,
+            video,
             tuple(
-                Question(id=f"{key}/{label}", prompt=prompts[label], kind="spans", label=label) for label in classes
+                Question(id=f"{video.video_id}/{label}", prompt=prompts[label], kind="spans", label=label)
+                for label in classes
             ),
         )
-        for key, value in videos.items()
+        for video in videos
     ]
 
 
@@ -99,9 +99,9 @@ def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], pr
     return replace(score, metrics=metrics, counts={**score.counts, **counts})
 
 
-def _example(key: str, value: dict, questions: tuple[Question, ...]) -> Example:
-    events = tuple(Event(float(a["segment"][0]), float(a["segment"][1]), a["label"]) for a in value["annotations"])
-    return Example(key, (key,), float(value["duration"]), questions, events)
+def _example(video: AnnotatedVideo, questions: tuple[Question, ...]) -> Example:
+    events = tuple(Event(event.start, event.end, event.text) for event in video.events)
+    return Example(video.video_id, (video.video_id,), video.duration, questions, events)
 
 
 def _references(example: Example) -> list[dict[str, Any]]:

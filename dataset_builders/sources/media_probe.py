@@ -1,0 +1,32 @@
+"""Whether a media file has what a row needs, and how long its picture is, by `modeling_avicuna.media_avicuna.probe`.
+
+That module loads torch, which takes seconds, so it is imported where it is used.
+"""
+
+from typing import Literal
+
+
+def find_media_defect(path: str, needs: Literal["picture", "sound"]) -> str | None:
+    """Why a file cannot be used: "unreadable_media", "no_picture" or "no_sound"; None if it can. Nothing is decoded."""
+    from modeling_avicuna.media_avicuna import MediaError, probe
+
+    try:
+        info = probe(path)
+    except MediaError:
+        return "unreadable_media"
+    return None if (info.has_video if needs == "picture" else info.has_audio) else f"no_{needs}"
+
+
+def picture_duration(path: str) -> float:
+    """
+    Seconds of a video's picture.
+
+    Raises:
+        ValueError: the file is not readable (the reason and the path are in the message), or has no picture.
+    """
+    from modeling_avicuna.media_avicuna import probe
+
+    info = probe(path)
+    if not info.has_video:
+        raise ValueError(f"{path}: no picture")
+    return info.duration

@@ -1,0 +1,98 @@
+"""Cleans the texts of annotation files for training, and says which captions are the same.
+
+Nothing in a cleaned text can be taken for a placeholder of ours or for a control token of a tokenizer.
+"""
+
+import re
+import unicodedata
+from html import unescape
+
+
+TIME_PLACEHOLDER = re.compile(r"<[se]\d+>")
+MEDIA_PLACEHOLDER = re.compile(r"<(?:video|audio|image)>")
+# Control tokens of the language models that we claim: Llama, Vicuna, Mistral, Qwen, Gemma, Phi, GPT-2, BERT.
+CONTROL_TOKEN = re.compile(
+    r"</?(?:s|unk|pad|bos|eos|cls|sep|mask|start_of_turn|end_of_turn|sys|inst)>"
+    r"|<\|[^<>|]{1,40}\|>|<0x[0-9a-f]{2}>|\[/?(?:inst|system_prompt|available_tools|tool_calls|cls|sep|pad|mask)\]",
+    re.IGNORECASE,
+)
+CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+TYPOGRAPHY = str.maketrans({
+    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u2026": "...",
+    "\u00a0": " ", "\u200b": None,
+})  # fmt: skip
+
+
+def clean_text(text: str) -> str:
+    """A text on one line, without control tokens, control characters and placeholders.
+
+    >>> clean_text("  The coach\\n helps. </s>")
+    'The coach helps.'
+    """
+    return " ".join(without_placeholders(without_control_tokens(text)).split())
+
+
+def clean_lines(text: str) -> str:
+    """`clean_text` line by line: the paragraphs of an answer are kept, media placeholders are removed.
+
+    >>> clean_lines("<image>\\nWhat is it?  ")
+    'What is it?'
+    """
+    lines = MEDIA_PLACEHOLDER.sub(" ", text).strip().split("\n")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(clean_text(line) for line in lines)).strip()
+
+
+def without_control_tokens(text: str) -> str:
+    """The text with a space for each control token and control character; line ends and tabs are kept.
+
+    >>> without_control_tokens("A dog.<|im_end|>[INST] bark </S>")
+    'A dog.   bark  '
+    """
+    return CONTROL_TOKEN.sub(" ", CONTROL_CHARACTER.sub(" ", text))
+
+
+def without_placeholders(text: str) -> str:
+    """The text with the brackets of each placeholder removed.
+
+    >>> without_placeholders("Press <s0> on the <video> player")
+    'Press s0 on the video player'
+    """
+    return MEDIA_PLACEHOLDER.sub(lambda hit: hit[0][1:-1], TIME_PLACEHOLDER.sub(lambda hit: hit[0][1:-1], text))
+
+
+def detokenize(text: str) -> str:
+    """Tokenized lower-case text with the usual spaces and capitals.
+
+    >>> detokenize("no , he isn 't . i can 't tell what it 's ( the box ) .")
+    "No, he isn't. I can't tell what it's (the box)."
+    """
+    text = clean_text(text)
+    text = re.sub(r" (?=[.,!?;:%)]|'(?:s|t|m|re|d|ve|ll)\b)", "", text)
+    text = re.sub(r"\( ", "(", text)
+    text = re.sub(r"\bi\b(?=$|[ ,.!?;']|'m\b)", "I", text)
+    return re.sub(r"(^|[.!?] )([a-z])", lambda hit: hit[1] + hit[2].upper(), text)
+
+
+def normalize_caption(caption: str) -> str:
+    """A caption on one line, with plain quotes, a capital at the start and a mark at the end.
+
+    >>> normalize_caption(" a dog barks ,then \\u201cwoof\\u201d")
+    'A dog barks, then "woof".'
+    """
+    text = clean_text(unescape(caption).translate(TYPOGRAPHY))
+    text = re.sub(r"\s*([,;])\s*(?=[^\d\s])", r"\1 ", text).rstrip(" ,;:-")
+    text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
+def caption_key(caption: str) -> str:
+    """Equal for two captions with the same letters and digits: the one definition of "the same caption".
+
+    >>> caption_key("A dog barks.") == caption_key("a dog  barks")
+    True
+    """
+    text = caption.casefold()
+    if not text.isascii():  # \w leaves out combining marks, which are part of a letter
+        text = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text)
+        return " ".join(text.split())
+    return " ".join(re.findall(r"[^\W_]+", text))
