@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 
 from .sources.annotation_files import as_paths, fingerprint
+from .sources.media_folder import list_files
 
 
 Files = list[str] | None  # one path or several; a single path need not be in a list
@@ -91,12 +92,7 @@ def fingerprint_folder(folder: str | Path) -> str:
     """
     if not Path(folder).is_dir():
         raise ValueError(f"no such folder: {folder}")
-    listing = sorted(
-        (os.path.relpath(os.path.join(root, name), folder), os.stat(os.path.join(root, name)).st_size)
-        for root, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.isfile(os.path.join(root, name))
-    )
+    listing = sorted((os.path.relpath(path, folder), os.stat(path).st_size) for path in list_files(folder))
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
 

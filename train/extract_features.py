@@ -26,7 +26,7 @@ from dataset_builders.atomic_files import write_text
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter, media_key
 from dataset_builders.features.towers import tower_settings
-from dataset_builders.sources.media_folder import MEDIA_SUFFIXES
+from dataset_builders.sources.clip_ids import MEDIA_SUFFIXES
 from modeling_avicuna.media_avicuna import MediaError, probe
 from train.arguments import read_share
 from train.checkpoint import load_model, load_processor

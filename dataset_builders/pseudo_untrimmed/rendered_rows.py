@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from ..atomic_files import write_json
 from ..schema import FEATURES
+from ..sources.media_folder import MediaFolder
 from .rendering import render_video
 from .settings import CurationSettings
-from .usable_clips import find_files
 
 
 def render_rows(
@@ -37,11 +37,13 @@ def render_rows(
     """
     from modeling_avicuna.media_avicuna import MediaError
 
-    clip_files = find_files(settings.folder("clips_dir"))
+    media = MediaFolder(settings.folder("clips_dir"), kind="video")
     width, height = settings.render_size
     paths, drops = [], []
     for row in table.select(["id", "segments", "duration"]).to_pylist():
         row_id = row["id"]
+        found = {segment["clip_id"]: media.locate((segment["clip_id"],)) for segment in row["segments"]}
+        clip_files = {clip_id: Path(path) for clip_id, path in found.items() if path is not None}
         path = Path(videos_dir).resolve() / f"{row_id}.mp4"
         try:
             if not path.exists():

@@ -5,13 +5,15 @@ videos among the splits. Nothing is grouped or planned here.
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
 from ..builder_base import check_split_name
 from ..release.curation_report import CurationReport
-from ..sources.captions import SOURCE, Clip, read_clips, read_excluded_ids, split_clip_id
+from ..sources.captions import SOURCE, Clip, read_clips
+from ..sources.clip_ids import split_clip_id
+from ..sources.excluded_ids import read_excluded_ids
+from ..sources.media_folder import MediaFolder
 from .settings import CurationSettings
 
 
@@ -24,13 +26,10 @@ def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tup
     Raises:
         ValueError: no clip is left.
     """
-    captions, excluded = settings.files("captions_file"), settings.files("exclude_ids_file")
-    if len(captions) != 1 or len(excluded) > 1:
-        raise ValueError(f"pu_valor reads one captions_file and one exclude_ids_file, got {captions} and {excluded}")
     clips = read_clips(
-        captions[0],
+        settings.files("captions_file"),
         report=report,
-        exclude_ids_file=excluded[0] if excluded else None,
+        exclude_ids_file=settings.files("exclude_ids_file"),
         clip_duration=settings.clip_duration,
         min_clip_duration=settings.min_clip_duration,
         min_caption_words=settings.min_caption_words,
@@ -63,10 +62,10 @@ def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: Cur
     """Clips whose file exists and can be read, with the file's own length; the others are dropped by reason."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
-    files = find_files(clips_dir)
+    media = MediaFolder(clips_dir, kind="video")
     kept = []
     for clip in clips:
-        path = files.get(clip.clip_id)
+        path = media.locate((clip.clip_id,))
         if path is None:
             report.drop(source, clip.clip_id, "no_media_file")
             continue
@@ -83,11 +82,6 @@ def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: Cur
     if clips and not kept:
         raise ValueError(f"{clips_dir} has no usable media file for any of {len(clips)} clips: {report.counts()}")
     return kept
-
-
-def find_files(clips_dir: str | Path) -> dict[str, Path]:
-    """Media files of a folder by clip id, which is the name without its extension."""
-    return {path.stem: path for path in sorted(Path(clips_dir).iterdir()) if path.is_file()}
 
 
 def divide_clips(clips: list[Clip], settings: CurationSettings, report: CurationReport) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..release.curation_report import CurationReport
-from .clip_ids import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES, without_media_suffix
+from .clip_ids import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, without_media_suffix
 
 
 SUFFIXES = {
@@ -137,8 +137,8 @@ def is_unsafe(name: str) -> bool:
     return not name.strip(". /\\") or ".." in name.replace("\\", "/").split("/") or "\0" in name
 
 
-def list_files(folder: str | Path, suffixes: Collection[str] = MEDIA_SUFFIXES) -> Iterator[str]:
-    """Paths of the files with one of `suffixes`, in the order of their names, top folder first.
+def list_files(folder: str | Path, suffixes: Collection[str] | None = None) -> Iterator[str]:
+    """Paths of the files with one of `suffixes` (None: of all files), in the order of their names, top folder first.
 
     Symbolic links to folders are followed, each folder once, so a link to a parent folder does no harm.
     """
@@ -151,5 +151,5 @@ def list_files(folder: str | Path, suffixes: Collection[str] = MEDIA_SUFFIXES) -
         folders.sort()
         for name in sorted(names):
             path = os.path.join(root, name)
-            if os.path.splitext(name)[1].lower() in suffixes and os.path.isfile(path):
+            if (suffixes is None or os.path.splitext(name)[1].lower() in suffixes) and os.path.isfile(path):
                 yield path

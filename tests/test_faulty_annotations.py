@@ -1,0 +1,449 @@
+"""Annotation files as people have them: broken records, other types, other encodings, hostile names. By kind of fault."""
+
+import gzip
+import json
+import warnings
+
+import pytest
+
+from dataset_builders.a5_222k import A5222KConfig, select_pairs
+from dataset_builders.image_text import ImageTextConfig
+from dataset_builders.image_text import read_rows as read_image_rows
+from dataset_builders.instruction import InstructionConfig, read_rows
+from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.sources.annotation_files import read_csv, read_json_records, read_text
+from dataset_builders.sources.audio_captions import read_audiocaps, read_audioset_labels, read_auto_acd, read_clotho
+from dataset_builders.sources.captions import read_clips
+from dataset_builders.sources.clip_ids import split_clip_id, youtube_id_of
+from dataset_builders.sources.excluded_ids import ExcludedIds, read_excluded_ids
+from eval.tasks import TASKS
+
+from .media_files import pictures, tone, write_media
+
+
+def build(source, records, tmp_path, *, name="records.json", **settings):
+    """(rows, counts) of an instruction source, its records written as JSON, or as they are where they are text."""
+    path = tmp_path / name
+    path.write_text(records if isinstance(records, str) else json.dumps(records), encoding="utf-8")
+    report = CurationReport()
+    rows = list(read_rows(InstructionConfig(name=source, annotations_file=path, **settings), report=report))
+    counts = report.counts()[source]
+    assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+    return rows, counts
+
+
+def unav(**videos):
+    good = {"duration": 10.0, "subset": "train", "annotations": [{"segment": [0, 4], "label": "rain", "label_id": 0}]}
+    return {"database": {"good": good, **{name: {**good, **change} for name, change in videos.items()}}}
+
+
+def captions(**videos):
+    good = {"duration": 10.0, "timestamps": [[0, 4]], "sentences": ["It rains."]}
+    return {"v_good": good, **{f"v_{name}": {**good, **change} for name, change in videos.items()}}
+
+
+MOMENT = {"video": "good.mp4", "description": "a dog", "times": [[0, 0], [1, 1]], "num_segments": 6}
+QUERY = {"qid": 1, "vid": "good", "query": "a dog", "duration": 150, "relevant_windows": [[0, 4]]}
+DIALOG = {"image_id": "good", "dialog": [{"question": "who ?", "answer": "a man"}]}
+PAIR = {"video_id": "good", "q": "Who?", "a": "A man."}
+MUSIC = {
+    "video_id": "good",
+    "question_id": 1,
+    "type": '["Audio", "Counting"]',
+    "question_content": "How many <Object>?",
+    "templ_values": '["flute"]',
+    "question_deleted": 0,
+    "anser": "two",
+}
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("source", "records", "reason"),
+    [
+        ("unav100", unav(bad={"duration": NAN}), "time_is_not_a_number"),
+        ("unav100", unav(bad={"duration": "long"}), "time_is_not_a_number"),
+        ("unav100", unav(bad={"annotations": None}), "malformed_record"),
+        ("unav100", unav(bad={"annotations": [{"segment": [0, NAN], "label": "rain"}]}), "time_is_not_a_number"),
+        ("unav100", unav(bad={"annotations": [{"segment": [0], "label": "rain"}]}), "malformed_record"),
+        ("unav100", unav(bad={"annotations": [{"segment": [0, 4], "label": ["rain"]}]}), "malformed_record"),
+        ("unav100", unav(bad={"annotations": ["rain"]}), "malformed_record"),
+        ("activitynet_captions", captions(bad={"duration": NAN}), "time_is_not_a_number"),
+        ("activitynet_captions", captions(bad={"duration": float("inf")}), "time_is_not_a_number"),
+        ("activitynet_captions", captions(bad={"timestamps": [[NAN, 4]]}), "time_is_not_a_number"),
+        ("activitynet_captions", captions(bad={"timestamps": [[0, 10**400]]}), "time_is_not_a_number"),
+        ("activitynet_captions", captions(bad={"timestamps": []}), "malformed_record"),
+        ("activitynet_captions", captions(bad={"sentences": [None]}), "malformed_record"),
+        ("activitynet_captions", {**captions(), "v_bad": None}, "malformed_record"),
+        ("charades_sta", "good 0.0 4.0##a dog.\nbad 0.0##a dog.\n", "malformed_line"),
+        ("charades_sta", "good 0.0 4.0##a dog.\nbad 0.0 4.0.0##a dog.\n", "time_is_not_a_number"),
+        ("didemo", [MOMENT, {**MOMENT, "times": []}], "malformed_record"),
+        ("didemo", [MOMENT, {**MOMENT, "times": [[0, 9]]}], "malformed_record"),
+        ("didemo", [MOMENT, {**MOMENT, "description": None}], "malformed_record"),
+        ("didemo", [MOMENT, "nothing"], "malformed_record"),
+        ("qvhighlights", [QUERY, {**QUERY, "relevant_windows": []}], "malformed_record"),
+        ("qvhighlights", [QUERY, {**QUERY, "duration": None}], "malformed_record"),
+        ("qvhighlights", [QUERY, {**QUERY, "duration": "long"}], "time_is_not_a_number"),
+        ("avsd", {"dialogs": [DIALOG, {**DIALOG, "dialog": [{"question": "who ?"}]}]}, "malformed_record"),
+        ("avsd", {"dialogs": [DIALOG, {**DIALOG, "image_id": ["a"]}]}, "malformed_record"),
+        ("music_avqa", [MUSIC, {**MUSIC, "type": "Audio"}], "malformed_record"),
+        ("music_avqa", [MUSIC, {**MUSIC, "templ_values": "[]"}], "malformed_record"),
+        ("video_instruct", [PAIR, {**PAIR, "a": None}], "no_answer"),
+        ("video_instruct", [PAIR, {**PAIR, "a": ["yes"]}], "malformed_record"),
+        ("video_instruct", [PAIR, {"video": ["a", "b"], "q": "Who?", "a": "A man."}], "malformed_record"),
+        ("video_instruct", [PAIR, {"video": "a", "QA": [{"q": "Who?", "a": None}]}], "malformed_record"),
+        ("video_instruct", [PAIR, 5], "malformed_record"),
+    ],
+)
+def test_a_bad_record_is_counted_and_its_neighbours_are_kept(source, records, reason, tmp_path):
+    settings = {}
+    if source == "charades_sta":
+        (tmp_path / "durations.json").write_text('{"good": 10, "bad": 10}')
+        settings["durations_file"] = tmp_path / "durations.json"
+    rows, counts = build(source, records, tmp_path, **settings)
+    assert counts["dropped"] == {reason: 1}
+    assert counts["kept"] >= 1 and all("good" in row["media"]["video"] for row in rows)
+
+
+def test_numbers_are_read_as_ids_and_answers(tmp_path):
+    rows, counts = build("video_instruct", [{"video_id": 7, "q": "How many?", "a": 2}], tmp_path)
+    assert rows[0]["media"]["video"] == "7.mp4" and rows[0]["messages"][1]["content"] == "2"
+    assert counts["dropped"] == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "records"),
+    [
+        ("unav100", captions()),
+        ("unav100", [MOMENT]),
+        ("activitynet_captions", unav()),
+        ("activitynet_captions", [QUERY]),
+        ("charades_sta", '[{"video": "a"}]'),
+        ("didemo", [QUERY]),
+        ("didemo", {"dialogs": [DIALOG]}),
+        ("qvhighlights", [{key: value for key, value in QUERY.items() if key != "relevant_windows"}]),  # a test file
+        ("qvhighlights", [MOMENT]),
+        ("avsd", [PAIR]),
+        ("avsd", {"dialogs": [{"image_id": "a"}]}),
+        ("music_avqa", [PAIR]),
+        ("music_avqa", unav()),
+        ("internvid", [QUERY]),
+        ("video_instruct", [QUERY]),
+        ("vtimellm", [5]),
+        ("vtimellm", "[" * 100_000),
+    ],
+)
+def test_a_file_of_another_data_set_is_refused_by_name(source, records, tmp_path):
+    with pytest.raises(ValueError, match=r"wrong\.json"):
+        build(source, records, tmp_path, name="wrong.json")
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_an_evaluation_refuses_a_file_of_another_data_set_by_name(task, tmp_path):
+    (tmp_path / "wrong.json").write_text('[{"nothing": 1}]')
+    with pytest.raises(ValueError, match=r"wrong\.json"):
+        TASKS[task].read([tmp_path / "wrong.json"] * (2 if task in ("charades_sta", "activitynet_qa") else 1), "test")
+
+
+def test_an_evaluation_refuses_a_malformed_record_by_name(tmp_path):
+    (tmp_path / "unav.json").write_text(
+        json.dumps(unav(bad={"annotations": [{"segment": [0, NAN], "label": "rain"}]}))
+    )
+    with pytest.raises(ValueError, match=r"unav\.json: bad: time_is_not_a_number"):
+        TASKS["unav100"].read([tmp_path / "unav.json"], "train")
+    (tmp_path / "avsd.json").write_text(json.dumps({"dialogs": [DIALOG]}).replace("a man", "__UNDISCLOSED__"))
+    with pytest.raises(ValueError, match=r"avsd\.json, dialog 0: the answer is not disclosed"):
+        TASKS["avsd"].read([tmp_path / "avsd.json"], None)
+
+
+def test_annotations_without_ids_of_classes_and_without_durations_are_evaluated(tmp_path):
+    events = [{"segment": [0, 4], "label": "wind"}, {"segment": [1, 2], "label": "rain"}]
+    video = {"subset": "test", "annotations": events}
+    (tmp_path / "unav.json").write_text(json.dumps({"database": {"a": video}}))
+    (example,) = TASKS["unav100"].read([tmp_path / "unav.json"], "test")
+    assert example.duration is None and example.questions[0].reference == ["rain", "wind"]
+
+
+LINES = "First line, with \u2028 and \x85 in it"
+
+
+def test_json_lines_end_at_line_feeds_alone(tmp_path):
+    (tmp_path / "lines.jsonl").write_text(
+        json.dumps({"q": LINES}, ensure_ascii=False) + "\r\n" + json.dumps({"q": 2}) + "\n", encoding="utf-8"
+    )
+    assert read_json_records(tmp_path / "lines.jsonl") == [{"q": LINES}, {"q": 2}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_with_a_byte_order_mark_is_read(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("caf\u00e9".encode(encoding))
+    assert read_text(tmp_path / "a.txt") == "caf\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("caf\u00e9".encode("latin-1"), r"a\.txt is not UTF-8 text"),
+        ("text".encode("utf-16")[:-1], r"a\.txt is not UTF-16 text"),
+        (gzip.compress(b"text" * 100)[:-12], r"a\.txt is a damaged gzip file"),
+        (gzip.compress(b"text" * 100)[:15], r"a\.txt is a damaged gzip file"),
+        (gzip.compress(bytes(range(200)))[:40] + b"\xff" * 40, r"a\.txt is a damaged gzip file"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, data, message):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("reader", "text"),
+    [
+        (
+            read_audiocaps,
+            "audiocap_id,youtube_id,start_time,caption\n1,aaaaaaaaaaa,30,A dog\nbarks\n2,bbbbbbbbbbb,0,Rain\n",
+        ),
+        (
+            read_audiocaps,
+            "audiocap_id,youtube_id,start_time,caption\n1,aaaaaaaaaaa,30,A dog\n9,c,0,Rain, wind\n2,b,0,Rain\n",
+        ),
+        (read_clotho, "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\na.wav,1,2,3,4,5\nshort.wav,1\n"),
+        (read_auto_acd, "youtube_id,caption\naaaaaaaaaaa,Rain falls.\nbbbbbbbbbbb\n"),
+    ],
+)
+def test_a_csv_row_of_another_length_is_counted(tmp_path, reader, text):
+    (tmp_path / "a.csv").write_text(text)
+    report = CurationReport()
+    pairs = list(reader(tmp_path / "a.csv", report=report))
+    (counts,) = report.counts().values()
+    assert counts["dropped"] == {"malformed_row": 1} and counts["read"] == len(pairs) + 1 >= 2
+
+
+def test_captions_over_two_quoted_lines_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text('audiocap_id,youtube_id,start_time,caption\n1,aaaaaaaaaaa,30,"A dog\nbarks"\n')
+    (pair,) = read_audiocaps(tmp_path / "a.csv", report=CurationReport())
+    assert pair.caption == "A dog\nbarks"
+
+
+@pytest.mark.parametrize("row", ['60,"a dog', '60,"a "dog"', '"60,a dog'])
+@pytest.mark.parametrize("tail", ["", '80,"rain, wind"\n', '99,a dog"\n'])
+def test_a_stray_quote_is_an_error_with_its_line(tmp_path, row, tail):
+    lines = [f"{number},rain\n" for number in range(100)]
+    lines[59] = f"{row}\n"
+    (tmp_path / "a.csv").write_text("id,caption\n" + "".join(lines) + tail)
+    with pytest.raises(ValueError, match=r"a\.csv, line 61"):
+        list(read_csv(tmp_path / "a.csv", columns=("id",)))
+
+
+def test_a_row_of_labels_of_another_length_or_without_times_is_counted(tmp_path):
+    (tmp_path / "classes.csv").write_text('index,mid,display_name\n0,/m/1,"Rain, heavy"\n')
+    (tmp_path / "a.csv").write_text('aaaaaaaaaaa, 0.0, 10.0, "/m/1"\nbbbbbbbbbbb, 0.0\nccccccccccc, 0, soon, "/m/1"\n')
+    report = CurationReport()
+    settings = {"class_labels_file": tmp_path / "classes.csv", "report": report}
+    assert len(list(read_audioset_labels(tmp_path / "a.csv", **settings))) == 1
+    assert report.counts()["audioset"]["dropped"] == {"malformed_row": 1, "time_is_not_a_number": 1}
+
+
+CLIP = {"video_id": "aaaaaaaaaaa_0.000_10.000", "desc": "A dog barks."}
+EXCLUDED = "ttttttttttt"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{EXCLUDED}\n",
+        f"\ufeff{EXCLUDED}.mp4\r\nuuuuuuuuuuu.mp4\r\n",
+        f'["{EXCLUDED}", "uuuuuuuuuuu"]',
+        f'["v_{EXCLUDED}"]',
+        f'[{{"video_id": "{EXCLUDED}", "desc": "Rain."}}]',
+        f'{{"video_id": "{EXCLUDED}"}}\n{{"video_id": "uuuuuuuuuuu"}}\n',
+        f'{{"video_id": "{EXCLUDED}"}}\n',
+        f"video_id,label\n{EXCLUDED},rain\n",
+        f"label\tfilename\nrain\t{EXCLUDED}\n",
+        f'"youtube_id"\n"{EXCLUDED}"\n',
+        f"# made by hand\n{EXCLUDED}, 0.0, 10.0\nuuuuuuuuuuu, 0.0, 10.0\n",
+        f"{EXCLUDED} 0.0 4.0##a dog.\n",
+        json.dumps({"database": {EXCLUDED: {"subset": "test", "annotations": []}}}),
+        json.dumps({"database": {EXCLUDED: {"subset": "test"}, "aaaaaaaaaaa": {"subset": "train"}}}),
+        json.dumps({f"v_{EXCLUDED}": {"duration": 4, "timestamps": [], "sentences": []}}),
+        json.dumps({"dialogs": [{"image_id": EXCLUDED, "dialog": []}]}),
+        json.dumps({"AudioSet": [EXCLUDED], "FreeSound": ["12"]}),
+    ],
+)
+def test_every_published_form_of_an_exclusion_list_is_read(tmp_path, text):
+    (tmp_path / "ids").write_text(text, encoding="utf-8")
+    (tmp_path / "clips.json").write_text(json.dumps([CLIP, {**CLIP, "video_id": f"{EXCLUDED}_5.000_15.000"}]))
+    report = CurationReport()
+    clips = read_clips(tmp_path / "clips.json", report=report, exclude_ids_file=tmp_path / "ids")
+    assert [clip.youtube_id for clip in clips] == ["aaaaaaaaaaa"]
+    assert report.counts()["captions"]["dropped"] == {"excluded_id": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '[{"title": "a"}]', '{"a": 1}', "title,year\nrain,2020\n", "label,video_id\nrain\n", "[[1]]", "{"],
+)
+def test_a_list_of_another_form_is_refused_by_name(tmp_path, text):
+    (tmp_path / "ids.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"ids\.txt"):
+        read_excluded_ids(tmp_path / "ids.txt")
+
+
+def test_a_list_without_effect_is_a_warning(tmp_path):
+    (tmp_path / "ids.txt").write_text("nobody\n")
+    (tmp_path / "clips.json").write_text(json.dumps([CLIP]))
+    with pytest.warns(UserWarning, match="none of the 1 ids of exclude_ids_file occurs"):
+        read_clips(tmp_path / "clips.json", report=CurationReport(), exclude_ids_file=tmp_path / "ids.txt")
+    with pytest.warns(UserWarning, match="none of the 1 ids"):
+        build("avsd", {"dialogs": [DIALOG]}, tmp_path, exclude_ids_file=tmp_path / "ids.txt")
+    with pytest.warns(UserWarning, match=r"no sound of \['ids'\] occurs"):
+        config = A5222KConfig(captions_file=tmp_path / "clips.json", exclude_ids_file=tmp_path / "ids.txt")
+        select_pairs(config, report=CurationReport())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ExcludedIds().num_ids == 0
+        ExcludedIds().warn_if_unmet("exclude_ids_file")
+
+
+@pytest.mark.parametrize(
+    ("length", "duration", "expected"),
+    [(7, 47.68, {"duration_differs": 1}), (10, 10.3, {}), (20, 10.0, {"duration_differs": 1})],
+)
+def test_a_duration_that_is_not_that_of_the_file_is_dropped(tmp_path, length, duration, expected):
+    (tmp_path / "videos").mkdir()
+    write_media(tmp_path / "videos" / "a.mp4", frames=pictures(length * 2), fps=2)
+    records = {"database": {"a": {**unav()["database"]["good"], "duration": duration}}}
+    rows, counts = build("unav100", records, tmp_path, media_dir=str(tmp_path / "videos"))
+    assert counts["dropped"] == expected and bool(rows) == (not expected)
+
+
+def test_didemo_rows_are_about_the_beginning_of_a_longer_file(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_media(tmp_path / "videos" / "good.mp4", frames=pictures(88), fps=1)
+    rows, counts = build("didemo", [MOMENT], tmp_path, media_dir=str(tmp_path / "videos"))
+    assert counts["dropped"] == {} and rows
+    for row in rows:
+        assert row["duration"] == row["media"]["end"] == 30.0 and row["media"]["start"] is None
+
+
+def conversation(times, *, duration=30.0, **meta):
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "From <s0> to <e0>, rain.</s>"}]
+    return {"id": "good", "conversations": turns, "meta": {"duration": duration, "token": times, **meta}}
+
+
+@pytest.mark.parametrize(
+    ("times", "duration", "reason"),
+    [
+        ({"<s0>": 35, "<e0>": 3}, 30.0, "end_before_start"),
+        ({"<s0>": 3, "<e0>": 3}, 30.0, "zero_length"),
+        ({"<s0>": 31, "<e0>": 40}, 30.0, "start_after_duration"),
+        ({"<s0>": 3, "<e0>": NAN}, 30.0, "time_is_not_a_number"),
+        ({"<s0>": 3, "<e0>": "soon"}, 30.0, "time_is_not_a_number"),
+        ({"<s0>": 3, "<e0>": 9}, None, "unknown_duration"),
+        ({"<s0>": 3, "<e0>": 9}, NAN, "time_is_not_a_number"),
+        ({"<s0>": 3}, 30.0, "time_without_seconds"),
+    ],
+)
+def test_conversations_obey_the_rules_of_the_other_sources(tmp_path, times, duration, reason):
+    records = [conversation({"<s0>": 1, "<e0>": 31}), conversation(times, duration=duration)]
+    (row,), counts = build("vtimellm", records, tmp_path)
+    assert counts["dropped"] == {reason: 1} and counts["repaired"] == {"end_after_duration": 1}
+    assert [time["seconds"] for time in row["times"]] == [1.0, 30.0]
+    assert row["messages"][1]["content"] == "From <s0> to <e0>, rain."
+
+
+def test_an_excerpt_is_a_part_of_the_whole_file_where_it_has_no_file(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_media(tmp_path / "videos" / "good.mp4", frames=pictures(100), fps=1)
+    records = [
+        conversation({"<s0>": 1, "<e0>": 9}, split=[40.0, 70.0]),
+        conversation({"<s0>": 1, "<e0>": 9}, split=[80.0, 110.0]),
+    ]
+    (row,), counts = build("vtimellm", records, tmp_path, media_dir=str(tmp_path / "videos"))
+    assert (row["media"]["start"], row["media"]["end"]) == (40.0, 70.0)
+    assert counts["dropped"] == {"duration_differs": 1}
+
+
+@pytest.mark.parametrize(
+    ("clip_id", "expected"),
+    [
+        ("cam_1_2", ("cam_1_2", None, None)),
+        ("kitchen_03_15", ("kitchen_03_15", None, None)),
+        ("living_room_000030", ("living_room", None, None)),  # eleven characters: cannot be told from VGGSound's form
+        ("a_1.5_2.5", ("a_1.5_2.5", None, None)),
+        ("AP0061o0Nvk_101.8_111.8", ("AP0061o0Nvk", 101.8, 111.8)),
+        ("-u_HAvfqs2I_7.800_17.800", ("-u_HAvfqs2I", 7.8, 17.8)),
+    ],
+)
+def test_only_ids_with_decimals_are_split_into_times(clip_id, expected):
+    assert split_clip_id(clip_id) == expected
+
+
+def test_clips_whose_ids_end_in_two_numbers_have_the_usual_duration(tmp_path):
+    (tmp_path / "clips.json").write_text(json.dumps([{"video_id": "cam_9_2", "desc": "A dog barks."}]))
+    (clip,) = read_clips(tmp_path / "clips.json", report=CurationReport())
+    assert (clip.clip_id, clip.duration) == ("cam_9_2", 10.0) and youtube_id_of("kitchen_03_15") is None
+
+
+TOKENS = ("</s>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "[INST]", "<</SYS>>", "<pad>", "\0", "\x1b[2J")
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_control_tokens_do_not_come_through_a_reader(tmp_path, token):
+    text = f"A dog {token} barks"
+    built = [
+        build("unav100", unav(bad={"annotations": [{"segment": [0, 4], "label": text}]}), tmp_path)[0],
+        build("activitynet_captions", captions(bad={"sentences": [text]}), tmp_path)[0],
+        build("didemo", [{**MOMENT, "description": text}], tmp_path)[0],
+        build("avsd", {"dialogs": [{**DIALOG, "dialog": [{"question": text, "answer": text}]}]}, tmp_path)[0],
+        build("music_avqa", [{**MUSIC, "anser": text, "templ_values": json.dumps([text])}], tmp_path)[0],
+        build("video_instruct", [{**PAIR, "q": text, "a": text}], tmp_path)[0],
+        build("vtimellm", [conversation({"<s0>": 1, "<e0>": 9}) | {"conversations": [
+            {"from": "human", "value": text}, {"from": "gpt", "value": text}]}], tmp_path)[0],
+    ]  # fmt: skip
+    (tmp_path / "clips.json").write_text(json.dumps([{**CLIP, "desc": text}]))
+    (clip,) = read_clips(tmp_path / "clips.json", report=CurationReport())
+    config = A5222KConfig(captions_file=tmp_path / "clips.json")
+    (pair,) = select_pairs(config, report=CurationReport())
+    texts = [message["content"] for rows in built for row in rows for message in row["messages"]]
+    assert len(texts) > 10 and not [text for text in (*texts, clip.caption, pair.pair.caption) if token in text]
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "..\\secret", "..", "a\0b"])
+def test_a_name_that_leads_out_of_the_media_folder_is_dropped(tmp_path, name):
+    (tmp_path / "videos").mkdir()
+    write_media(tmp_path / "secret.mp4", frames=pictures(10))
+    write_media(tmp_path / "videos" / "good.mp4", frames=pictures(10))
+    for settings in ({}, {"media_dir": str(tmp_path / "videos")}):
+        rows, counts = build("video_instruct", [PAIR, {**PAIR, "video_id": name}], tmp_path, **settings)
+        assert counts["dropped"] == {"unsafe_media_name": 1} and len(rows) == 1
+    rows, counts = build(
+        "vtimellm", [conversation({"<s0>": 1, "<e0>": 9}), {**conversation({}), "id": name}], tmp_path
+    )
+    assert sum(counts["dropped"].values()) == 1 and rows[0]["media"]["video"] == "good.mp4"
+    (tmp_path / "clips.json").write_text(json.dumps([CLIP, {**CLIP, "video_id": name}]))
+    assert len(read_clips(tmp_path / "clips.json", report=CurationReport())) == 1
+
+
+@pytest.mark.parametrize("setting", [{"num_pairs": -5}, {"num_pairs": "1e3"}, {"max_missing": 2}, {"max_per_text": 0}])
+def test_a_number_out_of_its_range_is_refused(tmp_path, setting):
+    (tmp_path / "clips.json").write_text(json.dumps([CLIP]))
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        select_pairs(A5222KConfig(captions_file=tmp_path / "clips.json", **setting), report=CurationReport())
+    if "max_missing" in setting:
+        with pytest.raises(ValueError, match="max_missing"):
+            list(read_image_rows(ImageTextConfig(annotations_file=tmp_path / "clips.json", **setting), report=None))
+
+
+def test_several_captions_files_are_read_in_order(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.json").write_text(json.dumps([{**CLIP, "video_id": name * 11}]))
+    clips = read_clips([tmp_path / "b.json", str(tmp_path / "a.json")], report=CurationReport())
+    assert [clip.clip_id for clip in clips] == ["b" * 11, "a" * 11]
+
+
+def test_sound_is_not_taken_for_a_picture(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_media(tmp_path / "videos" / "good.mp4", waveform=tone(1.0))
+    rows, counts = build("unav100", unav(), tmp_path, media_dir=str(tmp_path / "videos"))
+    assert rows == [] and counts["dropped"] == {"no_picture": 1}
