@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
-from dataset_builders.features.feature_store import FeatureStore, media_key
+from dataset_builders.features.feature_store import FeatureStore
 from dataset_builders.features.towers import check_towers
 from dataset_builders.sources.clip_ids import without_media_suffix
 from dataset_builders.sources.media_folder import MediaFolder
@@ -144,8 +144,9 @@ class MediaSource:
         if self._folder is not None:
             return self._folder.find(example.media_names)
         stems = [without_media_suffix(name) for name in example.media_names]
-        keys = (media_key(name, example.start, example.end) for name in (*example.media_names, *stems))
-        return next((key for key in keys if any(key in store for store in self.stores)), None)
+        names = (*example.media_names, *stems)
+        keys = (store.find(name, example.start, example.end) for name in names for store in self.stores)
+        return next((key for key in keys if key is not None), None)
 
     def _store(self, media_id: str) -> FeatureStore:
         return next(store for store in self.stores if media_id in store)

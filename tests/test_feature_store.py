@@ -101,3 +101,13 @@ def test_wrong_input_is_refused_by_name(tmp_path):
         FeatureWriter(tmp_path, settings={"vision_tower": "b"})
     with pytest.raises(ValueError, match="'z'"):
         FeatureStore(tmp_path).video("z")
+
+
+def test_a_part_that_is_the_whole_medium_needs_no_features_of_its_own(tmp_path):
+    with FeatureWriter(tmp_path) as writer:
+        for name, seconds in (("short", 27.5), ("long", 88.0), ("long@0.000-30.000", 30.0)):
+            writer.add(name, video=np.ones((2, 4)), audio=np.ones((1, 4)), duration=seconds)
+    store = FeatureStore(tmp_path)
+    assert store.find("short", None, 30.0) == "short" and store.find("long", None, 30.0) == "long@0.000-30.000"
+    assert store.find("long", None, 25.0) is None and store.find("short", 5.0, 30.0) is None
+    assert store.find("long") == "long" and store.find("absent") is None

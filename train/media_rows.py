@@ -130,9 +130,9 @@ class CachedMedia:
         self, name: str, start: float | None = None, end: float | None = None
     ) -> tuple[FeatureStore, str] | None:
         for media_id in (name, without_media_suffix(Path(name).name)):
-            key = media_key(media_id, start, end)
             for store in self.stores:
-                if key in store:
+                key = store.find(media_id, start, end)
+                if key is not None:
                     return store, key
         return None
 

@@ -20,6 +20,7 @@ DTYPES = {"float16": np.float16, "float32": np.float32}
 SETTINGS_FILE = "store.json"
 SILENCE_FILE = "silence.safetensors"
 # The published form; a folder written before these were recorded has it.
+PART_TOLERANCE = 0.5  # s; a part that ends so near to the end of its medium is the whole medium (our choice)
 PUBLISHED_SETTINGS = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0, "mel_scale": "htk"}
 
 
@@ -59,6 +60,20 @@ class FeatureStore:
 
     def __contains__(self, media_id: str) -> bool:
         return media_id in self._entries
+
+    def find(self, media_id: str, start: float | None = None, end: float | None = None) -> str | None:
+        """The key of a medium, or of its part from `start` to `end` seconds; None where the folder does not have it.
+
+        The whole medium is the part where the part begins at 0 and the medium ends before `end`, or within 0.5 s after it.
+        """
+        key = media_key(media_id, start, end)
+        if key in self:
+            return key
+        if media_id in self and not start and end is not None:
+            duration = self.duration(media_id)
+            if duration is not None and duration <= end + PART_TOLERANCE:
+                return media_id
+        return None
 
     def __iter__(self):
         return iter(self._entries)

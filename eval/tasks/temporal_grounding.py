@@ -5,6 +5,7 @@ that ends after it starts, cannot be scored; it is left out.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dataset_builders.sources import published_events
@@ -43,7 +44,10 @@ def read_didemo(files: Sequence[Path], subset: str | None) -> list[Example]:
         for moment in moments
     ]
     seconds = {moment.video_id: moment.duration for moment in moments}
-    return _examples(rows, duration=seconds.__getitem__, media_names=lambda video_id: (video_id, video_id.rstrip(".")))
+    examples = _examples(
+        rows, duration=seconds.__getitem__, media_names=lambda video_id: (video_id, video_id.rstrip("."))
+    )
+    return [replace(example, end=example.duration) for example in examples]
 
 
 def read_qvhighlights(files: Sequence[Path], subset: str | None) -> list[Example]:
