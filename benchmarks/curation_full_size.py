@@ -1,67 +1,60 @@
 """How long PU-VALOR takes at the paper's full size, and how much memory: 114,081 videos, with the embeddings cached.
 
-    python benchmarks/curation_full_size.py --captions-file captions.jsonl.gz --text-encoder all-MiniLM-L6-v2 --output DIR
+    python -m benchmarks.curation_full_size --captions-file FILE --text-encoder all-MiniLM-L6-v2 --output DIR
 
 Runs the build command in fresh processes: once to embed (a few videos), then at full size for each number of workers.
 Memory is the largest sum of the resident sets of the process and its children, sampled ten times a second.
 """
 
-import argparse
 import hashlib
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import pyarrow
+
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
 
 
+PROGRAM = "python -m benchmarks.curation_full_size"
 TARGET = {"seconds": 120, "gigabytes": 2.0}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions-file", required=True)
-    parser.add_argument("--text-encoder", required=True)
-    parser.add_argument("--output", required=True, help="scratch folder")
-    parser.add_argument("--results", default=str(Path(__file__).parent / "results" / "curation_full_size.json"))
-    parser.add_argument("--num-videos", type=int, default=114081)
-    parser.add_argument("--num-workers", type=int, nargs="+", default=[1, 2, 4])
-    options = parser.parse_args()
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    load_at_start = os.getloadavg()[0]
-    common = ["--captions-file", options.captions_file, "--text-encoder", options.text_encoder]
-    common += ["--embeddings-dir", str(output / "embeddings")]
-    figures = {"embedding_and_64_videos": measure(output / "small", [*common, "--num-videos", "64"])}
+@dataclass
+class CurationOptions:
+    """Options of `python -m benchmarks.curation_full_size`."""
+
+    captions_file: Path = field(metadata={"help": "Captions, as for dataset_builders.build."})
+    text_encoder: str = field(metadata={"help": "Sentence encoder: a folder or a Hub id."})
+    output: Path = field(metadata={"help": "Scratch folder."})
+    results: Path = field(default=RESULTS / "curation_full_size.json", metadata={"help": "File for the figures."})
+    num_videos: int = field(default=114_081, metadata={"help": "Videos of the full size."})
+    num_workers: list[int] = field(default_factory=lambda: [1, 2, 4], metadata={"help": "Numbers of workers to try."})
+
+    def __post_init__(self):
+        check_at_least(self, 1, "num_videos")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_options(CurationOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    options.output.mkdir(parents=True, exist_ok=True)
+    conditions = describe_conditions(["pyarrow"], captions_file=options.captions_file)
+    common = ["--captions-file", str(options.captions_file), "--text-encoder", options.text_encoder]
+    common += ["--embeddings-dir", str(options.output / "embeddings")]
+    figures = {"embedding_and_64_videos": measure(options.output / "small", [*common, "--num-videos", "64"])}
     for num_workers in options.num_workers:
-        arguments = [*common, "--num-videos", str(options.num_videos), "--num-workers", str(num_workers)]
-        figures[f"{num_workers}_workers"] = measure(output / f"workers_{num_workers}", arguments)
+        words = [*common, "--num-videos", str(options.num_videos), "--num-workers", str(num_workers)]
+        figures[f"{num_workers}_workers"] = measure(options.output / f"workers_{num_workers}", words)
     hashes = {name: facts.pop("sha256") for name, facts in figures.items()}
     full = {hashes[f"{num_workers}_workers"] for num_workers in options.num_workers}
-    figures.update(byte_identical=len(full) == 1, target=TARGET, conditions=describe_conditions(load_at_start))
-    text = json.dumps(figures, indent=1) + "\n"
-    Path(options.results).write_text(text, encoding="utf-8")
-    print(text)
-
-
-def describe_conditions(load_at_start: float) -> dict:
-    """What the figures depend on beside the code."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "git_commit": commit.stdout.strip(),
-        "num_cores": os.cpu_count(),
-        "load_average_at_start": round(load_at_start, 2),
-        "load_average_at_end": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "pyarrow": pyarrow.__version__,
-    }
+    results = {**figures, "byte_identical": len(full) == 1, "target": TARGET}
+    write_results(options.results, conditions=conditions, results=results)
 
 
 def measure(folder: Path, arguments: list[str]) -> dict:
@@ -82,7 +75,7 @@ def measure(folder: Path, arguments: list[str]) -> dict:
         peak = max(peak, resident)
         time.sleep(0.1)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+        raise ValueError(f"{' '.join(command)} ended with {process.returncode}")
     digest = hashlib.sha256()
     files = sorted((folder / "data").iterdir())
     for path in files:
@@ -98,7 +91,7 @@ def measure(folder: Path, arguments: list[str]) -> dict:
 
 
 def family(process: psutil.Popen) -> list[psutil.Process]:
-    """The process and its descendants, as far as they still live."""
+    """The process and its descendants that are still running."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -106,4 +99,5 @@ def family(process: psutil.Popen) -> list[psutil.Process]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -1,21 +1,39 @@
 """How long the mAP of event localization takes: the `evaluate` module on made-up predictions, by their number.
 
-    python benchmarks/event_localization.py [--num-predictions 5900 10000 100000] [--output FILE]
+    python -m benchmarks.event_localization --num-predictions 5900 10000 100000
 
-The set has the size of UnAV-100's test split (2,167 videos, 100 classes). The official evaluator takes about 9 s for 5,900.
+The set has the size of UnAV-100's test split (2,167 videos, 100 classes). The official evaluator takes about 9 s for
+5,900 predictions.
 """
 
-import argparse
-import json
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import evaluate
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from eval.metrics import load_metric
 
 
+PROGRAM = "python -m benchmarks.event_localization"
 NUM_VIDEOS, NUM_CLASSES = 2167, 100  # UnAV-100, subset "test"
+
+
+@dataclass
+class LocalizationOptions:
+    """Options of `python -m benchmarks.event_localization`."""
+
+    num_predictions: list[int] = field(
+        default_factory=lambda: [5_900, 10_000, 100_000], metadata={"help": "Sizes to measure."}
+    )
+    rounds: int = field(default=5, metadata={"help": "Measurements of each size; the median counts."})
+    output: Path = field(default=RESULTS / "event_localization.json", metadata={"help": "File for the figures."})
+
+    def __post_init__(self):
+        check_at_least(self, 1, "rounds")
 
 
 def make_sets(num_predictions: int, *, seed: int = 0) -> tuple[list[list[dict]], list[list[dict]]]:
@@ -37,30 +55,27 @@ def make_sets(num_predictions: int, *, seed: int = 0) -> tuple[list[list[dict]],
     return predictions, references
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num-predictions", type=int, nargs="+", default=[5_900, 10_000, 100_000])
-    parser.add_argument("--num-repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
-    arguments = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_options(LocalizationOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    conditions = describe_conditions(["evaluate", "numpy"], rounds=options.rounds)
     began = time.perf_counter()
-    metric = evaluate.load(str(Path(__file__).resolve().parents[1] / "eval/metrics/event_localization"))
-    print(f"load: {time.perf_counter() - began:.2f} s (once, after the import of evaluate)")
-    rows = {}
-    for num_predictions in arguments.num_predictions:
+    metric = load_metric("event_localization")
+    results: dict[str, object] = {"seconds_to_load": round(time.perf_counter() - began, 2)}
+    for num_predictions in options.num_predictions:
         predictions, references = make_sets(num_predictions)
         seconds, cpu_seconds = [], []
-        for _ in range(arguments.num_repeats):
+        for _ in range(options.rounds):
             began, cpu_began = time.perf_counter(), time.process_time()
             metric.compute(predictions=predictions, references=references)
             seconds.append(time.perf_counter() - began)
             cpu_seconds.append(time.process_time() - cpu_began)
-        row = {"seconds": round(median(seconds), 3), "cpu_seconds": round(median(cpu_seconds), 3)}
-        print(f"{num_predictions:>7} predictions: {row['seconds']} s, {row['cpu_seconds']} s of CPU (medians)")
-        rows[str(num_predictions)] = row
-    if arguments.output:
-        arguments.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        results[str(num_predictions)] = {
+            "seconds": round(median(seconds), 3),
+            "cpu_seconds": round(median(cpu_seconds), 3),
+        }
+    write_results(options.output, conditions=conditions, results=results)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

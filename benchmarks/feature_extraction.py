@@ -1,26 +1,24 @@
 """Frames per second of caching tower outputs, against decoding the same files alone, side by side in one run.
 
-    python -m benchmarks.feature_extraction                                        # rendered clips of the sandbox
-    python -m benchmarks.feature_extraction --media_dir ../shared/data/valor_clips # real clips
+    python -m benchmarks.feature_extraction                         # rendered clips of the sandbox
+    python -m benchmarks.feature_extraction --media-dir FOLDER      # other clips
 
 Tiny random towers: the figures are what reading, preparing and writing cost. A CLIP ViT-L/14 and a CLAP of full size
 come on top, and run while the threads of `read_ahead` decode the next files.
 """
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
-from dataset_builders.release.provenance import git_commit
 from dataset_builders.sandbox.world import make_world
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.media_avicuna import load_audio, probe
@@ -29,7 +27,23 @@ from train.extract_features import Medium, extract, list_media, read_ahead
 from train.initialize import build_tiny
 
 
-RESULT = Path(__file__).parent / "results" / "feature_extraction.json"
+PROGRAM = "python -m benchmarks.feature_extraction"
+
+
+@dataclass
+class ExtractionOptions:
+    """Options of `python -m benchmarks.feature_extraction`."""
+
+    media_dir: Path | None = field(
+        default=None, metadata={"help": "Folder of video files. Default: clips of the sandbox, rendered first."}
+    )
+    num_clips: int = field(default=8, metadata={"help": "Clips of the sandbox."})
+    num_workers: int = field(default=2, metadata={"help": "Decoding threads."})
+    rounds: int = field(default=3, metadata={"help": "Measurements of each way; the one with least CPU time counts."})
+    output: Path = field(default=RESULTS / "feature_extraction.json", metadata={"help": "File for the figures."})
+
+    def __post_init__(self):
+        check_at_least(self, 1, "num_clips", "num_workers", "rounds")
 
 
 def timed(run: Callable[[], object]) -> dict[str, float]:
@@ -40,27 +54,27 @@ def timed(run: Callable[[], object]) -> dict[str, float]:
 
 
 def make_runs(paths: list[Path], *, num_workers: int, folders: Iterator[Path]) -> dict[str, Callable[[], object]]:
-    """Three ways through the same files: decode; decode and prepare for the towers; extract, which is all of it."""
+    """Three ways to process the same files: decode; decode and prepare for the towers; extract, which has both."""
     model, processor = build_tiny(["a caption"])
     model.eval()
     with_sound, _ = num_modality_tokens(processor.num_av_tokens, processor.audio_interleaving_rate)
     media = [Medium(path) for path in paths]
     num_frames = {path: with_sound if probe(path).has_audio else processor.num_av_tokens for path in paths}
 
-    def decode_file(path: Path):
+    def decode_file(path: Path) -> None:
         load_video_frames(path, num_frames=num_frames[path])
         load_audio(path)
 
-    def decode():
+    def decode() -> None:
         with ThreadPoolExecutor(num_workers) as pool:
             list(pool.map(decode_file, paths))
 
-    def prepare():
+    def prepare() -> None:
         for _, result in read_ahead(media, processor=processor, num_workers=num_workers):
             if isinstance(result, ValueError):
                 raise result
 
-    def extract_all():
+    def extract_all() -> None:
         with FeatureWriter(next(folders)) as writer:
             if failed := extract(model, processor, media, writer=writer, num_workers=num_workers):
                 raise ValueError(f"failed: {failed}")
@@ -69,7 +83,7 @@ def make_runs(paths: list[Path], *, num_workers: int, folders: Iterator[Path]) -
 
 
 def compare(paths: list[Path], *, num_workers: int, rounds: int) -> dict:
-    """Rounds turn about, so that all meet the same other load; of each way the round that took least CPU counts."""
+    """The ways are measured in turn, so that other load affects all of them; the round with least CPU time counts."""
     with tempfile.TemporaryDirectory() as folder:
         folders = (Path(folder, str(number)) for number in range(rounds + 1))
         runs = make_runs(paths, num_workers=num_workers, folders=folders)
@@ -100,41 +114,27 @@ def compare(paths: list[Path], *, num_workers: int, rounds: int) -> dict:
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--media_dir", help="folder of video files; default: clips of the sandbox, rendered first")
-    parser.add_argument("--num_clips", type=int, default=8, help="clips of the sandbox")
-    parser.add_argument("--num_workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    conditions = {
-        "date": time.strftime("%Y-%m-%d"),
-        "git_commit": git_commit(),
-        "media": "the sandbox's clips" if arguments.media_dir is None else Path(arguments.media_dir).name,
-        "towers": "tiny and random, on the CPU; a ViT-L/14 and a CLAP of full size cost more",
-        "decoding_threads": arguments.num_workers,
-        "rounds": arguments.rounds,
-        "num_cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "load_average_at_start": [round(value, 2) for value in os.getloadavg()],
-    }
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_options(ExtractionOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    conditions = describe_conditions(
+        ["torch"],
+        media="the sandbox's clips" if options.media_dir is None else options.media_dir.name,
+        towers="tiny and random, on the CPU; a ViT-L/14 and a CLAP of full size cost more",
+        decoding_threads=options.num_workers,
+        rounds=options.rounds,
+        torch_threads=torch.get_num_threads(),
+    )
     with tempfile.TemporaryDirectory() as world:
-        media_dir = arguments.media_dir
+        media_dir = options.media_dir
         if media_dir is None:
-            make_world(Path(world), num_clips=arguments.num_clips, num_test_videos=0, seed=0)
+            make_world(Path(world), num_clips=options.num_clips, num_test_videos=0, seed=0)
             media_dir = Path(world, "clips")
         paths = [path for path in list_media(str(media_dir), []) if probe(path).has_video]
         conditions["files"] = len(paths)
-        results = compare(paths, num_workers=arguments.num_workers, rounds=arguments.rounds)
-    conditions["load_average_at_end"] = [round(value, 2) for value in os.getloadavg()]
-    text = json.dumps({"conditions": conditions, "results": results}, indent=1) + "\n"
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text, encoding="utf-8")
-    print(text)
+        results = compare(paths, num_workers=options.num_workers, rounds=options.rounds)
+    write_results(options.output, conditions=conditions, results=results)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

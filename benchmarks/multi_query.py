@@ -1,82 +1,84 @@
 """How much sharing saves: N queries about one video in one pipeline call against N separate calls.
 
-    python benchmarks/multi_query.py --output benchmarks/results/multi_query.json
+    python -m benchmarks.multi_query
 
-Runs on the tiny random model (`train.initialize.build_tiny`, 100 audio-visual tokens) and a video that it writes itself,
-both ways in turns in one process. The times say nothing about a trained 7B model; the ratio is what is measured.
+Runs on the tiny random model (`train.initialize.build_tiny`, 100 audio-visual tokens) and a video that it writes,
+both ways in turn in one process. The times say nothing about a trained 7B model; the ratio is what is measured.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.media_writer import MediaWriter
+from dataset_builders.sandbox.classes import EVENT_CLASSES
+from modeling_avicuna import AVicunaPipeline
+from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, SYSTEM_PROMPT
+from train.initialize import build_tiny
 
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))
-
-from dataset_builders.media_writer import MediaWriter  # noqa: E402
-from dataset_builders.sandbox.classes import EVENT_CLASSES  # noqa: E402
-from modeling_avicuna import AVicunaPipeline  # noqa: E402
-from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, SYSTEM_PROMPT  # noqa: E402
-from train.initialize import build_tiny  # noqa: E402
-
-
+PROGRAM = "python -m benchmarks.multi_query"
 MANNERS = ("", " far away", " close to the camera", " again and again")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-queries", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of the video")
-    parser.add_argument("--batch-size", type=int, default=32, help="queries answered together")
-    parser.add_argument("--max-new-tokens", type=int, default=16, help="a grounding answer with two spans has 14")
-    parser.add_argument("--language-model", default="llama", help="llama or lfm2")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="JSON file to write; printed in any case")
-    args = parser.parse_args()
+@dataclass
+class QueryOptions:
+    """Options of `python -m benchmarks.multi_query`."""
+
+    num_queries: int = field(default=100, metadata={"help": "Queries about the video."})
+    seconds: float = field(default=20.0, metadata={"help": "Length of the video."})
+    batch_size: int = field(default=32, metadata={"help": "Queries answered together."})
+    max_new_tokens: int = field(default=16, metadata={"help": "A grounding answer with two spans has 14."})
+    language_model: str = field(default="llama", metadata={"help": "llama or lfm2."})
+    rounds: int = field(default=3, metadata={"help": "Measurements of each way; the median counts."})
+    output: Path = field(default=RESULTS / "multi_query.json", metadata={"help": "File for the figures."})
+
+    def __post_init__(self):
+        check_at_least(self, 1, "num_queries", "batch_size", "max_new_tokens", "rounds")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_options(QueryOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     torch.set_num_threads(1)
-    queries = [event.label + manner for manner in MANNERS for event in EVENT_CLASSES][: args.num_queries]
-    if len(queries) < args.num_queries:
-        raise ValueError(f"there are only {len(queries)} queries, asked for {args.num_queries}")
-    model, processor = build_tiny([SYSTEM_PROMPT, GROUNDING_PROMPT, *queries], language_model=args.language_model)
-    pipe = AVicunaPipeline(model=model, processor=processor, device=-1, max_new_tokens=args.max_new_tokens)
+    queries = [event.label + manner for manner in MANNERS for event in EVENT_CLASSES][: options.num_queries]
+    if len(queries) < options.num_queries:
+        raise ValueError(f"--num-queries is {options.num_queries}; there are only {len(queries)} queries")
+    model, processor = build_tiny([SYSTEM_PROMPT, GROUNDING_PROMPT, *queries], language_model=options.language_model)
+    conditions = describe_conditions(
+        ["torch", "transformers"], **asdict(options), num_parameters=model.num_parameters(), device="cpu, 1 thread"
+    )
+    pipe = AVicunaPipeline(model=model, processor=processor, device=-1, max_new_tokens=options.max_new_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        video = write_video(Path(folder) / "video.mp4", seconds=args.seconds)
-        sources = {"file": video, "features": cached_features(pipe, video, duration=args.seconds)}
-        result = {
-            **{name: compare(pipe, source, queries, args) for name, source in sources.items()},
-            "conditions": conditions(args, num_parameters=model.num_parameters()),
-        }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text + "\n", encoding="utf-8")
+        video = write_video(Path(folder) / "video.mp4", seconds=options.seconds)
+        sources = {"file": video, "features": cached_features(pipe, video, duration=options.seconds)}
+        results = {name: compare(pipe, source, queries, options) for name, source in sources.items()}
+    write_results(options.output, conditions=conditions, results=results)
 
 
-def compare(pipe: AVicunaPipeline, source, queries: list[str], args: argparse.Namespace) -> dict:
-    """CPU and wall seconds of both ways, the ways in turns, and the ratio of the medians; answers must be the same."""
+def compare(pipe: AVicunaPipeline, source: Path | dict, queries: list[str], options: QueryOptions) -> dict:
+    """CPU and wall seconds of both ways, measured in turn, and the ratio of the medians.
 
-    def separately():
+    Raises:
+        ValueError: the two ways give different answers.
+    """
+
+    def separately() -> dict:
         return {query: pipe(source, query=query) for query in queries}
 
-    def together():
-        return pipe(source, query=queries, batch_size=args.batch_size)
+    def together() -> dict:
+        return pipe(source, query=queries, batch_size=options.batch_size)
 
-    pipe(source, query=queries[:2])  # nothing is built or imported for the first time in the measured part
+    pipe(source, query=queries[:2])  # so that nothing is built or imported in the measured part
     separate, shared = [], []
-    for _ in range(args.rounds):
+    for _ in range(options.rounds):
         seconds, expected = timed(separately)
         separate.append(seconds)
         seconds, answers = timed(together)
@@ -114,7 +116,7 @@ def write_video(path: Path, *, seconds: float, fps: int = 25) -> Path:
 
 
 def cached_features(pipe: AVicunaPipeline, video: Path, *, duration: float) -> dict:
-    """The same video after the towers: what is left to share is the language model's work."""
+    """The tower outputs of the same video: then only the work of the language model can be shared."""
     messages = [{"role": "user", "content": [{"type": "video", "path": video}]}]
     inputs = pipe.processor.apply_chat_template(messages, tokenize=True, return_dict=True)
     with torch.no_grad():
@@ -123,26 +125,6 @@ def cached_features(pipe: AVicunaPipeline, video: Path, *, duration: float) -> d
     return {"video_features": pictures, "audio_features": sounds, "duration": duration}
 
 
-def conditions(args: argparse.Namespace, *, num_parameters: int) -> dict:
-    return {
-        **{name: value for name, value in vars(args).items() if name != "output"},
-        "num_parameters": num_parameters,
-        "device": "cpu, 1 thread",
-        "processor": processor_name(),
-        "num_cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

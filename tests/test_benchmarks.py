@@ -1,0 +1,23 @@
+"""The commands of the benchmarks, and the conditions that they record."""
+
+import importlib
+import json
+
+import pytest
+
+from benchmarks.conditions import describe_conditions, write_results
+
+
+@pytest.mark.parametrize("name", ["curation_full_size", "event_localization", "feature_extraction", "multi_query"])
+def test_a_wrong_option_of_a_benchmark_is_one_line(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"benchmarks.{name}").main(["--wrong-option", "1"])
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_figures_are_written_with_their_conditions(tmp_path):
+    conditions = describe_conditions(["numpy"], rounds=3, captions_file=tmp_path / "captions.json")
+    write_results(tmp_path / "results" / "x.json", conditions=conditions, results={"seconds": 1.0})
+    written = json.loads((tmp_path / "results" / "x.json").read_text())
+    assert written["results"] == {"seconds": 1.0} and written["conditions"]["captions_file"] == "captions.json"
+    assert {"date", "git_commit", "num_cores", "python", "numpy", "load_average_at_end"} <= set(written["conditions"])
