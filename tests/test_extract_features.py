@@ -243,3 +243,27 @@ def test_two_files_of_one_id_are_an_error(tmp_path):
         list_media(str(tmp_path), [])
     with pytest.raises(ValueError, match="no such media folder"):
         list_media(str(tmp_path / "none"), [])
+
+
+def test_the_loss_is_the_same_with_centred_tokens_and_short_windows(world, tmp_path):
+    """The sound of a clip alone is its middle window, from the file and from all windows of the cached clip."""
+    model, processor = build_tiny(
+        ["a caption"], vocab_size=400, num_av_tokens=40, alignment="centred", window_seconds=2.0, stride_seconds=1.0
+    )
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    rows = rows_of(world)
+    media = [path for row in rows for path in row["media"].values() if isinstance(path, str)]
+    line = ["--model", str(tmp_path / "checkpoint"), "--output", str(tmp_path / "features"), "--media", *media]
+    extract_features.main(line)
+    store = FeatureStore(tmp_path / "features")
+    assert (store.settings["alignment"], store.settings["window_seconds"]) == ("centred", 2.0)
+    for row in rows:
+        cached = AVicunaCollator(processor, media=CachedMedia([str(tmp_path / "features")], processor=processor))(
+            [row]
+        )
+        raw = AVicunaCollator(processor, media=MediaFiles(None, processor=processor))([row])
+        with torch.no_grad():
+            assert model(**cached).loss.item() == pytest.approx(model(**raw).loss.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="alignment='centred', but the processor has alignment='published'"):
+        CachedMedia([str(tmp_path / "features")], processor=load_processor(str(world / "checkpoint")))
