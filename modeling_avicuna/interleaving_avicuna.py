@@ -1,7 +1,7 @@
-"""Token order: how many audio-visual tokens are audio, where they stand, and which feature row each one shows.
+"""Token order: how many audio-visual tokens are audio, at which positions, and which feature row each one shows.
 
-The processor turns these lists into a string of placeholders; the model only scatters into it. Pure functions on
-integers: nothing here knows of tensors, files or tokenizers.
+The processor turns these lists into a string of placeholders, into which the model scatters features. Pure functions on
+integers, without tensors, files or tokenizers.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def interleave_order(num_video: int, num_audio: int, rule: str = "uniform") -> l
 
     Raises:
         ValueError: A negative count, an unknown rule, or a V and A for which the published rule has too few slots
-            or has stride 1 (all audio, then all video). A single modality has nothing to interleave and never fails.
+            or has stride 1 (all audio, then all video). A single modality never fails.
 
     Example:
 

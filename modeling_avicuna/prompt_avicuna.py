@@ -1,8 +1,8 @@
-"""Every word that the model is told: chat templates, media slots and the questions of the pipeline.
+"""Prompt text: the chat templates, the slots of media in it, and the questions that the pipeline asks.
 
-First stop of the "use" flow: messages -> text with one slot per medium; the processor then expands the slots.
-The templates carry the generation marks from which the assistant masks, and so the labels, are made; there is no
-second place that decides what is supervised. This file does not tokenize and knows nothing about times.
+A template turns messages into text with one slot per medium; the processor then replaces each slot by placeholder
+tokens. The templates contain the generation marks from which assistant masks, and so labels, are made: nothing else
+decides what is supervised. This file does not tokenize and does not write times.
 """
 
 import re
@@ -21,7 +21,7 @@ SYSTEM_PROMPT = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
-# A slot and the text beside it stand on lines of their own, unless the text brings its own line break.
+# A line break separates a slot from the text next to it, unless the text already has one there.
 _CONTENT_MACRO = """\
 {%- macro render(content) -%}
 {%- if content is string -%}{{- content -}}
@@ -38,17 +38,18 @@ _CONTENT_MACRO = """\
 {%- endmacro -%}
 """
 
-# Vicuna v1: loss on each answer and the end-of-sequence token that closes it. The space before an answer belongs to
-# the answer: sentencepiece and byte-level tokenizers alike make it part of the answer's first token. A conversation
-# that opens with the assistant loses that turn, as in the published code; one without a user turn is an error.
+# Vicuna v1: loss on each answer and on the end-of-sequence token after it. The space before an answer is part of the
+# answer, because sentencepiece and byte-level tokenizers make it part of the answer's first token. An opening
+# assistant turn is dropped, as in the published code. A conversation without a user turn is an error.
 VICUNA_CHAT_TEMPLATE = (
     _CONTENT_MACRO
     + f"""\
 {{%- set system = "{SYSTEM_PROMPT}" -%}}"""
     + """\
 {%- set turns = messages -%}
-{%- if turns[0]['role'] == 'system' -%}{%- set system = render(turns[0]['content']) -%}{%- set turns = turns[1:] -%}{%-
-endif -%} {%- if turns and turns[0]['role'] == 'assistant' -%}{%- set turns = turns[1:] -%}{%- endif -%}
+{%- if turns[0]['role'] == 'system' -%}{%- set system = render(turns[0]['content']) -%}\
+{%- set turns = turns[1:] -%}{%- endif -%}
+{%- if turns and turns[0]['role'] == 'assistant' -%}{%- set turns = turns[1:] -%}{%- endif -%}
 {%- if not turns -%}{{- raise_exception('the conversation has no user turn') -}}{%- endif -%}
 {{- system ~ ' ' -}}
 {%- for message in turns -%}
@@ -65,15 +66,14 @@ endif -%} {%- if turns and turns[0]['role'] == 'assistant' -%}{%- set turns = tu
 {%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"""
 )
 
-# Stages I and II: the slot, a line break, the caption, a line break. The user's words are thrown away (published
-# rule).
+# Stages I and II: the slot, a line break, the caption, a line break. The user's text is dropped, as published.
 PLAIN_CHAT_TEMPLATE = """\
 {%- set turns = messages | rejectattr('role', 'equalto', 'system') | list -%}
 {%- set user = turns[0]['content'] -%}
 {%- set slots = [] if user is string else user | rejectattr('type', 'equalto', 'text') | list -%}
 {%- if turns | length != (1 if add_generation_prompt else 2) or slots | length != 1 -%}
-{{- raise_exception('the plain template takes one user turn with exactly one video, audio or image, and one answer; got
-'
+{{- raise_exception('the plain template takes one user turn with exactly one video, audio or image, and one answer; \
+got '
     ~ turns | length ~ ' turns and ' ~ slots | length ~ ' media') -}}
 {%- endif -%}
 {{- '<' ~ slots[0]['type'] ~ '>\\n' -}}

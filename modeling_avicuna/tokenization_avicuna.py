@@ -19,16 +19,16 @@ _WORD_START = "\u2581"  # sentencepiece's visible space
 
 def add_placeholder_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     r"""
-    Returns a tokenizer with `<video>` and `<audio>` as special tokens (in this order), a padding token of its own,
-    left padding, and, for sentencepiece vocabularies (LLaMA, Vicuna), the ids that the published code gives.
+    Adds the special tokens `<video>` and `<audio>` (in this order), a separate padding token and left padding to a
+    tokenizer. With sentencepiece vocabularies (LLaMA, Vicuna) the result gives the ids of the published code.
 
-    The published code cuts the prompt at the placeholder and tokenizes the pieces one by one with the slow tokenizer,
-    so the piece after a placeholder begins with a word-start token. Byte-level tokenizers need no such care. Padding
-    is never the unknown token (the published `pad = unk` hides real unknown tokens).
+    The published code splits the prompt at the placeholder and tokenizes the pieces with the slow tokenizer, so that
+    the piece after a placeholder begins with a word-start token. Byte-level tokenizers need no change. The padding
+    token is never the unknown token: the published `pad = unk` also masks real unknown tokens.
 
     Args:
-        tokenizer (`PreTrainedTokenizerFast`): any tokenizer backed by `tokenizers`; it is not changed. One that is as
-            described already is returned as it is.
+        tokenizer (`PreTrainedTokenizerFast`): any tokenizer backed by `tokenizers`; it is not modified. One that needs
+            no change is returned itself.
 
     Raises:
         ValueError: the tokenizer is not backed by `tokenizers` (assistant masks need character offsets).
@@ -65,7 +65,7 @@ def add_placeholder_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedToke
 
 
 def _pieces(description: dict) -> str:
-    """What decides how text is cut into pieces, to compare two descriptions."""
+    """The part of a description that decides how text is split, for comparison."""
     return json.dumps([description["normalizer"], description["pre_tokenizer"]])
 
 
@@ -75,7 +75,7 @@ def _added_token(token_id: int, *, content: str) -> dict:
 
 
 def _steps(description: dict | None, name: str) -> list[dict]:
-    """The normalizers or pre-tokenizers of a `tokenizers` description, a sequence of them taken apart."""
+    """The normalizers or pre-tokenizers of a `tokenizers` description, as a list."""
     if description is None:
         return []
     return description[name] if description["type"] == "Sequence" else [description]
@@ -83,8 +83,7 @@ def _steps(description: dict | None, name: str) -> list[dict]:
 
 def _prefix_scheme(description: dict) -> str | None:
     """
-    `"first"`, `"always"` or `"never"`: where a sentencepiece tokenizer puts a word start of its own; None: no
-    sentencepiece.
+    Where a sentencepiece tokenizer adds a word start: `"first"`, `"always"` or `"never"`; None for other tokenizers.
     """
     for step in _steps(description["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "Metaspace":
@@ -101,12 +100,14 @@ def _is_sentencepiece(description: dict) -> bool:
 
 def _follow_published_pieces(description: dict) -> bool:
     """
-    Rewrites the description so that pieces begin as the slow tokenizer of transformers 4.31 begins them; returns
-    whether special tokens are cut out before normalizing.
+    Rewrites the description so that pieces begin as with the slow tokenizer of transformers 4.31.
 
-    legacy=True ("always"): each piece, also the one after `</s>`, gets a word start.
-    legacy=False ("first"): the piece after a placeholder gets one, the piece after `</s>` does not; there the slow
-    tokenizer takes the pieces of "_USER" and strips the word start of the first: "US" + "ER", not "USER".
+    legacy=True ("always"): every piece gets a word start, the one after `</s>` too.
+    legacy=False ("first"): the piece after a placeholder gets a word start, the piece after `</s>` does not. There the
+    slow tokenizer tokenizes "_USER" and strips the word start from the first token, which gives "US" + "ER".
+
+    Returns:
+        whether special tokens are split off before the normalizer runs.
     """
     for token in description["added_tokens"]:
         token["normalized"] = False
@@ -127,8 +128,8 @@ def _follow_published_pieces(description: dict) -> bool:
 
 def _merge_spaces_last(model: dict):
     """
-    Repairs the order of merges where transformers took it from a bare tokenizer.model (seen in 5.23): there it is the
-    order of ids, so that LLaMA's pieces of nothing but spaces come first, although sentencepiece scores them last.
+    Repairs the order of merges that transformers 5.23 makes from a bare tokenizer.model: the order of ids, in which
+    LLaMA's pieces of spaces alone come first, although sentencepiece scores them last.
     """
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
     if merges and merges[0] == [_WORD_START, _WORD_START]:
