@@ -1,7 +1,7 @@
 """Token order: how many audio-visual tokens are audio, at which positions, and which feature row each one shows.
 
-The processor turns these lists into a string of placeholders, into which the model scatters features. Pure functions on
-integers, without tensors, files or tokenizers.
+The processor turns these lists into a string of placeholders, into which the model scatters features. Pure functions
+on integers, without tensors, files or tokenizers.
 """
 
 from collections.abc import Sequence

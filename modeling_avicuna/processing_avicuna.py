@@ -43,8 +43,7 @@ def build_processor(
     Args:
         tokenizer (`PreTrainedTokenizerFast`): any fast tokenizer; see `add_placeholder_tokens`.
         config (`AVicunaConfig`, *optional*): declares the settings of tokens and times, and the vision tower.
-        image_size (`int`, *optional*): side of the vision tower's input in pixels; by default that of `config`, or
-            224.
+        image_size (`int`, *optional*): side of the vision tower's input in pixels; by default `config`'s, or 224.
         feature_extractor (`AVicunaFeatureExtractor`, *optional*): with the mel scale of the audio tower and the sound
             windows; by default those of the published towers.
         settings: further arguments of `AVicunaProcessor`, such as `alignment`; they win over `config`.
@@ -70,9 +69,8 @@ class AVicunaProcessor(ProcessorMixin):
     Turns media and text into the inputs of `AVicunaForConditionalGeneration`, and its answers into events.
 
     Args:
-        video_processor (`AVicunaVideoProcessor`, *optional*), feature_extractor (`AVicunaFeatureExtractor`,
-        *optional*):
-            for pictures and for sound; by default the published ones.
+        video_processor (`AVicunaVideoProcessor`, *optional*): for pictures; by default the published one.
+        feature_extractor (`AVicunaFeatureExtractor`, *optional*): for sound; by default the published one.
         tokenizer (`PreTrainedTokenizerFast`): the placeholder tokens are added where it has none.
         chat_template (`str`, *optional*): by default that of Vicuna.
         num_av_tokens (`int`, defaults to 100): audio-visual tokens of one video (paper, section 4).
@@ -135,7 +133,7 @@ class AVicunaProcessor(ProcessorMixin):
 
     @property
     def feature_settings(self) -> dict[str, str | float]:
-        """What the rows of a medium depend on besides the towers; recorded with cached features and checked there."""
+        """The settings, besides the towers, that rows of cached features depend on; recorded and checked with them."""
         extractor = self.feature_extractor
         return {
             "alignment": self.alignment,
@@ -188,18 +186,17 @@ class AVicunaProcessor(ProcessorMixin):
         supervised_spans: list[list[tuple[int, int]]] | None = None,
     ) -> BatchFeature:
         r"""
-        Text with slots, and what fills them, to the inputs of the model's `forward`.
+        Makes the inputs of the model's `forward` from text with slots and the media that fill them.
 
-        See `SlotEncoder` for the number of tokens that each medium gets.
+        `SlotEncoder` describes how many tokens each medium gets.
 
         Args:
             text (`str` or `list[str]`): with one `<video>`, `<audio>` or `<image>` per medium.
             videos, images, audio (*optional*): the media, in reading order; see `fill_slots` for their number. A
                 medium is a file (path, URL, bytes or binary file object), an array (RGB frames, uint8 of shape `(num,
-                height, width, 3)`; a mono waveform of floats or integers), a list of pictures as one video, or what
-                `prepare_media` gave.
-            video_features, audio_features (*optional*): instead of media, cached tower outputs `(num_rows,
-                feature_size)`.
+                height, width, 3)`; a mono waveform of floats or integers), a list of pictures as one video, or the
+                result of `prepare_media`.
+            video_features, audio_features (*optional*): in place of media, tower outputs `(num_rows, feature_size)`.
             start, end (`float` or `list`, *optional*): the part of each video and sound to use, in seconds of the
                 file. All times that the model reads and writes then count from `start`.
             fps (`float` or `list`, *optional*): frames per second of videos given as frames.
@@ -211,9 +208,8 @@ class AVicunaProcessor(ProcessorMixin):
             truncation, max_length: a text of more than `max_length` tokens is an error, or, with `truncation`, is cut
                 at its end. Placeholders are never cut.
             return_metadata (`bool`, defaults to `False`): also `video_metadata`.
-            slots, supervised_spans: from `apply_chat_template`: what fills the slots of each text, in place of the
-                media arguments; and the spans of characters of each text that `assistant_masks` `(batch, length)`
-                mark.
+            slots, supervised_spans: used by `apply_chat_template`. What fills the slots of each text, in place of the
+                media arguments, and the spans of characters for which to return `assistant_masks`.
 
         Returns:
             `BatchFeature` of padded tensors: `input_ids` and `attention_mask` `(batch, length)`; with pictures
@@ -223,7 +219,7 @@ class AVicunaProcessor(ProcessorMixin):
 
             With `return_metadata` also `video_metadata`: a list of transformers' `VideoMetadata`, one per `<video>`
             slot of the batch in reading order, None for cached features. `duration` is that of the part shown, in
-            seconds (None for frames without `fps`): what `post_process_events` needs. Take it out before `generate`.
+            seconds (None for frames without `fps`), as `post_process_events` needs it. Remove it before `generate`.
 
         Raises:
             MediaError: a file cannot be used; the message names it.
@@ -252,9 +248,7 @@ class AVicunaProcessor(ProcessorMixin):
         rates = list(rates) if isinstance(rates, (list, tuple)) else [rates] * len(texts)
         if len(rates) != len(texts):
             raise ValueError(f"got {len(rates)} audio_interleaving_rate values for {len(texts)} texts")
-        encoded = [
-            [encoder.encode(slot, audio_interleaving_rate=rate) for slot in row] for row, rate in zip(slots, rates)
-        ]
+        encoded = [[encoder.encode(slot, rate=rate) for slot in row] for row, rate in zip(slots, rates)]
         expanded, expansions = zip(*map(expand_slots, texts, encoded))
         data, offsets = tokenize_padded(
             self.tokenizer,
@@ -273,23 +267,18 @@ class AVicunaProcessor(ProcessorMixin):
 
     def prepare_media(self, block: dict) -> EncodedSlot:
         """
-        Decodes the medium of one content block once, to be asked about several times or before its length is known.
-
-        Args:
-            block (`dict`): see `apply_chat_template`.
+        Decodes the medium of a content block (see `apply_chat_template`, also for errors) with the processor's
+        settings, for use in several conversations or in one whose text depends on its length.
 
         Returns:
-            what stands in for the medium in later blocks (`{"type": "video", "video": prepared}`, "audio" or "image"
-            likewise), with its `duration` in seconds (None for an image, cached features and frames without `fps`).
-
-        Raises:
-            MediaError: a file that cannot be used; the message names it.
-            ValueError: a block without a medium, or see `apply_chat_template`.
+            an object that replaces the medium in later blocks: `{"type": "video", "video": prepared}`, likewise
+            "audio" and "image". Its `duration` is in seconds; None for an image, cached features and frames without
+            `fps`.
         """
         _, slots = read_conversations([[{"role": "user", "content": [block]}]])
         if slots is None:
             raise ValueError(f"the content block {block} has no medium")
-        return self._slot_encoder().encode(slots[0][0], audio_interleaving_rate=self.audio_interleaving_rate)
+        return self._slot_encoder().encode(slots[0][0], rate=self.audio_interleaving_rate)
 
     def _slot_encoder(self, *, num_av_tokens: int | None = None, interleaving: str | None = None) -> SlotEncoder:
         return SlotEncoder(
@@ -319,8 +308,8 @@ class AVicunaProcessor(ProcessorMixin):
         r"""
         Conversations to text or, with `tokenize=True`, to the model's inputs.
 
-        A message's content is a text or a list of blocks: `{"type": "video", "path": ...}`, `{"type": "audio", "path":
-        ...}`, `{"type": "image", "path": ...}` and `{"type": "text", "text": ...}`. Keys of a media block:
+        A message's content is a text or a list of blocks of type "video", "audio", "image" or "text", such as
+        `{"type": "video", "path": ...}` and `{"type": "text", "text": ...}`. Keys of a media block:
 
         * The medium, under one of `"path"`, `"url"` or the block's own type: a path, a URL, bytes, a binary file
           object, an array (`__call__` says which), a list of pictures as a video, or what `prepare_media` returned;
@@ -338,8 +327,7 @@ class AVicunaProcessor(ProcessorMixin):
             return_assistant_tokens_mask (`bool`): also `assistant_masks`, `(batch, length)`: 1 at tokens that the
                 template's generation marks cover.
             processor_kwargs (`dict`, *optional*): for `__call__`; the media too where no block carries any.
-            load_audio_from_video (`bool`, defaults to `True`): whether a video block without `"audio"` has the sound
-                of its own file.
+            load_audio_from_video (`bool`): whether a video block without `"audio"` has the sound of its own file.
             num_frames (`int`, *optional*): no effect. `transformers serve` passes it to every model; here
                 `num_av_tokens` and the interleaving rate give the number of frames.
             kwargs: variables of the template, or further arguments of `__call__`, such as `return_metadata`.

@@ -88,8 +88,11 @@ class SlotEncoder:
         if self.num_av_tokens < 1:
             raise ValueError(f"num_av_tokens must be at least 1, got {self.num_av_tokens}")
 
-    def encode(self, slot: MediaSlot, *, audio_interleaving_rate: float) -> EncodedSlot:
+    def encode(self, slot: MediaSlot, *, rate: float) -> EncodedSlot:
         """
+        Args:
+            rate (`float`): audio interleaving rate of a video with sound, 0 to 1.
+
         Raises:
             MediaError: a file that cannot be used; the message names it.
             ValueError: an array or a property that does not fit its slot.
@@ -99,12 +102,19 @@ class SlotEncoder:
         if isinstance(medium, EncodedSlot):
             if medium.kind != slot.kind:
                 raise ValueError(f"an <{slot.kind}> slot got a prepared medium of kind {medium.kind!r}")
+            properties = (slot.start, slot.end, slot.fps, slot.sampling_rate)
+            if any(value is not None for value in properties) or (
+                slot.kind == "video" and slot.sound is not OWN_SOUND
+            ):
+                raise ValueError(
+                    "a prepared medium is decoded already: give its part, rate and sound to prepare_media"
+                )
             return medium
         if slot.kind == "image":
             return EncodedSlot("image", ["video"], pictures=self._image(slot))
         if slot.kind == "audio":
             return self._encode_sound(slot)
-        return self._encode_video(slot, audio_interleaving_rate=audio_interleaving_rate)
+        return self._encode_video(slot, rate=rate)
 
     def _encode_sound(self, slot: MediaSlot) -> EncodedSlot:
         with _opened(slot.sound) as medium:
@@ -121,8 +131,8 @@ class SlotEncoder:
             self._add_sound(encoded, sound, start=slot.start)
         return encoded
 
-    def _encode_video(self, slot: MediaSlot, *, audio_interleaving_rate: float) -> EncodedSlot:
-        num_video, num_audio = num_modality_tokens(self.num_av_tokens, audio_interleaving_rate)
+    def _encode_video(self, slot: MediaSlot, *, rate: float) -> EncodedSlot:
+        num_video, num_audio = num_modality_tokens(self.num_av_tokens, rate)
         other = None if slot.sound is OWN_SOUND else slot.sound
         with _opened(slot.picture) as picture, _opened(other) as other:
             sound = self._sound(slot, picture if slot.sound is OWN_SOUND else other) if num_audio else None

@@ -615,6 +615,10 @@ def test_a_prepared_medium_stands_for_its_file(processor, clips):
         prepared = processor.prepare_media(block)
         ours, expected = (tokenized(processor, [user(b)]) for b in ({"type": kind, kind: prepared}, block))
         assert all(torch.equal(ours[key], expected[key]) for key in expected)
+    for changed in ({"start": 1.0}, {"audio": False}):
+        block = {"type": "video", "video": processor.prepare_media({"type": "video", "path": clips["silent"]})}
+        with pytest.raises(ValueError, match="a prepared medium is decoded already"):
+            tokenized(processor, [user({**block, **changed})])
     with pytest.raises(ValueError, match="<video> slot got a prepared medium of kind 'image'"):
         tokenized(processor, [user({"type": "video", "video": prepared})])
     with pytest.raises(ValueError, match="no medium"):

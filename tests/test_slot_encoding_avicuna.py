@@ -33,7 +33,7 @@ def encode(
         interleaving="uniform",
         alignment=alignment,
     )
-    return encoder.encode(slot, audio_interleaving_rate=rate)
+    return encoder.encode(slot, rate=rate)
 
 
 def cached(num_pictures: int, num_sounds: int | None) -> MediaSlot:
