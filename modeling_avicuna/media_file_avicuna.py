@@ -27,6 +27,7 @@ except ImportError:
 REFERRING_FORMATS = frozenset("hls applehttp dash concat sdp rtsp rtp sap imf image2 webm_dash_manifest ftp".split())
 # 8192 x 8192: a damaged header may claim a size whose frames would fill the memory.
 MAX_PIXELS = 2**26
+MAX_SECONDS = 1e6  # a longer video has damaged time stamps
 MISSING = -(2**63)  # a packet without this time stamp
 
 
@@ -198,7 +199,12 @@ class MediaFile:
         """When each frame of the picture is shown."""
         first = self.first_frame
         table = self.packets[self.picture.index]
-        is_counted = self.container.format.name == "avi" or MISSING in table.pts or first.pts not in table.pts
+        is_counted = (
+            self.container.format.name == "avi"
+            or MISSING in table.pts
+            or first.pts not in table.pts
+            or (max(table.pts) - first.pts) * table.time_base > MAX_SECONDS
+        )
         return list_frame_times(
             table,
             first=first.pts,

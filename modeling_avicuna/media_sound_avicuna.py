@@ -35,6 +35,8 @@ MARGIN_SECONDS = 0.1  # decoded around a span for the filter that resamples it
 JUMP_SECONDS = 5.0  # a span nearer than that is reached by reading on
 # torchaudio keeps a filter per output phase. Rates with many phases (nearly coprime ones) go through FFmpeg's resampler.
 MAX_PHASES = 1000
+# From this many separate channels on, PyAV reads past the end of a frame's list of them and may crash.
+MAX_PLANES = 8
 
 
 def load_audio(
@@ -276,12 +278,16 @@ class Sound:
 
 def _to_channels(frame: av.AudioFrame, num_channels: int) -> np.ndarray:
     """A block of any format and layout as float32 of shape `(num_channels, num_samples)`."""
-    if num_channels == 2 and frame.layout.nb_channels > 2:
-        resampler = av.AudioResampler(format="fltp", layout="stereo", rate=frame.sample_rate)
-        return np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    num_given = frame.layout.nb_channels
+    if num_given > 2 and (num_channels == 2 or num_given >= MAX_PLANES):
+        layout = "stereo" if num_channels == 2 else None
+        resampler = av.AudioResampler(format="flt", layout=layout, rate=frame.sample_rate)
+        parts = [part.to_ndarray() for part in resampler.resample(frame)]
+        samples = np.concatenate(parts, axis=1).reshape(-1, 2 if layout else num_given).T
+    else:
+        samples = frame.to_ndarray()
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, num_given).T
     samples = scale_samples(samples)
     if num_channels == 1:
         return samples.mean(axis=0, keepdims=True)

@@ -1,5 +1,6 @@
 """Writes small real media files with PyAV for the tests: a moving picture, a tone, or both. Not a test itself."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -55,16 +56,94 @@ def write_media(
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
         if audio is not None:
-            sound = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
-            sound.sample_rate, sound.pts, sound.time_base = sampling_rate, 0, Fraction(1, sampling_rate)
-            resampler = av.AudioResampler(format=audio.codec_context.format, layout="mono", rate=sampling_rate)
-            fifo = av.AudioFifo()
-            for frame in resampler.resample(sound):
-                fifo.write(frame)
-            size = audio.codec_context.frame_size or 1024
-            while (frame := fifo.read(size)) is not None:
-                container.mux(audio.encode(frame))
-            if (frame := fifo.read(0, partial=True)) is not None:
-                container.mux(audio.encode(frame))
-            container.mux(audio.encode(None))
+            for packet in _encode_sound(audio, waveform):
+                container.mux(packet)
+    return path
+
+
+def write_ramp(
+    path: Path,
+    *,
+    codec: str = "libx264",
+    audio_codec: str | None = None,
+    seconds: int = 20,
+    fps: int = 10,
+    size: tuple[int, int] = (64, 48),
+    pixel_format: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    sound_start: float = 0.0,
+    silence: tuple[float, float] | None = None,
+) -> Path:
+    """
+    A video whose brightness is its time, grey 16 + 10 t, with a 1-kHz beep from 14 to 15 s of its sound.
+
+    Args:
+        sound_start: seconds at which the sound's own time 0 is written, relative to the picture; may be negative.
+        silence: seconds of the sound whose packets are left out, a hole.
+    """
+    rate, later = 48_000, max(0.0, -sound_start)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=fps, options=options or {})
+        video.width, video.height, video.pix_fmt = *size, pixel_format
+        packets = []
+        for number in range(seconds * fps):
+            grey = np.full((size[1], size[0]), min(255, 16 + 10 * number / fps), np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="gray").reformat(format=pixel_format)
+            frame.pts, frame.time_base = number + round(later * fps), Fraction(1, fps)
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        if audio_codec is not None:
+            audio = container.add_stream(audio_codec, rate=rate, layout="mono")
+            samples = tone(seconds, frequency=1000.0)
+            samples[: 14 * rate] = samples[15 * rate :] = 0
+            start = round((sound_start + later) * rate)
+            for packet in _encode_sound(audio, samples, start=start):
+                time = float(packet.pts * packet.time_base) - start / rate
+                if silence is None or not silence[0] <= time < silence[1]:
+                    packets.append(packet)
+        packets.sort(key=lambda packet: float((packet.pts if packet.dts is None else packet.dts) * packet.time_base))
+        for packet in packets:
+            container.mux(packet)
+    return path
+
+
+def _encode_sound(audio: av.audio.AudioStream, samples: np.ndarray, *, start: int = 0) -> list[av.Packet]:
+    rate, packets, fifo = audio.codec_context.sample_rate, [], av.AudioFifo()
+    sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+    sound.sample_rate, sound.pts, sound.time_base = rate, start, Fraction(1, rate)
+    resampler = av.AudioResampler(format=audio.codec_context.format, layout="mono", rate=rate)
+    for frame in resampler.resample(sound):
+        fifo.write(frame)
+    size = audio.codec_context.frame_size or 1024
+    while (frame := fifo.read(size)) is not None:
+        packets += audio.encode(frame)
+    if (frame := fifo.read(0, partial=True)) is not None:
+        packets += audio.encode(frame)
+    return [*packets, *audio.encode(None)]
+
+
+def cut_without_encoding(source: Path, output: Path, *, start: float, end: float) -> Path:
+    """The packets from the key frame before `start` to `end`, with `start` at time 0: what `ffmpeg -ss -c copy` writes."""
+    with av.open(str(source)) as given:
+        with av.open(str(output), "w", container_options={"avoid_negative_ts": "disabled"}) as made:
+            streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
+            packets = [packet for packet in given.demux() if packet.size]
+            times = [float(packet.pts * packet.time_base) for packet in packets]
+            pictures = [(time, packet) for time, packet in zip(times, packets) if packet.stream.type == "video"]
+            key = max(time for time, packet in pictures if packet.is_keyframe and time <= start)
+            for time, packet in zip(times, packets):
+                if (key if packet.stream.type == "video" else start) <= time < end:
+                    shift = round(start / packet.time_base)
+                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                    packet.stream = streams[packet.stream.index]
+                    made.mux(packet)
+    return output
+
+
+def set_display_matrix(path: Path, *, a: int, b: int, c: int, d: int) -> Path:
+    """Writes the matrix [a b; c d] into the first track header of an mp4 file."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 4 + 4 + (20 if content[content.index(b"tkhd") + 4] == 0 else 32) + 16
+    content[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
     return path
