@@ -83,7 +83,8 @@ def write_ramp(
     """
     rate, later = 48_000, max(0.0, -sound_start)
     with av.open(str(path), "w") as container:
-        video = container.add_stream(codec, rate=fps, options=options or {})
+        fast = {"deadline": "realtime", "cpu-used": "8"} if codec.startswith("libvpx") else {}
+        video = container.add_stream(codec, rate=fps, options=fast | (options or {}))
         video.width, video.height, video.pix_fmt = *size, pixel_format
         packets = []
         for number in range(seconds * fps):
@@ -96,10 +97,10 @@ def write_ramp(
             audio = container.add_stream(audio_codec, rate=rate, layout="mono")
             samples = tone(seconds, frequency=1000.0)
             samples[: 14 * rate] = samples[15 * rate :] = 0
-            start = round((sound_start + later) * rate)
-            for packet in _encode_sound(audio, samples, start=start):
-                time = float(packet.pts * packet.time_base) - start / rate
-                if silence is None or not silence[0] <= time < silence[1]:
+            for packet in _encode_sound(audio, samples):
+                if silence is None or not silence[0] <= packet.pts * packet.time_base < silence[1]:
+                    shift = round((sound_start + later) / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                     packets.append(packet)
         packets.sort(key=lambda packet: float((packet.pts if packet.dts is None else packet.dts) * packet.time_base))
         for packet in packets:
@@ -107,10 +108,10 @@ def write_ramp(
     return path
 
 
-def _encode_sound(audio: av.audio.AudioStream, samples: np.ndarray, *, start: int = 0) -> list[av.Packet]:
+def _encode_sound(audio: av.audio.AudioStream, samples: np.ndarray) -> list[av.Packet]:
     rate, packets, fifo = audio.codec_context.sample_rate, [], av.AudioFifo()
     sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-    sound.sample_rate, sound.pts, sound.time_base = rate, start, Fraction(1, rate)
+    sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
     resampler = av.AudioResampler(format=audio.codec_context.format, layout="mono", rate=rate)
     for frame in resampler.resample(sound):
         fifo.write(frame)

@@ -1,0 +1,239 @@
+"""Sound on the time axis of the picture: where it begins, holes, rates and channels, and spans read by seeking."""
+
+import resource
+import time
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from modeling_avicuna import MediaError, load_audio
+from modeling_avicuna.media_avicuna import MediaFile, Sound, decode_audio, resample, scale_samples
+from tests.media_files import cut_without_encoding, pictures, tone, write_media, write_ramp
+
+
+RATE = 48_000
+CONTAINERS = {  # file: codecs of picture and sound, frames per second
+    "a.mp4": ("libx264", "aac", 10),
+    "a.mov": ("libx264", "aac", 10),
+    "a.3gp": ("libx264", "aac", 10),
+    "a.mkv": ("libx264", "aac", 10),
+    "flac.mkv": ("libx264", "flac", 10),
+    "a.webm": ("libvpx", "libopus", 10),
+    "a.ts": ("libx264", "aac", 10),
+    "mp2.ts": ("mpeg2video", "mp2", 25),
+    "a.mpg": ("mpeg2video", "mp2", 25),
+    "a.flv": ("libx264", "aac", 10),
+}
+
+
+def heard_from(waveform: np.ndarray) -> float:
+    """Seconds at which the beep begins."""
+    return float(np.flatnonzero(np.abs(waveform) > 0.1)[0]) / RATE
+
+
+def pitch(waveform: np.ndarray, second: float) -> int:
+    part = waveform[round(second * RATE) : round((second + 0.5) * RATE)]
+    return int(np.abs(np.fft.rfft(part)).argmax()) * 2
+
+
+@pytest.mark.parametrize("start", [-2.0, 1.5])
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_sound_that_begins_before_or_after_its_picture_is_heard_in_time(tmp_path, name, start):
+    """The ramp's beep begins 14 s into its sound, which begins `start` seconds after the picture."""
+    codec, audio_codec, fps = CONTAINERS[name]
+    path = write_ramp(tmp_path / name, codec=codec, audio_codec=audio_codec, fps=fps, seconds=16, sound_start=start)
+    assert heard_from(load_audio(path)) == pytest.approx(14.0 + start, abs=0.04)
+    assert heard_from(decode_audio(path, sampling_rate=RATE)[0]) == pytest.approx(14.0 + start, abs=0.04)
+
+
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name != "a.3gp"])
+def test_a_hole_in_the_sound_is_silent_for_both_readers(tmp_path, name):
+    codec, audio_codec, fps = CONTAINERS[name]
+    path = write_ramp(tmp_path / name, codec=codec, audio_codec=audio_codec, fps=fps, seconds=16, silence=(2.0, 12.0))
+    for waveform in (load_audio(path), decode_audio(path, sampling_rate=RATE, num_channels=1)[0]):
+        assert heard_from(waveform) == pytest.approx(14.0, abs=0.04)
+        assert len(waveform) / RATE == pytest.approx(16.0, abs=0.1)
+
+
+def test_a_cut_without_encoding_keeps_its_sound_in_time(tmp_path):
+    ramp = write_ramp(
+        tmp_path / "ramp.mp4", options={"x264-params": "scenecut=0:keyint=25:bframes=2"}, audio_codec="aac"
+    )
+    path = cut_without_encoding(ramp, tmp_path / "cut.mp4", start=12.0, end=18.0)
+    assert heard_from(load_audio(path)) == pytest.approx(2.0, abs=0.03)
+
+
+@pytest.mark.parametrize("rate", [44_101, 11_127, 7_919, 44_100, 22_050, 96_000])
+def test_every_sampling_rate_is_resampled_in_little_time_and_memory(tmp_path, rate):
+    path = write_media(
+        tmp_path / "a.wav",
+        waveform=tone(1.0, frequency=880.0, sampling_rate=rate),
+        sampling_rate=rate,
+        audio_codec="pcm_s16le",
+    )
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    waveform = load_audio(path)
+    assert len(waveform) == RATE
+    assert time.process_time() - begin < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+    np.testing.assert_allclose(waveform[2000:-2000], tone(1.0, frequency=880.0)[2000:-2000], atol=2e-3)
+
+
+@pytest.mark.parametrize("parts", [(44_100, 22_050), (22_050, 44_100), (48_000, 32_000, 48_000)])
+def test_a_rate_that_changes_inside_a_stream_keeps_pitch_and_time(tmp_path, parts):
+    content = b""
+    for number, rate in enumerate(parts):
+        sound = tone(5.0, frequency=440.0 * (number + 1), sampling_rate=rate)
+        part = write_media(tmp_path / "part.mp3", waveform=sound, sampling_rate=rate, audio_codec="libmp3lame")
+        content += part.read_bytes()
+    (tmp_path / "joined.mp3").write_bytes(content)
+    waveform = load_audio(tmp_path / "joined.mp3")
+    assert [pitch(waveform, 5 * n + 2.0) for n in range(len(parts))] == [440 * (n + 1) for n in range(len(parts))]
+    assert len(waveform) / RATE == pytest.approx(5 * len(parts), abs=0.2)
+
+
+def write_channels(path, layout: str, *, frequency: float = 440.0, codec: str = "aac"):
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream(codec, rate=RATE, layout=layout)
+        num_channels = audio.layout.nb_channels
+        fifo = av.AudioFifo()
+        samples = np.stack([tone(2.0, frequency=frequency)] * num_channels)
+        packed = np.ascontiguousarray(samples.T.reshape(1, -1))
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
+        frame.sample_rate = RATE
+        converter = av.AudioResampler(format=audio.codec_context.format, layout=layout, rate=RATE)
+        for part in converter.resample(frame):
+            fifo.write(part)
+        while (part := fifo.read(audio.codec_context.frame_size or 1024)) is not None:
+            container.mux(audio.encode(part))
+        container.mux(audio.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("layouts", [("mono", "stereo"), ("stereo", "mono"), ("mono", "5.1")])
+def test_channels_that_change_inside_a_stream_are_mixed(tmp_path, layouts):
+    content = b""
+    for number, layout in enumerate(layouts):
+        content += write_channels(tmp_path / "part.aac", layout, frequency=440.0 * (number + 1)).read_bytes()
+    (tmp_path / "joined.aac").write_bytes(content)
+    waveform = load_audio(tmp_path / "joined.aac")
+    assert (pitch(waveform, 0.5), pitch(waveform, 2.7)) == (440, 880)
+    assert decode_audio(tmp_path / "joined.aac", sampling_rate=RATE).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "codec"),
+    [
+        ("a.m4a", "7.1", "aac"),
+        ("a.flac", "7.1", "flac"),
+        ("a.wav", "hexadecagonal", "pcm_s16le"),
+        ("a.m4a", "5.1", "aac"),
+    ],
+)
+def test_many_channels_are_averaged(tmp_path, name, layout, codec):
+    waveform = load_audio(write_channels(tmp_path / name, layout, codec=codec))
+    # AAC keeps only the lowest frequencies of a low-frequency channel
+    np.testing.assert_allclose(waveform[5000:90_000], tone(2.0)[5000:90_000], atol=0.2 if codec == "aac" else 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8"])
+def test_samples_of_every_type_keep_their_level(kind):
+    """Less than 0.01 dB off, where eight bits allow it."""
+    dtype, wave = np.dtype(kind), tone(0.1).astype(np.float64)
+    if dtype.kind == "f":
+        samples = wave.astype(dtype)
+    else:
+        half = 2.0 ** (8 * dtype.itemsize - 1)
+        samples = (np.round(wave * (half - 1)) + (half if dtype.kind == "u" else 0)).astype(dtype)
+    scaled = scale_samples(samples)
+    assert scaled.dtype == np.float32
+    decibels = 20 * np.log10(np.sqrt(np.mean(scaled**2)) / np.sqrt(np.mean(wave**2)))
+    assert abs(decibels) < (0.1 if dtype.itemsize == 1 else 0.01)
+
+
+@pytest.mark.parametrize("kind", ["?", "c8", "U3", "O"])
+def test_samples_without_a_range_are_refused(kind):
+    with pytest.raises(ValueError, match="samples must be integers or floats"):
+        scale_samples(np.zeros(3, kind))
+
+
+def noise(seconds: float, rate: int) -> np.ndarray:
+    rng, times = np.random.default_rng(0), np.arange(round(seconds * rate)) / rate
+    sweep = 0.3 * np.sin(2 * np.pi * (200 + 20 * times) * times)
+    return (sweep + 0.1 * rng.standard_normal(len(times))).astype(np.float32)
+
+
+SPANS = {  # file: codec of the sound, rate
+    "a.mp4": ("aac", 44_100),
+    "a.mkv": ("aac", 44_100),
+    "opus.mkv": ("libopus", 48_000),
+    "flac.mkv": ("flac", 44_100),
+    "a.ts": ("aac", 48_000),
+    "a.mp3": ("libmp3lame", 44_100),
+    "a.aac": ("aac", 44_100),
+    "a.ogg": ("libopus", 48_000),
+    "a.flac": ("flac", 48_000),
+    "a.wav": ("pcm_s16le", 44_101),
+    "a.avi": ("libmp3lame", 44_100),
+    "a.flv": ("aac", 44_100),
+}
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_spans_equal_the_whole_sound_and_only_they_are_decoded(tmp_path, name):
+    codec, rate = SPANS[name]
+    path = write_media(tmp_path / name, waveform=noise(40, rate), sampling_rate=rate, audio_codec=codec)
+    spans = [(round(second * RATE), round((second + 2) * RATE)) for second in (0.5, 13.3, 37.25)]
+    with MediaFile(path) as media:
+        whole = Sound(media, sampling_rate=RATE).read_all()
+    with MediaFile(path) as media:
+        sound, num_blocks = Sound(media, sampling_rate=RATE), []
+        blocks = sound._blocks
+        sound._blocks = lambda *part: (num_blocks.append(block) or block for block in blocks(*part))
+        parts = sound.read(spans)
+        assert len(num_blocks) < len(sound.table) / 2
+        assert sound.num_samples == whole.shape[1]
+    for part, (first, last) in zip(parts, spans):
+        expected = np.pad(whole[:, first:last], ((0, 0), (0, max(0, last - whole.shape[1]))))
+        np.testing.assert_allclose(part, expected, atol=1e-5)
+    np.testing.assert_array_equal(load_audio(path, start=13.3, end=15.3), parts[1][0])
+
+
+def test_a_part_beyond_the_sound_is_silent_or_none(tmp_path):
+    path = write_media(tmp_path / "a.wav", waveform=tone(2.0), audio_codec="pcm_s16le")
+    assert load_audio(path, start=1.5).shape == (RATE // 2,)
+    assert load_audio(path, start=5.0, end=6.0) is None
+    with MediaFile(path) as media:
+        assert not Sound(media, sampling_rate=RATE).read([(5 * RATE, 6 * RATE)])[0].any()
+
+
+def test_a_stream_that_ffmpeg_does_not_call_the_best_is_heard(tmp_path):
+    """FFmpeg knows no best sound stream where it saw none of its packets while it opened the file."""
+    path = write_ramp(tmp_path / "a.ts", audio_codec="aac", seconds=16, sound_start=-3.0)
+    with MediaFile(path) as media:
+        assert media.sound is not None
+    assert heard_from(load_audio(path)) == pytest.approx(11.0, abs=0.04)
+
+
+def test_sound_that_cannot_be_decoded_is_named(tmp_path):
+    path = write_media(tmp_path / "a.mp4", frames=pictures(10), waveform=tone(1.0))
+    content = path.read_bytes()
+    with av.open(str(path)) as container:
+        for packet in container.demux(audio=0):
+            if packet.size:
+                content = content[: packet.pos] + b"\xff" * packet.size + content[packet.pos + packet.size :]
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match="a.mp4: unreadable audio stream"):
+        load_audio(path)
+
+
+@pytest.mark.parametrize(
+    ("from_rate", "to_rate"), [(44_101, 48_000), (48_000, 44_100), (8_000, 48_000), (48_000, 48_000)]
+)
+def test_resampling_keeps_length_and_shape(from_rate, to_rate):
+    samples = np.stack([tone(0.5, sampling_rate=from_rate)] * 2)
+    resampled = resample(samples, from_rate, to_rate)
+    assert resampled.shape == (2, -(-samples.shape[1] * Fraction(to_rate, from_rate) // 1))
+    assert resample(samples[0], from_rate, to_rate).shape == resampled.shape[1:]
