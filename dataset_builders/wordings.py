@@ -101,10 +101,9 @@ def grounding_answer(indices: Sequence[int]) -> str:
     >>> grounding_answer([0, 1, 2])
     'From <s0> to <e0>, from <s1> to <e1> and from <s2> to <e2>.'
     """
-    # imported here, so that importing dataset_builders does not load torch
-    from modeling_avicuna.timestamp_avicuna import join_spans
-
-    joined = join_spans([span_text(index) for index in indices])
+    # the same sentence as `timestamp_avicuna.join_spans`, whose import would load torch in every worker of a build
+    *first, last = [span_text(index) for index in indices]
+    joined = f"{', '.join(first)} and {last}" if first else last
     return f"F{joined[1:]}."
 
 

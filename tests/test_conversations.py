@@ -1,12 +1,16 @@
 """Conversations of planned videos: every time has its seconds, every answer is what the plan says."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dataset_builders import wordings
 from dataset_builders.pseudo_untrimmed.conversations import draw_turns, write_conversation
+from modeling_avicuna.timestamp_avicuna import join_spans
 
 
 CAPTIONS = ["A dog barks.", "A bell rings twice", "A dog barks.", "The sea is calm."]
@@ -34,6 +38,21 @@ def test_every_placeholder_has_its_seconds_and_the_reverse():
         assert sorted(written) == sorted(named) and len(set(named)) == len(named)
         spans = [(start, end) for (_, start), (_, end) in zip(conversation.times[::2], conversation.times[1::2])]
         assert set(spans) <= set(SPANS)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_spans_are_joined_as_the_model_joins_them(count):
+    spans = [wordings.span_text(index) for index in range(count)]
+    assert wordings.grounding_answer(range(count)) == f"F{join_spans(spans)[1:]}."
+
+
+def test_a_shard_is_built_without_torch():
+    """Each worker of a build would load it: 4 s of CPU and half a gigabyte."""
+    code = (
+        "import sys; from dataset_builders.pseudo_untrimmed import shards; from dataset_builders import wordings\n"
+        "assert wordings.grounding_answer([0]) and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_a_narration_names_every_segment_in_order():

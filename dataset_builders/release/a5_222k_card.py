@@ -32,7 +32,7 @@ def card_text(report: dict[str, Any], *, name: str) -> str:
     """The dataset card for a build, from the content of its report.json; `name` is how `load_dataset` will call it."""
     settings, counts = report["settings"], report["sources"]
     sources = [source for source in SOURCES if source in settings["mix"]]  # their order decides whose a sound is
-    num_rows = {"train": sum(row["taken"] for row in settings["mix"].values())}
+    num_rows = report.get("num_rows", {"train": sum(row["taken"] for row in settings["mix"].values())})
     metadata = card_metadata(
         pretty_name="A5-222K",
         license_name="as-its-sources",
