@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dataset_builders.pseudo_untrimmed import clustering
 from dataset_builders.pseudo_untrimmed.clustering import DROPPED, cluster_clips, measure_clusters
 
 
@@ -51,6 +52,22 @@ def test_labels_depend_on_the_seed_alone():
     first, again = (cluster_clips(rows, cluster_size=10, seed=3)[0] for _ in range(2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, cluster_clips(rows, cluster_size=10, seed=4)[0])
+
+
+@pytest.mark.parametrize("method", ["kmeans", "agglomerative"])
+@pytest.mark.parametrize("small_clusters", ["merge", "drop"])
+def test_many_captions_are_clustered_in_buckets(monkeypatch, method, small_clusters):
+    monkeypatch.setattr(clustering, "DIRECT_CLIPS", 500)
+    monkeypatch.setattr(clustering, "BUCKET_SIZE", 200)
+    monkeypatch.setattr(clustering, "BUCKET_SAMPLE", 700)
+    rows, _ = make_blobs([20] * 60, spread=0.2)
+    options = {"method": method, "cluster_size": 20, "min_cluster_size": 8, "small_clusters": small_clusters}
+    labels, _ = cluster_clips(rows, **options)
+    report = measure_clusters(rows, labels)
+    assert min(report["sizes"]) >= 8 and set(labels[labels != DROPPED]) == set(range(report["num_clusters"]))
+    assert (labels != DROPPED).mean() > (0.99 if small_clusters == "merge" else 0.6)
+    assert report["mean_cosine"] > 0.7 > 0.3 > report["random_mean_cosine"]
+    assert np.array_equal(labels, cluster_clips(rows, **options)[0])
 
 
 def test_none_is_one_cluster():
