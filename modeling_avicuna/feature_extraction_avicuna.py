@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers import BatchFeature, ClapFeatureExtractor, FeatureExtractionMixin
 
+from .media_avicuna import scale_samples
+
 
 try:
     import torchaudio
@@ -40,6 +42,24 @@ def split_windows(
     padded = -(-num_samples // window) * window
     starts = range(0, padded - window + 1, stride)
     return [(start, min(start + window, num_samples)) for start in starts]
+
+
+def as_waveform(samples: np.ndarray | torch.Tensor) -> np.ndarray:
+    """
+    Mono samples `(num_samples,)` as float32; integers are divided by their range, see `scale_samples`.
+
+    Raises:
+        ValueError: another shape, samples that are neither integers nor floats, or samples that are not finite.
+    """
+    if isinstance(samples, torch.Tensor) and samples.is_floating_point():
+        samples = samples.float()  # NumPy has no bfloat16
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise ValueError(f"a waveform must be mono, of shape (num_samples,), got {samples.shape}")
+    waveform = scale_samples(samples)
+    if not np.isfinite(waveform).all():
+        raise ValueError("a waveform must hold finite numbers, got infinite ones or NaN")
+    return waveform
 
 
 def clap_settings(audio_tower: str | os.PathLike, *, is_fused: bool) -> dict[str, Any]:
@@ -146,17 +166,17 @@ class AVicunaFeatureExtractor(FeatureExtractionMixin):
         Log-mel of all windows of a sound.
 
         Args:
-            waveform: `(num_samples,)` at `sampling_rate`.
+            waveform: `(num_samples,)` at `sampling_rate`, floats or integers; see `as_waveform`.
 
         Returns:
             `(num_windows, num_frames, feature_size)` in dB, float32.
 
         Raises:
-            ValueError: not one-dimensional, or without a sample.
+            ValueError: without a sample, or see `as_waveform`.
         """
-        waveform = np.asarray(waveform, dtype=np.float32)
-        if waveform.ndim != 1 or len(waveform) == 0:
-            raise ValueError(f"a waveform must be mono with at least one sample, got shape {waveform.shape}")
+        waveform = as_waveform(waveform)
+        if len(waveform) == 0:
+            raise ValueError("a waveform must have at least one sample, got shape (0,)")
         return self.analyse_windows([waveform[start:end] for start, end in self.split_windows(len(waveform))])
 
     def _log_mel(self, windows: torch.Tensor) -> torch.Tensor:

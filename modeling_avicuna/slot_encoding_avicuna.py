@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from transformers.video_utils import VideoMetadata
 
-from .feature_extraction_avicuna import AVicunaFeatureExtractor
+from .feature_extraction_avicuna import AVicunaFeatureExtractor, as_waveform
 from .interleaving_avicuna import ALIGNMENTS, interleave_order, num_modality_tokens, resample_rows
-from .media_avicuna import MediaFile, Sound, resample, scale_samples
+from .media_avicuna import MediaFile, Sound, resample
 from .media_slots_avicuna import OWN_SOUND, MediaSlot
 from .prompt_avicuna import AUDIO_TOKEN, SLOT_PATTERN, VIDEO_TOKEN
 from .video_processing_avicuna import AVicunaVideoProcessor, read_video
@@ -234,24 +234,6 @@ def _opened(medium: Any) -> Iterator[Any]:
 
 def _named(source: Any) -> str:
     return f"an array of shape {tuple(source.shape)}" if hasattr(source, "shape") else f"{source!s:.200}"
-
-
-def as_waveform(samples: np.ndarray | torch.Tensor) -> np.ndarray:
-    """
-    Mono samples `(num_samples,)` as float32; integers are divided by their range, see `scale_samples`.
-
-    Raises:
-        ValueError: another shape, samples that are neither integers nor floats, or samples that are not finite.
-    """
-    if isinstance(samples, torch.Tensor) and samples.is_floating_point():
-        samples = samples.float()  # NumPy has no bfloat16
-    samples = np.asarray(samples)
-    if samples.ndim != 1:
-        raise ValueError(f"a waveform must be mono, of shape (num_samples,), got {samples.shape}")
-    waveform = scale_samples(samples)
-    if not np.isfinite(waveform).all():
-        raise ValueError("a waveform must hold finite numbers, got infinite ones or NaN")
-    return waveform
 
 
 def as_features(rows: np.ndarray | torch.Tensor, *, name: str) -> torch.Tensor:

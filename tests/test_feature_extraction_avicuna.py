@@ -71,6 +71,14 @@ def test_a_batch_is_padded_and_tells_its_lengths():
     assert not batch["input_features"][0, 1:].any()
 
 
+def test_integer_samples_are_scaled_by_their_range():
+    extractor, sound = AVicunaFeatureExtractor(), tone(1.0)
+    ours = extractor([np.round(sound * 32768).astype(np.int16)])["input_features"]
+    expected = extractor([sound])["input_features"]
+    loud = expected > expected.max() - 20
+    assert (ours - expected)[loud].abs().max() < 0.01  # dB
+
+
 def test_wrong_waveforms_are_named():
     extractor = AVicunaFeatureExtractor()
     with pytest.raises(ValueError, match=r"\(2, 5\)"):
