@@ -1,10 +1,10 @@
-"""Reads mutated annotation files with every reader of training and evaluation: each must give rows, counted drops, or one
-ValueError that names the file.
+"""Reads mutated annotation files with every reader of training and evaluation: each must give rows, counted drops, or
+one ValueError that names the file.
 
     python benchmarks/mutated_annotations.py --data-dir ../shared/data --output outputs/mutated_annotations.json
 
-The first records of real files are mutated with a seed: bytes, lines, csv fields and JSON values. Of the rows that come
-through, the schema, the times and the texts are checked, and that every record read is kept or dropped.
+The first records of real files are mutated with a seed: bytes, lines, csv fields and JSON values. Of the rows that
+come through, the schema, the times and the texts are checked, and that every record read is kept or dropped.
 """
 
 import copy

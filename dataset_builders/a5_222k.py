@@ -45,14 +45,15 @@ from .wordings import AUDIO_QUESTIONS, choose_wording
 class A5222KSettings(InputSettings):
     """The sources of the set, the test sets to exclude, and the folders of the sounds.
 
-    Each `*_file` is a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without it a
-    row has the bare file name, by which cached features are found.
+    Each `*_file` is a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without it
+    a row has the bare file name, by which cached features are found.
 
     Args:
         audiocaps_file, clotho_file, auto_acd_file, wavcaps_file: the training files as published.
         audioset_file: AudioSet's segment csv, or LLP's label lists; needs `class_labels_file`.
         class_labels_file: class_labels_indices.csv of AudioSet.
-        captions_file: captioned clips of VALOR's form; `clips_dir` holds the clips, and those without sound are dropped.
+        captions_file: captioned clips of VALOR's form; `clips_dir` holds the clips, and those without sound are
+            dropped.
         exclude_audiocaps_file, exclude_clotho_file: the evaluation splits of the two.
         exclude_blacklist_file: WavCaps' own list.
         exclude_unav100_file: its annotations; the validation and test videos are excluded.

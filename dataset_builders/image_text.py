@@ -27,7 +27,8 @@ class ImageTextConfig(InputConfig):
     Args:
         annotations_file: one file or several of any form that `sources.questions.read_question_answers` knows.
         image_dir: folder of the images; None: rows have the relative paths of the annotation files.
-        captions_file: captioned clips of VALOR's form; `clips_dir` holds them, and clips without a picture are dropped.
+        captions_file: captioned clips of VALOR's form; `clips_dir` holds them, and clips without a picture are
+            dropped.
         max_missing: share of the pictures (0-1) that may be missing from a folder before the build fails.
         max_turns: turns of a row; further turns are in a further row. 1 by default: stage I's template has one answer.
     """

@@ -25,8 +25,8 @@ from .sources.timed_events import TimedVideo, UncleanVideo
 from .sources.vtimellm import read_conversations
 
 
-# The questions that a source's annotation can answer. A narration needs every event of the video to be annotated: DiDeMo,
-# Charades-STA and QVHighlights annotate single moments, and QVHighlights' windows have no description each.
+# The questions that a source's annotation can answer. A narration needs every event of the video to be annotated:
+# DiDeMo, Charades-STA and QVHighlights annotate single moments, and QVHighlights' windows have no description each.
 EVENT_SOURCES = {
     "unav100": CONVERSATION_TYPES,
     "activitynet_captions": CONVERSATION_TYPES,
@@ -48,14 +48,14 @@ class InstructionConfig(InputConfig):
         answers_file: ActivityNet-QA's answers, one file for each file of questions.
         durations_file: seconds by video id, for annotations without durations (Charades-STA), in a form of
             `published_events.read_durations`; without it they are read from the media of `media_dir`.
-        media_dir: folder of the videos; None: rows have bare file names. A video whose annotated duration is not that of
-            its file (`timed_events.durations_differ`) is dropped.
+        media_dir: folder of the videos; None: rows have bare file names. A video whose annotated duration is not that
+            of its file (`timed_events.durations_differ`) is dropped.
         subset: UnAV-100's "train", "validation" or "test"; for the other sources it is only the name of the split.
         conversation_types: of "narration", "grounding", "segment"; None: those that the source can answer.
-        num_absent: UnAV-100 only: questions per video about classes that do not occur in it, with an answer that says so
-            (our choice: 1; a model trained without them gives times for any query).
-        absent_share: UnAV-100 only, in place of num_absent: the share (0-1) of the grounding questions that are about classes
-            that do not occur in the video.
+        num_absent: UnAV-100 only: questions per video about classes that do not occur in it, with an answer that says
+            so (our choice: 1; a model trained without them gives times for any query).
+        absent_share: UnAV-100 only, in place of num_absent: the share (0-1) of the grounding questions that are about
+            classes that do not occur in the video.
         max_turns: questions of a row; further ones are in a further row of the same video.
         max_missing: share of the videos (0-1) that may be missing from `media_dir` before the build fails.
         exclude_ids_file: ids of videos to leave out, in any form of `sources.excluded_ids`.

@@ -1,4 +1,4 @@
-"""Annotation files as people have them: broken records, other types, other encodings, hostile names. By kind of fault."""
+"""Annotation files as people have them, by kind of fault: broken records, types, encodings, hostile names."""
 
 import gzip
 import json

@@ -19,8 +19,8 @@ from dataset_builders.atomic_files import atomic_path, write_json, write_text
 DTYPES = {"float16": np.float16, "float32": np.float32}
 SETTINGS_FILE = "store.json"
 SILENCE_FILE = "silence.safetensors"
-# The published form; a folder written before these were recorded has it.
 PART_TOLERANCE = 0.5  # s; a part that ends so near to the end of its medium is the whole medium (our choice)
+# The published form; a folder written before these were recorded has it.
 PUBLISHED_SETTINGS = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0, "mel_scale": "htk"}
 
 

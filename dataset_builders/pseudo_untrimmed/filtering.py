@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..sources.text_cleaning import caption_key
 from .planning import Plan
 
 
@@ -92,7 +93,7 @@ class PlanFilter:
 
 
 def number_events(captions: list[str]) -> np.ndarray:
-    """Equal numbers for captions that say the same, letter case, spaces and final punctuation aside.
+    """Equal numbers for captions that are the same by `text_cleaning.caption_key`.
 
     ```python
     >>> number_events(["A dog barks.", "a dog  barks", "A cat."]).tolist()
@@ -101,5 +102,4 @@ def number_events(captions: list[str]) -> np.ndarray:
     ```
     """
     numbers: dict[str, int] = {}
-    keys = (" ".join(caption.lower().split()).rstrip(".!? ") for caption in captions)
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+    return np.array([numbers.setdefault(caption_key(caption), len(numbers)) for caption in captions])

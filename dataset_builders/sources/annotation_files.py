@@ -1,7 +1,7 @@
 """Opens annotation files: plain or gzipped text, JSON, JSON lines and csv.
 
-Every reader of `sources/` opens its file here, so a file that cannot be read (a git-LFS pointer, a cut gzip, broken JSON,
-an unclosed quote) gives one ValueError that names it. What the records mean is decided by the readers.
+Every reader of `sources/` opens its file here, so a file that cannot be read (a git-LFS pointer, a cut gzip, broken
+JSON, an unclosed quote) gives one ValueError that names it. What the records mean is decided by the readers.
 """
 
 import codecs
@@ -128,8 +128,8 @@ def read_csv_rows(
     """(number of its first line, fields) of each row of a csv file that is not blank.
 
     Raises:
-        ValueError: a quoted field that does not end, or one over more than `MAX_LINES_PER_ROW` lines; the message has the
-            line on which it begins.
+        ValueError: a quoted field that does not end, or one over more than `MAX_LINES_PER_ROW` lines; the message has
+            the line on which it begins.
     """
     reader = csv.reader(
         io.StringIO(read_text(path), newline=""),

@@ -1,11 +1,12 @@
 """Captioned sounds: AudioCaps, Clotho, Auto-ACD, WavCaps, AudioSet labels, and captioned clips of VALOR's form.
 
-Each reader yields `AudioCaption` records with the captions of the file; `normalize_caption` is applied by the selection.
-The `audio_keys` identify a sound across sources, so that de-duplication and the exclusion of test sets need no file names.
+Each reader yields `AudioCaption` records with the captions of the file; `normalize_caption` is applied by the
+selection. The `audio_keys` identify a sound across sources, so that de-duplication and the exclusion of test sets need
+no file names.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -184,13 +185,13 @@ def _parse_segment(row: list[str]) -> tuple[str, str, float, list[str]]:
     return f"{row[0]}_{start:.3f}_{end:.3f}", row[0], end - start, row[3].split(",")
 
 
-def short_class_names(classes: Iterator[dict[str, str]]) -> dict[str, str]:
+def short_class_names(rows: Iterable[dict[str, str]]) -> dict[str, str]:
     """Class names for captions, by the key of their machine id and of their full name.
 
     "Male speech, man speaking" becomes "male speech"; where two classes share the part before the comma ("Inside,
     small room"), the whole name is used.
     """
-    classes = list(classes)
+    classes = list(rows)
     heads = [row["display_name"].split(",")[0] for row in classes]
     short = {}
     for row, head in zip(classes, heads):

@@ -28,8 +28,8 @@ from .records import MalformedRecord, refuse, text_of
 from .text_cleaning import caption_key, normalize_caption
 
 
-# The paper gives "about 222K" and no proportions; the shares are our choice: all human captions (AudioCaps, Clotho), then
-# mostly Auto-ACD, which the paper names first, then WavCaps and label captions. The five add up to 222,000.
+# The paper gives "about 222K" and no proportions; the shares are our choice: all human captions (AudioCaps, Clotho),
+# then mostly Auto-ACD, which the paper names first, then WavCaps and label captions. The five add up to 222,000.
 # Captioned clips of VALOR's form are not part of the published set; where they are given they have their own share.
 TARGET_MIX = {
     "audiocaps": 50_000,
@@ -53,7 +53,7 @@ class Selected:
 
 @dataclass
 class HeldOutSounds:
-    """Sounds of evaluation sets that must not be trained on, by audio key, with the name of the set that holds them."""
+    """Sounds of evaluation sets that must not be trained on: the name of the set by audio key."""
 
     names: dict[str, str] = field(default_factory=dict)
     met: set[str] = field(default_factory=set)
@@ -127,7 +127,7 @@ def captioned_clip_keys(path: str | Path) -> Iterator[str]:
 
 
 def listed_keys(path: str | Path) -> Iterator[str]:
-    """Keys of a list of ids in any form of `excluded_ids`: YouTube ids, names of clips or files, or keys themselves."""
+    """Keys of a list of ids in any form of `excluded_ids`: YouTube ids, names of clips or files, or keys."""
     for name in read_excluded_ids(path):
         youtube_id = youtube_id_of(name)
         yield from (name, f"clip:{name}", freesound_name_key(name))
@@ -151,8 +151,8 @@ def curate(
     """The selection, in the order of `sources` and of their files.
 
     Args:
-        sources: records by source, the most trusted first: a sound or a text that two sources have is kept in the first.
-            Several captions of one sound are several pairs within a source (Clotho has five).
+        sources: records by source, the most trusted first: a sound or a text that two sources have is kept in the
+            first. Several captions of one sound are several pairs within a source (Clotho has five).
         held_out: sounds that must not be trained on.
         media: the folder of each source; a sound that is not in it is dropped as "missing_media".
         find_media_defect: by source, a function that gives the defect of a found file, or None.
@@ -196,9 +196,9 @@ def curate(
         for source, pairs in found.items()
     }
     selected = []
-    for source, pairs in found.items():
-        taken = take_sample(pairs, num=shares[source], seed=seed)
-        report.leave_out(source, "not_sampled", num=len(pairs) - len(taken))
+    for source, usable in found.items():
+        taken = take_sample(usable, num=shares[source], seed=seed)
+        report.leave_out(source, "not_sampled", num=len(usable) - len(taken))
         report.keep(source, num=len(taken))
         selected += taken
     return selected

@@ -1,7 +1,7 @@
 """Reads the captioned clips that pseudo-untrimmed videos are made of (step 1 of the paper).
 
-VALOR's own JSON, JSON lines and csv, plain or gzipped, become `Clip` records. Each record that is left out is counted in
-a `CurationReport` with its reason. Nothing is embedded, clustered or decoded here.
+VALOR's own JSON, JSON lines and csv, plain or gzipped, become `Clip` records. Each record that is left out is counted
+in a `CurationReport` with its reason. Nothing is embedded, clustered or decoded here.
 """
 
 from collections.abc import Iterator
@@ -52,9 +52,9 @@ def read_clips(
 
     Args:
         captions_file (`str`, `Path` or a list of them):
-            `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end and caption
-            (further columns may be ragged); gzipped or not. The duration of a clip is taken from its start and end
-            columns, else from an id of the form `<youtube id>_<start>_<end>` with decimals.
+            `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end and
+            caption (further columns may be ragged); gzipped or not. The duration of a clip is taken from its start and
+            end columns, else from an id of the form `<youtube id>_<start>_<end>` with decimals.
         report (`CurationReport`):
             Counts the records read and kept, and each drop with its reason.
         exclude_ids_file (`str`, `Path` or a list of them, *optional*):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from ..turns import CONVERSATION_TYPES, Conversation, read_conversation_types
 from ..wordings import GROUNDING_QUESTIONS, NARRATION_QUESTIONS, SEGMENT_QUESTIONS, choose_wording
 from .rows import Row, make_row
+from .text_cleaning import caption_key
 from .timed_events import TimedEvent, TimedVideo
 
 
@@ -30,16 +31,16 @@ def event_rows(
 
     Args:
         media: path of the video.
-        absent: events that do not occur, to be grounded all the same; the answer is that there is none.
-        max_turns: more questions than these go on in a further row of the same video (our choice: 10).
-        seed: chooses the wordings; the same for any order of the videos.
+        absent: events that do not occur but are asked about; the answer is that there is none.
+        max_turns: questions of a row; further ones are in a further row of the same video (our choice: 10).
+        seed: chooses the wordings, independently of the order of the videos.
     """
     if max_turns < 1:
         raise ValueError(f"max_turns must be at least 1, got {max_turns}")
     for kind in read_conversation_types(conversation_types):
-        groups = {"narration": _whole, "grounding": _by_text, "segment": _by_span}[kind](video.events)
-        if kind == "grounding":
-            groups = _mingle(groups, absent, key=f"{seed}-{video.video_id}")
+        groups: list[list[TimedEvent] | str] = [*GROUPINGS[kind](video.events)]
+        if kind == "grounding" and absent:
+            groups = _shuffle([*groups, *absent], key=f"{seed}-{video.video_id}")
         for number in range(0, len(groups), max_turns):
             row_id = f"{source}-{video.video_id}-{kind}" + (f"-{number // max_turns}" if number else "")
             yield _row(row_id, kind, groups[number : number + max_turns], video, source=source, media=media, seed=seed)
@@ -50,10 +51,10 @@ def _whole(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
 
 
 def _by_text(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
-    """Occurrences of one event together: an event that occurs three times is asked once, with three spans."""
+    """Occurrences of one event together: an event that occurs three times is one question, with three spans."""
     groups: dict[str, list[TimedEvent]] = {}
     for event in events:
-        groups.setdefault(event.text.casefold().rstrip(". "), []).append(event)
+        groups.setdefault(caption_key(event.text), []).append(event)
     return list(groups.values())
 
 
@@ -75,13 +76,13 @@ def absent_labels(video: TimedVideo, vocabulary: Sequence[str], *, num: int, see
     return sorted(set(vocabulary) - present, key=rank)[:num]
 
 
-def _mingle(groups: list[list[TimedEvent]], absent: Sequence[str], *, key: str) -> list[list[TimedEvent] | str]:
-    """Groups and absent events (as bare text) in an order chosen by a hash, so that place does not tell them apart."""
-    if not absent:
-        return groups
-    mingled = [*groups, *absent]
-    digests = [hashlib.sha256(f"{key}-{number}".encode()).digest() for number in range(len(mingled))]
-    return [mingled[number] for number in sorted(range(len(mingled)), key=digests.__getitem__)]
+def _shuffle(groups: list[list[TimedEvent] | str], *, key: str) -> list[list[TimedEvent] | str]:
+    """Groups and absent events (as bare text) in an order chosen by a hash: the position does not give them away."""
+    digests = [hashlib.sha256(f"{key}-{number}".encode()).digest() for number in range(len(groups))]
+    return [groups[number] for number in sorted(range(len(groups)), key=digests.__getitem__)]
+
+
+GROUPINGS = {"narration": _whole, "grounding": _by_text, "segment": _by_span}
 
 
 def _row(

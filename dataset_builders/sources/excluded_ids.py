@@ -1,7 +1,7 @@
 """Reads lists of videos that must not be trained on, in the forms in which they are published.
 
-An evaluation's own annotation file can be given as it is. `ExcludedIds` matches names across spellings and counts which
-ids were met, so that a list without effect can be reported.
+An evaluation's own annotation file can be given as it is. `ExcludedIds` matches names across spellings and counts
+which ids were met, so that a list without effect can be reported.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Finds the media file of an id: the one look-up of all builders and of the evaluation.
 
-Annotations name media by id; folders hold them in sub-folders and with various suffixes, beside files of other kinds. No
-media file is opened here.
+Annotations name media by id; folders hold them in sub-folders and with various suffixes, beside files of other kinds.
+No media file is opened here.
 """
 
 import os
@@ -24,8 +24,8 @@ class MediaFolder:
     """
     The media files of one kind under a folder; or, without a folder, the bare file names that rows shall have.
 
-    A name is looked up as the path below the folder, as a file name, and without its suffix; a trailing dot (DiDeMo) is
-    ignored. Empty files are not media. Of several files with one name, that in the folder nearest to the top wins.
+    A name is looked up as the path below the folder, as a file name, and without its suffix; a trailing dot (DiDeMo)
+    is ignored. Empty files are not media. Of several files with one name, that in the folder nearest to the top wins.
 
     Without a folder, rows have bare names, by which cached features are found.
 
@@ -73,7 +73,7 @@ class MediaFolder:
                 yield paths
 
     def _choose(self, name: str, paths: list[str]) -> str:
-        """The file nearest to the top of the folder; a file with another suffix in the same folder is the same medium."""
+        """The file nearest to the top; files of one folder that differ in their suffix are the same medium."""
         depth = min(path.count(os.sep) for path in paths)
         nearest = [path for path in paths if path.count(os.sep) == depth]
         exact = [path for path in nearest if os.path.basename(path) == os.path.basename(name)]
@@ -102,8 +102,8 @@ class MediaFolder:
 
     def find_or_drop(self, names: Sequence[str], *, source: str, report: CurationReport, num: int = 1) -> str | None:
         """
-        `find`; `num` records are dropped where there is no file: "missing_media", "unreadable_media" (an empty file, not
-        counted as missing) or "unsafe_media_name" (a path that leads out of the folder).
+        `find`; `num` records are dropped where there is no file: "missing_media", "unreadable_media" (an empty file,
+        not counted as missing) or "unsafe_media_name" (a path that leads out of the folder).
         """
         if any(is_unsafe(name) for name in names):
             report.drop(source, names[0], "unsafe_media_name", detail=list(names), num=num)

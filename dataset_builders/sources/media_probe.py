@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def find_media_defect(path: str, needs: Literal["picture", "sound"]) -> str | None:
-    """Why a file cannot be used: "unreadable_media", "no_picture" or "no_sound"; None if it can. Nothing is decoded."""
+    """Why a file cannot be used: "unreadable_media", "no_picture" or "no_sound"; None if it can."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
     try:

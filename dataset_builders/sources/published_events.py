@@ -36,7 +36,7 @@ Span = tuple[float, float]  # start and end in seconds
 
 @dataclass(frozen=True)
 class AnnotatedEvent:
-    """An event of a video: `start` and `end` in seconds, `text` a caption or a class name, `class_id` if there is one."""
+    """An event: `start` and `end` in seconds, `text` a caption or a class name, `class_id` of the class if any."""
 
     start: float
     end: float
@@ -61,8 +61,8 @@ class AnnotatedVideo:
 class Moment:
     """A sentence about a moment of a video.
 
-    `spans` are its windows (QVHighlights) or the spans of the annotators (DiDeMo), in seconds. `duration` of the video in
-    seconds, None where the file does not have it. `moment_id` identifies the sentence in its file.
+    `spans` are its windows (QVHighlights) or the spans of the annotators (DiDeMo), in seconds. `duration` of the video
+    in seconds, None where the file does not have it. `moment_id` identifies the sentence in its file.
     """
 
     moment_id: str

@@ -1,7 +1,8 @@
 """Readers of the published files of questions about videos: AVSD, MUSIC-AVQA, ActivityNet-QA, MSVD-QA and MSR-VTT-QA.
 
-Records are kept as published: tokenized text, repeated questions, missing answers. Training cleans them (`questions.py`),
-the evaluation uses the answers as references. A record without the form of its data set goes to `drop`.
+Records are kept as published: tokenized text, repeated questions, missing answers. Training cleans them
+(`questions.py`), the evaluation uses the answers as references. A record without the form of its data set goes to
+`drop`.
 """
 
 import json

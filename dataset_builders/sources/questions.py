@@ -1,8 +1,8 @@
 """Questions about whole videos and images, cleaned for training: AVSD, MUSIC-AVQA, ActivityNet-QA, and JSON lists of
 questions and answers.
 
-Each reader yields `QuestionedVideo` records: a video and the turns about it, in plain text. Times are not named, so a row
-of these needs no duration. `question_rows` makes the rows.
+Each reader yields `QuestionedVideo` records: a video and the turns about it, in plain text. Times are not named, so a
+row of these needs no duration. `question_rows` makes the rows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from ..wordings import IMAGE_QUESTIONS, SHORT_ANSWER_QUESTIONS, choose_wording
 from . import published_questions
 from .annotation_files import read_json, read_json_records, read_text
 from .published_questions import UNDISCLOSED, AskedQuestion
-from .records import MalformedRecord, as_text, count_in, list_of, optional_of, parse_each, text_of
+from .records import MalformedRecord, as_text, count_in, is_broken, list_of, optional_of, parse_each, text_of
 from .rows import Row, make_row
 from .text_cleaning import clean_lines, clean_text, detokenize
 
@@ -127,7 +127,7 @@ def _question_answer_records(path: str | Path) -> Iterator[Any]:
         if not isinstance(images, dict):
             raise ValueError(f"{path}: {split!r} holds a {type(images).__name__}, expected an object of caption lists")
         for name, captions in images.items():
-            question = choose_wording(IMAGE_QUESTIONS, name)
+            question = choose_wording(IMAGE_QUESTIONS, ascii(name) if is_broken(name) else name)
             captions = captions if isinstance(captions, list) else [captions]
             yield from ({"image": name, "q": question, "a": caption} for caption in captions)
 
@@ -214,4 +214,10 @@ def question_rows(
                 )
                 for turn, (question, answer) in enumerate(turns)
             ]
-        yield make_row(row_id, source=source, turns=turns, **{kind: media})
+        yield make_row(
+            row_id,
+            source=source,
+            turns=turns,
+            video=media if kind == "video" else None,
+            image=media if kind == "image" else None,
+        )

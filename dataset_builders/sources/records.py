@@ -1,7 +1,7 @@
 """Typed access to the fields of published records, and what happens to a record that is malformed.
 
-Training drops such a record with a counted reason (`count_in`); an evaluation refuses the file (`refuse`). The readers of
-the formats take either as their argument `drop`.
+Training drops such a record with a counted reason (`count_in`); an evaluation refuses the file (`refuse`). The readers
+of the formats take either as their argument `drop`.
 """
 
 import math
@@ -115,9 +115,14 @@ def as_text(value: Any, name: str) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise MalformedRecord(f"{name} is not a text: {shorten(value)}")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    if is_broken(value):
         raise MalformedRecord(f"{name} has half of a surrogate pair: {value[:40]!a}")
     return value
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text has half of a surrogate pair, which cannot be written as UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def list_of(record: Any, key: str) -> list[Any]:

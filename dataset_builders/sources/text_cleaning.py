@@ -93,6 +93,7 @@ def caption_key(caption: str) -> str:
     """
     text = caption.casefold()
     if not text.isascii():  # \w leaves out combining marks, which are part of a letter
-        text = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text)
-        return " ".join(text.split())
-    return " ".join(re.findall(r"[^\W_]+", text))
+        words = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text).split()
+    else:
+        words = re.findall(r"[^\W_]+", text)
+    return " ".join(words or text.split())

@@ -123,9 +123,9 @@ def internvid_excerpts(
 ) -> Iterator[UncleanVideo]:
     """Neighbouring clips of one video as one excerpt: InternVid does not have the duration of a whole video.
 
-    Clips that follow each other within `max_gap` seconds, up to `max_duration` seconds in all, make an excerpt (both our
-    choice); its times count from its start. Its media file is named `<id>_<start>_<end>`, seconds with three digits, as
-    VALOR names its clips.
+    Clips that follow each other within `max_gap` seconds, up to `max_duration` seconds in all, make an excerpt (both
+    our choice); its times count from its start. Its media file is named `<id>_<start>_<end>`, seconds with three
+    digits, as VALOR names its clips.
     """
     videos: dict[str, list[Moment]] = {}
     for clip in clips:
@@ -169,8 +169,8 @@ def fit_duration(unclean: UncleanVideo, file_duration: float | None) -> tuple[fl
         file_duration: seconds of the media file's picture; None where there is no file to look at.
 
     Returns:
-        The second value is None where the annotation is about the whole file. The reason is None, "unknown_duration" (the
-        annotation has none and there is no file) or "duration_differs".
+        The second value is None where the annotation is about the whole file. The reason is None, "unknown_duration"
+        (the annotation has none and there is no file) or "duration_differs".
     """
     annotated = unclean.video.duration
     if annotated is None or file_duration is None:
@@ -203,9 +203,9 @@ def clean_video(
     """
     video = unclean.video
     duration, media_end, reason = fit_duration(unclean, file_duration)
-    if reason is not None:
+    if duration is None or reason is not None:
         detail = {"annotated": video.duration, "file": file_duration}
-        report.drop(source, video.video_id, reason, detail=detail, num=len(video.events))
+        report.drop(source, video.video_id, str(reason), detail=detail, num=len(video.events))
         return None
     events = clean_events(video.events, video_id=video.video_id, duration=duration, source=source, report=report)
     return TimedVideo(video.video_id, duration, events, media_end) if events else None
@@ -217,8 +217,8 @@ def clean_events(
     """Events in order of start and end, all inside the video of `duration` seconds.
 
     Dropped, by reason: "no_text", "zero_length", "end_before_start", "start_after_duration", "ends_before_the_video",
-    "duplicate_event" (same times and text). Repaired: "end_after_duration" and "negative_start" (clamped). The two times
-    of a reversed event are not swapped: whether they were swapped or mistyped is unknown (our choice).
+    "duplicate_event" (same times and text). Repaired: "end_after_duration" and "negative_start" (clamped). The two
+    times of a reversed event are not swapped: whether they were swapped or mistyped is unknown (our choice).
     """
     events: dict[tuple[float, float, str], TimedEvent] = {}
     for event in raw:

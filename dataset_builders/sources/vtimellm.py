@@ -229,7 +229,8 @@ def _own_media(own: Any) -> dict[str, Any]:
 
 def clamp_times(row: Row, *, report: CurationReport, source: str) -> str | None:
     """
-    Why a span of the row's times cannot be used, or None; spans that begin before 0 or end after the duration are clamped.
+    Why a span of the row's times cannot be used, or None; spans that begin before 0 or end after the duration are
+    clamped.
 
     One bad span makes the whole conversation unusable, because its text names it.
     """
@@ -256,7 +257,8 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
     """
     The composition of a record.
 
-    A published record has no times of its clips: they are 10-s clips, one after the other, each stretched by its scale.
+    A published record has no times of its clips: they are 10-s clips, one after the other, each stretched by its
+    scale.
 
     Raises:
         MalformedRecord: ids, scales and times that differ in number or have another type.
@@ -285,8 +287,8 @@ def name_media(record: Any) -> tuple[tuple[str, ...], tuple[float, float] | None
     """
     The names that a published record's media file may have, and the part of the second of them that it is about.
 
-    An excerpt is in a file named by id, start and end, or a part of the file named by the id. Records that we wrote have no
-    names here: they have their media in them.
+    An excerpt is in a file named by id, start and end, or a part of the file named by the id. Records that we wrote
+    have no names here: they have their media in them.
     """
     meta = optional_of(record, "meta") or {}
     if OWN in meta:

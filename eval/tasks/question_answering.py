@@ -32,8 +32,8 @@ def read_activitynet_qa(files: Sequence[Path], subset: str | None) -> list[Examp
 def read_music_avqa(files: Sequence[Path], subset: str | None) -> list[Example]:
     """avqa-test.json (or its update): templates filled, every question kept, also repeated ones; 41 answers.
 
-    The answers offered are those of the file, because no vocabulary is published. A question is identified by its position
-    in the file: some question ids are repeated with another answer.
+    The answers offered are those of the file, because no vocabulary is published. A question is identified by its
+    position in the file: some question ids are repeated with another answer.
     """
     path = one_file(files, "MUSIC-AVQA")
     asked = list(published_questions.read_music_avqa(path, drop=refuse(path)))
@@ -123,9 +123,9 @@ def _examples(rows: Sequence[tuple], *, media_names: Callable[[str], tuple[str, 
     """One example per video from (video, question id, question, answer, group) rows, with the prompt as a sixth field
     where it is not the short-answer one."""
     videos: dict[str, list[Question]] = {}
-    for video_id, key, asked, answer, group, *prompt in rows:
+    for video_id, key, asked, answer, group, *given in rows:
         asked = as_question(asked)
-        prompt = prompt[0] if prompt else PROMPTS["short_answer"].format(question=asked)
+        prompt = given[0] if given else PROMPTS["short_answer"].format(question=asked)
         question = Question(id=key, prompt=prompt, kind="text", reference=answer, group=group, asked=asked)
         videos.setdefault(video_id, []).append(question)
     return [Example(key, media_names(key), None, tuple(asked)) for key, asked in videos.items()]

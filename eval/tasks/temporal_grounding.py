@@ -1,7 +1,7 @@
 """Temporal grounding: a sentence -> when it happens. Charades-STA, DiDeMo, QVHighlights.
 
-References are the annotations as published, not cleaned as for training. A query without a reference span, or without one
-that ends after it starts, cannot be scored; it is left out.
+References are the annotations as published, not cleaned as for training. A query without a reference span, or without
+one that ends after it starts, cannot be scored; it is left out.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,8 @@ from .files import one_file, two_files
 def read_charades_sta(files: Sequence[Path], subset: str | None) -> list[Example]:
     """charades_sta_test.txt and Charades_v1_test.csv (durations), in this order.
 
-    `subset` is not used: a file is one split. Spans keep ends beyond the end of the video, as in the published protocol.
+    `subset` is not used: a file is one split. Spans keep ends beyond the end of the video, as in the published
+    protocol.
     """
     lines, durations = two_files(files, "Charades-STA's text file and the csv with the durations of the videos")
     seconds = published_events.read_durations(durations)
@@ -81,7 +82,7 @@ def _examples(
     media_names: Callable[[str], tuple[str, ...]] = lambda video_id: (video_id,),
     ids: Sequence[str] | None = None,
 ) -> list[Example]:
-    """One example per video from (video, query, spans) rows; queries without a span of positive length are left out."""
+    """One example per video from (video, query, spans) rows; a query needs a span of positive length."""
     videos: dict[str, list[Question]] = {}
     for number, (video_id, query, spans) in enumerate(rows):
         spans = [(float(start), float(end)) for start, end in spans if end > start]

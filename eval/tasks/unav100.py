@@ -24,7 +24,7 @@ from .files import one_file
 
 
 def read_database(files: Sequence[Path], subset: str | None) -> tuple[list[AnnotatedVideo], list[str]]:
-    """The videos of one subset, and all class names of the file in the order of their ids; by name where it has no ids.
+    """The videos of one subset, and all class names of the file in the order of their ids, or by name without ids.
 
     Raises:
         ValueError: not one file, no "database" in it, a malformed record, an empty subset, or a class with two ids.
@@ -46,8 +46,11 @@ def read_database(files: Sequence[Path], subset: str | None) -> tuple[list[Annot
 def read_narrations(files: Sequence[Path], subset: str | None) -> list[Example]:
     """One question per video: narrate all events."""
     videos, classes = read_database(files, subset)
-    question = {"prompt": PROMPTS["narration"], "kind": "events", "reference": classes}
-    return [_example(video, (Question(id=video.video_id, **question),)) for video in videos]
+    prompt = PROMPTS["narration"]
+    return [
+        _example(video, (Question(id=video.video_id, prompt=prompt, kind="events", reference=classes),))
+        for video in videos
+    ]
 
 
 def read_queries(files: Sequence[Path], subset: str | None) -> list[Example]:
@@ -78,7 +81,7 @@ def score_narrations(examples: Sequence[Example], answers: Mapping[str, Answer],
 
 
 def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
-    """mAP of the spans that were answered to class queries; rejection of absent classes, count of spans of the others."""
+    """mAP of the spans that answer class queries, the rejection of absent classes, and CountF1 of the others."""
     predictions = [
         [
             _as_row(event, question.label)
@@ -107,7 +110,7 @@ def _example(video: AnnotatedVideo, questions: tuple[Question, ...]) -> Example:
 def _references(example: Example) -> list[dict[str, Any]]:
     """The annotated events; one that is entered twice counts once."""
     rows = [{"start": event.start, "end": event.end, "label": event.label} for event in example.events]
-    return list(drop_duplicate_references(rows))
+    return [dict(row) for row in drop_duplicate_references(rows)]
 
 
 def _as_row(event: Event, label: str | None) -> dict[str, Any]:
