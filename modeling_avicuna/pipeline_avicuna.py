@@ -148,7 +148,7 @@ class AVicunaPipeline(Pipeline):
         duration = prepared.duration if duration is None else duration
         if duration is None:
             raise ValueError(f"the length of this video is unknown: add its duration in seconds to {sorted(block)}")
-        return {"type": prepared.kind, prepared.kind: prepared}, float(block.get("start") or 0.0), float(duration)
+        return {"type": prepared.kind, prepared.kind: prepared}, prepared.start, float(duration)
 
     def _forward(self, request: dict[str, Any], questions_per_batch: int = 32, **generate_kwargs: Any) -> dict:
         answers = answer_questions(

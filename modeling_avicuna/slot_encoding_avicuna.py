@@ -37,6 +37,7 @@ class EncodedSlot:
         sounds (`torch.Tensor`, *optional*): windows `(M, frames, mels)`, or features `(A, D)` with one row per audio
             token.
         sound_rows (`list[int]`): the window that each audio token shows; empty for features.
+        start (`float`): where the part shown begins, in seconds of the file.
         duration (`float`, *optional*): seconds of the part shown; None for an image, cached features and frames
             without `fps`.
         metadata (`VideoMetadata`, *optional*): of a video that was decoded or given as frames.
@@ -47,6 +48,7 @@ class EncodedSlot:
     pictures: torch.Tensor | None = None
     sounds: torch.Tensor | None = None
     sound_rows: list[int] = dataclasses.field(default_factory=list)
+    start: float = 0.0
     duration: float | None = None
     metadata: VideoMetadata | None = None
 
@@ -127,8 +129,9 @@ class SlotEncoder:
                 duration = self._part_seconds(sound, slot)
                 num_rows = self._count_windows(duration)
             is_single = num_rows <= self._count_windows(SINGLE_TOKEN_SECONDS)
-            encoded = EncodedSlot("audio", ["audio"] * (1 if is_single else self.num_av_tokens), duration=duration)
-            self._add_sound(encoded, sound, start=slot.start)
+            order = ["audio"] * (1 if is_single else self.num_av_tokens)
+            encoded = EncodedSlot("audio", order, start=slot.start or 0.0, duration=duration)
+            self._add_sound(encoded, sound)
         return encoded
 
     def _encode_video(self, slot: MediaSlot, *, rate: float) -> EncodedSlot:
@@ -138,7 +141,8 @@ class SlotEncoder:
             sound = self._sound(slot, picture if slot.sound is OWN_SOUND else other) if num_audio else None
             if sound is None:
                 num_video, num_audio = self.num_av_tokens, 0
-            encoded = EncodedSlot("video", interleave_order(num_video, num_audio, self.interleaving))
+            order = interleave_order(num_video, num_audio, self.interleaving)
+            encoded = EncodedSlot("video", order, start=slot.start or 0.0)
             if slot.picture_is_features:
                 rows = as_features(slot.picture, name="video_features")
                 rule, _ = ALIGNMENTS[self.alignment]
@@ -148,7 +152,7 @@ class SlotEncoder:
                 frames, encoded.metadata = self._frames(slot, picture, num_frames=max(num_video, 1))
                 encoded.pictures, encoded.duration = (frames if num_video else None), encoded.metadata.duration
             if sound is not None:
-                self._add_sound(encoded, sound, start=slot.start)
+                self._add_sound(encoded, sound)
         return encoded
 
     def _frames(self, slot: MediaSlot, picture: Any, *, num_frames: int) -> tuple[torch.Tensor, VideoMetadata]:
@@ -159,18 +163,16 @@ class SlotEncoder:
             return read_video(picture, **how, transform=self.video_processor.preprocess_frames)
         return self.video_processor.load(picture, **how, fps=slot.fps)
 
-    def _add_sound(
-        self, encoded: EncodedSlot, sound: torch.Tensor | Sound | WaveformSound, *, start: float | None
-    ) -> None:
+    def _add_sound(self, encoded: EncodedSlot, sound: torch.Tensor | Sound | WaveformSound) -> None:
         """
-        Gives each audio token its row: of features `(M, D)`, or of the windows from `start` on, each analysed once.
+        Gives each audio token its row: of features `(M, D)`, or of the windows of the part, each analysed once.
         """
         num_tokens, (_, rule) = encoded.order.count("audio"), ALIGNMENTS[self.alignment]
         if isinstance(sound, torch.Tensor):
             encoded.sounds = sound[resample_rows(len(sound), num_tokens, rule)]
             return
         rate = self.feature_extractor.sampling_rate
-        first = round((start or 0) * rate)
+        first = round(encoded.start * rate)
         seconds = encoded.duration
         windows = self.feature_extractor.split_windows(
             sound.num_samples - first if seconds is None else round(seconds * rate)

@@ -245,7 +245,10 @@ def test_a_part_of_a_video_is_answered_in_times_of_the_file(model, processor, vi
     """2 s from second 1.5 on: "From 25 to 50" is second 2.0 to 2.5 of the file."""
     plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, do_sample=False)
     video = str(videos / "sound.mp4")
-    for part, given in (({"start": 1.5, "end": 3.5}, video), ({}, {"path": video, "start": 1.5, "end": 3.5})):
+    block = {"path": video, "start": 1.5, "end": 3.5}
+    aliases = {"path": video, "video_start": 1.5, "video_end": 3.5}
+    prepared = plain.processor.prepare_media({"type": "video", **block})
+    for part, given in (({"start": 1.5, "end": 3.5}, video), ({}, block), ({}, aliases), ({}, prepared)):
         said = [Dictated(processor.tokenizer, "From 25 to 50.")]
         (event,) = plain(given, query="rain", logits_processor=said, **part)
         assert (event["start"], event["end"]) == pytest.approx((2.0, 2.5), abs=0.02)
