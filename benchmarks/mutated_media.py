@@ -2,10 +2,10 @@
 
 python benchmarks/mutated_media.py --media-dir ../shared/data/clips ../shared/data/valor_clips --num-files 10000
 
-Each file is a clip with flipped bits, a cut end, a lost or repeated piece, swapped MP4 boxes or a wrong size field, from
-the seed and its number alone. It is read as the processor reads a video: its frames, its windows of sound, its length.
-A right result is one of the promised shapes, finite, with a positive duration; the other permitted outcome is one
-`MediaError` that names the file.
+Each file is a clip with flipped bits, a cut end, a lost or repeated piece, swapped MP4 boxes or a wrong size field,
+from the seed and its number alone. It is read as the processor reads a video: its frames, its windows of sound, its
+length. A right result is one of the promised shapes, finite, with a positive duration; the other permitted outcome
+is one `MediaError` that names the file.
 """
 
 import json

@@ -1,16 +1,20 @@
-"""Write mp4 files (H.264 and AAC) with PyAV, whose wheel carries its codecs. Reading is `modeling_avicuna.media_avicuna`'s."""
+"""Writes mp4 files (H.264 and AAC) with PyAV, whose wheel includes its codecs.
+
+Reading is in `modeling_avicuna/media_avicuna.py`.
+"""
 
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 
 
 LAYOUTS = {1: "mono", 2: "stereo"}
-# Colour tags of what we write, by their numbers in ITU-T H.273: limited range, BT.601 matrix. A reader that ignores the
-# tags assumes the same, which is why it is not BT.709.
+# Colour tags of the files, by their numbers in ITU-T H.273: limited range and the BT.601 matrix. Readers that ignore
+# the tags assume these two, so BT.709 would give them wrong colours.
 LIMITED_RANGE, BT601 = 1, 6
 
 
@@ -62,7 +66,7 @@ class MediaWriter:
         self._video.codec_context.color_range, self._video.codec_context.colorspace = LIMITED_RANGE, BT601
         self._video.options = {"crf": str(crf), "preset": preset}
         self._num_frames = 0
-        self._audio = None
+        self._audio: Any = None
         if sampling_rate is not None:
             self._layout = LAYOUTS[num_channels]
             self._audio = self._container.add_stream("aac", rate=sampling_rate, layout=self._layout)
@@ -94,7 +98,7 @@ class MediaWriter:
         for packet in self._audio.encode(frame):
             self._container.mux(packet)
 
-    def __exit__(self, error_type, error, traceback) -> None:
+    def __exit__(self, error_type: type | None, *_: object) -> None:
         try:
             if error_type is None:
                 for stream in (self._video, self._audio):

@@ -23,7 +23,7 @@ except ImportError:
     av = None
 
 
-# Formats whose files name other files or addresses. None of these is a medium, and a hostile one would read local files.
+# Formats whose files name other files or addresses: none of them is a medium, and a hostile one reads local files.
 REFERRING_FORMATS = frozenset("hls applehttp dash concat sdp rtsp rtp sap imf image2 webm_dash_manifest ftp".split())
 # 8192 x 8192: a damaged header may claim a size whose frames would fill the memory.
 MAX_PIXELS = 2**26
@@ -131,7 +131,8 @@ class MediaFile:
         with naming_errors(self.name, "not a readable media file"):
             # tags that are not UTF-8 do not matter here
             self.container = av.open(self.target, metadata_errors="ignore", container_options=options)
-        self.picture, self.sound = _picture_stream(self.container), _sound_stream(self.container)
+        self.picture: Any = _picture_stream(self.container)
+        self.sound: Any = _sound_stream(self.container)
         if self.picture is not None:
             self.picture.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
 
@@ -284,13 +285,13 @@ class FrameTimes:
 
     `begins` and `ends` are seconds from the beginning of the picture, of shape `(num_frames,)`, strictly increasing.
     `stamps` are the frames' presentation times in the stream's time base, by which decoded frames are recognised; None
-    where the file has no usable ones and frames are recognised by their number. `zero` is the first frame's time on the
-    file's own clock, in seconds.
+    where the file has no usable ones and frames are recognised by their number. `zero` is the first frame's time on
+    the file's own clock, in seconds.
     """
 
     begins: np.ndarray
     ends: np.ndarray
-    stamps: np.ndarray | None
+    stamps: Any
     zero: float
 
     @property
@@ -328,7 +329,7 @@ def list_frame_times(table: PacketTable, *, first: int | None, fps: float, is_co
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a decoded frame becomes upright: rows and columns swapped first, then mirrored left-right or top-bottom."""
+    """How a decoded frame becomes upright: swap rows and columns, then mirror left-right, then top-bottom."""
 
     transpose: bool = False
     mirror_x: bool = False

@@ -6,7 +6,7 @@ RGB frames of one size. Which frames show a video is decided in video_processing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,7 +36,7 @@ try:
 except ImportError:
     decord = None
 
-    class DECORDError(Exception):
+    class DECORDError(Exception):  # type: ignore[no-redef]
         """Stands in for decord's own error where decord is not installed."""
 
 
@@ -88,7 +88,7 @@ def _index_of(frame: av.VideoFrame, times: FrameTimes) -> int:
     return index if index < len(times.stamps) and times.stamps[index] == frame.pts else -1
 
 
-def decode_frames(media: MediaFile, indices: np.ndarray) -> Iterator[np.ndarray]:
+def decode_frames(media: MediaFile, indices: np.ndarray) -> Generator[np.ndarray, None, None]:
     """
     Chosen frames of a file, upright and of one size.
 
@@ -125,11 +125,11 @@ def decode_frames(media: MediaFile, indices: np.ndarray) -> Iterator[np.ndarray]
 
 def decord_is_exact(media: MediaFile) -> bool:
     """
-    Whether decord's way to a frame leads to that frame: it seeks to the key frame before it and counts frames from there.
+    Whether decord finds the right frames: it seeks to the key frame before a frame and counts frames from there.
 
-    That is exact where every packet is one shown frame with a time of its own, and where each key frame begins a closed
-    group: none of its frames is shown before it, and a seek to it cannot end at a later one. decord also takes the first
-    of several video streams, and mirrored pictures for turned ones.
+    That is exact where every packet is one shown frame with its own time and each key frame begins a closed group:
+    none of the frames after it is shown before it, and a seek to it cannot end at a later one. decord also reads the
+    first of several video streams and applies no mirroring.
     """
     if not media.container.format.name.startswith(DECORD_FORMATS) or len(media.container.streams.video) != 1:
         return False
@@ -201,7 +201,7 @@ class _PyAVReader:
         self.table = table
         self.can_seek = self.times.stamps is not None and len(keys) > 0
 
-    def read(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+    def read(self, indices: np.ndarray) -> Generator[np.ndarray, None, None]:
         """One upright RGB frame, `(height, width, 3)`, per index."""
         shown, ahead = self.first, None
         frames, position = self._from_start(), -1

@@ -1,4 +1,4 @@
-"""Decodes the sound of an opened media file on the time axis of its picture: whole, or only the spans that are asked for.
+"""Decodes the sound of a media file on the time axis of its picture: all of it, or the spans that are asked for.
 
 Gaps in the sound are silent and nothing moves in time. How sound is cut into windows is decided in feature_extraction.
 """
@@ -33,7 +33,8 @@ GAP_SECONDS = 0.05  # time stamps jitter by less than that; a longer pause is si
 PREROLL_SECONDS = 1.0  # decoded before a span and dropped: decoders need what came before (MP3, Opus, AAC with SBR)
 MARGIN_SECONDS = 0.1  # decoded around a span for the filter that resamples it
 JUMP_SECONDS = 5.0  # a span nearer than that is reached by reading on
-# torchaudio keeps a filter per output phase. Rates with many phases (nearly coprime ones) go through FFmpeg's resampler.
+# torchaudio keeps one filter per output phase. Nearly coprime rates have many phases and go through FFmpeg's
+# resampler.
 MAX_PHASES = 1000
 # From this many separate channels on, PyAV reads past the end of a frame's list of them and may crash.
 MAX_PLANES = 8
@@ -54,8 +55,8 @@ def load_audio(
         start, end (`float`, *optional*): part of the file, in seconds from the beginning of the picture.
 
     Returns:
-        `np.ndarray` of shape `(num_samples,)`, float32, nominally in -1 ... 1; `None` where the file has no sound stream
-        or no sound in it.
+        `np.ndarray` of shape `(num_samples,)`, float32, nominally in -1 ... 1; `None` where the file has no sound
+        stream or no sound in it.
 
     Raises:
         MediaError: the file cannot be opened, or none of its sound can be decoded.
@@ -78,8 +79,8 @@ def decode_audio(source: Media, *, sampling_rate: int, num_channels: int = 2) ->
 
     Args:
         sampling_rate (`int`): of the result, in Hz.
-        num_channels (`int`): 1 (the mean of all channels) or 2 (mono goes to both at full level, more than two are mixed
-            by FFmpeg's own matrix).
+        num_channels (`int`): 1 (the mean of all channels) or 2 (mono goes to both at full level, more than two are
+            mixed by FFmpeg's own matrix).
 
     Returns:
         `np.ndarray` of shape `(num_channels, num_samples)`, float32; None where the file has no sound stream.
@@ -130,7 +131,7 @@ class Sound:
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """
-        Spans of samples, each `(first, last)` at `sampling_rate`, in rising order. What lies far between is not decoded.
+        Spans of samples, each `(first, last)` at `sampling_rate`, in rising order; long gaps are not decoded.
 
         Returns:
             arrays of shape `(num_channels, last - first)`; silent where there is no sound.
@@ -162,8 +163,8 @@ class Sound:
 
     def _pieces(self, start: float, end: float) -> list[tuple[int, np.ndarray]]:
         """
-        The sound from a whole second on: pieces of one original rate each, as a rule a single one, resampled, each with
-        the number of its first sample. Gaps are filled with silence, and what comes before `start` is cut.
+        The resampled sound from a whole second on, with the number of its first sample: one piece per original rate,
+        so nearly always a single one. Gaps are filled with silence, and what comes before `start` is cut.
         """
         pieces: list[tuple[int, np.ndarray]] = []
         parts: list[np.ndarray] = []  # of the piece that begins at sample `begin` and has reached `position`

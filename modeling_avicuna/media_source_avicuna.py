@@ -10,13 +10,13 @@ import os
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 try:
     import httpx
 except ImportError:
-    httpx = None
+    httpx = None  # type: ignore[assignment]
 
 
 Media = str | os.PathLike | bytes | BinaryIO
@@ -41,7 +41,7 @@ class MediaError(ValueError):
         return type(self), (self.name, self.reason, self.detail)
 
 
-def open_media(source: Media) -> tuple[str | BinaryIO, str]:
+def open_media(source: Any) -> tuple[Any, str]:
     """
     Checks a media source before a decoder sees it.
 
@@ -94,7 +94,7 @@ def _decode_data_url(url: str) -> tuple[BinaryIO, str]:
     return io.BytesIO(content), name
 
 
-def _download(url: str) -> tuple[BinaryIO, str]:
+def _download(url: str) -> tuple[Any, str]:
     """The content of an http(s) URL in a temporary file, which vanishes when it is closed or collected."""
     scheme = url.partition("://")[0].lower()
     if scheme not in ("http", "https"):

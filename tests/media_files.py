@@ -124,7 +124,7 @@ def _encode_sound(audio: av.audio.AudioStream, samples: np.ndarray) -> list[av.P
 
 
 def cut_without_encoding(source: Path, output: Path, *, start: float, end: float) -> Path:
-    """The packets from the key frame before `start` to `end`, with `start` at time 0: what `ffmpeg -ss -c copy` writes."""
+    """The packets from the key frame before `start` to `end`, with `start` at time 0: as `ffmpeg -ss -c copy` does."""
     with av.open(str(source)) as given:
         with av.open(str(output), "w", container_options={"avoid_negative_ts": "disabled"}) as made:
             streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}

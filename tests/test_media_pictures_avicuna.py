@@ -1,4 +1,4 @@
-"""Pictures of every container: the frames that a player would show at the times asked for, whatever the file's index."""
+"""Pictures of every container: the frames that a player shows at the times asked for, whatever the file's index."""
 
 import numpy as np
 import pytest

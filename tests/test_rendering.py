@@ -14,6 +14,7 @@ from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import Letterbox, render_video, select_frames
 from modeling_avicuna.media_avicuna import MediaError, Orientation, TimedFrame, decode_audio, decode_video, probe
+from tests.media_files import write_ramp
 
 
 RATE = 48_000
@@ -414,3 +415,12 @@ def test_an_interrupted_rendering_leaves_the_old_file_alone(clips, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         render_video(chain(("tone", 2, 1.0)), clips, output, **FORMAT)
     assert os.listdir(tmp_path) == ["v.mp4"] and output.read_bytes() == b"the old one"
+
+
+@pytest.mark.parametrize("name", ["hole.mp4", "hole.mkv", "hole.ts"])
+def test_a_hole_in_the_sound_of_a_clip_keeps_what_follows_in_sync(tmp_path, name):
+    """The ramp beeps at 14 s, after a hole from 2 to 12 s; the rendered video beeps at 14 s, too."""
+    clip = write_ramp(tmp_path / name, audio_codec="aac", seconds=16, silence=(2.0, 12.0))
+    rendered = render_video(chain(("clip", 16.0, 1.0)), {"clip": clip}, tmp_path / "v.mp4", **FORMAT)
+    sound = decode_audio(rendered.path, sampling_rate=RATE)[0]
+    assert np.flatnonzero(np.abs(sound) > 0.1)[0] / RATE == pytest.approx(14.0, abs=0.04)

@@ -1,4 +1,4 @@
-"""The sound of composed videos as arrays: stretching, joining, noise. On finished files it is measured in test_rendering."""
+"""The sound of composed videos as arrays: stretching, joining, noise. test_rendering measures it on finished files."""
 
 import numpy as np
 import pytest

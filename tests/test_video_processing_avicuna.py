@@ -51,7 +51,7 @@ def test_centred_frames_show_the_middle_of_their_share(num_total, num_frames):
 
 
 def test_with_a_variable_frame_rate_position_is_time():
-    """Ten frames in the first second, then ten in five seconds: half of the samples show the second half of the time."""
+    """Ten frames in the first second, ten in the next five: half of the samples show the second half of the time."""
     begins = np.array([0.1 * k for k in range(10)] + [1.0 + 0.5 * k for k in range(10)])
     times = np.stack([begins, np.append(begins[1:], 6.0)], axis=1)
     indices = frame_indices(times, 12)
@@ -96,7 +96,7 @@ def test_both_decoders_take_file_objects(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("ending", ["frames", "decord fails", "transform fails", "bad interval"])
 def test_no_decoder_outlives_the_call(tmp_path, monkeypatch, ending):
-    """As garbage of a cycle it could be freed in a forked process, which then waits for decord's threads without end."""
+    """Collected later, in a forked process, a decoder would wait for threads that do not exist there."""
     path, alive, options = write_media(tmp_path / "a.mp4", frames=pictures(20)), [], {}
     open_reader = media_pictures.decord.VideoReader
 
@@ -251,3 +251,57 @@ def test_pictures_and_middle_frames(tmp_path):
     assert load_image(video).mean() == pytest.approx(127, abs=6)
     with pytest.raises(MediaError, match="gone.png"):
         load_image(tmp_path / "gone.png")
+
+
+RAMP = np.linspace(0, 1, 64 * 48).reshape(48, 64)
+
+
+@pytest.mark.parametrize(
+    "mode", ["I;16", "I;16B", "I", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "P", "1"]
+)
+@pytest.mark.parametrize("form", ["image", "png", "tiff"])
+def test_a_picture_of_any_mode_keeps_its_brightness(tmp_path, mode, form):
+    """A ramp from black to white has a mean of about 127, in 1, 8, 16 and 32 bits."""
+    from PIL import Image
+
+    if mode.startswith("I"):
+        dtype = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+        picture = Image.frombytes(mode, (64, 48), (RAMP * 65_535).astype(dtype).tobytes())
+    else:
+        picture = Image.fromarray((RAMP * 255).astype(np.uint8)).convert("RGB" if mode in ("HSV", "P") else "L")
+        picture = picture.convert(mode)
+    source = picture
+    if form != "image":
+        source = tmp_path / f"a.{form}"
+        try:
+            picture.save(source)
+            Image.open(source).load()
+        except (OSError, KeyError, ValueError):
+            pytest.skip(f"PIL does not write, or not read, {mode} as {form}")
+    rgb = load_image(source)
+    assert rgb.shape == (1, 48, 64, 3) and rgb.dtype == np.uint8
+    assert rgb.mean() == pytest.approx(127, abs=3)
+
+
+def test_pictures_without_a_defined_range_are_refused(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "float.tiff")
+    Image.fromarray((RAMP * 2_000_000).astype(np.int32)).save(tmp_path / "wide.tiff")
+    for name, reason in (("float.tiff", "floating-point"), ("wide.tiff", "exceed 16 bits")):
+        with pytest.raises(MediaError, match=reason) as error:
+            load_image(tmp_path / name)
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff"])
+def test_a_truncated_picture_is_named(tmp_path, suffix):
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"a.{suffix}")
+    content = (tmp_path / f"a.{suffix}").read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        (tmp_path / f"cut.{suffix}").write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(MediaError, match=f"cut.{suffix}"):
+            load_image(tmp_path / f"cut.{suffix}")

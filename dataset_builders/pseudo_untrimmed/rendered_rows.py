@@ -39,7 +39,8 @@ def render_rows(
 
     media = MediaFolder(settings.folder("clips_dir"), kind="video")
     width, height = settings.render_size
-    paths, drops = [], []
+    paths: list[str | None] = []
+    drops: list[dict[str, str]] = []
     for row in table.select(["id", "segments", "duration"]).to_pylist():
         row_id = row["id"]
         found = {segment["clip_id"]: media.locate((segment["clip_id"],)) for segment in row["segments"]}

@@ -1,7 +1,8 @@
-"""Turn a plan into one mp4: clips of any size, rate and rotation, stretched in time, with their sound in step.
+"""Renders a plan as one mp4: clips of any size, rate and orientation, stretched in time, sound and picture in sync.
 
-The last step of the build flow where `media="rendered"`. Which clips and when is decided in `planning.py`; reading and
-encoding are `media.py`'s, the sound `soundtrack.py`'s. Frames are streamed, so memory does not grow with the pictures.
+The last step of a build with `media="rendered"`. `planning.py` decides which clips and when, `modeling_avicuna`'s
+`media_avicuna.py` reads them, `media_writer.py` encodes, and `soundtrack.py` makes the sound. Frames are streamed, so
+memory does not grow with their number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from modeling_avicuna.media_avicuna import TimedFrame
 
 
-# s; by how much a clip may be shorter than its plan (headers round, sound and picture end apart). Its last frame is held.
+# s; by how much a clip may be shorter than planned. Its last frame is held for that time.
 CLIP_TOLERANCE = 0.5
 STAMP_TOLERANCE = 1e-3  # s; Matroska rounds its stamps to that
 
@@ -61,8 +62,8 @@ def render_video(
 
     Args:
         segments (list of `Segment` or of dictionaries with its fields):
-            The composition in seconds, by start, each `scale` times as long as its piece of clip. Where clips overlap the
-            picture is that of the clip that began last and the sound is the sum; between clips it is dark and silent.
+            The composition in seconds, by start, each `scale` times as long as its piece of clip. Where clips overlap,
+            the picture is that of the clip that began last and the sound is the sum; gaps are dark and silent.
         clip_paths (`Mapping[str, Path]`):
             File of each clip id.
         output (`Path`):
@@ -92,12 +93,12 @@ def render_video(
         MediaError: (a `ValueError` with a `reason` to count by) a clip that cannot be read, has no picture, or is more
             than 0.5 s shorter than planned.
     """
-    segments = [segment if isinstance(segment, Segment) else Segment(**segment) for segment in segments]
+    plan = [segment if isinstance(segment, Segment) else Segment(**segment) for segment in segments]
     rate = Fraction(fps).limit_denominator(1001)
-    spans = _check_plan(segments, clip_paths)
+    spans = _check_plan(plan, clip_paths)
     duration = max(end for _, end in spans) if duration is None else duration
     samples = _compose_soundtrack(
-        segments, spans, clip_paths, duration, sampling_rate=sampling_rate, num_channels=num_channels
+        plan, spans, clip_paths, duration, sampling_rate=sampling_rate, num_channels=num_channels
     )
     if background_noise_snr_db is not None:
         rng = np.random.default_rng(seed)
@@ -114,7 +115,7 @@ def render_video(
         crf=crf,
         preset=preset,
     ) as writer:
-        frames = _compose_frames(segments, spans, clip_paths, num_frames, rate, width, height)
+        frames = _compose_frames(plan, spans, clip_paths, num_frames, rate, width, height)
         for index, frame in enumerate(frames):
             writer.write_frame(frame)
             # in step with the picture, so that the muxer never holds more than a second of either
@@ -217,7 +218,7 @@ def _compose_frames(
         shown = None
         for timed in select_frames(decode_video(clip_paths[segment.clip_id]), times):
             if shown is None or timed is not shown:
-                with naming_errors(clip_paths[segment.clip_id], "a picture that cannot be converted"):
+                with naming_errors(str(clip_paths[segment.clip_id]), "a picture that cannot be converted"):
                     shown, fitted = timed, letterbox.fit(timed)
             yield fitted
 
@@ -253,7 +254,7 @@ class Letterbox:
 
     def __init__(self, *, width: int, height: int):
         self.width, self.height = width, height
-        self._key = None
+        self._key: tuple | None = None
 
     def fit(self, timed: "TimedFrame") -> av.VideoFrame:
         """A new frame of the format, yuv420p in limited range."""
@@ -308,4 +309,4 @@ def fit_size(shown_width: Fraction, shown_height: Fraction, *, width: int, heigh
     (202, 360)
     """
     factor = min(Fraction(width) / Fraction(shown_width), Fraction(height) / Fraction(shown_height))
-    return tuple(max(2, round(side * factor / 2) * 2) for side in (Fraction(shown_width), Fraction(shown_height)))
+    return max(2, round(shown_width * factor / 2) * 2), max(2, round(shown_height * factor / 2) * 2)
