@@ -14,7 +14,7 @@ from tests.tiny_tokenizers import byte_level_tokenizer
 
 
 def numbered(clip, num_rows, width=3):
-    """Rows that tell their clip, their number and how many there are."""
+    """Rows that hold their clip, their number and how many there are."""
     return np.array([[clip, row, num_rows] for row in range(num_rows)], np.float32).reshape(num_rows, width)
 
 

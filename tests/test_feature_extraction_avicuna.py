@@ -62,7 +62,7 @@ def test_log_mel_equals_transformers_clap_on_real_sound(data_dir, mel_scale, tru
         assert np.abs(mel - expected).max() < 0.02
 
 
-def test_a_batch_is_padded_and_tells_its_lengths():
+def test_a_batch_is_padded_and_has_its_lengths():
     extractor = AVicunaFeatureExtractor()
     batch = extractor([tone(0.5), tone(13.0)], sampling_rate=48_000)
     assert batch["input_features"].shape == (2, 3, 1001, 64)

@@ -1,5 +1,6 @@
 """The processor: token counts and order, batches of any mix, length limits, saving, and mp4 -> generate."""
 
+import base64
 import io
 import json
 import os
@@ -212,7 +213,7 @@ MEDIA = st.lists(st.sampled_from(["video", "audio", "image"]), max_size=3)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.tuples(MEDIA, WORDS, WORDS), min_size=1, max_size=3), before=st.booleans())
-def test_the_mask_covers_the_answers_whatever_stands_around_them(processor, turns, before):
+def test_the_mask_covers_exactly_the_answers(processor, turns, before):
     """Any media before or after any words, in any turn: the supervised tokens spell the answers and nothing else."""
     messages = []
     for kinds, question, reply in turns:
@@ -298,7 +299,7 @@ def test_features_of_silence_and_of_one_row(processor):
         processor("<video>", video_features=[np.ones((1, 2, 3))])
 
 
-def test_what_is_too_long_is_an_error_or_loses_its_end_but_never_its_media(processor):
+def test_too_long_text_is_an_error_or_is_cut_but_never_its_media(processor):
     media = {"video_features": np.ones((8, 4))}
     text = "<video> one two three four five"
     length = processor(text, **media)["input_ids"].shape[1]
@@ -338,10 +339,38 @@ def test_a_misspelt_argument_is_an_error(processor):
     assert processor.apply_chat_template([user()], tools=None) == processor.apply_chat_template([user()])
 
 
-def test_file_objects_are_media(processor, clips):
-    stream = io.BytesIO(clips["video"].read_bytes())
-    ours, expected = (tokenized(processor, [user({"type": "video", "video": v})]) for v in (stream, clips["video"]))
+@pytest.mark.parametrize("form", ["file object", "bytes", "data URL", "video_url", "base64"])
+def test_a_file_may_come_in_other_forms_than_a_path(processor, clips, form):
+    content = clips["video"].read_bytes()
+    url = "data:video/mp4;base64," + base64.b64encode(content).decode()
+    block = {
+        "file object": {"type": "video", "video": io.BytesIO(content)},
+        "bytes": {"type": "video", "video": content},
+        "data URL": {"type": "video", "url": url},
+        "video_url": {"type": "video_url", "video_url": {"url": url}},
+        "base64": {"type": "video", "base64": base64.b64encode(content).decode()},
+    }[form]
+    ours, expected = (tokenized(processor, [user(b)]) for b in (block, {"type": "video", "path": clips["video"]}))
     assert all(torch.equal(ours[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("form", ["input_audio", "image_url"])
+def test_sounds_and_pictures_in_forms_of_openai(processor, clips, form):
+    picture = io.BytesIO()
+    PIL.Image.fromarray(pictures(3)[1]).save(picture, format="PNG")
+    data = base64.b64encode(picture.getvalue() if form == "image_url" else clips["short_sound"].read_bytes()).decode()
+    block, expected = {
+        "input_audio": (
+            {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+            {"type": "audio", "path": clips["short_sound"]},
+        ),
+        "image_url": (
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+            {"type": "image", "image": pictures(3)[1]},
+        ),
+    }[form]
+    ours, theirs = (tokenized(processor, [user(b)]) for b in (block, expected))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_plain_template_of_stage_two(processor, clips):
@@ -609,7 +638,7 @@ def test_what_transformers_serve_passes_is_accepted(processor, clips):
     assert "input_features" not in tokenized(processor, conversation, load_audio_from_video=False)
 
 
-def test_a_prepared_medium_stands_for_its_file(processor, clips):
+def test_a_prepared_medium_gives_the_inputs_of_its_file(processor, clips):
     for kind, name in (("video", "video"), ("video", "silent"), ("audio", "long_sound"), ("image", "silent")):
         block = {"type": kind, "path": clips[name]}
         prepared = processor.prepare_media(block)

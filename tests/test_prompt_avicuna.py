@@ -93,7 +93,7 @@ def test_frozen_questions_are_those_that_training_asks_first():
         ([VIDEO], "<video>"),
     ],
 )
-def test_media_stand_on_lines_of_their_own(blocks, expected):
+def test_media_are_on_separate_lines(blocks, expected):
     assert render([{"role": "user", "content": blocks}], add_generation_prompt=True)[0] == (
         f"{SYSTEM_PROMPT} USER: {expected} ASSISTANT:"
     )
@@ -122,12 +122,12 @@ def test_an_opening_assistant_turn_is_dropped():
 @pytest.mark.parametrize(
     "messages", [[{"role": "assistant", "content": "Ready."}], [user("a"), {"role": "tool", "content": "b"}]]
 )
-def test_a_conversation_that_cannot_be_told_is_an_error(messages):
+def test_a_conversation_that_cannot_be_rendered_is_an_error(messages):
     with pytest.raises(jinja2.TemplateError, match="no user turn|unknown role tool"):
         render(messages)
 
 
-def test_plain_template_throws_the_question_away():
+def test_plain_template_drops_the_question():
     messages = [user(text("Describe."), AUDIO), {"role": "assistant", "content": "a dog barks"}]
     assert render(messages, PLAIN_CHAT_TEMPLATE) == ("<audio>\na dog barks\n", ["a dog barks\n"])
     assert render(messages[:1], PLAIN_CHAT_TEMPLATE, add_generation_prompt=True)[0] == "<audio>\n"
@@ -200,7 +200,7 @@ def test_generation_prompts_equal_the_published_ones(shared_golden_dir, name, le
 
 
 def test_collator_rows_equal_the_published_ones_but_for_the_side_of_padding(shared_golden_dir):
-    """Ours pads on the left with a token of its own (batched generation); padding_side="right" gives the published side."""
+    """Ours pads on the left with a separate token (batched generation); padding_side="right" gives the published side."""
     golden, processor = read_labels(shared_golden_dir, 0), llama_processor(shared_golden_dir, 0)
     conversations = [
         to_messages(golden["v1"][name]["conversation_after_placeholder_and_time_tokens"])

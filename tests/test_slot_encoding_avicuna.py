@@ -95,7 +95,7 @@ def test_a_sound_alone_of_ten_seconds_is_one_token_with_short_windows(seconds, n
         torch.testing.assert_close(encoded.sounds, windows[len(windows) // 2][None], rtol=0, atol=0)
 
 
-def test_slots_become_placeholders_and_tell_where():
+def test_slots_become_placeholders_at_known_positions():
     text, expansions = expand_slots(
         "a <video> b <image>", [EncodedSlot("video", ["audio", "video"]), EncodedSlot("image", ["video"])]
     )

@@ -35,7 +35,7 @@ def test_padding_is_on_the_left_and_never_the_unknown_token():
     assert batch.input_ids[0][0] == tokenizer.pad_token_id and batch.attention_mask[0][0] == 0
 
 
-def test_a_padding_token_of_its_own_is_kept():
+def test_a_separate_padding_token_is_kept():
     original = byte_level_tokenizer()
     original.add_special_tokens({"pad_token": "<mypad>"})
     assert add_placeholder_tokens(original).pad_token == "<mypad>"
@@ -59,7 +59,7 @@ def test_a_piece_after_a_placeholder_begins_with_a_word_start(prepend_scheme, pi
         assert pieces_ids(tokenizer, "rain\n" + "".join(placeholders) + piece) == before + ids + alone
 
 
-def test_placeholders_added_by_the_caller_are_kept_and_the_pieces_put_right():
+def test_placeholders_added_by_the_caller_are_kept_and_their_pieces_corrected():
     original = sentencepiece_tokenizer()
     original.add_special_tokens({"pad_token": "<mypad>", "additional_special_tokens": ["<audio>", "<video>"]})
     tokenizer, expected = add_placeholder_tokens(original), add_placeholder_tokens(sentencepiece_tokenizer())
