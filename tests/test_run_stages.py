@@ -24,7 +24,7 @@ def started(monkeypatch) -> list[list[str]]:
     class Done:
         returncode = 0
 
-    monkeypatch.setattr(run_stages.subprocess, "run", lambda command: commands.append(command) or Done())
+    monkeypatch.setattr(run_stages.subprocess, "run", lambda command, env: commands.append(command) or Done())
     return commands
 
 
@@ -85,7 +85,7 @@ def test_a_failed_stage_stops_the_run(tmp_path, monkeypatch):
     class Failed:
         returncode = 3
 
-    monkeypatch.setattr(run_stages.subprocess, "run", lambda command: Failed())
+    monkeypatch.setattr(run_stages.subprocess, "run", lambda command, env: Failed())
     with pytest.raises(SystemExit, match="stage1 ended with status 3"):
         run_stages.main(["--model", "start", "--output", str(tmp_path), "--recipes-dir", str(RECIPES / "sandbox")])
 

@@ -273,7 +273,7 @@ def assemble(
     model.generation_config = text.generation_config
     set_generation_ids(model, tokenizer)
     check_text_logits(model.eval(), text.eval())
-    preprocessing = clap_settings(audio_tower, is_fused=audio.config.enable_fusion) if audio_tower else {}
+    preprocessing = clap_settings(audio_tower, is_fused=audio.config.enable_fusion) if audio_tower and audio else {}
     extractor = AVicunaFeatureExtractor(**preprocessing, window_seconds=window_seconds, stride_seconds=stride_seconds)
     return model, build_processor(tokenizer, config=avicuna, alignment=alignment, feature_extractor=extractor)
 
@@ -335,9 +335,8 @@ def read_captions(path: str) -> list[str]:
 
 def main(arguments: list[str] | None = None):
     args = parse_options(InitializeOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
-    names = ("num_av_tokens", "audio_interleaving_rate", "interleaving")
-    names += ("alignment", "window_seconds", "stride_seconds")
-    settings = {name: getattr(args, name) for name in names}
+    names = "num_av_tokens audio_interleaving_rate interleaving alignment window_seconds stride_seconds"
+    settings = {name: getattr(args, name) for name in names.split()}
     torch.manual_seed(args.seed)
     if args.size == "tiny" and args.captions:
         model, processor = build_tiny(

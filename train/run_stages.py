@@ -20,6 +20,7 @@ from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import OneLineParser, one_line_errors
 from dataset_builders.release.provenance import model_hash
 from train.resuming import SUMMARY_FILE, newest_checkpoint
+from train.supervision import supervised_environment
 
 
 PROGRAM = "python -m train.run_stages"
@@ -96,7 +97,7 @@ class Stage:
         if newest_checkpoint(self.output):
             command += ["--resume_from_checkpoint", "true"]
         print(shlex.join(command), flush=True)
-        if status := subprocess.run(command).returncode:
+        if status := subprocess.run(command, env=supervised_environment()).returncode:
             sys.exit(f"{PROGRAM}: error: {self.output.name} ended with status {status}")
 
 

@@ -113,7 +113,8 @@ def load_rows(
     for number, source in enumerate(sources):
         rows = load_source(source, data_dir=data_dir)
         num_rows += len(rows)
-        absent = {index: names for index, row in enumerate(rows) if (names := media.missing(row))}
+        needed = rows.select_columns(["id", "source", "media", "segments"])  # decoding messages takes most of the time
+        absent = {index: names for index, row in enumerate(needed) if (names := media.missing(row))}
         missing += [(rows[index]["id"], names) for index, names in absent.items()]
         key = f"{number}:{source.path}" + (f"/{source.name}" if source.name else "")
         kept[key] = rows.select([i for i in range(len(rows)) if i not in absent]) if absent else rows

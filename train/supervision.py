@@ -1,0 +1,38 @@
+"""Ends a stage when the `run_stages` that started it is gone, also after `kill -9` or out of memory.
+
+The launcher between them (`accelerate launch`) would leave the stage running. `run_stages` passes its process id in
+the environment, and each process of the stage watches it.
+"""
+
+import os
+import socket
+import threading
+import time
+
+import psutil
+
+
+VARIABLE = "AVICUNA_RUN_STAGES"  # "host:process id"
+SECONDS_BETWEEN_CHECKS = 1.0
+
+
+def supervised_environment() -> dict[str, str]:
+    """The environment for a stage that ends with this process."""
+    return {**os.environ, VARIABLE: f"{socket.gethostname()}:{os.getpid()}"}
+
+
+def end_with_run_stages() -> None:
+    """Starts to watch the `run_stages` of this stage; does nothing where there is none, or on another host."""
+    host, _, process_id = os.environ.get(VARIABLE, "").rpartition(":")
+    if host == socket.gethostname():
+        threading.Thread(target=_watch, args=[int(process_id)], daemon=True).start()
+
+
+def _watch(process_id: int) -> None:
+    try:
+        process = psutil.Process(process_id)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(SECONDS_BETWEEN_CHECKS)
+    except psutil.NoSuchProcess:
+        pass
+    os._exit(1)
