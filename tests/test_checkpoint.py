@@ -1,4 +1,4 @@
-"""What a stage reads and leaves, where DeepSpeed would have it otherwise; the folders themselves are in tests/test_sft.py."""
+"""Loading and saving under DeepSpeed; the folders themselves are in tests/test_sft.py."""
 
 import os
 from unittest import mock
@@ -14,7 +14,7 @@ from train.checkpoint import whole_models
 
 @pytest.fixture
 def environment():
-    """This process's variables, without a launcher's, put back afterwards; DeepSpeed's settings are forgotten."""
+    """The environment without a launcher's variables, restored afterwards; DeepSpeed's configuration is unset."""
     with mock.patch.dict(os.environ):
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
@@ -27,8 +27,8 @@ def arguments(project_dir, tmp_path, *more: str):
     return parse_arguments(line)[2]
 
 
-def test_a_model_that_a_builder_reads_is_whole_although_the_stage_is_zero3(project_dir, tmp_path, environment):
-    """The published recipe of stage III curates PU-VALOR when it starts, with a sentence encoder."""
+def test_a_model_that_a_builder_loads_is_whole_under_zero3(project_dir, tmp_path, environment):
+    """The recipe of stage III builds PU-VALOR when it starts, with a sentence encoder."""
     tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     BertModel(BertConfig(vocab_size=11, **tiny)).save_pretrained(tmp_path / "encoder")
     training = arguments(project_dir, tmp_path, "--deepspeed", str(project_dir / "ds_config.json"))
@@ -36,18 +36,18 @@ def test_a_model_that_a_builder_reads_is_whole_although_the_stage_is_zero3(proje
     with whole_models(training):
         encoder = BertModel.from_pretrained(tmp_path / "encoder")
     assert encoder.embeddings.word_embeddings.weight.shape == (11, 8)
-    assert is_deepspeed_zero3_enabled(), "the stage's own model is still to be partitioned"
+    assert is_deepspeed_zero3_enabled(), "the stage's own model is partitioned"
 
 
-def test_one_process_that_no_launcher_named_is_alone(project_dir, tmp_path, environment):
-    """DeepSpeed would ask MPI otherwise, which is not installed; `accelerate launch` on one GPU names no process."""
+def test_one_process_without_a_launcher_gets_its_variables(project_dir, tmp_path, environment):
+    """Without them DeepSpeed looks for MPI; `accelerate launch` sets none for one process."""
     arguments(project_dir, tmp_path)
     assert "RANK" not in environment
     arguments(project_dir, tmp_path, "--deepspeed", str(project_dir / "ds_config.json"))
     assert (environment["RANK"], environment["WORLD_SIZE"]) == ("0", "1") and int(environment["MASTER_PORT"]) > 0
 
 
-def test_a_launchers_word_stands(environment):
+def test_the_variables_of_a_launcher_are_kept(environment):
     launched = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1234"}
     environment |= launched
     name_single_process()

@@ -1,4 +1,4 @@
-"""Batches: labels on the answers alone, any mixture of media in one batch, and flattened batches equal to padded ones."""
+"""Batches: labels for the answers only, any mixture of media in a batch, flattened batches equal to padded ones."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def model(workshop):  # noqa: F811
 
 @pytest.fixture(params=["sdpa", "eager", PACKED_SDPA])
 def packing_model(request, model):
-    """The model with each attention that flattened batches can meet on a CPU; two of them make a mask."""
+    """The model with each attention function for flattened batches on a CPU; two of them make a mask."""
     language_model = model.model.language_model
     language_model.set_attn_implementation("eager" if request.param == "eager" else "sdpa")
     if request.param == PACKED_SDPA:
@@ -49,7 +49,7 @@ def supervised_text(batch: dict, index: int, processor) -> str:
 
 
 def mixed_rows() -> list[dict]:
-    """Video with and without sound, composed, sound alone, picture alone, and words alone, of unequal lengths."""
+    """Video with and without sound, composed, sound only, picture only and text only, of different lengths."""
     rows = [*ROWS["video"]()[4:6], composed_row(0, [0, 1, 2]), ROWS["audio"]()[0], ROWS["image"]()[1]]
     words = ROWS["image"]()[2]
     words["messages"][0]["content"] = "Say something."

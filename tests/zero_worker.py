@@ -1,4 +1,4 @@
-"""Runs several stages one after the other in one set of processes: torchrun starts it, `test_sft_zero.py` reads the results.
+"""Runs several stages in one set of processes; torchrun starts it and `test_sft_zero.py` reads the results.
 
     torchrun --nproc_per_node 2 -m tests.zero_worker jobs.json
 
