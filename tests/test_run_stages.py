@@ -53,7 +53,11 @@ def test_finished_stages_are_skipped_and_interrupted_ones_resumed(tmp_path, star
     (tmp_path / "stage1" / SUMMARY_FILE).write_text("{}", encoding="utf-8")
     write_complete_checkpoint(tmp_path / "stage2" / "checkpoint-5")
     (tmp_path / "stage3" / "checkpoint-5").mkdir(parents=True)  # interrupted while it was written
-    values = ("start", str(tmp_path), str(RECIPES / "sandbox"))
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    for number in range(1, 5):
+        (recipes / f"stage{number}.yaml").write_text("learning_rate: 1.0\n", encoding="utf-8")
+    values = ("start", str(tmp_path), str(recipes))
     run_stages.main([word for pair in zip(spelling.split(), values) for word in pair])
     assert [Path(value_of(command, "--config")).stem for command in started] == ["stage2", "stage3", "stage4"]
     assert ["--resume_from_checkpoint" in command for command in started] == [True, False, False]
