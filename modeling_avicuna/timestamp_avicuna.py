@@ -6,17 +6,16 @@ wording of questions `prompt_avicuna`'s.
 """
 
 import json
+import logging
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers.utils import logging
-
 from .written_events_avicuna import NO_TIME_SPAN, Unread, names_absence, read_written_events
 
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 NO_EVENTS = "No event."
 _SECONDS_DIGITS = 5  # of the whole part of a time in seconds: enough for 27 hours

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -97,6 +99,31 @@ def test_a_video_without_duration_is_an_error_that_names_it(golden_dir):
     assert golden["error"].startswith("ZeroDivisionError")
     with pytest.raises(ValueError, match="duration must be a positive number of seconds, got 0"):
         TimeCodec().encode(golden["seconds"], golden["duration"])
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "numpy"):
+            raise ModuleNotFoundError(name)
+
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name in ("torch", "transformers") else found(name)
+sys.meta_path.insert(0, Absent())
+from modeling_avicuna.timestamp_avicuna import parse_events
+from modeling_avicuna import *
+print(parse_events("From 03 to 17, a dog barks.", 100.0), interleave_order(3, 1))
+"""
+
+
+def test_texts_can_be_parsed_where_torch_and_transformers_are_absent(project_dir):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=project_dir, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[Event(start=3.0, end=17.0, label='a dog barks', score=None)]")
 
 
 @pytest.mark.parametrize("duration", [0, -1.0, math.nan, math.inf])
