@@ -96,6 +96,8 @@ _NEGATIVE_WORD = re.compile(
     r"\W*(?:(?:json\W*)?(?:\[\s*\]|\{\s*\})|none|no|nope|nothing|never|absent|n/?a|null)\W*", re.IGNORECASE
 )
 _OPENERS = re.compile(r"[\[{]")
+_BRACKETS = re.compile(r"[\[\]{}]")
+_PYTHON_STRING = re.compile(r"'((?:[^'\\\n]|\\.)*)'(?=\s*[:,\]}])")
 _LOOK_BACK = 32  # characters before a span that decide whether it opens a sentence
 _MAX_JSON_TRIES = 64  # brackets that turn out to open no JSON: bounds the work on garbage
 _MAX_JSON_DEPTH = 8
@@ -154,9 +156,12 @@ def names_absence(text: str) -> bool:
 
 def _find_groups(text: str, span_pattern: re.Pattern) -> list[_Group]:
     """Left to right: runs of spans, JSON blocks, and sentences that open with half a span (groups without spans)."""
-    groups, position, json_tries = [], 0, 0
+    groups: list[_Group] = []
+    position, json_tries = 0, 0
+    span = span_pattern.search(text)
     while position < len(text):
-        span = span_pattern.search(text, position)
+        if span and span.start() < position:  # searching again each time would be quadratic
+            span = span_pattern.search(text, position)
         opener = _OPENERS.search(text, position, span.start() if span else len(text))
         while opener and json_tries < _MAX_JSON_TRIES:
             block = _json_block(text, opener.start())
@@ -312,19 +317,29 @@ def _json_block(text: str, begin: int) -> list[_Group]:
     try:
         value, stop = _DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError):
-        # Python's way of writing it, with single quotes, is what many models say
-        rest = re.sub(r"'((?:[^'\\\n]|\\.)*)'(?=\s*[:,\]}])", _double_quoted, text[begin:])
+        # many models write it as Python does, with single quotes
+        rest = _PYTHON_STRING.sub(_double_quoted, text[begin : _block_end(text, begin)])
         try:
             value, stop = _DECODER.raw_decode(rest)
         except (ValueError, RecursionError):
             return []
-        stop = len(text) - (len(rest) - stop)
+        stop = _block_end(text, begin) - (len(rest) - stop)
     if not isinstance(value, dict) and not any(isinstance(item, (dict, list, str)) for item in value):
         return []
     if isinstance(value, list) and len(value) == 2 and all(_is_number(item) for item in value):
         return []  # "[13, 17] a dog barks" is a bare span, not a list of events
     spans = _json_spans(value, "", 0)
     return _placed(text, begin, stop, spans)
+
+
+def _block_end(text: str, begin: int) -> int:
+    """Where the bracket at `begin` closes, brackets inside strings counted as well; the end of the text if it does not."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(text, begin):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth == 0:
+            return bracket.end()
+    return len(text)
 
 
 def _double_quoted(found: re.Match) -> str:
