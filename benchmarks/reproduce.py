@@ -83,7 +83,7 @@ class Chain:
         ]
         for stage in run.stages:
             text = (recipe.PROJECT / recipe.RECIPES / f"{stage}.yaml").read_text(encoding="utf-8")
-            output = self.folder(stage, start.name, text, run.overrides.get(stage), run.seed)
+            output = self.folder(stage, start.name, text, run.overrides.get(stage), run.pu_valor, run.seed)
             folders = {"world": world, "features": features, "start": start, "output": output}
             self.steps.append(recipe.train_stage(run, stage, **folders))
             start = output
@@ -125,6 +125,7 @@ def run_row(name: str, run: recipe.SandboxRun, output: Path) -> None:
         "seed": run.seed,
         "initialize": run.initialize,
         "stages": run.stages,
+        "pu_valor": run.pu_valor,
         "overrides": run.overrides,
         "metrics": metrics,
         "seconds": {step.name: read_seconds(step) for step in chain.steps},

@@ -83,7 +83,7 @@ def show_pu_valor(demo: Demo) -> None:
         print(f"{row['media']['video']}: {row['duration']:.1f} s, {len(row['segments'])} clips")
         for message in row["messages"]:
             print(f"  {message['role']}: {message['content']}")
-    (demo.output / "pu_valor.json").write_text(json.dumps(rows["id"]) + "\n", encoding="utf-8")
+    (demo.output / "pu_valor.json").write_text(json.dumps(list(rows["id"])) + "\n", encoding="utf-8")
 
 
 def sentence_encoder() -> str:

@@ -19,7 +19,12 @@ WORLDS = {
     "plain": ("--event-seconds", "4", "12", "--video-seconds", "20", "40"),
     "default": (),
 }
-NUM_CLIPS, NUM_BACKGROUND_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 16, 60, 60
+# What a world changes in the pseudo-untrimmed videos of the recipes, which are those of the plain world.
+PU_VALOR = {
+    "plain": {},
+    "default": {"clips_per_video": [2, 9], "scale_range": [0.2, 1.2], "duration_range": [18, 62]},
+}
+NUM_CLIPS, NUM_BACKGROUND_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 16, 240, 60
 PROJECT = Path(__file__).resolve().parents[1]
 RECIPES = Path("train/recipes/sandbox")
 STAGES = ("stage1", "stage2", "stage2_warmup", "stage3", "stage4")
@@ -64,6 +69,7 @@ class SandboxRun:
         seed (`int`): of the world and of all weights and batches.
         initialize (`dict`): options of `train.initialize` that differ from `INITIALIZE`.
         stages (`tuple(str)`): the stages to train, in order.
+        pu_valor (`dict`): options of the `pu_valor` builder that differ from the recipes', in all stages.
         overrides (`dict`): stage -> options of `train/sft.py` that differ from its recipe.
         num_processes (`int`): processes of feature extraction and training, and workers that draw the world.
     """
@@ -72,6 +78,7 @@ class SandboxRun:
     seed: int = 0
     initialize: dict[str, str] = field(default_factory=dict)
     stages: tuple[str, ...] = STAGES
+    pu_valor: dict = field(default_factory=dict)
     overrides: dict[str, dict] = field(default_factory=dict)
     num_processes: int = 1
 
@@ -101,7 +108,7 @@ def initialize(run: SandboxRun, world: Path, output: Path) -> Step:
     return step(
         "initialize",
         *("python", "-m", "train.initialize", *(word for k, v in options.items() for word in (f"--{k}", v))),
-        *("--captions", world / "captions.json", "--clips-dir", world / "clips"),
+        *("--captions", world / "captions.json", "--media-dir", world / "clips"),
         *("--output", output, "--seed", run.seed),
         product=output / "config.json",
     )
@@ -120,9 +127,16 @@ def extract_features(run: SandboxRun, world: Path, model: Path, output: Path) ->
 def train_stage(run: SandboxRun, stage: str, *, world: Path, features: Path, start: Path, output: Path) -> Step:
     """One stage, from the checkpoint `start`; the processes share the batch of its recipe."""
     recipe = RECIPES / f"{stage}.yaml"
-    batch_size = yaml.safe_load((PROJECT / recipe).read_text(encoding="utf-8"))["effective_batch_size"]
-    options = {"per_device_train_batch_size": batch_size // run.num_processes} if run.num_processes > 1 else {}
-    options |= {"seed": run.seed, **run.overrides.get(stage, {})}
+    values = yaml.safe_load((PROJECT / recipe).read_text(encoding="utf-8"))
+    options: dict = {"seed": run.seed}
+    if run.num_processes > 1:
+        options["per_device_train_batch_size"] = values["effective_batch_size"] // run.num_processes
+    changes = {**PU_VALOR[run.world], **run.pu_valor}
+    for name in ("datasets", "eval_datasets"):
+        sources = values.get(name, [])
+        if changes and any(source["path"] == "pu_valor" for source in sources):
+            options[name] = [change_pu_valor(source, changes) for source in sources]
+    options |= run.overrides.get(stage, {})
     return step(
         stage,
         *(*launch(run.num_processes), "train/sft.py", "--config", recipe),
@@ -131,6 +145,11 @@ def train_stage(run: SandboxRun, stage: str, *, world: Path, features: Path, sta
         *(word for name, value in options.items() for word in option_words(name, value)),
         product=output / "training_summary.json",
     )
+
+
+def change_pu_valor(source: dict, changes: dict) -> dict:
+    """An entry of a recipe's `datasets`, with other options where it is the builder `pu_valor`."""
+    return {**source, "options": {**source["options"], **changes}} if source["path"] == "pu_valor" else source
 
 
 def launch(num_processes: int) -> tuple[str, ...]:
