@@ -11,6 +11,7 @@ import torch
 from transformers import LogitsProcessor, pipeline
 
 import modeling_avicuna  # noqa: F401  (registers the task)
+from modeling_avicuna import media_file_avicuna
 from modeling_avicuna.media_avicuna import MediaError
 from modeling_avicuna.pipeline_avicuna import AVicunaPipeline
 from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
@@ -117,6 +118,14 @@ def test_a_video_lasts_as_long_as_its_picture(pipe, tmp_path, asked):
     pipe({"path": path, "start": 1.0, "end": 3.0}, interval=(1.5, 2.0))
     assert asked[-1] == SEGMENT_CAPTION_PROMPT.format(start="25", end="50")
     assert pipe({"video": path}) == pipe(path)
+
+
+@pytest.mark.parametrize("asked_for", [{}, {"query": ["rain", "dog"]}, {"interval": (1.0, 2.0)}])
+def test_a_file_is_opened_once_for_its_events(pipe, videos, monkeypatch, asked_for):
+    opened, original = [], media_file_avicuna.open_media
+    monkeypatch.setattr(media_file_avicuna, "open_media", lambda source: opened.append(source) or original(source))
+    pipe(videos / "sound.mp4", **asked_for)
+    assert opened == [videos / "sound.mp4"]
 
 
 def test_a_question_gives_words(pipe, videos, asked):
