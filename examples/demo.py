@@ -3,9 +3,9 @@
     make demo                                                        # everything, into outputs/demo
     make demo VIDEO=path/to.mp4 QUESTION="When does a dog bark?"     # ask the trained model about a file of your own
 
-Each step runs the command that a user would run, prints it, and is skipped when its output is there already (remove the
-output folder to start over). Sizes are chosen for two CPU cores and a few minutes: the model knows the 28 kinds of event of
-its world and nothing else.
+Each step runs the command that a user would run, prints it, and is skipped when its output is there already (remove
+the output folder to start over). Sizes are chosen for two CPU cores and a few minutes: the model knows the 28 kinds of
+event of its world and nothing else.
 """
 
 import argparse
@@ -52,9 +52,9 @@ class Demo:
         print(f"--- {self.times[title]} s", flush=True)
 
 
-def run_unless_done(step: recipe.Step, *, num_threads: int = 1) -> None:
+def run_unless_done(step: recipe.Step) -> None:
     if not step.product.exists():
-        step.run(num_threads=num_threads)
+        step.run()
 
 
 def make_world(demo: Demo) -> None:
@@ -95,7 +95,7 @@ def sentence_encoder() -> str:
 
 def train(demo: Demo) -> None:
     start = demo.output / "stage0"
-    run_unless_done(recipe.initialize(demo.run, demo.world, start), num_threads=demo.run.num_processes)
+    run_unless_done(recipe.initialize(demo.run, demo.world, start))
     run_unless_done(recipe.extract_features(demo.run, demo.world, start, demo.features))
     for stage in demo.run.stages:
         output = demo.output / stage
@@ -182,7 +182,7 @@ def draw(path: Path, name: str, entry: dict, answers: dict[str, list[dict]]) -> 
     from eval.timeline import draw_timeline
     from modeling_avicuna import Event
 
-    truth = [Event(*event["segment"], event["label"]) for event in entry["annotations"]]
+    truth = [Event(event["segment"][0], event["segment"][1], event["label"]) for event in entry["annotations"]]
     predicted = [Event(e["start"], e["end"], label, e["score"]) for label, events in answers.items() for e in events]
     absent = [label for label, events in answers.items() if not events]
     title = f"{name}: {', '.join(absent) or 'nothing'} answered as not occurring"
@@ -190,8 +190,7 @@ def draw(path: Path, name: str, entry: dict, answers: dict[str, list[dict]]) -> 
 
 
 def evaluate(demo: Demo) -> None:
-    run = recipe.evaluate("sandbox_query", model=demo.model, world=demo.world, output=demo.evaluation)
-    run.run(num_threads=demo.run.num_processes)
+    recipe.evaluate("sandbox_query", model=demo.model, world=demo.world, output=demo.evaluation).run()
     recipe.step(
         "card",
         *("python", "-m", "model_card.write", "--model", demo.model, "--repo-id", "user/avicuna-sandbox"),

@@ -1,7 +1,7 @@
 """The sandbox recipe as a list of commands: world, features, five stages of training, evaluation.
 
-`examples/demo.py` runs it once; `benchmarks/reproduce.py` runs it with other seeds, worlds and settings. Each step is a
-command that a user could type, and the file that it leaves when it is complete.
+`examples/demo.py` runs it once; `benchmarks/reproduce.py` runs it with other seeds, worlds and settings. Each step is
+a command that a user could type, and the file that it leaves when it is complete.
 """
 
 import json
@@ -46,15 +46,15 @@ class Step:
     words: tuple[str, ...]
     product: Path
 
-    def run(self, *, num_threads: int = 1) -> None:
-        """Print and run the command from the project's root.
+    def run(self) -> None:
+        """Print and run the command from the project's root, one thread for each process.
 
         Raises:
             SystemExit: the command failed.
         """
         print(f"$ {shlex.join(self.words)}", flush=True)
         program = sys.executable if self.words[0] == "python" else str(Path(sys.executable).with_name(self.words[0]))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONPATH": str(PROJECT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
         done = subprocess.run([program, *self.words[1:]], cwd=PROJECT, env=environment)
         if done.returncode:
             sys.exit(f"stopped: the command above ended with status {done.returncode}")

@@ -3,8 +3,9 @@
     python examples/demo.py --output outputs/demo
     python examples/ship_checkpoint.py --model outputs/demo/stage4
 
-It is scored on the held-out videos of another world, which no training has seen, and gets its figures and its card. The code
-that `save_pretrained` writes beside the weights becomes links to `modeling_avicuna/`, so that it cannot differ from it.
+It is scored on the held-out videos of another world, which no training has seen, and gets its figures and its card.
+The code that `save_pretrained` writes beside the weights becomes links to `modeling_avicuna/`, so that it cannot
+differ from it.
 """
 
 import shutil
@@ -47,7 +48,7 @@ def held_out_world(output: Path, *, num_videos: int = recipe.NUM_TEST_VIDEOS) ->
 
 
 def copy_checkpoint(model: Path, output: Path) -> None:
-    """Save the checkpoint again with today's code, which is linked; the training's folders become relative to its output."""
+    """Save the checkpoint with today's code, which is linked; the training's folders become relative paths."""
     import modeling_avicuna  # noqa: F401  (registers the auto classes)
 
     shutil.rmtree(output, ignore_errors=True)
@@ -68,8 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         world.run()
     for name, limit in (("results", ()), (f"results_first_{FIRST}", ("--limit", str(FIRST)))):
         shutil.rmtree(options.work / name, ignore_errors=True)
-        folders = {"world": options.work / "world", "output": options.work / name}
-        scored = recipe.evaluate("sandbox_query", model=CHECKPOINT, **folders)
+        output = options.work / name
+        scored = recipe.evaluate("sandbox_query", model=CHECKPOINT, world=options.work / "world", output=output)
         recipe.Step(scored.name, (*scored.words, *limit), scored.product).run()
     shutil.copy(scored.product, recipe.PROJECT / CHECKPOINT / f"results_first_{FIRST}.json")
     recipe.step(

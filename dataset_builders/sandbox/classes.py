@@ -1,8 +1,8 @@
 """The event classes of the sandbox world, as data: what each looks like, what it sounds like, how a caption names it.
 
-One `EventClass` is one row of the tables below. `pictures.py` and `sounds.py` turn the numbers into pixels and samples,
-`world.py` puts them on a time line. To add a class, add a row. All numbers are our choice: far enough apart for tiny
-encoders on 96-pixel frames and 64-band log-mel spectrograms.
+One `EventClass` is one row of the tables below. `pictures.py` and `sounds.py` turn the numbers into pixels and
+samples, `world.py` puts them on a time line. To add a class, add a row. All numbers are our choice: far enough apart
+for tiny encoders on 96-pixel frames and 64-band log-mel spectrograms.
 """
 
 from dataclasses import dataclass

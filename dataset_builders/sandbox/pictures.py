@@ -16,16 +16,16 @@ def _edge(distance: np.ndarray) -> np.ndarray:
     return np.clip(0.5 - distance / SOFTNESS, 0.0, 1.0)
 
 
-def _polar(x, y):
+def _polar(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.hypot(x, y), np.arctan2(y, x)
 
 
-def _star(x, y):
+def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     radius, angle = _polar(x, y)
     return radius - (0.55 + 0.45 * np.cos(4 * angle))
 
 
-def _burst(x, y):
+def _burst(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     radius, angle = _polar(x, y)
     return np.maximum(np.abs(radius - 0.8) - 0.2, 0.35 - np.abs(np.cos(5 * angle)))
 
@@ -61,7 +61,7 @@ PATTERNS = {
 }
 
 
-def _still(p):
+def _still(p: np.ndarray) -> dict[str, np.ndarray]:
     zero = np.zeros_like(p)
     return {"x": zero, "y": zero, "angle": zero, "size": zero + 1, "level": zero + 1}
 

@@ -1,4 +1,4 @@
-"""Synthesise the sandbox's sounds: `Sound` and a length in, samples out. Pure numpy; knows neither events nor files."""
+"""Synthesise the sandbox's sounds: `Sound` and a length in, samples out. Pure numpy; no events, no files."""
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def synthesise(
 
 
 def fade_ends(samples: np.ndarray, *, num_fade: int) -> np.ndarray:
-    """The same samples with a linear fade of `num_fade` samples at both ends, so that an event begins without a click."""
+    """The same samples with a linear fade of `num_fade` samples at both ends, which avoids a click."""
     num_fade = min(num_fade, samples.shape[-1] // 2)
     if num_fade:
         ramp = np.linspace(0.0, 1.0, num_fade, endpoint=False, dtype=np.float32)

@@ -1,8 +1,8 @@
 """Make the sandbox: clips of one event each, and untrimmed test videos of many, with captions and annotations.
 
-Each file is planned from the seed (`Take`: which event, when and where), then drawn and synthesised. Equal seeds give equal
-plans, captions, annotations, pixels and samples on any machine with the same numpy. The mp4 bytes are also equal where
-PyAV's bundled x264 and aac are the same build on the same kind of processor.
+Each file is planned from the seed (`Take`: which event, when and where), then drawn and synthesised. Equal seeds give
+equal plans, captions, annotations, pixels and samples on any machine with the same numpy. The mp4 bytes are also equal
+where PyAV's bundled x264 and aac are the same build on the same kind of processor.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -33,11 +33,12 @@ UNTRIMMED = {"test": TEST, "train": TRAIN}  # subset, and folder of its videos: 
 
 @dataclass(frozen=True)
 class TimeLine:
-    """What an untrimmed video of the sandbox looks like in time. The defaults are the harder of our two worlds; the plainer one
-    has `event_seconds=(4, 12)` and `video_seconds=(20, 40)`.
+    """What an untrimmed video of the sandbox looks like in time. The defaults are the harder of our two worlds; the
+    plainer one has `event_seconds=(4, 12)` and `video_seconds=(20, 40)`.
 
     Args:
-        event_seconds (`tuple(float, float)`): shortest and longest event; the last one of a video may be cut to 3/4 of the
+        event_seconds (`tuple(float, float)`): shortest and longest event; the last one of a video may be cut to
+            3/4 of the
             shortest.
         video_seconds (`tuple(int, int)`): shortest and longest video, whole seconds.
         gap_seconds (`tuple(float, float)`): shortest and longest gap before an event that does not overlap.
@@ -93,7 +94,8 @@ def make_world(
     Args:
         output (`Path`): folder, made if need be; files of the same name are overwritten.
         num_clips (`int`): 10-s clips; the classes are used in turn, so their counts differ by at most one.
-        num_background_clips (`int`): 10-s clips without an event, also in `clips/` but without a caption; their ids are in
+        num_background_clips (`int`): 10-s clips without an event, also in `clips/` but without a caption; their ids
+            are in
             `backgrounds.json`. Pseudo-untrimmed videos show them in their gaps.
         num_test_videos, num_train_videos (`int`): untrimmed videos, by subset; no video is in both.
         seed (`int`): of everything.
@@ -168,6 +170,7 @@ def plan_untrimmed_video(
     rng = _rng(seed, UNTRIMMED[subset], index, 0)
     shortest, longest = time_line.event_seconds
     first, last = time_line.video_seconds
+    shortest_gap, longest_gap = time_line.gap_seconds
     video_id, duration = _draw_id(rng), int(rng.integers(first * FPS, last * FPS + 1)) / FPS
     takes: list[Take] = []
     ends: dict[str, float] = {}
@@ -182,10 +185,10 @@ def plan_untrimmed_video(
             break
         takes.append(_draw_take(event, start, end, rng))
         ends[event.label] = end
-        overlapping = rng.uniform() < time_line.overlap_share
-        cursor = (
-            start + (end - start) * rng.uniform(0.3, 0.8) if overlapping else end + rng.uniform(*time_line.gap_seconds)
-        )
+        if rng.uniform() < time_line.overlap_share:
+            cursor = start + (end - start) * rng.uniform(0.3, 0.8)
+        else:
+            cursor = end + rng.uniform(shortest_gap, longest_gap)
     return video_id, duration, sorted(takes, key=lambda take: take.start)
 
 
@@ -254,11 +257,14 @@ def mix_samples(takes: list[Take], duration: float, *, rng: np.random.Generator)
 
 def _draw_take(event: EventClass, start: float, end: float, rng: np.random.Generator) -> Take:
     x, y = rng.uniform(-0.3, 0.3, size=2)
-    tint = tuple(float(value) for value in rng.uniform(-18, 18, size=3))
-    return Take(event, start, end, float(x), float(y), tint, float(rng.uniform(0.95, 1.05)), float(rng.uniform()))
+    red, green, blue = (float(value) for value in rng.uniform(-18, 18, size=3))
+    return Take(
+        event, start, end, float(x), float(y), (red, green, blue), float(rng.uniform(0.95, 1.05)), float(rng.uniform())
+    )
 
 
 def _draw_caption(event: EventClass, rng: np.random.Generator) -> str:
+    templates: tuple[str, ...]
     if event.picture is None:
         templates = HEARD
     elif event.sound is None:
