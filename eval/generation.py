@@ -141,6 +141,8 @@ class Generator:
     @torch.no_grad()
     def _encode(self, media: Media, inputs: dict[str, torch.Tensor]) -> _Encoded:
         if media.is_cached:
+            if media.duration is None:
+                raise ValueError("cached features without a duration, such as those of a picture, cannot be evaluated")
             return _Encoded(media.video, media.audio, media.duration)
         video, audio = np.zeros((1, self.model.config.vision_feature_size), np.float32), None
         if "pixel_values_videos" in inputs:  # a rate of 1 leaves no picture
