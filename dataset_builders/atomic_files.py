@@ -17,8 +17,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     A path beside `path` to write to. It replaces `path` when the body ends, and is removed when the body raises.
 
-    The temporary name is random, since several processes may write the same file. A killed process leaves its temporary
-    file behind. The suffix of `path` is kept for writers that choose the format by it.
+    The temporary name is random, since several processes may write the same file. A killed process leaves its
+    temporary file behind. The suffix of `path` is kept for writers that choose the format by it.
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")

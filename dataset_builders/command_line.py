@@ -1,7 +1,8 @@
 """How every command reads its options and reports a user's mistake.
 
-A dataclass declares the options and transformers' `HfArgumentParser` reads them, so each one is accepted with dashes and
-with underscores. The converter (`modeling_avicuna`) and `train/sft.py` (TRL's own parser) follow the same convention.
+A dataclass declares the options and transformers' `HfArgumentParser` reads them, so each one is accepted with dashes
+and with underscores. The converter (`modeling_avicuna`) and `train/sft.py` (TRL's own parser) follow the same
+convention.
 """
 
 import logging
@@ -37,7 +38,8 @@ def parse_options(
         description (`str`, *optional*): first line of `--help`; percent signs are taken literally.
 
     Raises:
-        SystemExit: status 2 and one line on stderr for an unknown option or an unreadable value; status 0 for `--help`.
+        SystemExit: status 2 and one line on stderr for an unknown option or an unreadable value; status 0 for
+            `--help`.
         ValueError: raised by the dataclass itself for a value that it refuses.
     """
     parser = OneLineParser(options_class, prog=program, description=description.replace("%", "%%"), allow_abbrev=False)

@@ -1,7 +1,7 @@
 """The settings that all four builders share: which files and folders they read, and the name of a build.
 
-A field `*_file` names input files, a field `*_dir` a folder. The cache of `datasets` is keyed by what these hold, not by
-their names alone, so a changed file or folder is read again. Nothing is parsed here.
+A field `*_file` names input files, a field `*_dir` a folder. The cache of `datasets` is keyed by what these hold, not
+by their names alone, so a changed file or folder is read again. Nothing is parsed here.
 """
 
 import dataclasses

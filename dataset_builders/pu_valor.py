@@ -1,12 +1,13 @@
 """`load_dataset("pu_valor", captions_file=..., ...)`: curate pseudo-untrimmed videos when the dataset is built.
 
-A thin `datasets` builder over `pseudo_untrimmed/`: settings are its configuration, shards its unit of parallel work. The
-folder that `python -m dataset_builders.build` writes holds the same rows as plain Parquet and needs none of this.
+A thin `datasets` builder over `pseudo_untrimmed/`: settings are its configuration, shards its unit of parallel work.
+The folder that `python -m dataset_builders.build` writes holds the same rows as plain Parquet and needs none of this.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -39,7 +40,7 @@ class PUValor(RowsBuilder):
     BUILDER_CONFIG_CLASS = PUValorConfig
     DESCRIPTION = "Pseudo-untrimmed videos composed of captioned clips, with time-stamped audio-visual events"
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         cache = Path(self._cache_dir_root)
         if self.config.embeddings_dir is None:
             self.config.embeddings_dir = str(cache / EMBEDDINGS_DIR)
@@ -64,7 +65,9 @@ class PUValor(RowsBuilder):
                 write_drops(self._videos_dir, f"{split}-{shard:05d}", drops)
             yield place, table
 
-    def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs) -> None:
+    def _download_and_prepare(
+        self, dl_manager: datasets.DownloadManager, verification_mode: Any, **prepare_split_kwargs: Any
+    ) -> None:
         super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
         prepared = read_prepared(Path(self._cache_dir_root) / PREPARED_DIR / self.config.fingerprint())
         drops = read_drops(self._videos_dir) if self.config.media == "rendered" else []

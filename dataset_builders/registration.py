@@ -63,7 +63,8 @@ def register_builders() -> bool:
 
 
 def hash_code() -> str:
-    """Hash of all builder code: a change in any reader must not meet a stale cache. The sandbox's own code is no reader."""
+    """Hash of all builder code: a change in any reader must not meet a stale cache. The sandbox's own code is no
+    reader."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):

@@ -1,7 +1,8 @@
 """Questions and answers about a video with timed events: dense narration, grounding, segment caption.
 
-The one home of how events become turns, for pseudo-untrimmed and for annotated videos; the sentences are in `wordings.py`.
-Times are placeholders ("<s0>") with their seconds beside them; the model's time codec writes them as text at training time.
+The one home of how events become turns, for pseudo-untrimmed and for annotated videos; the sentences are in
+`wordings.py`. Times are placeholders ("<s0>") with their seconds beside them; the model's time codec writes them as
+text at training time.
 """
 
 from collections.abc import Sequence

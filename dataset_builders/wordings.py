@@ -1,7 +1,8 @@
 """The wording of every question that a training row asks, and of the answers' time spans.
 
-All builders take their questions from here, several wordings per task, so that the model does not learn one phrase. Every
-sentence is our own; the published data ask the same kinds of question in other words. Times stand as "<s0>", "<e0>"; what they are in seconds, and as text, is not decided here.
+All builders take their questions from here, several wordings per task, so that the model does not learn one phrase.
+Every sentence is our own; the published data ask the same kinds of question in other words. Times stand as "<s0>",
+"<e0>"; what they are in seconds, and as text, is not decided here.
 """
 
 import hashlib

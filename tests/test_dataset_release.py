@@ -129,3 +129,30 @@ def test_an_unfinished_build_is_not_published(tmp_path):
     (tmp_path / "built" / ".build").mkdir(parents=True)
     with pytest.raises(ValueError, match="unfinished build"):
         assemble_dataset(tmp_path / "built", output=tmp_path / "release")
+
+
+def test_configs_of_every_form_of_the_hub_are_read(tmp_path):
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "data" / "train-00000-of-00001.parquet")
+    forms = [
+        "data_files: data/*.parquet",
+        "data_files: [data/train-*.parquet]",
+        "data_files: [{split: train, path: [data/train-*.parquet]}]",
+        "data_dir: data",
+    ]
+    for form in forms:
+        text = f"---\nconfigs:\n- config_name: default\n  {form}\n---\n# A card\n"
+        (tmp_path / "README.md").write_text(text, encoding="utf-8")
+        assert find_dataset_problems(tmp_path) == [], form
+    text = "---\nconfigs:\n- config_name: default\n  data_files: other/*.parquet\n---\n# A card\n"
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    assert find_dataset_problems(tmp_path) == ["README.md lists the split train in other/*.parquet: no such file"]
+
+
+def test_shards_are_counted_before_they_are_published(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, num_rows in (("train-00000-of-00001", 900), ("train-00000-of-00002", 250)):
+        pq.write_table(pa.table({"id": [str(row) for row in range(num_rows)]}), tmp_path / "data" / f"{name}.parquet")
+    (tmp_path / "report.json").write_text(json.dumps({"num_rows": {"train": 900}}), encoding="utf-8")
+    (tmp_path / "README.md").write_text("---\n{}\n---\n# A card\n", encoding="utf-8")
+    assert find_dataset_problems(tmp_path) == ["the files of split train have 1150 rows, but report.json counts 900"]

@@ -336,6 +336,33 @@ def test_a_row_whose_clip_breaks_while_rendering_is_dropped_with_the_reason(fold
     assert all((tmp_path / media["video"]).exists() for media in rows["media"].to_pylist())
 
 
+def test_other_plans_replace_those_with_a_clip_that_is_damaged_further_on(tmp_path):
+    clips_dir = tmp_path / "clips"
+    records = [{**record, "video_id": f"clip_{number}x"} for number, record in enumerate(make_captions(7))]
+    (tmp_path / "desc.json").write_text(json.dumps(records), encoding="utf-8")
+    for number in range(7):
+        make_clip(clips_dir / f"clip_{number}x.mp4", with_sound=number != 2)
+    content = bytearray((clips_dir / "clip_3x.mp4").read_bytes())
+    middle = (content.index(b"mdat") + content.index(b"moov")) // 2
+    content[middle : middle + 400] = bytes(400)  # the header and the first pictures are intact
+    (clips_dir / "clip_3x.mp4").write_bytes(content)
+    settings = quick_settings(
+        tmp_path / "desc.json", clips_dir=str(clips_dir), media="rendered", num_videos=4, render_size=(64, 48)
+    )
+    folder = build_folder(settings, tmp_path / "pu_valor")
+    report = json.loads((folder / "report.json").read_text())
+    rows = pq.read_table(folder / "data", columns=["segments"]).to_pylist()
+    assert len(rows) == 4 and report["sources"]["videos"]["dropped"] == {}
+    assert "clip_3x" not in {segment["clip_id"] for row in rows for segment in row["segments"]}
+    assert report["sources"]["captions"] | {"repaired": {}} == {
+        "read": 7,
+        "kept": 6,
+        "dropped": {"unreadable_media_file": 1},
+        "repaired": {},
+    }
+    assert report["settings"]["splits"]["train"]["rejected_plans"]["unreadable_clip"] >= 1
+
+
 def test_a_build_lists_its_shards(folder, tmp_path):
     settings = quick_settings(folder.parent / "desc.json", videos_per_shard=15)
     shards = list_shards(prepare_folder(settings, tmp_path), settings)

@@ -1,8 +1,8 @@
 """Cached tower outputs on disk: written shard by shard by `train/extract_features.py`, read by training and composing.
 
 A folder holds `part-<rank>-<number>.safetensors` (all rows of the part's media, one below the other) and, beside each,
-`part-<rank>-<number>.jsonl` that says which rows belong to which media id. A part counts once its index file exists, so a
-killed extraction loses at most the part it was working on. This file runs no tower and decodes no media.
+`part-<rank>-<number>.jsonl` that says which rows belong to which media id. A part counts once its index file exists,
+so a killed extraction loses at most the part it was working on. This file runs no tower and decodes no media.
 """
 
 import json
@@ -64,7 +64,8 @@ class FeatureStore:
     def find(self, media_id: str, start: float | None = None, end: float | None = None) -> str | None:
         """The key of a medium, or of its part from `start` to `end` seconds; None where the folder does not have it.
 
-        The whole medium is the part where the part begins at 0 and the medium ends before `end`, or within 0.5 s after it.
+        The whole medium is the part where the part begins at 0 and the medium ends before `end`, or within 0.5 s after
+        it.
         """
         key = media_key(media_id, start, end)
         if key in self:
@@ -110,7 +111,7 @@ class FeatureStore:
         return self._entry(media_id)["duration"]
 
     def silence(self) -> np.ndarray | None:
-        """What the audio tower answers to silence, `(audio_feature_size,)`, or None where nobody stored it."""
+        """The audio tower's output for silence, `(audio_feature_size,)`, or None where nobody stored it."""
         path = self.folder / SILENCE_FILE
         if not path.exists():
             return None
@@ -204,7 +205,7 @@ class FeatureWriter:
             self.flush()
 
     def write_silence(self, row: np.ndarray) -> None:
-        """Keep what the audio tower answers to silence, `(audio_feature_size,)`, for silent clips among sounding ones."""
+        """Store the audio tower's output for silence, `(audio_feature_size,)`, for silent clips among sounding ones."""
         with atomic_path(self.folder / SILENCE_FILE) as path:
             save_file({"silence": np.asarray(row, np.float32)}, path)
 

@@ -1,4 +1,5 @@
-"""Which towers made the cached features: a fingerprint of their weights, stored with the cache and compared on reading.
+"""Which towers made the cached features: a fingerprint of their weights, stored with the cache and compared on
+reading.
 
 Used by `train/extract_features.py`, training and evaluation. It takes any AVicuna model and loads no torch itself.
 """

@@ -1,8 +1,8 @@
 """Choose events that do not occur in a planned video, so that some questions are answered by "No event." (option
 `absent_share`; our choice, the paper asks none).
 
-Half of them are captions of the video's own cluster (hard), half are any captions (easy). Pure: the questions are written
-in `shards.py`.
+Half of them are captions of the video's own cluster (hard), half are any captions (easy). Pure: the questions are
+written in `shards.py`.
 """
 
 import dataclasses
@@ -34,7 +34,9 @@ def draw_absent(
             Accepted plans and the clusters that they were drawn from.
         events (`np.ndarray` of shape `(num_clips,)`):
             Equal numbers for clips with the same caption. An absent event is none of the video's.
-        embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`, *optional*), ambiguity_threshold (`float`, *optional*):
+        embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`, *optional*):
+            Unit-length caption embeddings.
+        ambiguity_threshold (`float`, *optional*):
             A caption whose cosine to one of the video's is above the threshold is not called absent.
         absent_share (`float`):
             Probability that a grounding turn asks about an absent event.

@@ -1,7 +1,8 @@
 """Group clips by their captions (step 2 of the paper: event-based clustering of the caption embeddings).
 
 The paper names neither the algorithm nor the number of clusters: both are our choice. Pure: embeddings in, labels out.
-scikit-learn is imported where it is used: the import takes seconds, and a process that only writes shards does not need it.
+scikit-learn is imported where it is used: the import takes seconds, and a process that only writes shards does not
+need it.
 """
 
 import warnings
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 METHODS = ("kmeans", "agglomerative", "none")
 SMALL_CLUSTERS = ("merge", "drop")
 BUCKET_SIZE = 2000  # captions; agglomerative clustering is quadratic, so it runs inside k-means buckets of this size
-# captions; k-means takes clips x clusters steps, so more captions than these are first divided into buckets, which makes the
-# time linear (our choice: above the 32,000 of VALOR-32K)
+# captions; k-means takes clips x clusters steps, so more captions than these are first divided into buckets, which
+# makes the time linear (our choice: above the 32,000 of VALOR-32K)
 DIRECT_CLIPS = 40_000
 BUCKET_SAMPLE = 100_000  # captions that the buckets are fitted to
 DROPPED = -1
@@ -53,8 +54,8 @@ def cluster_clips(
             Of k-means.
 
     Returns:
-        `tuple(np.ndarray, int)`: labels `(num_clips,)`, counted from 0, -1 where the clip was dropped; and the number of
-        clusters that were too small.
+        `tuple(np.ndarray, int)`: labels `(num_clips,)`, counted from 0, -1 where the clip was dropped; and the number
+        of clusters that were too small.
 
     Raises:
         ValueError: an unknown method, sizes below 1, or fewer clips than one cluster needs.

@@ -1,9 +1,9 @@
 """Compose the features of a pseudo-untrimmed video from the cached features of its clips (`media="virtual"`).
 
-Pure: rows in, rows out. Token k of n shows what the plan has at (k + 1/2) / n of the duration, and of a clip's rows the
-one whose equal share of the clip holds that moment: the processor's alignment "centred" for files. Where two clips play at
-once the visual row is that of the clip that began last, and the audio row is the mean over the clips that sound
-(`time_line.py`). No file is read; a missing clip is an error, never zeros.
+Pure: rows in, rows out. Token k of n shows what the plan has at (k + 1/2) / n of the duration, and of a clip's rows
+the one whose equal share of the clip holds that moment: the processor's alignment "centred" for files. Where two clips
+play at once the visual row is that of the clip that began last, and the audio row is the mean over the clips that
+sound (`time_line.py`). No file is read; a missing clip is an error, never zeros.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,14 +35,14 @@ def compose_features(
             The composition in seconds, by start. Without gaps: background is a segment, too.
         clip_features (`FeatureStore` or mapping):
             Clip id -> `(video, audio)`, `video` of shape `(num_rows, vision_feature_size)` and `audio` of shape
-            `(num_windows, audio_feature_size)`; a `{"video": ..., "audio": ...}` dictionary serves as well. No audio rows:
-            a silent clip.
+            `(num_windows, audio_feature_size)`; a `{"video": ..., "audio": ...}` dictionary is accepted as well. A
+            silent clip has no audio rows.
         num_video_tokens, num_audio_tokens (`int`, *optional*, default to 75 and 25):
             Rows wanted of each stream (the paper's best mixture).
         rule (`str`, *optional*, defaults to `"even"`):
             `"even"`: token j of n shows the row of the clip that plays at (j + 1/2) / n of the duration.
-            `"published"`: the published code, for ablation: `int(10 * scale)` rows per clip, all concatenated; where they
-            are fewer than the tokens the tail is zero, and visual position no longer is time.
+            `"published"`: the published code, for ablation: `int(10 * scale)` rows per clip, all concatenated; where
+            they are fewer than the tokens the tail is zero, and visual position no longer is time.
         silence (`np.ndarray` of shape `(audio_feature_size,)`, *optional*):
             The audio row of a silent clip among sounding ones (rule "even"). Taken from the store where it has one.
         sound_windows (list of `(start, end)`, *optional*):
@@ -55,8 +55,8 @@ def compose_features(
 
     Raises:
         ValueError: an unknown rule, no segments, segments out of order, a moment at which no clip plays, clips without
-            features (all are named), clips without a visual row, or silence among sounding clips when no row of silence is
-            known.
+            features (all are named), clips without a visual row, or silence among sounding clips when no row of
+            silence is known.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
@@ -122,7 +122,7 @@ def mix_rows(
     silence: np.ndarray | None,
     windows: Sequence[tuple[float, float]] | None = None,
 ) -> np.ndarray:
-    """The audio rows of a composition, `(num_tokens, feature_size)` float32: the mean over the sounding clips that play."""
+    """The audio rows of a composition, `(num_tokens, feature_size)` float32: means over the clips that sound."""
     mixed = []
     for token, moment in enumerate(token_moments(times, num_tokens)):
         if windows is None:

@@ -36,18 +36,18 @@ def write_conversation(
 
     Args:
         captions, spans, events:
-            Of the segments, in order: text, (start, end) in seconds, and a number that is equal where two segments show
-            the same event. A question about an event is answered with all its spans.
+            Of the segments, in order: text, (start, end) in seconds, and a number that is equal where two segments
+            show the same event. A question about an event is answered with all its spans.
         draws (`list[float]`):
             One row of `draw_turns`.
         absent (`list[str | None]`):
             For each turn the caption of an event that does not occur; a grounding or listing turn asks about it.
         conversation_types (`tuple(str)`):
-            The first turn's kind is drawn from these. A narration is the only turn, since it answers every other question;
-            after another kind more turns of these kinds may follow, each about another event.
+            The first turn's kind is drawn from these. A narration is the only turn, since it answers every other
+            question; after another kind more turns of these kinds may follow, each about another event.
         min_turns, max_turns (`int`):
-            Fewest and most turns of a conversation without narration. It is shorter where the video has too few events to
-            ask about.
+            Fewest and most turns of a conversation without narration. It is shorter where the video has too few events
+            to ask about.
     """
     conversation = Conversation()
     first = conversation_types[int(draws[1] * len(conversation_types))]

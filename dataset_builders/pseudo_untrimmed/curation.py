@@ -1,7 +1,7 @@
 """Prepare a PU-VALOR build: read captions, embed, cluster, plan and filter, once, before any shard is written.
 
-The result is a folder named by the hash of the settings. It holds, per split, the list of clips and the plan of all videos,
-and the report of every clip and plan that was left out. `shards.build_shard` needs nothing else.
+The result is a folder named by the hash of the settings. It holds, per split, the list of clips and the plan of all
+videos, and the report of every clip and plan that was left out. `shards.build_shard` needs nothing else.
 """
 
 import json
@@ -10,6 +10,7 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from .embedding import embed_captions
 from .settings import CurationSettings
 from .shards import CLIPS_FILE, PLAN_FILE, name_row, split_seed, write_plan
 from .split_planning import NO_EVENT, PlannedSplit, plan_split
-from .usable_clips import divide_clips, read_usable_clips, share_videos
+from .usable_clips import BACKGROUNDS, DecodedClips, divide_clips, read_usable_clips, share_videos
 
 
 REJECTED_FILE = "rejected-{split}.parquet"
@@ -61,7 +62,8 @@ def prepare(settings: CurationSettings, folder: str | Path) -> Prepared:
             Where prepared builds are; the folder of this one is named by `settings.fingerprint()`.
 
     Raises:
-        ValueError: no usable clip, too few clips for one video, or no plan that passes the filters; each with the counts.
+        ValueError: no usable clip, too few clips for one video, or no plan that passes the filters; each with the
+        counts.
     """
     target = Path(folder) / settings.fingerprint()
     if not (target / SUMMARY_FILE).exists():
@@ -94,6 +96,7 @@ def curate(settings: CurationSettings, folder: Path) -> None:
         embeddings = embed_captions(captions, text_encoder=settings.text_encoder, cache_dir=settings.embeddings_dir)
     splits = divide_clips(clips, settings, report)
     wanted = share_videos(settings.num_videos, {split: len(members) for split, members in splits.items()})
+    decoded = DecodedClips(settings.folder("clips_dir")) if settings.media == "rendered" else None
     num_rows, facts = {}, {}
     for split, members in splits.items():
         planned = plan_split(
@@ -103,10 +106,16 @@ def curate(settings: CurationSettings, folder: Path) -> None:
             num_videos=wanted[split],
             seed=split_seed(settings.seed, split),
             settings=settings,
+            find_unreadable=decoded,
         )
         write_tables(planned, split, folder)
         count_drops(planned, split, report)
         num_rows[split], facts[split] = len(planned.plan), planned.facts
+    for clip_id, error in (decoded.errors if decoded is not None else {}).items():
+        if error is not None:
+            source = SOURCE if any(clip.clip_id == clip_id for clip in clips) else BACKGROUNDS
+            report.num_kept[source] -= 1
+            report.drop(source, clip_id, "unreadable_media_file", detail=error)
     if not sum(num_rows.values()):
         raise ValueError(f"no planned video passes the filters: {facts}")
     encoder = Path(settings.text_encoder).name if Path(settings.text_encoder).is_dir() else settings.text_encoder
@@ -146,7 +155,7 @@ def count_drops(planned: PlannedSplit, split: str, report: CurationReport) -> No
         report.drop(VIDEOS, name_row(split, row), f"no_plan_passed_{last_reasons[row]}")
 
 
-def write_account(output: str | Path, prepared: Prepared, drops: list[dict], **facts) -> dict:
+def write_account(output: str | Path, prepared: Prepared, drops: list[dict], **facts: Any) -> dict:
     """Write report.json and dropped.jsonl of a whole build into `output`, and return the report.
 
     Args:

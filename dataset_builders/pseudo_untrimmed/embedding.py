@@ -1,7 +1,7 @@
-"""Embed captions with sentence-transformers, keeping every vector on disk by the hash of its text (step 2, first half).
+"""Embed captions with sentence-transformers; every vector is cached on disk by the hash of its text (step 2, first half).
 
-A caption is encoded once per encoder, whatever file it comes from and whichever captions stand beside it. Clustering is
-`clustering.py`'s task.
+A caption is encoded once per encoder, independent of its file and of the other captions. Clustering is in
+`clustering.py`.
 """
 
 import hashlib

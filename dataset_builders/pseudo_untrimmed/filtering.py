@@ -4,14 +4,16 @@ The paper filters "incoherent sequences" without saying how; the rules and their
 
     reason                 rejected when
     incoherent             the mean cosine over the pairs of different events is below `coherence_threshold`
-    ambiguous              two events with different captions have a cosine above `ambiguity_threshold`: a question about
-                           one would be answered by the other as well
-    event_follows_itself   neighbouring segments carry the same caption: their common border cannot be seen
+    ambiguous              two events with different captions have a cosine above `ambiguity_threshold`: a question
+                           about one would be answered by the other as well
+    event_follows_itself   neighbouring segments have the same caption: their common border cannot be seen
     duration_out_of_range  the video is shorter or longer than `duration_range`
+    unreadable_clip        a clip or a background cannot be decoded (only where videos are rendered)
 
-Pure: plans in, reasons out. What happens to a rejected row is `planning.py`'s decision.
+Pure: plans in, reasons out. `planning.py` decides what happens to a rejected row.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +27,7 @@ CHUNK_ROWS = 4096  # rows whose embeddings are held at a time: 4096 x 8 segments
 
 @dataclass(frozen=True)
 class PlanFilter:
-    """Called with a `Plan`, answers one reason per row, "" where the plan is good.
+    """Called with a `Plan`, returns one reason per row, "" where the plan is accepted.
 
     Args:
         durations (`np.ndarray` of shape `(num_clips,)`):
@@ -38,6 +40,8 @@ class PlanFilter:
             Cosines; None switches the rule off.
         duration_range (`tuple(float, float)`, *optional*):
             Seconds; None: any duration.
+        find_unreadable (callable, *optional*):
+            Positions of clips -> whether each cannot be decoded. Called last, for plans that pass all else.
 
     Raises:
         ValueError: a cosine threshold without embeddings.
@@ -48,7 +52,8 @@ class PlanFilter:
     embeddings: np.ndarray | None = None
     coherence_threshold: float | None = None
     ambiguity_threshold: float | None = None
-    duration_range: tuple[float, float] | None = None
+    duration_range: Sequence[float] | None = None
+    find_unreadable: Callable[[np.ndarray], Sequence[bool]] | None = None
 
     def __post_init__(self):
         thresholds = (self.coherence_threshold, self.ambiguity_threshold)
@@ -78,12 +83,18 @@ class PlanFilter:
                 reasons[closest > self.ambiguity_threshold] = "ambiguous"
             if self.coherence_threshold is not None:
                 reasons[mean < self.coherence_threshold] = "incoherent"
+        if self.find_unreadable is not None:
+            passed = np.flatnonzero(reasons == "")
+            used = np.concatenate([plan.clips[passed], plan.backgrounds[passed]], axis=1)
+            clips = np.unique(used[used >= 0])
+            unreadable = clips[np.array(self.find_unreadable(clips), bool)]
+            reasons[passed[np.isin(used, unreadable).any(axis=1)]] = "unreadable_clip"
         return reasons
 
     def compare_events(
         self, clips: np.ndarray, events: np.ndarray, present: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and largest cosine over the pairs of segments with different events; 1 and -1 where there is no pair."""
+        """Mean and largest cosine over pairs of segments with different events; 1 and -1 where there is no pair."""
         vectors = self.embeddings[clips]  # [R, K, embedding_size]
         cosines = vectors @ vectors.transpose(0, 2, 1)  # [R, K, K]
         pairs = present[:, :, None] & present[:, None, :] & (events[:, :, None] != events[:, None, :])

@@ -1,9 +1,8 @@
-"""Plan pseudo-untrimmed videos: which clips, how often, in which order, when, each at which scale (steps 3 to 5 of the
-paper).
+"""Plan pseudo-untrimmed videos: which clips, in which order, when and at which scale (steps 3 to 5 of the paper).
 
-Pure. Every draw is a function of (seed, row, attempt, slot) alone, so the draws of a row do not depend on which other rows
-are planned with it, nor on the number of workers. `filtering.py` decides which plans are rejected. Nothing is read or
-written here.
+Pure. Every draw is a function of (seed, row, attempt, slot) alone, so the draws of a row do not depend on which other
+rows are planned with it, nor on the number of workers. `filtering.py` decides which plans are rejected. Nothing is
+read or written here.
 """
 
 import dataclasses
@@ -17,7 +16,8 @@ import numpy as np
 SAME_VIDEO = "same_video"
 REJECTION = np.dtype([("row", np.int64), ("attempt", np.int64), ("reason", "U32")])
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-# What is drawn, each from its own slots. A stream without a size has a region of its own; the others share a region, from
+# What is drawn, each from its own slots. A stream without a size has a region of its own; the others share a region,
+# from
 # `first` on and for `size` numbers, and use a region of their own beyond that.
 SLOTS = {
     "cluster": (0, 1),
@@ -39,7 +39,7 @@ OVERLAP_PERCENT = (20, 70)  # of the segment before, which the sandbox's untrimm
 
 @dataclass(frozen=True)
 class Segment:
-    """One clip in a composed video: `start` and `end` in its seconds, `end - start` = `scale` x the length of what is shown.
+    """One clip in a composed video: `start` and `end` in seconds of the video, with `end - start` = `scale` x its length.
 
     A segment without a caption is background: no event, and no question is asked about it.
     """
@@ -51,7 +51,7 @@ class Segment:
     caption: str | None = None
 
     def transfer_time(self, time: float) -> float:
-        """Where a moment of the original clip (seconds from its start) is in the composed video (step 5 of the paper)."""
+        """The time in the composed video of a moment of the original clip, in seconds (step 5 of the paper)."""
         return self.start + self.scale * time
 
 
@@ -96,7 +96,7 @@ class Plan:
         return joined.take(np.argsort(joined.rows))
 
     def place(self, durations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Start and end of each segment `(R, K)` and length of each video `(R,)` in seconds; `durations` of the clips."""
+        """Start and end of each segment `(R, K)` and length of each video `(R,)`, in seconds, from the clips' durations."""
         lengths = np.where(self.clips >= 0, durations[self.clips], 0.0) * np.maximum(self.scales, 0) / 100.0
         return place_segments(lengths, self.gaps, self.overlaps)
 
@@ -116,7 +116,7 @@ def draw_plan(
     attempts: np.ndarray | int = 0,
     seed: int = 0,
 ) -> Plan:
-    """Draw one video per row: a cluster, some of its clips in random order, sometimes one of them again, scales and times.
+    """Draw one video per row: a cluster, some of its clips in random order, repeats, scales and times.
 
     Args:
         rows (`np.ndarray` of shape `(num_rows,)`):
@@ -124,17 +124,18 @@ def draw_plan(
         clusters (list of `np.ndarray`):
             Positions of each cluster's clips. The probability of a cluster is proportional to its number of clips.
         clips_per_video (`tuple(int, int)`, *optional*, defaults to `(3, 8)`):
-            Fewest and most segments (the paper's figure shows 4 to 6; the range is our choice). A smaller cluster gives
-            as many as it has clips.
+            Fewest and most segments (the paper's figure shows 4 to 6; the range is our choice). A smaller cluster
+            gives as many as it has clips.
         scale_range (`tuple(float, float)`, *optional*, defaults to `(0.6, 1.9)`):
             Bounds of the uniform scale, rounded to hundredths (read from the paper's figure).
         max_repeats (`int`, *optional*, defaults to 2):
             How many segments of one video may show the same clip, each with its own scale. 1: no repeats.
         repeat_probability (`float`, *optional*, defaults to 0.15):
-            Probability, for each repeat allowed, that a video repeats a clip (our choice). A clip never follows itself.
+            Probability, for each repeat allowed, that a video repeats a clip (our choice). A clip never follows
+            itself.
         gap_share (`float`, *optional*, defaults to 0.0):
-            Probability of a gap, filled by background, before a segment that does not overlap the one before, and at the
-            end.
+            Probability of a gap, filled by background, before a segment that does not overlap the one before, and at
+            the end.
         gap_seconds (`tuple(float, float)`, *optional*, defaults to `(0.5, 5.0)`):
             Shortest and longest gap (our choice).
         backgrounds (`np.ndarray`, *optional*):
@@ -247,8 +248,8 @@ def place_segments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start and end of each segment in seconds, `(R, K)` each, and the length of each video, `(R,)`.
 
-    A segment begins where all before it have ended, or later by its gap, or earlier by its overlap with the one before;
-    but not before the segment before that one has ended, so that at most two clips play at once.
+    A segment begins where all before it have ended, or later by its gap, or earlier by its overlap with the one
+    before; but not before the segment before that one has ended, so that at most two clips play at once.
 
     Args:
         lengths (`np.ndarray` of shape `(R, K)`):
@@ -295,8 +296,8 @@ def plan_pseudo_untrimmed(
             Further arguments of `draw_plan`.
 
     Returns:
-        `tuple(Plan, np.ndarray)`: the accepted videos by ascending row, and a structured array of all rejected draws with
-        the fields `row`, `attempt` and `reason`. No two videos show the same clips in the same order.
+        `tuple(Plan, np.ndarray)`: the accepted videos by ascending row, and a structured array of all rejected draws
+        with the fields `row`, `attempt` and `reason`. No two videos show the same clips in the same order.
     """
     pending = np.arange(num_videos)
     seen: set[bytes] = set()

@@ -64,13 +64,14 @@ class CurationSettings(InputSettings):
         gap_share, gap_seconds, overlap_share:
             See `planning.draw_plan`. 0 by default, as in the paper's set.
         backgrounds_file (`str`, *optional*):
-            Ids of clips without an event, which gaps show: one a line, or a JSON list. None: gaps are dark and silent, which
-            only rendered videos can show.
+            Ids of clips without an event, which gaps show: one a line, or a JSON list. None: gaps are dark and silent,
+            which only rendered videos can show.
         background_noise_snr_db (`float`, *optional*, defaults to 20.0):
-            Noise added to rendered videos, dB below the sound (the paper adds noise; the level is our choice). None: none.
+            Noise added to rendered videos, dB below the sound (the paper adds noise; the level is our choice). None:
+            none.
         coherence_threshold (`float` or `"random"`, *optional*, defaults to `"random"`):
-            Least mean cosine of a video's events; `"random"` is the mean cosine of random groups of the same captions, so
-            that each video is at least as coherent as chance. None: no such filter.
+            Least mean cosine of a video's events; `"random"` is the mean cosine of random groups of the same captions,
+            so that each video is at least as coherent as chance. None: no such filter.
         ambiguity_threshold (`float`, *optional*, defaults to 0.9):
             Largest cosine of two different events of a video (our choice). None: no such filter.
         duration_range (`tuple(float, float)`, *optional*):

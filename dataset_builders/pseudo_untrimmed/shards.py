@@ -1,11 +1,13 @@
 """Build one shard of rows: a pure function of the prepared plan and the shard's number.
 
-`curation.prepare` leaves, per split, the list of clips and the plan of all videos; whoever has these two tables can build
-any shard, on any machine, and gets the same bytes. Nothing is drawn here but wordings, by row.
+`curation.prepare` leaves, per split, the list of clips and the plan of all videos; any shard can
+be built from these two tables, on any machine, with the same bytes. Only wordings are drawn here, by row.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,7 +132,7 @@ def write_messages(
     return messages, make_lists(time_offsets, {"name": names, "seconds": seconds}, "times")
 
 
-def make_lists(offsets, fields: dict, column: str) -> pa.ListArray:
+def make_lists(offsets: Sequence[int] | np.ndarray, fields: dict, column: str) -> pa.ListArray:
     """A list-of-structs column from flat values and the offsets of its rows."""
     wanted = FEATURES.arrow_schema.field(column).type.value_type
     arrays = [to_array(fields[field.name], field.type) for field in wanted]
@@ -138,7 +140,7 @@ def make_lists(offsets, fields: dict, column: str) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs)
 
 
-def to_array(values, kind: pa.DataType) -> pa.Array:
+def to_array(values: Any, kind: pa.DataType) -> pa.Array:
     """Values as one Arrow array of the schema's type."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()

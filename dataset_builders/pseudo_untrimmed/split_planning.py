@@ -4,6 +4,7 @@ Pure: clips and embeddings in, a `PlannedSplit` out. `curation.py` writes it dow
 """
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ NO_EVENT = -1
 
 @dataclass(frozen=True)
 class PlannedSplit:
-    """The clips of a split (backgrounds last), the event and the cluster of each, and the planned and rejected videos."""
+    """The clips of a split (backgrounds last), the event and cluster of each, and the planned and rejected videos."""
 
     clips: list[Clip]
     events: np.ndarray  # equal numbers for equal captions, NO_EVENT for a background
@@ -40,8 +41,16 @@ def plan_split(
     num_videos: int,
     seed: int,
     settings: CurationSettings,
+    find_unreadable: Callable[[Sequence[str]], Sequence[bool]] | None = None,
 ) -> PlannedSplit:
-    """Cluster the clips of one split and plan `num_videos` videos of them; `seed` is the split's own."""
+    """Cluster the clips of one split and plan `num_videos` videos of them.
+
+    Args:
+        seed (`int`):
+            The split's own.
+        find_unreadable (callable, *optional*):
+            Clip ids -> whether each cannot be decoded.
+    """
     fewest = max(settings.clips_per_video[0], min(settings.least_cluster_size, len(clips)))
     labels, num_small = cluster_clips(
         np.zeros((len(clips), 1)) if embeddings is None else embeddings,
@@ -54,7 +63,8 @@ def plan_split(
     clusters = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
     events = number_events([clip.caption for clip in clips])
     threshold = coherence_threshold(settings, embeddings)
-    durations = np.array([clip.duration for clip in [*clips, *backgrounds]])
+    everything = [*clips, *backgrounds]
+    durations = np.array([clip.duration for clip in everything])
     plan, rejected = plan_pseudo_untrimmed(
         num_videos,
         clusters,
@@ -65,6 +75,8 @@ def plan_split(
             coherence_threshold=threshold,
             ambiguity_threshold=settings.ambiguity_threshold,
             duration_range=settings.duration_range,
+            find_unreadable=find_unreadable
+            and (lambda indices: find_unreadable([everything[i].clip_id for i in indices])),
         ),
         clips_per_video=settings.clips_per_video,
         scale_range=settings.scale_range,
@@ -95,7 +107,7 @@ def plan_split(
         **describe_plan(plan, durations, num_clips=len(clips)),
     }
     return PlannedSplit(
-        [*clips, *backgrounds],
+        everything,
         np.concatenate([events, np.full(len(backgrounds), NO_EVENT)]),
         np.concatenate([labels, np.full(len(backgrounds), DROPPED)]),
         plan,

@@ -1,7 +1,7 @@
 """What a composition shows and plays at each moment: the one rule for composed features and for rendered videos.
 
-Two clips may play at once, and between clips there may be nothing. The picture is that of the clip that began last; the
-sound is that of all clips that play. Where no clip plays, the picture is dark and the sound silent.
+Two clips may play at once, and between clips there may be nothing. The picture is that of the clip that began last;
+the sound is that of all clips that play. Where no clip plays, the picture is dark and the sound silent.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ def check_spans(spans: Sequence[Span]) -> list[Span]:
     """The (start, end) of segments in seconds, with starts that follow an earlier end closely moved to it.
 
     Raises:
-        ValueError: no segment, one that does not end after it begins, or one that begins before 0 or before the one before.
+        ValueError: no segment, one that does not end after it begins, or one that begins before 0 or before the one
+        before.
     """
     if not spans:
         raise ValueError("a composition needs at least one segment, got none")

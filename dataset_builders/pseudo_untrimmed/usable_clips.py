@@ -1,12 +1,16 @@
 """Read the clips of a PU-VALOR build and drop those that cannot be used, each with its reason (step 1 of the paper).
 
-Captions are read by `sources.captions`; this file looks at the media files, divides the clips into splits, and shares the
-videos among the splits. Nothing is grouped or planned here.
+Captions are read by `sources.captions`; this file looks at the media files, divides the clips into splits, and shares
+the videos among the splits. Nothing is grouped or planned here.
 """
 
 import dataclasses
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from tqdm import tqdm
 
 from ..builder_base import check_split_name
 from ..release.curation_report import CurationReport
@@ -82,6 +86,39 @@ def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: Cur
     if clips and not kept:
         raise ValueError(f"{clips_dir} has no usable media file for any of {len(clips)} clips: {report.counts()}")
     return kept
+
+
+class DecodedClips:
+    """Decodes clips completely, each once and several at a time, and remembers those that fail.
+
+    A file with a readable header may be damaged further on. A plan with such a clip is rejected and another one is
+    drawn, so that the rendered set does not lose the row.
+    """
+
+    def __init__(self, clips_dir: str):
+        self._media = MediaFolder(clips_dir, kind="video")
+        self.errors: dict[str, str | None] = {}  # clip id -> what is wrong, or None
+
+    def __call__(self, clip_ids: Sequence[str]) -> list[bool]:
+        """For each clip whether its picture or its sound cannot be decoded."""
+        new = [clip_id for clip_id in dict.fromkeys(clip_ids) if clip_id not in self.errors]
+        if new:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                found = tqdm(pool.map(self._find_error, new), total=len(new), desc="decoding clips", unit="clip")
+                self.errors.update(zip(new, found))
+        return [self.errors[clip_id] is not None for clip_id in clip_ids]
+
+    def _find_error(self, clip_id: str) -> str | None:
+        from modeling_avicuna.media_avicuna import MediaError, decode_audio, decode_video
+
+        path = self._media.locate((clip_id,))
+        try:
+            for _ in decode_video(path):
+                pass
+            decode_audio(path, sampling_rate=48_000)
+        except MediaError as error:
+            return str(error)
+        return None
 
 
 def divide_clips(clips: list[Clip], settings: CurationSettings, report: CurationReport) -> dict[str, np.ndarray]:

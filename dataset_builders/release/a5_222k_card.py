@@ -11,8 +11,8 @@ from .card_facts import card_metadata, describe_environments, describe_size, fil
 
 
 HELD_OUT = "in_test_set"  # the reason of a pair whose sound was to be kept out
-# Where the captions of each source come from, how they came about and on what terms its annotations are published, in the
-# order of trust: a sound that two sources have stays in the first.
+# Where the captions of each source come from, how they came about and on what terms its annotations are published, in
+# the order of trust: a sound that two sources have stays in the first.
 SOURCES = {
     "audiocaps": ("[AudioCaps](https://github.com/cdjkim/audiocaps)", "by people", "MIT"),
     "clotho": ("[Clotho](https://zenodo.org/records/4783391)", "by people, five for each sound", "see its page"),

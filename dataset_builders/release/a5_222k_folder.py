@@ -1,4 +1,5 @@
-"""Write A5-222K as a folder of Parquet files, with its report and its card, that `load_dataset` reads without this project.
+"""Write A5-222K as a folder of Parquet files, with its report and its card, that `load_dataset` reads without this
+project.
 
     <output>/data/train-00000-of-00003.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
 

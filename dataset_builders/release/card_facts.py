@@ -1,13 +1,15 @@
-"""What the cards of PU-VALOR and A5-222K have in common: the YAML block, sizes, environment, and the files they become.
+"""What the cards of PU-VALOR and A5-222K have in common: the YAML block, sizes, environment, and the files they
+become.
 
-A card is a template of this folder, filled from a build's report.json and from nothing else; what an older report does not
-tell is "not recorded". The texts are in the templates, the rows of each data set's tables in `pu_valor_card` and
+A card is a template of this folder, filled from a build's report.json and from nothing else; what an older report does
+not tell is "not recorded". The texts are in the templates, the rows of each data set's tables in `pu_valor_card` and
 `a5_222k_card`.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
@@ -31,7 +33,7 @@ SIZE_CATEGORIES = (
 NOT_RECORDED = "not recorded"
 
 
-def fill_template(template: Path, metadata: DatasetCardData, **values) -> str:
+def fill_template(template: Path, metadata: DatasetCardData, **values: Any) -> str:
     """The text of a card."""
     return f"{DatasetCard.from_template(metadata, template_path=str(template), citation=BIBTEX, **values)}\n"
 
@@ -66,14 +68,14 @@ def card_metadata(
     sizes: dict[str, dict[str, int]] | None,
     features: datasets.Features,
     license_name: str,
-    **fields,
+    **fields: Any,
 ) -> DatasetCardData:
     """The YAML block: tags of the Hub, which files are which split, and `dataset_info` as `push_to_hub` writes it.
 
     Args:
         num_rows (`dict[str, int]`): rows by split.
-        sizes (`dict[str, dict[str, int]]`, *optional*): `measure_parquet` by split; without it there is no `dataset_info`.
-        fields: further fields of `DatasetCardData`.
+        sizes (`dict[str, dict[str, int]]`, *optional*): `measure_parquet` by split; without it there is no
+        `dataset_info`. fields: further fields of `DatasetCardData`.
     """
     metadata = DatasetCardData(
         language="en",

@@ -1,4 +1,5 @@
-"""How to cite the paper: the one home of the BibTeX entry that cards show. `CITATION.cff` says the same; a test compares them."""
+"""How to cite the paper: the one home of the BibTeX entry that cards show. `CITATION.cff` says the same; a test
+compares them."""
 
 BIBTEX = """\
 @inproceedings{tang2025avicuna,

@@ -1,12 +1,15 @@
-"""Build PU-VALOR's shards as tasks of datatrove, for more than one machine (optional extra: `pip install avicuna[cluster]`).
+"""Build PU-VALOR's shards as tasks of datatrove, for more than one machine (optional extra: `pip install
+avicuna[cluster]`).
 
-A shard is a pure function of the settings and its number, so any engine can hand them out. datatrove brings executors for
-Slurm, Ray and this machine; the last call, `build_folder` without `shards`, finds all shards done and writes the card.
+A shard is a pure function of the settings and its number, so any engine can hand them out. datatrove brings executors
+for Slurm, Ray and this machine; the last call, `build_folder` without `shards`, finds all shards done and writes the
+card.
 
     SlurmPipelineExecutor(pipeline=[BuildShards(settings, output)], tasks=64, ...).run()
     build_folder(settings, output)
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
@@ -32,7 +35,7 @@ class BuildShards(PipelineStep):
         super().__init__()
         self.settings, self.output = settings, str(output)
 
-    def run(self, data, rank: int = 0, world_size: int = 1):
+    def run(self, data: Iterable | None, rank: int = 0, world_size: int = 1) -> Iterator:
         prepared = prepare_folder(self.settings, self.output)
         shards = list_shards(prepared, self.settings)[rank::world_size]
         build_folder(self.settings, self.output, shards=shards)

@@ -1,6 +1,8 @@
-"""Where a figure comes from: the commit, the versions of packages, and the model that a result or a training stands on.
+"""Where a figure comes from: the commit, the versions of packages, and the model that a result or a training stands
+on.
 
-The one home of these for the summaries of `train`, the results of `eval` and the cards of `model_card`. It writes nothing.
+The one home of these for the summaries of `train`, the results of `eval` and the cards of `model_card`. It writes
+nothing.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""The card of a built PU-VALOR folder: `pu_valor_card_template.md`, filled from report.json and the settings' defaults.
+"""The card of a built PU-VALOR folder: `pu_valor_card_template.md`, filled from report.json and the settings'
+defaults.
 
 The template holds the text, this file the rows of its tables. No number stands in either.
 """
@@ -43,7 +44,8 @@ def write_card(output: str | Path, report: dict) -> None:
 
 
 def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
-    """The card of a build, from its report.json alone; `name` is what `load_dataset` is called with (a Hub id, say)."""
+    """The card of a build, from its report.json alone; `name` is what `load_dataset` is called with (a Hub id,
+    say)."""
     facts, sizes = report["settings"]["splits"], report.get("sizes")
     splits = sorted(report["num_rows"], key=lambda split: (split != "train", split))
     num_rows = {split: report["num_rows"][split] for split in splits}

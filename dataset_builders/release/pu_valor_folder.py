@@ -3,9 +3,9 @@
     <output>/data/<split>-00000-of-00023.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
     <output>/figures/    <output>/videos/
 
-A shard is a pure function of the settings and its number. It is written under another name, renamed when it is complete,
-and then recorded as done with its hash. A build that was killed continues with the shards that are not done; the bytes do
-not depend on interruptions or on the number of workers.
+A shard is a pure function of the settings and its number. It is written under another name, renamed when it is
+complete, and then recorded as done with its hash. A build that was killed continues with the shards that are not done;
+the bytes do not depend on interruptions or on the number of workers.
 """
 
 import hashlib
@@ -51,7 +51,8 @@ def build_folder(
         num_workers (`int`, *optional*, defaults to 1):
             Processes that write shards.
         shards (iterable of `(split, number)`, *optional*):
-            Write only these (one task of a cluster job) and leave the folder unfinished; by default all, and finish it.
+            Write only these (one task of a cluster job) and leave the folder unfinished; by default all, and finish
+            it.
 
     Returns:
         `Path`: `output`.
@@ -161,7 +162,8 @@ def embed_videos(table: pa.Table, output: Path) -> pa.Table:
 
 
 def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) -> None:
-    """Write the report, the figures and the card of a folder whose shards are all done, then remove the work folder."""
+    """Write the report, the figures and the card of a folder whose shards are all done, then remove the work
+    folder."""
     from .pu_valor_card import write_card
     from .report_figures import draw_report
 

@@ -4,6 +4,7 @@ Drawn from the first shard, the prepared plan and the report; counts nothing tha
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,7 +33,8 @@ def draw_report(output: str | Path, prepared_folder: str | Path, report: dict) -
 
 
 def choose_row(output: str | Path, *, num_segments: int = 5) -> dict | None:
-    """The first row with at least `num_segments` segments (else the one with most), since one clip makes a dull picture."""
+    """The first row with at least `num_segments` segments (else the one with most), since one clip makes a dull
+    picture."""
     longest = None
     for path in sorted((Path(output) / "data").glob("*.parquet")):
         table = pq.read_table(path, columns=["id", "duration", "segments"])
@@ -108,5 +110,5 @@ def make_figure(num_rows: int, num_columns: int, *, width: float, height: float)
     return figure, np.atleast_1d(figure.subplots(num_rows, num_columns)).ravel()
 
 
-def save_figure(figure, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
     figure.savefig(path, dpi=110)

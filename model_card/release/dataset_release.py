@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets.data_files import sanitize_patterns
+from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from dataset_builders.release.card_facts import (
@@ -121,10 +123,23 @@ def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[
         if VIDEO_COLUMN in pq.read_schema(path).names and not include_media:
             name = path.relative_to(folder).as_posix()
             problems.append(f"{name} contains the videos: add --include-media if you have the right to publish them")
-    for config in DatasetCard.load(folder / CARD_FILE).data.to_dict().get("configs", []):
-        for files in config["data_files"]:
-            if not any(folder.glob(files["path"])):
-                problems.append(f"README.md lists the split {files['split']} in {files['path']}: no such file")
+    configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(folder / CARD_FILE).data)
+    for config in configs.values():
+        for split, patterns in sanitize_patterns(config.get("data_files") or {}).items():
+            base = folder / config.get("data_dir", ".")
+            missing = [pattern for pattern in patterns if not any(base.glob(pattern))]
+            problems += [f"README.md lists the split {split} in {pattern}: no such file" for pattern in missing]
+    return problems + find_miscounted_shards(folder)
+
+
+def find_miscounted_shards(folder: Path) -> list[str]:
+    """The splits whose Parquet files have another number of rows than the report, as after builds into one folder."""
+    problems = []
+    report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    for split, expected in report.get("num_rows", {}).items():
+        found = sum(pq.read_metadata(path).num_rows for path in (folder / "data").glob(f"{split}-*.parquet"))
+        if found != expected:
+            problems.append(f"the files of split {split} have {found} rows, but report.json counts {expected}")
     return problems
 
 
