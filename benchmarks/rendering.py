@@ -1,12 +1,11 @@
-"""Time rendering against the bare encoder on the same frames and samples, and two processes against one:
+"""Times rendering against the encoder alone on the same frames and samples, and two processes against one:
 
 python benchmarks/rendering.py --clips-dir ../shared/data/valor_clips --output benchmarks/results/rendering.json
 
-Figures are CPU seconds of the process (decoding, fitting, stretching and encoding all run in it, on one thread) beside
-wall seconds, which other work on the machine disturbs; the load of the machine is written down with them.
+Figures are CPU seconds of the process (decoding, fitting, stretching and encoding run in it, on one thread) and wall
+seconds, which depend on other work on the machine; its load is recorded with them.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -15,14 +14,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
 
+from dataset_builders.atomic_files import write_json
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import render_video
+from dataset_builders.pseudo_untrimmed.time_line import check_spans
 from modeling_avicuna.media_avicuna import decode_audio, decode_video, probe
 
 
@@ -34,9 +37,9 @@ NUM_JOBS = 4  # videos of the scaling test
 
 
 def measure(*runs: Callable[[], object], repeats: int) -> list[dict[str, float]]:
-    """CPU and wall seconds of each function, run turn about so that all meet the same other load.
-
-    Of the repeats the one that took the least CPU counts: the one that was disturbed least.
+    """
+    CPU and wall seconds of each function. They run in turn, so that other work on the machine affects all of them; of
+    the repeats the one with the least CPU seconds counts.
     """
     figures: list[list[tuple[float, float]]] = [[] for _ in runs]
     for _ in range(repeats):
@@ -59,9 +62,10 @@ def plan(clip_paths: dict[str, Path]) -> list[Segment]:
 
 def compare_with_encoder(
     segments: list[Segment], clip_paths: dict[str, Path], folder: Path, preset: str, repeats: int
-):
+) -> dict:
     """One video rendered, and its finished frames and samples given to the same encoder from memory."""
     output = folder / "video.mp4"
+    spans = check_spans([(segment.start, segment.end) for segment in segments])
     rendered = render_video(
         segments, clip_paths, output, background_noise_snr_db=SNR_DB, preset=preset, crf=10, **FORMAT
     )
@@ -81,7 +85,7 @@ def compare_with_encoder(
 
     def compose_frames() -> None:
         for _ in rendering._compose_frames(
-            segments, clip_paths, rendered.num_frames, FORMAT["fps"], FORMAT["width"], FORMAT["height"]
+            segments, spans, clip_paths, rendered.num_frames, FORMAT["fps"], FORMAT["width"], FORMAT["height"]
         ):
             pass
 
@@ -107,7 +111,7 @@ def _render_job(job: tuple) -> float:
 
 
 def measure_scaling(segments: list[Segment], clip_paths: dict[str, Path], folder: Path) -> dict:
-    """The same videos by one process and by two, turn about, so that both meet the same other load."""
+    """The same videos by one process and by two, in turn, so that other work on the machine affects both."""
     jobs = [(segments, clip_paths, folder / f"job{index}.mp4") for index in range(NUM_JOBS)]
     wall, cpu = {1: [], 2: []}, {1: [], 2: []}
     with multiprocessing.Pool(1) as one, multiprocessing.Pool(2) as two:
@@ -121,7 +125,7 @@ def measure_scaling(segments: list[Segment], clip_paths: dict[str, Path], folder
         "one_process": {"cpu_seconds": round(min(cpu[1]), 3), "wall_seconds": round(min(wall[1]), 3)},
         "two_processes": {"cpu_seconds": round(min(cpu[2]), 3), "wall_seconds": round(min(wall[2]), 3)},
         "speed_up_wall": round(min(wall[1]) / min(wall[2]), 2),
-        # what two free cores would give: the work may grow by sharing caches and memory, and that is all it may lose
+        # the speed-up on two free cores, where the CPU seconds grow only because caches and memory are shared
         "speed_up_cpu_bound": round(2 * min(cpu[1]) / min(cpu[2]), 2),
     }
 
@@ -145,19 +149,30 @@ def describe_conditions(clip_paths: dict[str, Path]) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips-dir", type=Path, required=True, help="folder of mp4 clips, all of which are used")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rendering.json")
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    clip_paths = {path.stem: path for path in sorted(arguments.clips_dir.glob("*.mp4"))}
+@dataclass
+class Options:
+    """Options of the command."""
+
+    clips_dir: str = field(metadata={"help": "folder of mp4 clips, all of which are used"})
+    output: str = field(
+        default=str(Path(__file__).parent / "results" / "rendering.json"), metadata={"help": "JSON file to write"}
+    )
+    repeats: int = 3
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_options(
+        Options, arguments, program="python benchmarks/rendering.py", description=__doc__.splitlines()[0]
+    )
+    clip_paths = {path.stem: path for path in sorted(Path(options.clips_dir).glob("*.mp4"))}
+    if not clip_paths:
+        raise ValueError(f"no mp4 clips in {options.clips_dir}")
     results = {"conditions": describe_conditions(clip_paths)}
     segments = plan(clip_paths)
     with tempfile.TemporaryDirectory() as folder:
         for preset in PRESETS:
             results[f"preset_{preset}"] = compare_with_encoder(
-                segments, clip_paths, Path(folder), preset, arguments.repeats
+                segments, clip_paths, Path(folder), preset, options.repeats
             )
         results["scaling"] = measure_scaling(segments, clip_paths, Path(folder))
     default, usual = results["preset_veryfast"], results["preset_medium"]
@@ -165,10 +180,11 @@ def main() -> None:
         default["render"]["cpu_seconds"] / usual["bare_encoder"]["cpu_seconds"], 2
     )
     results["conditions"]["load_average_at_end"] = [round(value, 2) for value in os.getloadavg()]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(results, indent=1))
+    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, results)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("python benchmarks/rendering.py"):
+        main()
