@@ -103,7 +103,8 @@ def _row(
         elif kind == "narration":
             conversation.narrate([(event.text, (event.start, event.end)) for event in group], question=question)
         elif kind == "grounding":
-            conversation.ask_when(group[0].text, [(event.start, event.end) for event in group], question=question)
+            spans = list(dict.fromkeys((event.start, event.end) for event in group))
+            conversation.ask_when(group[0].text, spans, question=question)
         else:
             caption = ", and ".join(event.text.rstrip(". ") for event in group)
             span = (group[0].start, group[0].end)
