@@ -3,7 +3,7 @@
 import pytest
 
 from dataset_builders.release.curation_report import CurationReport
-from dataset_builders.sources.media_folder import MediaFolder
+from dataset_builders.sources.media_folder import MediaFolder, list_files
 
 
 @pytest.fixture
@@ -55,3 +55,53 @@ def test_missing_media_are_dropped_with_all_their_records_and_too_many_are_an_er
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no such media folder"):
         MediaFolder(tmp_path / "absent")
+
+
+def fill(folder, *names, data=b"-"):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "others", "medium"),
+    [
+        ("video", ("v_a.json", "v_a.jpg", "v_a.wav", "v_a.npy", "v_a.info.json", "v_a"), "v_a.mp4"),
+        ("video", ("v_a.txt",), "sub/deeper/v_a.TS"),
+        ("audio", ("v_a.json", "v_a.png"), "v_a.flac"),
+        ("audio", ("v_a.txt",), "v_a.mp4"),
+        ("image", ("v_a.json", "v_a.mp4", "v_a.wav"), "v_a.webp"),
+    ],
+)
+@pytest.mark.parametrize("name", ["v_a", "v_a.mp4", "v_a.MKV"])
+def test_files_of_other_kinds_are_not_media(tmp_path, kind, others, medium, name):
+    fill(tmp_path, *others, medium)
+    assert MediaFolder(tmp_path, kind=kind).locate([name]) == str(tmp_path / medium)
+
+
+def test_an_empty_file_is_no_medium(tmp_path):
+    fill(tmp_path, "v_a.mp4", "sub/v_b.mp4", data=b"")
+    fill(tmp_path, "parts/v_a.webm")
+    media, report = MediaFolder(tmp_path), CurationReport()
+    assert media.locate(["v_a"]) == str(tmp_path / "parts/v_a.webm") and media.locate(["v_b"]) is None
+    assert media.find_or_drop(["v_b"], source="s", report=report) is None
+    assert report.counts()["s"]["dropped"] == {"unreadable_media": 1} and media.missing == []
+
+
+def test_of_two_files_with_one_name_that_nearest_to_the_top_is_taken_and_a_path_decides(tmp_path):
+    fill(tmp_path, "v_a.mp4", "low/v_a.mp4", "cats/001.mp4")
+    fill(tmp_path, "dogs/001.mp4", data=b"--")
+    media = MediaFolder(tmp_path)
+    assert media.locate(["v_a"]) == str(tmp_path / "v_a.mp4")
+    assert media.locate(["dogs/001"]) == media.locate(["dogs/001.mp4"]) == str(tmp_path / "dogs/001.mp4")
+    with pytest.raises(ValueError, match=r"'001' is in .*cats/001\.mp4 and in .*dogs/001\.mp4"):
+        media.locate(["001"])
+
+
+def test_a_link_to_a_parent_folder_does_no_harm(tmp_path):
+    fill(tmp_path, "sub/v_a.mp4")
+    for number in range(3):
+        (tmp_path / "sub" / f"loop{number}").symlink_to(tmp_path, target_is_directory=True)
+    assert list(list_files(tmp_path)) == [str(tmp_path / "sub/v_a.mp4")]
+    assert MediaFolder(tmp_path).locate(["v_a"]) == str(tmp_path / "sub/v_a.mp4")

@@ -1,11 +1,14 @@
 """AVicuna's and VTimeLLM's conversation files: our rows without loss, published ones as far as they go."""
 
+import gzip
 import json
 
+import datasets
 from datasets import load_dataset
 
 import dataset_builders  # noqa: F401  (registers pu_valor)
 from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.sources.rows import make_row
 from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 
 from .curation_fixtures import quick_options, write_captions
@@ -59,3 +62,29 @@ def test_published_records_are_read(tmp_path):
         "no_media_file": 1,
         "time_without_seconds": 1,
     }
+
+
+def test_a_set_with_a_video_column_is_written_without_a_video_decoder(tmp_path):
+    options = quick_options(write_captions(tmp_path / "desc.json"))
+    dataset = load_dataset("pu_valor", cache_dir=str(tmp_path / "cache"), split="train", **options)
+    videos = [{"bytes": b"not a video", "path": "a.mp4"}] * len(dataset)
+    features = datasets.Features({**dataset.features, "video": datasets.Video()})
+    rendered = datasets.Dataset.from_list(
+        [{**row, "video": one} for row, one in zip(dataset, videos)], features=features
+    )
+    for rows, name in (
+        (dataset, "plain.json"),
+        (rendered, "rendered.json"),
+        (rendered.to_iterable_dataset(), "stream.json"),
+    ):
+        assert write_vtimellm(rows, tmp_path / name) == 40
+    assert len({(tmp_path / name).read_bytes() for name in ("plain.json", "rendered.json", "stream.json")}) == 1
+
+
+def test_a_name_that_ends_in_gz_is_gzipped_with_the_same_bytes_each_time(tmp_path):
+    row = make_row("a", source="s", turns=[("Q?", "A.")], video="a.mp4")
+    for name in ("x.json.gz", "y.json.gz"):
+        write_vtimellm([row], tmp_path / name)
+    assert (tmp_path / "x.json.gz").read_bytes() == (tmp_path / "y.json.gz").read_bytes()
+    assert json.loads(gzip.decompress((tmp_path / "x.json.gz").read_bytes()))[0]["id"] == "a"
+    assert [one["id"] for one in read_vtimellm(tmp_path / "x.json.gz", report=CurationReport())] == ["a"]

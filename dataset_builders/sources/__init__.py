@@ -1,5 +1,5 @@
-"""Readers of the annotation files that others published, one module per family of formats.
+"""Readers of the annotation files that others publish, and the rows that are made of their records.
 
-Each reader is a generator function over plain records that tells a `CurationReport` what it drops and why. The
-builders (`a5_222k`, `image_text`, `instruction`) turn the records into rows; no reader opens a media file.
+`published_*` keep records as published, for training and evaluation; the other readers clean them for training and count
+what they drop in a `CurationReport`. The builders (`a5_222k`, `image_text`, `instruction`, `pu_valor`) use them.
 """

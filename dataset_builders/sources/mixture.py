@@ -1,7 +1,7 @@
-"""Mixing data sets by weight: which row comes when, as plain numbers, and the mixed `datasets.Dataset`.
+"""Mixes data sets by weight: the order of the rows as plain numbers, and the mixed `datasets.Dataset`.
 
-A weight is the number of times that a source is passed in one epoch of the mixture. Nothing is drawn by chance but the
-rows of a fractional pass and the final order, both from the seed.
+A weight is the number of passes over a source in one epoch of the mixture. The rows of a fractional pass and the final
+order are random, from the seed.
 """
 
 import math
@@ -17,9 +17,9 @@ def mixture_order(
 ) -> list[tuple[str, int]]:
     """(source, row index) pairs of one epoch, shuffled.
 
-    With weight 1 each row of a source occurs once, with 2 twice, with 0.25 a seeded quarter of the rows once; with 1.5
-    all rows once and a seeded half of them again. Fractions of a row are rounded up, so that a source with a positive
-    weight is never lost.
+    With weight 1 each row of a source occurs once, with 2 twice, with 0.25 a random quarter of the rows once; with 1.5
+    all rows once and a random half of them again. Fractions of a row are rounded up, so that a source with a positive
+    weight has at least one row.
 
     Raises:
         ValueError: a source without a weight, a weight without a source, a negative weight, or nothing to mix.
