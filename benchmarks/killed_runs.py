@@ -21,14 +21,13 @@ from pathlib import Path
 
 import psutil
 
-from dataset_builders.atomic_files import write_json
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.command_line import one_line_errors, parse_options
-from dataset_builders.release.provenance import git_commit
 
 
 PROGRAM = "python -m benchmarks.killed_runs"
 PROJECT = Path(__file__).resolve().parents[1]
-RESULT = Path(__file__).parent / "results" / "killed_runs.json"
+RESULT = RESULTS / "killed_runs.json"
 KILLS_PER_TRIAL = 5
 SECONDS_TO_END = 15.0  # for the processes of a killed command
 MARK = "AVICUNA_KILLED_RUN"
@@ -87,7 +86,7 @@ def digest_stages(output: Path) -> str:
     return digest_of(parts)
 
 
-def run_words(*words: str | Path) -> None:
+def run_words(*words: str | int | Path) -> None:
     subprocess.run([sys.executable, *map(str, words)], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -193,10 +192,8 @@ def main(arguments: list[str] | None = None):
         own = folder / name / uuid.uuid4().hex[:8]
         own.mkdir(parents=True)
         results[name] = measure(cases[name], own, kills=options.kills, rng=random.Random(options.seed))
-        conditions = {"date": time.strftime("%Y-%m-%d"), "git_commit": git_commit(), **asdict(options)}
-        conditions.pop("output")
-        write_json(RESULT, {"conditions": conditions, "results": results})
-    print(RESULT.read_text(encoding="utf-8"))
+        conditions = describe_conditions(**{**asdict(options), "output": folder.name})
+        write_results(RESULT, conditions=conditions, results=results)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,27 @@
-"""Tokens per second of training: samples laid end to end against padding to the longest; on a GPU also MFU and memory.
+"""Training throughput: flattened batches against padded ones on a CPU; tokens per second, MFU and memory on a GPU.
 
     python -m benchmarks.train_throughput                              # tiny model, CPU: the ratio
     python -m benchmarks.train_throughput --device cuda --size 7b      # random weights, stages I and III, 8 x 2048
 
-Writes benchmarks/results/train_throughput[_cuda].json with its conditions. Features are random numbers: no medium is
-decoded. Laid end to end, everything but attention costs what the tokens cost; attention costs less than in a padded batch
-where it is computed sample by sample (our attention, flash attention), and more where a mask of the whole row is made.
-MFU counts 6 FLOPs per trained and 4 per frozen parameter and token, and 12 * layers * hidden * length for attention.
+Writes benchmarks/results/train_throughput[_cuda].json with its conditions. Features are random numbers: no media are
+decoded. In a flattened batch the cost of everything but attention is proportional to the tokens. Attention is cheaper
+than in a padded batch where it is computed per sample (our attention, flash attention), and more expensive where a
+mask of the whole row is made. MFU counts 6 FLOPs per trained and 4 per frozen parameter and token, and 12 * layers *
+hidden * length for attention.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from peft import get_peft_model
+from torch import nn
 from transformers import LlamaConfig
 
-from dataset_builders.release.provenance import git_commit
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from dataset_builders.command_line import one_line_errors, parse_options
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
 from train.arguments import StageArguments
 from train.collator import IGNORED, flatten_batch
@@ -30,9 +29,9 @@ from train.packed_attention import PACKED_SDPA
 from train.trainable import lora_config, set_trainable
 
 
-RESULTS = Path(__file__).parent / "results"
-# Quantiles (0, 5, 10, 20, ... 90, 95, 100 %) of the tokens of a PU-VALOR row, 100 audio-visual ones included, with LLaMA's
-# tokenizer: 1,300 virtual rows from the 6,141 real VALOR captions, T1, T2 and T3 alike.
+PROGRAM = "python -m benchmarks.train_throughput"
+# Quantiles (0, 5, 10, 20, ... 90, 95, 100 %) of the tokens of a PU-VALOR row with LLaMA's tokenizer, 100 audio-visual
+# tokens included: 1,300 virtual rows from the 6,141 real VALOR captions, with T1, T2 and T3 turns.
 LENGTH_QUANTILES = (
     [0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100],
     [174, 185, 190, 201, 243, 257, 279, 301, 318, 340, 392, 429, 552],
@@ -61,8 +60,20 @@ STAGES = {
 }
 
 
-def build_model(size: str, *, stage: StageArguments, device: str, dtype: torch.dtype, attention: str):
-    """A feature-only AVicuna with random weights, and what `stage` trains of it."""
+@dataclass
+class Options:
+    """Command line."""
+
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda.", "choices": ["cpu", "cuda"]})
+    size: str = field(default="tiny", metadata={"help": "Size of the language model.", "choices": sorted(TEXT)})
+    batch_size: int = field(default=8, metadata={"help": "Samples of a batch."})
+    length: int = field(default=2048, metadata={"help": "Tokens of a sample on a GPU."})
+    num_batches: int = field(default=4, metadata={"help": "Batches of mixed lengths on a CPU."})
+    rounds: int = field(default=3, metadata={"help": "Passes over the batches; the median counts."})
+
+
+def build_model(size: str, *, stage: StageArguments, device: str, dtype: torch.dtype, attention: str) -> nn.Module:
+    """A feature-only AVicuna with random weights, with the parameters trainable that `stage` trains."""
     text = LlamaConfig(max_position_embeddings=8192, attn_implementation=attention, **TEXT[size])
     config = AVicunaConfig(
         vision_config=None,
@@ -97,7 +108,7 @@ def make_batch(lengths: list[int], *, vocab_size: int) -> dict[str, torch.Tensor
     }
 
 
-def step(model, optimizer, batch: dict[str, torch.Tensor]) -> float:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor]) -> float:
     loss = model(**batch, use_cache=False).loss
     loss.backward()
     optimizer.step()
@@ -105,12 +116,13 @@ def step(model, optimizer, batch: dict[str, torch.Tensor]) -> float:
     return loss.item()  # waits for the device
 
 
-def measure(model, batches: list[dict], *, device: str, rounds: int, warm_up: bool = True) -> dict:
+def measure(model: nn.Module, batches: list[dict], *, device: str, rounds: int, warm_up: bool = True) -> dict:
     """Median seconds of one pass over the batches, after one pass to warm up, and the loss of the first batch."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.0)
     batches = [{n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in batch.items()} for batch in batches]
-    seconds, losses = [], []
+    seconds: list[float] = []
+    losses: list[float] = []
     for _ in range(rounds + warm_up):
         started = time.perf_counter()
         losses = [step(model, optimizer, batch) for batch in batches]
@@ -119,8 +131,8 @@ def measure(model, batches: list[dict], *, device: str, rounds: int, warm_up: bo
     return {"seconds": statistics.median(seconds), "all_seconds": seconds, "loss": losses[0]}
 
 
-def model_flops(model, *, num_tokens: int, length: int) -> float:
-    """FLOPs that the model's own arithmetic needs for one step; recomputation does not count."""
+def model_flops(model: nn.Module, *, num_tokens: int, length: int) -> float:
+    """FLOPs of one step of the model; recomputation is not counted."""
     config = model.config.text_config
     body = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -128,25 +140,26 @@ def model_flops(model, *, num_tokens: int, length: int) -> float:
     return num_tokens * (4 * body + 2 * trained + attention)
 
 
-def compare_padding(arguments) -> dict:
-    """Useful tokens per second on the same samples: padded to the longest, laid end to end with our attention, and
-    laid end to end with transformers' SDPA, which makes a mask of the whole row squared."""
+def compare_padding(options: Options) -> dict:
+    """Useful tokens per second on the same samples: padded, flattened with our attention, and flattened with
+    transformers' SDPA, which makes a mask of the whole row squared."""
     rng = np.random.default_rng(0)
-    drawn = np.interp(rng.uniform(0, 100, size=arguments.num_batches * arguments.batch_size), *LENGTH_QUANTILES)
-    lengths = drawn.round().astype(int).reshape(arguments.num_batches, -1).tolist()
+    drawn = np.interp(rng.uniform(0, 100, size=options.num_batches * options.batch_size), *LENGTH_QUANTILES)
+    lengths = drawn.round().astype(int).reshape(options.num_batches, -1).tolist()
     model = build_model(
-        arguments.size, stage=STAGES["full"], device=arguments.device, dtype=torch.float32, attention="sdpa"
+        options.size, stage=STAGES["full"], device=options.device, dtype=torch.float32, attention="sdpa"
     )
     torch.manual_seed(0)
-    padded = [make_batch(row, vocab_size=TEXT[arguments.size]["vocab_size"]) for row in lengths]
+    padded = [make_batch(row, vocab_size=TEXT[options.size]["vocab_size"]) for row in lengths]
     flattened = [flatten_batch(batch) for batch in padded]
     useful, computed = sum(map(sum, lengths)), sum(max(row) * len(row) for row in lengths)
     ways = {"padded": (padded, "sdpa"), "flattened": (flattened, PACKED_SDPA), "flattened_masked": (flattened, "sdpa")}
-    seconds, losses = {name: [] for name in ways}, {}
-    for _ in range(arguments.rounds + 1):  # turn about, so that all meet the same other load; the first one warms up
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    losses: dict[str, float] = {}
+    for _ in range(options.rounds + 1):  # alternating, so that all run under the same load; the first one warms up
         for name, (batches, attention) in ways.items():
             model.model.language_model.set_attn_implementation(attention)
-            result = measure(model, batches, device=arguments.device, rounds=1, warm_up=False)
+            result = measure(model, batches, device=options.device, rounds=1, warm_up=False)
             seconds[name].append(result["seconds"])
             losses[name] = result["loss"]
     seconds = {name: times[1:] for name, times in seconds.items()}
@@ -162,20 +175,20 @@ def compare_padding(arguments) -> dict:
     }
 
 
-def measure_stage(arguments, name: str) -> dict:
+def measure_stage(options: Options, name: str) -> dict:
     """Tokens per second, MFU and peak memory of full-length batches, bf16 with gradient checkpointing."""
     model = build_model(
-        arguments.size, stage=STAGES[name], device=arguments.device, dtype=torch.bfloat16, attention="sdpa"
+        options.size, stage=STAGES[name], device=options.device, dtype=torch.bfloat16, attention="sdpa"
     )
     model.activation_checkpointing_enable()
     model.enable_input_require_grads()
     torch.manual_seed(0)
-    batch = make_batch([arguments.length] * arguments.batch_size, vocab_size=TEXT[arguments.size]["vocab_size"])
+    batch = make_batch([options.length] * options.batch_size, vocab_size=TEXT[options.size]["vocab_size"])
     batch.pop("attention_mask")  # nothing is padded
     torch.cuda.reset_peak_memory_stats()
-    result = measure(model, [batch], device=arguments.device, rounds=arguments.rounds)
-    num_tokens = arguments.batch_size * arguments.length
-    speed = model_flops(model, num_tokens=num_tokens, length=arguments.length) / result["seconds"]
+    result = measure(model, [batch], device=options.device, rounds=options.rounds)
+    num_tokens = options.batch_size * options.length
+    speed = model_flops(model, num_tokens=num_tokens, length=options.length) / result["seconds"]
     peak = next((flops for gpu, flops in PEAK_FLOPS.items() if gpu in torch.cuda.get_device_name()), None)
     return {
         **result,
@@ -186,36 +199,18 @@ def measure_stage(arguments, name: str) -> dict:
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", default="tiny", choices=sorted(TEXT))
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--num_batches", type=int, default=4, help="batches of the length mix, CPU")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    conditions = {
-        "date": time.strftime("%Y-%m-%d"),
-        "git_commit": git_commit(),
-        **vars(arguments),
-        "num_cores": os.cpu_count(),
-        "load_average_at_start": [round(value, 2) for value in os.getloadavg()],
-        "torch": torch.__version__,
-        "machine": torch.cuda.get_device_name()
-        if arguments.device == "cuda"
-        else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-    if arguments.device == "cuda":
-        results = {f"stage {name}": measure_stage(arguments, name) for name in ("I", "III")}
+def main(arguments: list[str] | None = None):
+    options = parse_options(Options, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    gpu = {"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}
+    conditions = describe_conditions(["torch"], **gpu, torch_threads=torch.get_num_threads(), **asdict(options))
+    if options.device == "cuda":
+        results = {f"stage {name}": measure_stage(options, name) for name in ("I", "III")}
     else:
-        results = compare_padding(arguments)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"train_throughput{'_cuda' if arguments.device == 'cuda' else ''}.json"
-    path.write_text(json.dumps({"conditions": conditions, "results": results}, indent=2) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))
+        results = compare_padding(options)
+    path = RESULTS / f"train_throughput{'_cuda' if options.device == 'cuda' else ''}.json"
+    write_results(path, conditions=conditions, results=results)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()

@@ -94,8 +94,8 @@ class FeatureStore:
         for name, value in settings.items():
             if self.settings.get(name) != value:
                 raise ValueError(
-                    f"{self.folder} holds features made with {name}={self.settings.get(name)!r}, but the processor has "
-                    f"{name}={value!r}: extract them again with this checkpoint"
+                    f"{self.folder} holds features made with {name}={self.settings.get(name)!r}, but the processor "
+                    f"has {name}={value!r}: extract them again with this checkpoint"
                 )
 
     def video(self, media_id: str) -> np.ndarray:
@@ -188,7 +188,7 @@ class FeatureWriter:
     def __enter__(self):
         return self
 
-    def __exit__(self, exception_type, exception, traceback):
+    def __exit__(self, exception_type: type[BaseException] | None, exception: object, traceback: object) -> None:
         if exception_type is None:
             self.flush()
 
@@ -217,7 +217,7 @@ class FeatureWriter:
         part = f"part-{self.rank:04d}-{max(numbers, default=-1) + 1:05d}"
         tensors, lines, offsets = {}, [], {"video": 0, "audio": 0}
         for media_id, (streams, duration) in self._pending.items():
-            line = {"media_id": media_id, "duration": duration}
+            line: dict[str, Any] = {"media_id": media_id, "duration": duration}
             for name, rows in streams.items():
                 line[name] = [offsets[name], offsets[name] + len(rows)]
                 offsets[name] += len(rows)

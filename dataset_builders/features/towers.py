@@ -1,5 +1,4 @@
-"""Which towers made the cached features: a fingerprint of their weights, stored with the cache and compared on
-reading.
+"""Which towers made cached features: a fingerprint of their weights, stored with the cache and compared on reading.
 
 Used by `train/extract_features.py`, training and evaluation. It takes any AVicuna model and loads no torch itself.
 """
@@ -60,6 +59,6 @@ def check_towers(settings: dict[str, Any], model: Any, *, folder: str) -> None:
     same_in_model = {own, *(tower_fingerprint(model, rounding) for rounding in ROUNDINGS)}
     if own not in same_in_cache and cached not in same_in_model:
         raise ValueError(
-            f"{folder} holds features of other towers (fingerprint {cached}) than this checkpoint's (fingerprint {own}): "
-            "extract them again with this checkpoint (python -m train.extract_features)"
+            f"{folder} holds features of other towers (fingerprint {cached}) than this checkpoint's "
+            f"(fingerprint {own}): extract them again with this checkpoint (python -m train.extract_features)"
         )
