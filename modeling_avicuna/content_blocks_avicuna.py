@@ -85,7 +85,8 @@ def _check_messages(messages: list[dict]) -> list[tuple[dict, bool]]:
         raise ValueError("the conversation is empty")
     checked, is_opening = [], True
     for number, message in enumerate(messages):
-        if not isinstance(message, dict) or "role" not in message or message.get("content") is None:
+        is_message = isinstance(message, dict) and "role" in message
+        if not is_message or not isinstance(message.get("content"), (str, list, tuple)):
             raise ValueError(
                 f"message {number} must have a role and a content (text or a list of blocks), got {message!r:.200}"
             )

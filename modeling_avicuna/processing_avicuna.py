@@ -337,12 +337,11 @@ class AVicunaProcessor(ProcessorMixin):
             ValueError: text that holds a literal slot ("<video>"), an argument, a block type or a key that is not
                 known; see also `fill_slots` and `__call__`.
         """
-        if len(conversation) == 0:
-            raise ValueError("the conversation is empty")
-        single = isinstance(conversation[0], dict)
-        conversations, slots = read_conversations(
-            [conversation] if single else list(conversation), own_sound=load_audio_from_video
-        )
+        if not isinstance(conversation, (list, tuple)):
+            raise ValueError(f"a conversation must be a list of messages, got {conversation!r:.200}")
+        single = not conversation or isinstance(conversation[0], dict)
+        given = [conversation] if single else list(conversation)
+        conversations, slots = read_conversations(given, own_sound=load_audio_from_video)
         call_kwargs = dict(processor_kwargs or {})
         call_kwargs |= {name: kwargs.pop(name) for name in list(kwargs) if name in _CALL_ARGUMENTS}
         template = chat_template or self.chat_template

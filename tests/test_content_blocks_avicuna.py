@@ -64,6 +64,8 @@ def test_a_block_that_is_not_understood_is_named(block, message):
         ([[{"role": "user", "content": None}]], "message 0 must have a role and a content"),
         ([[{"role": "user"}]], "message 0 must have a role and a content"),
         ([[{"content": "Hi"}]], "message 0 must have a role and a content"),
+        ([[{"role": "user", "content": 3}]], "message 0 must have a role and a content"),
+        ([[{"role": "user", "content": {"type": "text", "text": "Hi"}}]], "message 0 must have a role and a content"),
         ([["Hi"]], "message 0 must have a role and a content"),
     ],
 )

@@ -627,6 +627,8 @@ def test_settings_out_of_range_are_named(processor):
         processor("<video>", videos=[pictures(3)], num_av_tokens=0)
     with pytest.raises(ValueError, match="the conversation is empty"):
         processor.apply_chat_template([])
+    with pytest.raises(ValueError, match="a conversation must be a list of messages"):
+        processor.apply_chat_template({"role": "user", "content": "Hi"})
 
 
 def test_what_transformers_serve_passes_is_accepted(processor, clips):
