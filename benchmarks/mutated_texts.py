@@ -34,7 +34,8 @@ ANSWERS = (
     'The man claps from 03 to 17, then from 90 to the end. From 5 to 9, "rain, from 1 to 2".',
 )
 PIECES = (
-    *"From from between during to and until till through starting at ending the end start: end: No not is there".split(),
+    *"From from between during to and until till through starting at ending the end".split(),
+    *"start: end: No not is there".split(),
     *"03 17 99 100 0:17 1:02:03 -5 1e9 0.5 s seconds % percent frame event: Time: caption never None".split(),
     *list("[]{}()\"'`,.:;!?-~\u2013\u201c\u201d\n\t *#\\/"),
     *(

@@ -1,6 +1,6 @@
 """The trainable bridge between a tower and the language model: one feature row in, one token embedding out.
 
-One adapter per modality; it sees rows one by one and knows neither time nor the other modality.
+There is one adapter per modality; it maps each row by itself.
 """
 
 import torch
@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 
 
 class AVicunaMLPAdapter(nn.Module):
-    """The adapter as drawn on the poster: linear, activation, linear."""
+    """The adapter of the paper's poster: linear, activation, linear."""
 
     def __init__(self, in_features: int, out_features: int, hidden_act: str):
         super().__init__()

@@ -1,8 +1,8 @@
-"""Questions about videos to answers with timed events: one batch of videos, or many questions about one video.
+"""Questions about videos to answers with timed events: a batch of videos, or many questions about one video.
 
-Between the processor and the pipeline (and `eval`): makes the conversation, generates, reads and scores the events.
-Several questions about one video share its encoding and the KV cache of everything that stands before the question.
-The wording of questions and the choice of generation settings are the caller's.
+Between the processor and the pipeline (and `eval`): builds the conversation, generates, reads and scores the events.
+Several questions about one video share its encoding and the key-value cache of the prompt up to the question. The
+caller chooses the wording of questions and the generation settings.
 """
 
 import copy
@@ -88,7 +88,7 @@ def answer_questions(
         return []
     settings = _settings(model, generate_kwargs)
     if settings.use_cache is False or settings.num_return_sequences not in (None, 1):
-        # nothing can be shared without a cache
+        # without a cache the questions cannot share a prefix
         return [
             answer
             for begin in range(0, len(questions), batch_size)
@@ -106,7 +106,7 @@ def answer_questions(
     first, _ = inputs.pop("input_ids")[0], inputs.pop("attention_mask")
     conversations = [_conversation(media, question) for question in questions[1:]]
     prompts = [first, *_encode_texts(processor, conversations, placeholders=_placeholder_text(processor, first))]
-    answers = {}
+    answers: dict[int, Answer] = {}
     for numbers, outputs in generate_shared(
         model, prompts=prompts, media=inputs, batch_size=batch_size, **{**generate_kwargs, "output_logits": True}
     ):
@@ -124,7 +124,7 @@ def _encode(processor: ProcessorMixin, conversations: list[list[dict]]) -> Batch
 
 
 def _placeholder_text(processor: ProcessorMixin, prompt: torch.LongTensor) -> str:
-    """The placeholders of a prompt, in their order, as they stand in its text."""
+    """The placeholders of a prompt, in their order, as text."""
     ids = [i for i in prompt.tolist() if i in (processor.video_token_id, processor.audio_token_id)]
     return "".join(processor.tokenizer.convert_ids_to_tokens(ids))
 
@@ -132,7 +132,7 @@ def _placeholder_text(processor: ProcessorMixin, prompt: torch.LongTensor) -> st
 def _encode_texts(
     processor: ProcessorMixin, conversations: list[list[dict]], *, placeholders: str
 ) -> list[torch.LongTensor]:
-    """Prompts of the same medium as one that was encoded already: words alone, without touching the medium again."""
+    """Prompts about a medium that was encoded already: only their text is encoded."""
     if not conversations:
         return []
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True)
@@ -169,23 +169,23 @@ def generate_shared(
     batch_size: int = 32,
     **generate_kwargs: Any,
 ) -> Iterator[tuple[list[int], ModelOutput]]:
-    """Answers several prompts about the same media; the part that they share is run through the model once.
+    """Answers several prompts about the same media; the part that they share is computed once.
 
     Args:
         model: With `generate` and `forward` as `AVicunaForConditionalGeneration`.
         prompts (`list[torch.LongTensor]` of shape `(sequence_length,)` each):
-            Whole prompts without padding, all with the same placeholders at the same positions.
+            Complete prompts without padding, all with the same placeholders at the same positions.
         media (`dict[str, torch.Tensor]`):
             What `forward` takes for ONE sample besides ids and mask (`video_features` of shape `(1, V, 768)`, ...).
-        batch_size (`int`): prompts that are answered together; it changes the speed alone.
+        batch_size (`int`): prompts that are answered together; the answers do not depend on it.
         generate_kwargs: As in `generate`; `return_dict_in_generate` is set.
 
     Yields:
-        For each batch the indices of its prompts (those of like length come together) and the output of `generate`,
+        For each batch the indices of its prompts (prompts of similar length are batched) and the output of `generate`,
         one row per prompt and returned sequence; see `generated_ids`.
 
     Raises:
-        ValueError: No prompts, or placeholders behind the part that all prompts share.
+        ValueError: No prompts, or placeholders after the part that all prompts share.
     """
     if not prompts:
         raise ValueError("got no prompts")
@@ -195,19 +195,19 @@ def generate_shared(
     prefix, rests = prompts[0][None, :shared], [prompt[shared:] for prompt in prompts]  # [1, P], [R] each
     placeholders = torch.tensor([model.config.video_token_id, model.config.audio_token_id], device=device)
     if torch.isin(torch.cat(rests), placeholders).any():
-        raise ValueError(f"the prompts share only their first {shared} tokens, and media stand behind that")
+        raise ValueError(f"the prompts share only their first {shared} tokens, and there are media after them")
     cache = DynamicCache(config=model.config.get_text_config())
     with torch.no_grad():
         model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1, **media)
     config = copy.deepcopy(generate_kwargs.pop("generation_config", None) or model.generation_config)
     generate_kwargs = config.update(**{**generate_kwargs, "return_dict_in_generate": True})  # the rest
-    config.cache_implementation = None  # the shared cache is the one that is used
+    config.cache_implementation = None  # the shared cache is used
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     pad_id = config.pad_token_id if config.pad_token_id is not None else 0
     for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=not _takes_padding(cache)):
         ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
         expanded = copy.deepcopy(cache)
-        # every layer, recurrent ones too, can pick rows: row 0 as often as the batch and its beams want
+        # every kind of layer can select rows: row 0, once for each prompt and beam
         expanded.reorder_cache(torch.zeros(len(numbers) * copies, dtype=torch.long, device=device))
         outputs = model.generate(
             input_ids=torch.cat([prefix.expand(len(numbers), -1), ids], 1),
@@ -220,13 +220,13 @@ def generate_shared(
 
 
 def _takes_padding(cache: DynamicCache) -> bool:
-    """Whether padding between the shared part and the rest is invisible: not to a layer with a sliding window or a
-    running state, which counts it as past."""
+    """Whether padding between the shared part and the rest has no effect. Layers with a sliding window or a recurrent
+    state would count it."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def _batches(lengths: list[int], *, batch_size: int, equal: bool) -> Iterator[list[int]]:
-    """Indices of prompts in batches of like length, or, with `equal`, of the same length."""
+    """Indices of prompts in batches of similar length or, with `equal`, of the same length."""
     batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) == batch_size or (equal and lengths[batch[-1]] != lengths[number])):
@@ -237,7 +237,7 @@ def _batches(lengths: list[int], *, batch_size: int, equal: bool) -> Iterator[li
 
 
 def _common_length(prompts: list[torch.LongTensor]) -> int:
-    """Length of the beginning that all prompts share, at least one token short of the shortest."""
+    """Length of the prefix that all prompts share, at least one token less than the shortest prompt."""
     shortest = min(len(prompt) for prompt in prompts) - 1
     stacked = torch.stack([prompt[:shortest] for prompt in prompts])  # [N, L]
     differs = (stacked != stacked[:1]).any(0)
@@ -245,7 +245,7 @@ def _common_length(prompts: list[torch.LongTensor]) -> int:
 
 
 def _left_padded(rows: list[torch.LongTensor], pad_id: int) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """Rows of different lengths as one tensor with the padding before them, and its mask."""
+    """Rows of different lengths as one left-padded tensor, and its mask."""
     width = max(len(row) for row in rows)
     ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0), value=pad_id) for row in rows])
     mask = torch.stack([torch.arange(width, device=row.device) >= width - len(row) for row in rows])

@@ -1,10 +1,10 @@
-"""Configuration of AVicuna: two towers, a language model, and how time and token order are written.
+"""Configuration of AVicuna: two towers, a language model, the order of tokens and the way times are written.
 
-It stands at the root of every checkpoint; its `auto_map` lets `from_pretrained(..., trust_remote_code=True)` find the
-classes in a process that has never seen this project. It holds no media settings: those belong to the processor.
+Its `auto_map` names the classes for `from_pretrained(..., trust_remote_code=True)` in a process without this package.
+Settings of media belong to the processor.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -34,15 +34,15 @@ class AVicunaConfig(PreTrainedConfig):
     Args:
         vision_config (`PreTrainedConfig` or `dict`, *optional*):
             Vision tower; `clip_vision_model` (with projection) where a dict names no `model_type`, SigLIP and SigLIP 2
-            by their own. `None`: no tower, the model takes `video_features` alone.
+            by their own. `None`: no tower, the model takes `video_features` only.
         audio_config (`PreTrainedConfig` or `dict`, *optional*):
-            Audio tower, `clap_audio_model` (with projection). `None`: no tower, `audio_features` alone.
+            Audio tower, `clap_audio_model` (with projection). `None`: no tower, `audio_features` only.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Any causal language model; Llama by default.
+            A causal language model (see language_model_avicuna for the supported ones); Llama by default.
         num_av_tokens (`int`, defaults to 100):
             Audio-visual tokens of one video (paper, section 4).
         audio_interleaving_rate (`float`, defaults to 0.25):
-            Share of audio among them (the best of the paper's sweep).
+            Share of audio tokens among them (the best of the paper's sweep).
         interleaving (`str`, defaults to `"uniform"`):
             Rule of `interleave_order`: "uniform", "published" or "concatenated".
         projector_hidden_act (`str`, *optional*):
@@ -55,19 +55,22 @@ class AVicunaConfig(PreTrainedConfig):
         video_token_id, audio_token_id (`int`, default to 32000 and 32001):
             The two placeholder tokens, added to the tokenizer of the language model. They are never generated.
         unused_token_ids (`list[int]`, *optional*):
-            Further ids that no answer holds, such as a padding token added to the published vocabulary: their logits
-            are masked together with those of the placeholders.
+            Further ids that no answer contains, such as a padding token added to the published vocabulary: their
+            logits are masked as those of the placeholders are.
         vision_feature_size, audio_feature_size (`int`, *optional*):
-            Width of a feature row. Read from the tower where there is one; otherwise 768 (CLIP ViT-L/14) and
-            512 (CLAP) unless given.
+            Width of a feature row: that of the tower where there is one, otherwise 768 (CLIP ViT-L/14) and 512 (CLAP)
+            by default.
+
+    Raises:
+        ValueError: an unknown model type, or a number out of its range.
     """
 
     model_type = "avicuna"
     sub_configs = {"vision_config": AutoConfig, "audio_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: dict | PreTrainedConfig | None = None
-    audio_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    audio_config: Any = None
+    text_config: Any = None
     num_av_tokens: int = 100
     audio_interleaving_rate: float | int = 0.25
     interleaving: Literal["uniform", "published", "concatenated"] = "uniform"
@@ -83,7 +86,7 @@ class AVicunaConfig(PreTrainedConfig):
     auto_map: dict | None = None
     custom_pipelines: dict | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any):
         self.vision_config = _build_sub_config(self.vision_config, "clip_vision_model")
         self.audio_config = _build_sub_config(self.audio_config, "clap_audio_model")
         default_text_config = {"vocab_size": 32002}  # that of Vicuna and the two placeholder tokens
@@ -107,14 +110,16 @@ class AVicunaConfig(PreTrainedConfig):
 
     @property
     def masked_token_ids(self) -> list[int]:
-        """The ids that no answer holds: the two placeholders and `unused_token_ids`."""
+        """The ids that no answer contains: the two placeholders and `unused_token_ids`."""
         return [self.video_token_id, self.audio_token_id, *(self.unused_token_ids or ())]
 
 
-def _build_sub_config(config: PreTrainedConfig | dict | None, default_model_type: str) -> PreTrainedConfig | None:
-    """The configuration that a dict describes; anything else is handed through (transformers 5.17 has no help for it)."""
-    if not isinstance(config, dict):
+def _build_sub_config(config: Any, default_model_type: str) -> PreTrainedConfig | None:
+    """The configuration that a dict describes. transformers 5.17 does not build sub-configurations itself."""
+    if config is None or isinstance(config, PreTrainedConfig):
         return config
+    if not isinstance(config, dict):
+        raise ValueError(f"the configuration of a tower or language model must be a dict, got {config!r}")
     model_type = config.get("model_type", default_model_type)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"unknown model_type {model_type!r} of a tower or language model")
@@ -124,7 +129,7 @@ def _build_sub_config(config: PreTrainedConfig | dict | None, default_model_type
 def _feature_size(tower_config: PreTrainedConfig | None, without_tower: int) -> int:
     if tower_config is None:
         return without_tower
-    # CLIP and CLAP put a projection behind the pooled state; other towers are read at the pooled state itself
+    # the features of CLIP and CLAP are projected; those of other towers are the pooled state itself
     if tower_config.model_type in ("clip_vision_model", "clap_audio_model"):
         return tower_config.projection_dim
     return tower_config.hidden_size

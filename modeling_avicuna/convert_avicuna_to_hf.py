@@ -4,8 +4,9 @@
         --audio-adapter mm_projector_a.bin --stage3 DIR --stage4 DIR --vision-tower clip-vit-large-patch14 \
         --audio-tower clap-htsat-fused --output avicuna-7b
 
-The result holds everything `from_pretrained` needs, code included. Without a tower it takes features in that tower's
-place. All keys and shapes are checked before anything is written. Works on local folders; it downloads nothing.
+The result has everything that `from_pretrained` needs, code included. Without a tower it takes features in place of
+that tower's input. All keys and shapes are checked before anything is written. All paths are local; nothing is
+downloaded.
 """
 
 import sys
@@ -58,18 +59,18 @@ def convert_checkpoint(
 ) -> None:
     """Writes the published release as one transformers checkpoint.
 
-    LoRA is merged in the published order, stage 3 before stage 4, in float32. Projectors that a LoRA stage tuned win
-    over those of the projector files, and those of stage 4 over those of stage 3.
+    LoRA is merged in the published order, stage 3 before stage 4, in float32. Projectors that a LoRA stage tuned take
+    precedence over those of the projector files, and those of stage 4 over those of stage 3.
 
     Args:
         base: Folder of the language model (Vicuna), tokenizer included.
-        vision_adapter: `mm_projector.bin` of stage 1; the form that its own saver writes, with the untrained audio
-            projector inside, and the form cut down to its own two tensors are both read.
+        vision_adapter: `mm_projector.bin` of stage 1, either as its own saver writes it, with the untrained audio
+            projector inside, or with its own two tensors only.
         audio_adapter: `mm_projector_a.bin` of stage 2.
         output: Folder to write.
         stage3, stage4: LoRA folders. None: not merged.
         vision_tower, audio_tower: Folders of CLIP and CLAP. None: a checkpoint without that tower.
-        dtype: Type of the saved weights; float32 rounds nothing.
+        dtype: Type of the saved weights; float32 does not round.
 
     Raises:
         ValueError: `stage4` without `stage3` (it was trained on top of it), an `output` that is one of the input
@@ -94,7 +95,7 @@ def convert_checkpoint(
         AutoTokenizer.from_pretrained(base, trust_remote_code=False),
         image_size=None if vision_config is None else vision_config.image_size,
         feature_extractor=None
-        if audio_tower is None
+        if audio_tower is None or audio_config is None
         else AVicunaFeatureExtractor(**clap_settings(audio_tower, is_fused=audio_config.enable_fusion)),
     )
     config = _build_config(base, processor.tokenizer, adapters, vision_config, audio_config)
@@ -134,7 +135,7 @@ def _read_tower(
     with torch.device("meta"):
         tower_class = type(build(config))
     tower, report = tower_class.from_pretrained(folder, config=config, output_loading_info=True, dtype=torch.float32)
-    # a folder of the whole model also holds a text tower: unknown keys are no error here, missing ones are
+    # a folder of the whole model has a text tower as well: missing keys are an error here, unknown ones are not
     check_keys((), report["missing_keys"], where=str(folder))
     return config, tower.state_dict()
 
@@ -161,16 +162,16 @@ def _build_config(
         audio_feature_size=adapters["audio_adapter.weight"].shape[1],
         video_token_id=video_token_id,
         audio_token_id=audio_token_id,
-        # no published logit is changed and none is added: a padding token of our own has no share in the loss either
+        # the padding token is ours: masked, it does not change the distribution over the published vocabulary
         unused_token_ids=[token_id for token_id in added if token_id not in (video_token_id, audio_token_id)],
     )
 
 
 def _place_language_model(weights: dict[str, torch.Tensor], *, num_rows: int) -> dict[str, torch.Tensor]:
-    """Moves the language model into its place and gives the added tokens rows: zeros in the head, which masks them.
+    """Renames the weights of the language model and adds rows for the added tokens: zeros in the head.
 
-    No two of their embeddings are alike, so that placeholders are found in a prompt given as embeddings, too; what
-    the values are does not matter, since features replace them.
+    The added embeddings differ from each other, so that placeholders can be found in a prompt given as embeddings.
+    Their values do not matter, because features replace them.
     """
     placed = {}
     for name, tensor in weights.items():
@@ -198,7 +199,7 @@ def _assemble(config: AVicunaConfig, weights: dict, dtype: torch.dtype) -> AVicu
     model.tie_weights()
     for part in (config, config.text_config, config.vision_config, config.audio_config):
         if part is not None:
-            part.dtype, part.name_or_path = dtype, ""  # the source's own type and local path say nothing here
+            part.dtype, part.name_or_path = dtype, ""  # instead of the source's type and local path
     return model
 
 
@@ -237,11 +238,12 @@ class OneLineParser(HfArgumentParser):
     """`HfArgumentParser` whose errors are one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads the command line (of this process if `arguments` is None); a mistake is one line on stderr."""
+    """Reads the command line, by default that of this process; a mistake is one line on stderr."""
     description = __doc__.split("\n")[0]
     parser = OneLineParser(ConvertArguments, prog=PROGRAM, description=description, allow_abbrev=False)
     options, unknown = parser.parse_args_into_dataclasses(

@@ -1,7 +1,7 @@
-"""Generation with times: well-formed spans, and a probability for each event that was said.
+"""Generation with times: well-formed spans, and a score for each generated event.
 
-Works beside `generate` of any causal language model with any tokenizer. It asks no questions and knows no media
-(`answering_avicuna` does); what a written time looks like is `timestamp_avicuna`'s.
+For `generate` of any causal language model with any tokenizer. Questions and media are handled in `answering_avicuna`,
+the form of a written time in `timestamp_avicuna`.
 """
 
 import math
@@ -24,23 +24,22 @@ _SENTENCE_FROM = re.compile(r"(?:^|[.!?:;>\n][\"')\]]*\s*)From\s*$")
 
 
 class TimeSpanLogitsProcessor(LogitsProcessor):
-    """Makes every span "from <time> to <time>" that a model says well-formed: all its digits, and end >= start.
+    """Makes every generated span "from <time> to <time>" well-formed: all digits are there, and end >= start.
 
-    A digit behind "from" opens a span, and a sentence that begins with "From" must open one; from there to its last
-    digit only tokens that continue it are possible, and behind it no further digit. Other words are not restricted
-    ("water from a tap"). The state is read off the ids alone, so that
-    batches, beams and assisted decoding need no care; a span that the prompt left malformed is not touched.
-    `max_new_tokens` can still cut a span off.
+    A digit after "from" begins a span, and a sentence that begins with "From" must begin one. Up to the last digit of
+    the span only tokens that continue it are allowed, and no digit directly after it. Other words are not restricted
+    ("water from a tap"). The state depends on the ids only, so batches, beams and assisted decoding work; a malformed
+    span in the prompt is left as it is. `max_new_tokens` can still cut a span off.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): gives the text of each token; sentencepiece and byte-level alike.
+        tokenizer (`PreTrainedTokenizerBase`): of the model, sentencepiece or byte-level.
         codec (`TimeCodec`, *optional*): how times are written; two digits by default.
 
     Raises:
         ValueError: The tokenizer cannot write every time digit by digit.
     """
 
-    def __init__(self, tokenizer, *, codec: TimeCodec = DEFAULT_CODEC):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, codec: TimeCodec = DEFAULT_CODEC):
         self.codec = codec
         self._number = re.compile(r"[0-9]+(?:\.[0-9]?)?" if codec.unit == "seconds" else r"[0-9]+")
         self._texts = _token_texts(tokenizer)
@@ -71,14 +70,16 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
         return constrained
 
     def _open_span(self, tail: str) -> str | None:
-        """What stands behind the last "from" of a text if it is the beginning of a span, or may become one."""
+        """The text after the last "from" if it is the beginning of a span, or may become one."""
         openings = list(_FROM.finditer(tail))
-        rest = tail[openings[-1].end() :] if openings else None
-        return rest if openings and self._state(rest) in ("open", "inside", "complete") else None
+        if not openings:
+            return None
+        rest = tail[openings[-1].end() :]
+        return rest if self._state(rest) in ("open", "inside", "complete") else None
 
     def _state(self, rest: str) -> str:
-        """How the text behind "from" stands: no number yet ("open"), "inside" a span, "complete", "closed" by other
-        text, or "broken"."""
+        """State of the text after "from": no number yet ("open"), "inside" a span, "complete", "closed" by other text,
+        or "broken"."""
         unspaced = rest.lstrip()
         if unspaced in ("", "-"):
             return "open"
@@ -108,20 +109,20 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
         return (number[0], text[number.end() :]) if number else ("", text)
 
     def _find_allowed(self, rest: str) -> list[int]:
-        """Tokens that may follow inside a span, or that open one where it must be opened."""
+        """Tokens that may follow inside a span, or that begin one where it must begin."""
         if not rest.strip():
             spaces = [] if rest else [i for i in self._inside_ids if self._texts[i] == " "]
             return spaces + [i for i in self._opening_ids if self._state(rest + self._texts[i]) == "inside"]
         return [i for i in self._inside_ids if self._state(rest + self._texts[i]) in ("inside", "complete", "closed")]
 
     def _find_forbidden(self, rest: str) -> list[int]:
-        """Tokens that may not follow: before a span those that would open a broken one, behind it further digits."""
+        """Tokens that may not follow: before a span those that would begin a broken one, after it further digits."""
         if self._state(rest) == "complete":
             return self._digit_ids
         return [i for i in self._opening_ids if self._state(rest + self._texts[i]) == "broken"]
 
     def _check_vocabulary(self):
-        """Every state inside a span must have a way on, or all scores of a step would be minus infinity."""
+        """Every state inside a span needs an allowed token, or all scores of a step would be minus infinity."""
         for digit in "0123456789":
             number = f"{digit}.{digit}" if self.codec.unit == "seconds" else digit.rjust(self.codec.num_digits, "0")
             if self.codec.largest_completion(number) is None:
@@ -158,15 +159,14 @@ def score_events(
         durations (`list[float]`):
             Seconds of the video of each sequence.
         kind (`str`):
-            "time_tokens": geometric mean of the probabilities of the event's time tokens; `None` where no token holds a
-            digit ("to the end"). "presence": that of `presence_scores`, the same for all events of a sequence.
-            "constant": 1.0.
+            "time_tokens": geometric mean of the probabilities of the event's time tokens; `None` where no token has a
+            digit. "presence": that of `presence_scores`, the same for all events of a sequence. "constant": 1.0.
 
     Returns:
         `list[list[Event]]`, one list per sequence, in the order of its text.
 
     Raises:
-        ValueError: `outputs` has no logits, there is another number of sequences than `durations`, or `kind` is unknown.
+        ValueError: `outputs` has no logits, the number of `durations` is wrong, or `kind` is unknown.
     """
     if kind not in SCORE_KINDS:
         raise ValueError(f"score must be one of {SCORE_KINDS}, got {kind!r}")
@@ -240,11 +240,11 @@ def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[set[int], set[int]
 
 
 def token_log_probabilities(outputs: ModelOutput) -> torch.Tensor:
-    """Log-probability of each generated token under the raw logits, `(num_sequences, num_generated)`; 0 behind the end
-    of a beam. ValueError if `generate` was not told to keep them."""
+    """Log-probability of each generated token under the raw logits, `(num_sequences, num_generated)`; 0 after the end
+    of a beam. ValueError if `generate` did not keep the logits."""
     beams, tokens = _beams(outputs), generated_ids(outputs)
     columns = [torch.zeros(len(tokens), 0, device=tokens.device)]
-    # step by step: all steps at once would hold num_sequences * num_generated * vocab_size numbers a second time
+    # step by step: all steps at once would need num_sequences * num_generated * vocab_size further numbers
     for logits, token, row in zip(outputs.logits, tokens.T, beams.T):
         chosen = logits[row.clamp(min=0)].float().log_softmax(-1).gather(1, token[:, None])  # [num_sequences, 1]
         columns.append(chosen.masked_fill(row[:, None] < 0, 0.0))
@@ -264,32 +264,32 @@ def _beams(outputs: ModelOutput) -> torch.LongTensor:
 
 
 def generated_ids(outputs: ModelOutput) -> torch.LongTensor:
-    """The ids behind the prompt, `(num_sequences, num_generated)`, of `generate` with logits or scores kept."""
+    """The ids after the prompt, `(num_sequences, num_generated)`, of `generate` with logits or scores kept."""
     if (beams := getattr(outputs, "beam_indices", None)) is not None:
-        num_generated = beams.shape[1]  # beam search can run longer than the best beams are
+        num_generated = beams.shape[1]  # beam search can take more steps than the best beams have tokens
     else:
         num_generated = len(outputs.logits if outputs.logits is not None else outputs.scores)
     return outputs.sequences[:, outputs.sequences.shape[1] - num_generated :]
 
 
-def decode_answer(tokenizer, ids: list[int]) -> str:
-    """The text of generated ids, without special tokens; spaces stay as the model said them."""
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of generated ids without special tokens; spaces are left as they are."""
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _digit_places(tokenizer, ids: list[int]) -> list[tuple[int, int, int]]:
-    """(index, begin, stop) of each token that holds a digit, in characters of `decode_answer(tokenizer, ids)`."""
+def _digit_places(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[tuple[int, int, int]]:
+    """(index, begin, stop) of each token that has a digit, in characters of `decode_answer(tokenizer, ids)`."""
     places = []
     for index, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        # decoding the beginning, not the token: a decoder may drop a leading space or join bytes
+        # the beginning is decoded, not the token alone: a decoder may drop a leading space or join bytes
         if re.search("[0-9]", token):
             begin, stop = (len(decode_answer(tokenizer, ids[:count])) for count in (index, index + 1))
             places.append((index, begin, stop))
     return places
 
 
-def _token_texts(tokenizer) -> list[str]:
-    """The text that each token adds behind other text (a lone token would lose the space that it begins with)."""
+def _token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text that each token adds after other text (alone it would lose the space that it begins with)."""
     anchor = tokenizer("a", add_special_tokens=False).input_ids[-1]
     pairs = [[anchor, token_id] for token_id in range(len(tokenizer))]
     texts = tokenizer.batch_decode(pairs, skip_special_tokens=False, clean_up_tokenization_spaces=False)

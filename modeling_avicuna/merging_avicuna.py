@@ -1,10 +1,11 @@
-"""Padded media batches: encode their real rows, and choose the rows that the placeholders of each sample show.
+"""Padded batches of media: encodes their real rows, and selects the rows for the placeholders of each sample.
 
-Between towers and language model; pure tensor functions without parameters. No Python loop over tokens: masks, one
-gather, and the counts checked per sample, since rows scattered over the wrong placeholders would corrupt silently.
+Between towers and language model; tensor functions without parameters. The counts of rows and placeholders are checked
+per sample: rows at the wrong placeholders would give wrong answers without an error.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -18,9 +19,9 @@ def encode_padded(
     lengths: torch.Tensor | None,
     *,
     feature_size: int,
-    **kwargs,
+    **kwargs: Any,
 ) -> BaseModelOutputWithPooling:
-    """Encodes the real rows of a padded batch in one pass; the padding costs nothing.
+    """Encodes the real rows of a padded batch in one pass; the padding is not encoded.
 
     Args:
         encode: `encode_frames` or `encode_windows`.
@@ -31,8 +32,8 @@ def encode_padded(
 
     Returns:
         The outputs of the tower with one row per real frame or window, but `pooler_output` of shape `(batch_size,
-        num_rows, feature_size)`, zero in the padding. Of a batch of padding alone the tower sees one row, and its
-        answer is dropped: sharded engines need every process to run the same layers.
+        num_rows, feature_size)`, zero in the padding. For a batch without real rows the tower encodes one row of the
+        padding, and its output is dropped: sharded engines need every process to run the same layers.
     """
     batch_size, num_rows = padded.shape[:2]
     if lengths is None:
@@ -57,7 +58,7 @@ def select_rows(
     lengths: torch.Tensor | None = None,
     row_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Lines up the feature rows of a batch with its placeholders, in reading order.
+    """The feature rows of a batch in the order of its placeholders.
 
     Args:
         features (`torch.Tensor` of shape `(batch_size, num_rows, feature_size)`): Rows of each sample, padded.
@@ -66,13 +67,13 @@ def select_rows(
         lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Number of real rows of each sample.
             `None`: all rows of the samples that have placeholders, none of the others.
         row_ids (`torch.LongTensor` of shape `(batch_size, max_num_tokens)`, *optional*): The row that each placeholder
-            shows, padded with -1. `None`: rows and placeholders are one to one.
+            shows, padded with -1. `None`: row k for placeholder k.
 
     Returns:
         `torch.Tensor` of shape `(num_tokens.sum(), feature_size)`.
 
     Raises:
-        ValueError: A sample's rows and placeholders differ in number, or a row id points behind its last row.
+        ValueError: A sample's rows and placeholders differ in number, or a row id is larger than that of its last row.
     """
     num_rows = features.shape[1]
     num_tokens = num_tokens.to(features.device)
@@ -101,7 +102,7 @@ def require_features(mask: torch.BoolTensor, modality: str) -> None:
 
 
 def refuse_both(raw_name: str, features_name: str, features: torch.Tensor | None) -> None:
-    """Raises `ValueError` if features come beside the raw media that they stand for."""
+    """Raises `ValueError` if features are given together with the raw media that they were made from."""
     if features is not None:
         raise ValueError(f"pass either {raw_name} or {features_name}, not both")
 

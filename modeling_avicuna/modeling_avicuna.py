@@ -4,9 +4,11 @@
                                                 > embeddings of the prompt -> language model -> logits
     windows -> audio tower  -> audio adapter  -/
 
-Token order is the processor's matter: here the k-th placeholder of a sample takes the sample's k-th feature row. The
-merge lives in the base model, so that hidden states are as long as `input_ids` (trainers compute the loss from there).
+The processor decides the order of tokens; here the k-th placeholder of a sample takes the sample's k-th feature row.
+Features are merged in the base model, so that hidden states are as long as `input_ids`: trainers need that.
 """
+
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -31,11 +33,11 @@ from .language_model_avicuna import (
 )
 from .media_generation_avicuna import MediaGenerationMixin
 from .merging_avicuna import encode_padded, refuse_both, require_features, select_rows
-from .pipeline_avicuna import TASK as _TASK  # noqa: F401  (importing it registers the pipeline, also from a checkpoint)
+from .pipeline_avicuna import TASK  # noqa: F401  (importing it registers the pipeline, also from a checkpoint)
 from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
 
 
-# What a quantisation config should skip, so that the language model alone is quantised: bitsandbytes calls the list
+# Modules that a quantisation config should skip, so that only the language model is quantised: bitsandbytes calls them
 # llm_int8_skip_modules, other methods modules_to_not_convert.
 FULL_PRECISION_MODULES = [
     "model.vision_tower",
@@ -61,36 +63,43 @@ class AVicunaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs) -> None:
-        """As in `PreTrainedModel`; one name for all leaves the audio tower alone, since CLAP knows eager only."""
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
+        """As in `PreTrainedModel`; a single name does not apply to the audio tower, since CLAP supports eager only."""
         if isinstance(attn_implementation, str) and self.config.audio_config is not None:
             attn_implementation = dict.fromkeys(("", "vision_config", "text_config"), attn_implementation)
         super().set_attn_implementation(attn_implementation, **kwargs)
 
 
 class AVicunaModel(AVicunaPreTrainedModel):
-    """Towers, adapters and language model, without the language modelling head."""
+    """Towers, adapters and language model, without the language modelling head.
+
+    Raises:
+        ValueError: The type of the audio tower or of the language model is not supported.
+    """
 
     def __init__(self, config: AVicunaConfig):
         super().__init__(config)
         self.vision_tower = None if config.vision_config is None else build_vision_tower(config.vision_config)
         self.audio_tower = None if config.audio_config is None else build_audio_tower(config.audio_config)
         size = embedding_size(config.text_config)
-        self.vision_adapter = build_adapter(config.vision_feature_size, size, config.projector_hidden_act)
-        self.audio_adapter = build_adapter(config.audio_feature_size, size, config.projector_hidden_act)
+        vision_size, audio_size = cast(int, config.vision_feature_size), cast(int, config.audio_feature_size)
+        self.vision_adapter = build_adapter(vision_size, size, config.projector_hidden_act)
+        self.audio_adapter = build_adapter(audio_size, size, config.projector_hidden_act)
         self.language_model = build_language_model(config.text_config)
         self.post_init()
 
     def train(self, mode: bool = True) -> "AVicunaModel":
-        """Keeps a frozen tower in eval: CLAP has batch statistics, which would drift although nothing trains them."""
+        """Keeps frozen towers in eval mode: CLAP has batch statistics, which would change in training mode."""
         super().train(mode)
         for tower in (self.vision_tower, self.audio_tower):
             if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
                 tower.eval()
         return self
 
-    def encode_video(self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs):
-        """Runs the vision tower on the real frames alone.
+    def encode_video(
+        self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Runs the vision tower on the real frames, without the padding.
 
         Args:
             pixel_values_videos (`torch.Tensor` of shape `(batch_size, num_frames, 3, height, width)`):
@@ -109,13 +118,15 @@ class AVicunaModel(AVicunaPreTrainedModel):
             raise ValueError(
                 "this checkpoint has no vision tower: pass video_features, or load one with a vision_config"
             )
-        size = self.config.vision_feature_size
+        size = cast(int, self.config.vision_feature_size)  # filled in by the configuration
         return encode_padded(
             encode_frames, self.vision_tower, pixel_values_videos, video_lengths, feature_size=size, **kwargs
         )
 
-    def encode_audio(self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs):
-        """Runs the audio tower on the real windows alone.
+    def encode_audio(
+        self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Runs the audio tower on the real windows, without the padding.
 
         Args:
             input_features (`torch.Tensor` of shape `(batch_size, num_windows, num_mel_frames, num_mel_bins)`):
@@ -133,14 +144,14 @@ class AVicunaModel(AVicunaPreTrainedModel):
             raise ValueError(
                 "this checkpoint has no audio tower: pass audio_features, or load one with an audio_config"
             )
-        size = self.config.audio_feature_size
+        size = cast(int, self.config.audio_feature_size)
         return encode_padded(
             encode_windows, self.audio_tower, input_features, audio_lengths, feature_size=size, **kwargs
         )
 
     @can_return_tuple
     def get_video_features(
-        self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs
+        self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """`encode_video`, then the adapter: `pooler_output` is `(batch_size, num_frames, hidden_size)`."""
         outputs = self.encode_video(pixel_values_videos, video_lengths, **kwargs)
@@ -149,7 +160,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
 
     @can_return_tuple
     def get_audio_features(
-        self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs
+        self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """`encode_audio`, then the adapter: `pooler_output` is `(batch_size, num_windows, hidden_size)`."""
         outputs = self.encode_audio(input_features, audio_lengths, **kwargs)
@@ -159,7 +170,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
     def get_placeholder_mask(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, token_id: int
     ) -> torch.BoolTensor:
-        """Finds the placeholders of one modality, `(batch_size, sequence_length)`, by id or else by embedding."""
+        """Mask of one modality's placeholders, `(batch_size, sequence_length)`, found by id or else by embedding."""
         if input_ids is not None:
             return input_ids == token_id
         placeholder = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
@@ -174,11 +185,11 @@ class AVicunaModel(AVicunaPreTrainedModel):
         lengths: torch.Tensor | None = None,
         row_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Puts the adapted feature rows of one modality over its placeholders.
+        """Replaces the embeddings of one modality's placeholders by its adapted feature rows.
 
         Args:
             inputs_embeds: `(batch_size, sequence_length, hidden_size)`.
-            mask: Where the placeholders stand, `(batch_size, sequence_length)`.
+            mask: True at the placeholders, `(batch_size, sequence_length)`.
             features, lengths, row_ids: As in `select_rows`.
             modality: "video" or "audio".
         """
@@ -200,10 +211,13 @@ class AVicunaModel(AVicunaPreTrainedModel):
         audio_lengths: torch.LongTensor | None = None,
         audio_row_ids: torch.LongTensor | None = None,
     ) -> torch.Tensor:
-        """What the language model reads, `(batch_size, sequence_length, hidden_size)`: words and media merged.
+        """Input embeddings of the language model with media merged, `(batch_size, sequence_length, hidden_size)`.
 
-        Arguments as in `AVicunaForConditionalGeneration.forward`. A prompt given as embeddings may have had its media
-        merged before; one given as ids must come with features for each of its placeholders.
+        Arguments as in `AVicunaForConditionalGeneration.forward`. A prompt given as embeddings may have its media
+        merged already; a prompt given as ids needs features for each of its placeholders.
+
+        Raises:
+            ValueError: Placeholders and features differ in number, or an input is given twice or not at all.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -226,7 +240,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
                 continue
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)  # [B, T]
             if features is None:
-                # an adapter without rows still takes part in the step: sharded engines wait for it on every process
+                # run the adapter on no rows: sharded engines expect every process to use it in each step
                 size = self.config.vision_feature_size if modality == "video" else self.config.audio_feature_size
                 features, lengths, row_ids = inputs_embeds.new_zeros(len(mask), 0, size), None, None
             inputs_embeds = self.merge_features(inputs_embeds, mask, features, modality, lengths, row_ids)
@@ -247,11 +261,11 @@ class AVicunaModel(AVicunaPreTrainedModel):
         video_lengths: torch.LongTensor | None = None,
         audio_lengths: torch.LongTensor | None = None,
         audio_row_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Embeds the prompt and runs the language model. Arguments as in `AVicunaForConditionalGeneration.forward`."""
         if past_key_values is not None and input_ids is not None and input_ids.shape[1] == 1:
-            # one decoding step: a generated token is never a placeholder, and looking would wait for the device
+            # one decoding step: a generated token is never a placeholder, and a check would wait for the device
             input_ids, inputs_embeds = None, self.get_input_embeddings()(input_ids)
         inputs_embeds = self.embed_prompt(
             input_ids,
@@ -266,8 +280,8 @@ class AVicunaModel(AVicunaPreTrainedModel):
         )
         if takes_position_ids(self.language_model):
             if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-                # the first real token has position 0 wherever the padding is, so that a sample in a batch gives exactly
-                # what it gives alone
+                # the first real token has position 0 on either side of the padding, so that a sample in a batch gives
+                # exactly what it gives alone
                 positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, past + T]
                 position_ids = positions[:, -inputs_embeds.shape[1] :]
             kwargs["position_ids"] = position_ids
@@ -277,7 +291,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
 
 
 class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMixin):
-    """AVicuna with its language modelling head: what every auto class loads."""
+    """AVicuna with its language modelling head: the class that every auto class loads."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # Llama's; see __init__
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -294,10 +308,16 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_video_features(self, pixel_values_videos: torch.Tensor, video_lengths=None, **kwargs):
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """As `AVicunaModel.get_video_features`."""
         return self.model.get_video_features(pixel_values_videos, video_lengths, **kwargs)
 
-    def get_audio_features(self, input_features: torch.Tensor, audio_lengths=None, **kwargs):
+    def get_audio_features(
+        self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """As `AVicunaModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, audio_lengths, **kwargs)
 
     @can_return_tuple
@@ -317,38 +337,39 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         audio_row_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         r"""
-        Each sample may hold video, audio, both or text alone, several media one after the other, of any lengths.
+        Each sample may hold videos, sounds, both or text only, of any number and length.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 The prompt, with one placeholder for each feature row in the order of `interleave_order`.
             pixel_values_videos (`torch.Tensor` of shape `(batch_size, num_frames, 3, height, width)`, *optional*):
-                All frames and images of a sample one after the other, padded at the end.
-            input_features (`torch.Tensor` of shape `(batch_size, num_windows, num_mel_frames, num_mel_bins)`, *optional*):
+                All frames and images of a sample in reading order, padded at the end.
+            input_features (`torch.Tensor`, *optional*):
+                Of shape `(batch_size, num_windows, num_mel_frames, num_mel_bins)`.
                 Log-mel windows of a sample, padded at the end.
             video_features (`torch.Tensor` of shape `(batch_size, num_frames, vision_feature_size)`, *optional*):
                 Outputs of the vision tower instead of frames.
             audio_features (`torch.Tensor` of shape `(batch_size, num_windows, audio_feature_size)`, *optional*):
                 Outputs of the audio tower instead of windows.
             video_lengths, audio_lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                Number of real rows of each sample. `None`: a sample uses all of them, or none if it has no placeholder.
+                Number of real rows of each sample. `None`: all rows, or none for a sample without placeholders.
             audio_row_ids (`torch.LongTensor` of shape `(batch_size, num_audio_tokens)`, *optional*):
                 The window that each audio placeholder of a sample shows, padded with -1. `None`: one to one.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Ids to predict, -100 where there is no loss. Placeholders contribute none, so `input_ids` can be passed.
+                Ids to predict, -100 where there is no loss. Placeholders contribute none: `input_ids` can be passed.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
-                Compute only the last so many logits (0: all), or those at the given positions.
+                Compute only that number of logits at the end (0: all), or those at the given positions.
 
         Returns:
             `CausalLMOutputWithPast`. In eval mode the logits of placeholders and of `config.unused_token_ids` are
             -1000, so that generation never takes them; in training they are the head's own, as in TRL's loss.
 
         Raises:
-            ValueError: A sample's placeholders and feature rows differ in number, or raw media meet a checkpoint
-                without the tower.
+            ValueError: A sample's placeholders and feature rows differ in number, or raw media are given to a
+                checkpoint without the tower.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -373,7 +394,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         if labels is not None:
             unused = torch.tensor(self.config.masked_token_ids, device=labels.device)
             labels = labels.masked_fill(torch.isin(labels, unused), -100)
-            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -394,7 +415,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
 
 
 def _floating_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
-    """The dtype a module computes in; `default` where its weights are quantised to integers."""
+    """The type that a module computes in; `default` where its weights are quantised to integers."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), default)
 
 

@@ -1,7 +1,7 @@
-"""What the parts of a fresh checkpoint are made of: `origin.json`, from which cards take base model and licence.
+"""`origin.json`: what the parts of a new checkpoint were made from; cards take base model and licence from it.
 
-Written by whatever puts a checkpoint together (`convert_avicuna_to_hf.py`, `train/initialize.py`) and read by training
-and cards. It holds names, never places of this machine, and plays no part in loading a model.
+Written by the programs that make a checkpoint (`convert_avicuna_to_hf.py`, `train/initialize.py`) and read by training
+and cards. It contains names, no local paths, and is not used to load a model.
 """
 
 import json
@@ -22,11 +22,11 @@ def is_hub_id(name: str) -> bool:
 
 
 def name_of_part(source: str | Path | None) -> str | None:
-    """What a part is called wherever it lay: a Hub id as it is, a folder by its own name.
+    """The name of a part without its location: a Hub id, or the name of a folder.
 
     >>> name_of_part("lmsys/vicuna-7b-v1.5")
     'lmsys/vicuna-7b-v1.5'
-    >>> name_of_part("/home/me/.cache/models--lmsys--vicuna-7b-v1.5/snapshots/3321f76e3f527bd14065daf69dad9344000a201d")
+    >>> name_of_part("/home/me/.cache/models--lmsys--vicuna-7b-v1.5/snapshots/3321f76e3f527bd14065daf69dad9344")
     'lmsys/vicuna-7b-v1.5'
     >>> name_of_part("/home/me/weights/vicuna-7b-v1.5")
     'vicuna-7b-v1.5'
@@ -46,7 +46,7 @@ def write_origin(
     Args:
         made_by: the program that put the checkpoint together.
         merged: LoRA folders that were added to the language model, in order.
-        parts: where each part came from, a Hub id, a folder or a file; `RANDOM` for new weights, None for a part that
+        parts: the source of each part, a Hub id, a folder or a file; `RANDOM` for new weights, None for a part that
             the checkpoint does not have.
     """
     named = {part: source if source == RANDOM else name_of_part(source) for part, source in parts.items()}

@@ -4,7 +4,7 @@
     locate("video.mp4")                                           # every event
     locate("video.mp4", query=["dog barking", "rain"])            # when each of them happens
 
-It joins the parts: the processor decodes, `answering_avicuna` generates, `prompt_avicuna` holds the wording of questions.
+The processor decodes, `answering_avicuna` generates, and `prompt_avicuna` has the wording of the questions.
 """
 
 from functools import cached_property
@@ -75,7 +75,7 @@ class AVicunaPipeline(Pipeline):
         if batch_size is not None:
             kwargs["questions_per_batch"] = batch_size
         if not isinstance(videos, (list, tuple)):
-            # the base class's own batches are a data loader's, which cannot pad videos
+            # the base class makes batches by a data loader, which cannot pad videos
             return super().__call__(videos, batch_size=1, **kwargs)
         preprocess_params, forward_params, _ = self._sanitize_parameters(**kwargs)
         params = {**self._preprocess_params, **preprocess_params}
@@ -190,8 +190,8 @@ class AVicunaPipeline(Pipeline):
         if outputs["kind"] == "question":
             return answer.text.strip()
         if outputs["kind"] == "interval":
-            return _as_dict(Event(*asked, answer.text.strip().rstrip(".")))
-        # the answer to a query names the times; what happens then was said in the query
+            return _as_dict(Event(asked[0], asked[1], answer.text.strip().rstrip(".")))
+        # the answer to a query has times only; the label is the query
         return [_as_dict(event, offset=outputs["offset"], label=asked) for event in answer.events]
 
     def _generate_settings(self, kind: str, generate_kwargs: dict) -> dict:
@@ -239,7 +239,7 @@ def _as_dict(event: Event, *, offset: float = 0.0, label: str | None = None) -> 
     }
 
 
-# a checkpoint's own code registers it, too, so that pipeline(TASK, model=loaded_model) works without the package
+# also run from a checkpoint's own code, so that pipeline(TASK, model=loaded_model) works without the package
 if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
     PIPELINE_REGISTRY.register_pipeline(
         TASK, pipeline_class=AVicunaPipeline, pt_model=AutoModelForCausalLM, type="multimodal"

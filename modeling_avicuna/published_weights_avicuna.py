@@ -1,8 +1,8 @@
 """Reads the files of the published release: a causal language model, projector files, LoRA folders.
 
-It turns them into one flat dict of float32 tensors under today's names and merges LoRA on the way. Files are opened as
-tensors alone (never as arbitrary pickles), and a key that is unknown, missing or misshapen is an error that names it.
-Nothing here builds a model or writes a file.
+They become one flat dict of float32 tensors under current names, with LoRA merged. Files are read with
+`weights_only=True`, so that pickles cannot run code, and an unknown or missing key or a wrong shape is an error that
+names it. Nothing here builds a model or writes a file.
 """
 
 import json
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
-# buffers that old transformers saved and today's compute
+# buffers that old versions of transformers saved; current ones compute them
 _COMPUTED_BUFFER = re.compile(r"\.rotary_emb\.inv_freq$")
 _LORA_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 _PROJECTOR_KEY = re.compile(
@@ -127,11 +127,12 @@ def read_projector(file: Path, name: str, *, others: Iterable[str] = ()) -> dict
     Args:
         file: `mm_projector.bin` or `mm_projector_a.bin`.
         name: The projector to take, "mm_projector" or "mm_projector_a".
-        others: Projectors that may be in the file as well and are left behind: the published stage I saver matches
-            names by substring and so writes the untrained audio projector too.
+        others: Projectors that may be in the file and are ignored: the published stage I saver matches names by
+            substring and so writes the untrained audio projector, too.
 
     Returns:
-        `{"vision_adapter.weight": (hidden_size, feature_size), "vision_adapter.bias": (hidden_size,)}`, or the audio one.
+        `{"vision_adapter.weight": (hidden_size, feature_size), "vision_adapter.bias": (hidden_size,)}`, or those of
+        the audio adapter.
 
     Raises:
         ValueError: A key is unknown or missing, or weight and bias do not fit each other.
@@ -157,10 +158,7 @@ def read_tuned_projectors(folder: Path) -> dict[str, torch.Tensor]:
 
 def _read_projectors(file: Path) -> dict[str, dict[str, torch.Tensor]]:
     tensors = read_tensors(file)
-    matches = {key: _PROJECTOR_KEY.match(key) for key in tensors}
-    unknown = sorted(key for key, match in matches.items() if match is None)
-    if unknown:
-        raise ValueError(f"{file} holds unknown keys {unknown}")
+    matches = _match_keys(_PROJECTOR_KEY, tensors, file)
     projectors: dict[str, dict[str, torch.Tensor]] = {}
     for key, match in matches.items():
         projectors.setdefault(match["name"], {})[match["part"]] = tensors[key].float()
@@ -172,6 +170,14 @@ def _read_projectors(file: Path) -> dict[str, dict[str, torch.Tensor]]:
             shapes = f"weight {tuple(weight.shape)} and bias {tuple(bias.shape)}"
             raise ValueError(f"{file}: model.{name} has {shapes}, which do not fit each other")
     return projectors
+
+
+def _match_keys(pattern: re.Pattern[str], keys: Iterable[str], file: Path) -> dict[str, re.Match[str]]:
+    found = {key: pattern.match(key) for key in keys}
+    unknown = sorted(key for key, match in found.items() if match is None)
+    if unknown:
+        raise ValueError(f"{file} holds unknown keys {unknown}")
+    return {key: match for key, match in found.items() if match is not None}
 
 
 def _named_adapters(projectors: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -221,10 +227,7 @@ def merge_lora(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torc
 
 def _read_lora_pairs(file: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     tensors = read_tensors(file)
-    matches = {key: _LORA_KEY.match(key) for key in tensors}
-    unknown = sorted(key for key, match in matches.items() if match is None)
-    if unknown:
-        raise ValueError(f"{file} holds unknown keys {unknown}")
+    matches = _match_keys(_LORA_KEY, tensors, file)
     sides: dict[str, dict[str, torch.Tensor]] = {}
     for key, match in matches.items():
         sides.setdefault(match["module"], {})[match["side"]] = tensors[key].float()

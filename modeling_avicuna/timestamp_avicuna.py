@@ -1,8 +1,8 @@
-"""Time <-> text: events in seconds to the words that the model reads and says, and back.
+"""Time <-> text: events in seconds to the text that the model reads and writes, and back.
 
-The one home of this mapping. The model's texts hold times relative to the whole video ("From 03 to 17, a dog barks.");
-everything else in the project holds seconds. Finding the times in a text is `written_events_avicuna`'s work, the
-wording of questions `prompt_avicuna`'s.
+The model's texts have times relative to the whole video ("From 03 to 17, a dog barks."); the rest of the project uses
+seconds. `written_events_avicuna` finds the times in a text, `prompt_avicuna` has the wording of questions. This module
+needs neither torch nor transformers.
 """
 
 import json
@@ -23,7 +23,7 @@ _SECONDS_DIGITS = 5  # of the whole part of a time in seconds: enough for 27 hou
 
 @dataclass(frozen=True)
 class Event:
-    """What happens from `start` to `end`, in seconds. `score` is a probability, or None where nobody gave one.
+    """What happens from `start` to `end`, in seconds. `score` is between 0 and 1, or None if there is none.
 
     Example:
         >>> Event(3.0, 17.0, "a dog barks")
@@ -40,8 +40,8 @@ class Event:
 class TimeCodec:
     """How one time is written.
 
-    unit (`str`): "relative" writes the share of the duration in steps of `1 / num_bins`, zero-padded ("03"; published:
-        100 steps, two digits); "seconds" writes seconds with one decimal ("3.1"; our choice).
+    unit (`str`): "relative" writes the fraction of the duration in steps of `1 / num_bins`, zero-padded ("03";
+        published: 100 steps, two digits); "seconds" writes seconds with one decimal ("3.1"; our choice).
     num_bins (`int`): the number of steps, from 2 to 100,000: 100 writes 00 to 99, 1000 writes 000 to 999. Only
         "relative" uses it.
 
@@ -82,7 +82,7 @@ class TimeCodec:
             raise ValueError(f"a time must be a finite number of seconds, got {seconds!r}")
         duration = _checked(duration)
         if self.unit == "seconds":
-            # rounding must not step over the end of the video, so 9.96 of 9.97 s is "9.9"
+            # rounding must not exceed the duration, so 9.96 of 9.97 s is "9.9"
             tenths = min(round(10 * min(max(seconds, 0.0), duration)), math.floor(10 * duration + 1e-6))
             return f"{tenths // 10}.{tenths % 10}"
         step = min(max(seconds / duration * self.num_bins, 0.0), float(self.num_bins))
@@ -95,7 +95,7 @@ class TimeCodec:
         return self._seconds(float(text), None, _checked(duration))
 
     def is_complete(self, text: str) -> bool:
-        """Whether `text` is one whole written time, to which no character can be added."""
+        """Whether `text` is one complete written time, to which no character can be added."""
         if self.unit == "seconds":
             return re.fullmatch(r"[0-9]+\.[0-9]", text) is not None
         return len(text) == self.num_digits and self.largest_completion(text) is not None
@@ -133,11 +133,11 @@ class TimeCodec:
 
 @dataclass(frozen=True)
 class EventReading:
-    """What a text says about time.
+    """The events of a text.
 
     events (`list[Event]`): in the order of the text, `start <= end`, inside the video, `score` None.
     places (`list[tuple[tuple[int, int], tuple[int, int]]]`): for each event the characters `[begin, stop)` of its
-        start and of its end in the text, which is how scores find the tokens of a time.
+        start and of its end in the text, by which scores find the tokens of a time.
     unread (`list[Unread]`): pieces of the text that gave no event, or an event in doubt, each with a reason. A text
         that says that nothing happens ("No event.", "It does not occur.") has neither events nor unread pieces.
     """
@@ -169,9 +169,9 @@ def join_spans(spans: Sequence[str]) -> str:
 def format_events(events: list[Event], duration: float, *, codec: TimeCodec = DEFAULT_CODEC) -> str:
     """Events as the narration of the published training data, in the given order: "From 03 to 17, a dog barks."
 
-    Neighbours with one label become one sentence with several spans; an empty label leaves the span alone, as in an
-    answer to a grounding question. A label that the plain sentence could not give back exactly (it holds a time
-    span, ends with a period, begins with a quote, ...) is written as a JSON string, so that
+    Consecutive events with the same label become one sentence with several spans; with an empty label only the spans
+    are written, as in an answer to a grounding question. A label that could not be read back from the plain sentence
+    (it has a time span, ends with a period, begins with a quote, ...) is written as a JSON string, so that
     `parse_events(format_events(events, duration), duration)` returns the same labels, whatever they are, and the
     times up to `codec.resolution(duration)`. Scores are not written.
 
@@ -184,7 +184,7 @@ def format_events(events: list[Event], duration: float, *, codec: TimeCodec = DE
         >>> format_events([], duration=100)
         'No event.'
     """
-    runs = []
+    runs: list[tuple[str, list[str]]] = []
     for event in events:
         if not event.start <= event.end:
             raise ValueError(f"an event must not end before it starts: {event}")
@@ -197,17 +197,17 @@ def format_events(events: list[Event], duration: float, *, codec: TimeCodec = DE
 
 
 def read_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC) -> EventReading:
-    """Reads whatever a model said; see `EventReading`. Never raises on the text, only on a wrong `duration`.
+    """Reads the output of a model; see `EventReading`. No text raises an error, only a wrong `duration` does.
 
-    Times without a unit are the codec's; "s", "seconds", "0:17" and "%" are taken at their word. Times beyond the
-    video are clamped. A span that ends before it starts is turned round and listed under `unread`.
+    Times without a unit have the codec's; "s", "seconds", "0:17" and "%" are understood. Times outside of the
+    video are clamped. The times of a span that ends before it starts are swapped, and it is listed under `unread`.
 
     Example:
         >>> reading = read_events("Rain from 52 to 40, then thunder from 60.", duration=100)
         >>> reading.events
         [Event(start=40.0, end=52.0, label='Rain', score=None)]
         >>> [piece.reason for piece in reading.unread]
-        ['end before start, turned round']
+        ['end before start, swapped']
     """
     duration = _checked(duration)
     written, unread = read_written_events(text)
@@ -217,7 +217,7 @@ def read_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC)
     for label, first, last in written:
         start, end = (codec._seconds(time.value, time.unit, duration) for time in (first, last))
         if start > end:
-            unread.append(Unread(text[first.begin : last.stop], "end before start, turned round"))
+            unread.append(Unread(text[first.begin : last.stop], "end before start, swapped"))
         events.append(Event(min(start, end), max(start, end), label))
         places.append(((first.begin, first.stop), (last.begin, last.stop)))
     return EventReading(events, places, unread)
@@ -227,8 +227,10 @@ def parse_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC
     """The events of `read_events`; what could not be read is logged at level INFO.
 
     Example:
-        >>> parse_events("From 03 to 17, a dog barks. Rain, from 40 to 52.", duration=200)
-        [Event(start=6.0, end=34.0, label='a dog barks', score=None), Event(start=80.0, end=104.0, label='Rain', score=None)]
+        >>> parse_events("From 03 to 17, a dog barks.", duration=200)
+        [Event(start=6.0, end=34.0, label='a dog barks', score=None)]
+        >>> len(parse_events("Rain, from 03 to 17. Thunder from 40 to 52 and from 60 to 61.", duration=200))
+        3
         >>> parse_events("I hear nothing.", duration=200)
         []
     """
@@ -239,11 +241,11 @@ def parse_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC
 
 
 def _sentence(label: str, spans: list[str]) -> str:
-    """One sentence of the narration, its label plain where the reader gives it back exactly, else as a JSON string."""
+    """One sentence of the narration; its label is plain if it can be read back exactly, otherwise a JSON string."""
     opening = join_spans(spans).capitalize()
     if not label:
         return f"{opening}."
-    # a bracket or a quote could pair with one in a later label, which no look at this sentence alone would show
+    # a bracket or a quote could pair with one in a later label, which this sentence alone would not show
     if not re.search(r"[\[{\"\n]", label):
         plain = f"{opening}, {label}."
         read, _ = read_written_events(f"From 00 to 01, a. {plain} From 00 to 01, b.")

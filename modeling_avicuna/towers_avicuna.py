@@ -1,8 +1,10 @@
-"""The two frozen encoders: which class a tower config stands for, and how frames and windows go through it.
+"""The two frozen encoders: the class of a tower configuration, and how it encodes frames or windows.
 
-One row per frame or window comes out, before any adapter: exactly what a feature cache stores. It does not know of
-batches, lengths or tokens.
+The output is one row per frame or window, before any adapter: what a feature cache stores. Batches, lengths and tokens
+are handled in merging_avicuna.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,11 +15,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 
 def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """CLIP with its projection (the published `encode_image`); any other vision model by its own class."""
+    """CLIP with its projection (the published `encode_image`), or the base model of another vision configuration."""
     if config.model_type == "clip_vision_model":
         return CLIPVisionModelWithProjection._from_config(config)
     return AutoModel.from_config(config)
@@ -27,15 +29,15 @@ def build_audio_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """CLAP with its projection.
 
     Raises:
-        ValueError: Another kind of audio model; none other has been tried.
+        ValueError: Another kind of audio model; only CLAP has been tested.
     """
     if config.model_type != "clap_audio_model":
         raise ValueError(f"the audio tower must be a clap_audio_model, got {config.model_type!r}")
-    # CLAP knows eager attention alone and would refuse a checkpoint that asks for flash attention elsewhere
+    # CLAP supports eager attention only and would refuse a checkpoint that asks for flash attention elsewhere
     return ClapAudioModelWithProjection._from_config(config, attn_implementation="eager")
 
 
-def encode_frames(tower: PreTrainedModel, frames: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+def encode_frames(tower: PreTrainedModel, frames: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
     """Runs the vision tower.
 
     Args:
@@ -54,7 +56,7 @@ def encode_frames(tower: PreTrainedModel, frames: torch.Tensor, **kwargs) -> Bas
     return _with_features(outputs, features)
 
 
-def encode_windows(tower: PreTrainedModel, windows: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+def encode_windows(tower: PreTrainedModel, windows: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
     """Runs the audio tower.
 
     Args:
@@ -65,13 +67,13 @@ def encode_windows(tower: PreTrainedModel, windows: torch.Tensor, **kwargs) -> B
         `pooler_output` of shape `(num_windows, audio_feature_size)`, L2-normalised, and the tower's hidden states.
     """
     windows = windows.to(tower.dtype).unsqueeze(1)  # [N, 1, T, bins]
-    # the fused CLAP asks which inputs are longer than its 10 s and hold four channels: a window never is
+    # the fused CLAP takes a mask of the inputs that are longer than 10 s and have four channels: no window is
     is_longer = torch.zeros(len(windows), 1, dtype=torch.bool, device=windows.device)
     outputs = tower(input_features=windows, is_longer=is_longer, return_dict=True, **kwargs)
     return _with_features(outputs, nn.functional.normalize(outputs.audio_embeds, dim=-1))
 
 
-def _with_features(outputs, features: torch.Tensor) -> BaseModelOutputWithPooling:
+def _with_features(outputs: ModelOutput, features: torch.Tensor) -> BaseModelOutputWithPooling:
     return BaseModelOutputWithPooling(
         last_hidden_state=outputs.last_hidden_state,
         pooler_output=features,

@@ -1,20 +1,20 @@
-"""Finds the events that a text names: labels and times as written, with the place of every time in the text.
+"""Finds the events in a text: labels and times as written, with the place of every time in the text.
 
-The text is what a model says: narration sentences, grounding answers with several spans, lists, JSON, or anything else.
-It knows nothing of seconds or of a video (`timestamp_avicuna` turns what is found here into events), never raises on
-any text, and hands back each piece that it could not read together with the reason.
+The text is the output of a model: narration sentences, answers with several spans, lists, JSON, or anything else. No
+text raises an error; a piece that could not be read is returned together with the reason. Turning written times into
+seconds is left to `timestamp_avicuna`.
 """
 
 import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 NO_TIME_SPAN = "no time span"
 
 
 class WrittenTime(NamedTuple):
-    """One time as it stands in the text: `text[begin:stop]`; `unit` is "seconds", "percent" or None (the codec's)."""
+    """One time as written, `text[begin:stop]`; `unit` is "seconds", "percent" or None (the codec's)."""
 
     value: float
     unit: str | None
@@ -23,7 +23,7 @@ class WrittenTime(NamedTuple):
 
 
 class WrittenEvent(NamedTuple):
-    """One span with its label, in the order of the text; nothing is clamped or swapped yet."""
+    """One span with its label; its times are not clamped or swapped yet."""
 
     label: str
     start: WrittenTime
@@ -59,16 +59,16 @@ _SPAN_IN_WORDS = re.compile(
     rf"\s*(?<![A-Za-z]){_MARK}{_START}(?:{_TO}|\s*[,;]?\s*(?:and\s+)?end(?:\s+time)?\s*[:=]\s*){_MARK}{_END}",
     re.IGNORECASE,
 )
-# "03 - 17", "90.0 - 102.0 seconds", "[03, 17]": read only in a text without any span in words
+# "03 - 17", "90.0 - 102.0 seconds", "[03, 17]": read only in a text without a span in words
 _BARE_SPAN = re.compile(
     rf"(?P<bracket>[\[(]\s*)?(?<![\w.:-]){_START}\s*(?(bracket)(?:,|to|until|{_DASH})|(?:to|until|{_DASH}))\s*{_END}"
     r"(?(bracket)\s*[\])]|(?!\w|[:-][0-9]))",
     re.IGNORECASE,
 )
-# the second of two spans may leave out "from", but then nothing that it could count may follow: "17, 10 to 15 people"
+# a second span may omit "from", but then no noun may follow that the numbers could count: "17, 10 to 15 people"
 _NEXT_SPAN = re.compile(rf"{_START}{_TO}{_END}(?=\s*(?:$|[\n,.;:!?)\]]|and\b))", re.IGNORECASE)
 _JOIN = re.compile(r"(?:\s|[,;&]|\b(?:and|or|then|again|also|plus|as\s+well\s+as)\b)+", re.IGNORECASE)
-# a sentence that opens with a time but has no end: "From 40, rain."
+# a sentence that begins with a start time and has no end time: "From 40, rain."
 _HALF_SPAN = re.compile(rf"(?:from|between|starting\s+at)\s+(?:{_NUMBER})(?![0-9])(?:\s*(?:to|and)\b)?", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?;](?=[\s\"'\u201d\u2019)\]]|$)|\n")
 _NEXT_CLAUSE = re.compile(r"[\s,]*(?:and|then|while|which)\b", re.IGNORECASE)
@@ -98,8 +98,8 @@ _NEGATIVE_WORD = re.compile(
 _OPENERS = re.compile(r"[\[{]")
 _BRACKETS = re.compile(r"[\[\]{}]")
 _PYTHON_STRING = re.compile(r"'((?:[^'\\\n]|\\.)*)'(?=\s*[:,\]}])")
-_LOOK_BACK = 32  # characters before a span that decide whether it opens a sentence
-_MAX_JSON_TRIES = 64  # brackets that turn out to open no JSON: bounds the work on garbage
+_LOOK_BACK = 32  # characters before a span that decide whether it begins a sentence
+_MAX_JSON_TRIES = 64  # brackets that do not begin JSON: a bound on the work for malformed text
 _MAX_JSON_DEPTH = 8
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 _TIME_KEYS = (
@@ -120,7 +120,7 @@ _LABEL_KEYS = ("event", "label", "caption", "description", "sentence", "query", 
 
 
 def read_written_events(text: str) -> tuple[list[WrittenEvent], list[Unread]]:
-    """The events of a text in its order, and what could not be read.
+    """The events of a text, in its order, and the pieces that could not be read.
 
     Example:
         >>> events, unread = read_written_events("The crowd claps from 03 to 17 and from 40 to 52.")
@@ -136,7 +136,7 @@ def read_written_events(text: str) -> tuple[list[WrittenEvent], list[Unread]]:
     for group, label in zip(groups, _labels(text, groups)):
         events += [WrittenEvent(label, start, end) for start, end in group.spans]
         if not group.spans:
-            # only JSON gives a label without a span
+            # JSON alone gives a label without a span
             reason = NO_TIME_SPAN if group.label else "no end of the span"
             unread.append(Unread(group.label or text[group.begin : group.stop], reason))
     if not events and not unread and text.strip():
@@ -148,14 +148,14 @@ def names_absence(text: str) -> bool:
     """Whether a text without time spans says that an event does not occur.
 
     Example:
-        >>> [names_absence(text) for text in ("No event.", "It does not happen.", "There is no dog.", "None", "No idea.")]
-        [True, True, True, True, False]
+        >>> [names_absence(text) for text in ("No event.", "It does not happen.", "None", "No idea.")]
+        [True, True, True, False]
     """
     return _NEGATIVE_WORD.fullmatch(text) is not None or _ABSENCE.search(text) is not None
 
 
 def _find_groups(text: str, span_pattern: re.Pattern) -> list[_Group]:
-    """Left to right: runs of spans, JSON blocks, and sentences that open with half a span (groups without spans)."""
+    """In reading order: runs of spans, JSON blocks, and sentences with a start but no end (groups without spans)."""
     groups: list[_Group] = []
     position, json_tries = 0, 0
     span = span_pattern.search(text)
@@ -182,7 +182,7 @@ def _find_groups(text: str, span_pattern: re.Pattern) -> list[_Group]:
 
 
 def _span_run(text: str, first: re.Match) -> _Group:
-    """Spans joined by "and" or a comma, and the quoted label behind them if there is one."""
+    """Spans joined by "and" or a comma, and the quoted label after them if there is one."""
     spans, stop = [_written_span(first)], first.end()
     while join := _JOIN.match(text, stop):
         following = _SPAN_IN_WORDS.match(text, join.end()) or _NEXT_SPAN.match(text, join.end())
@@ -195,7 +195,7 @@ def _span_run(text: str, first: re.Match) -> _Group:
 
 
 def _quoted_label(text: str, position: int) -> tuple[str | None, int]:
-    """A JSON string that is the whole rest of its sentence: the form in which any label can be written."""
+    """A JSON string that fills the rest of its sentence: the form in which any label can be written."""
     opening = re.compile(r"\s*[,:]?\s*(?=\")").match(text, position)
     if not opening:
         return None, position
@@ -208,7 +208,7 @@ def _quoted_label(text: str, position: int) -> tuple[str | None, int]:
 
 
 def _half_spans(text: str, begin: int, stop: int) -> list[_Group]:
-    """Sentences between two groups that open with a start and have no end: they must not become labels."""
+    """Sentences between two groups that have a start but no end: they must not become labels."""
     groups = []
     for found in _HALF_SPAN.finditer(text, begin, stop):
         if _opens_sentence(text[max(begin, found.start() - _LOOK_BACK) : found.start()]):
@@ -218,7 +218,7 @@ def _half_spans(text: str, begin: int, stop: int) -> list[_Group]:
 
 
 def _labels(text: str, groups: list[_Group]) -> list[str]:
-    """For each group the words that belong to it: those behind it where it opens a sentence, else those before it."""
+    """The words that belong to each group: those after it where it begins a sentence, otherwise those before it."""
     bounds = [0, *(place for group in groups for place in (group.begin, group.stop)), len(text)]
     gaps = [text[bounds[i] : bounds[i + 1]] for i in range(0, len(bounds), 2)]
     labels, leads = [], False
@@ -252,7 +252,7 @@ def _label_of_record(before: str, after: str) -> str:
 
 
 def _opens_sentence(before: str, *, has_words_behind: bool = True) -> bool:
-    """Whether what stands before a span is complete, so that the span opens a sentence or a list item."""
+    """Whether the text before a span is complete, so that the span begins a sentence or a list item."""
     before = _BULLET.sub("", before[-_LOOK_BACK:]).rstrip(" \t\"'\u201d\u2019)*")
     return before == "" or before[-1] in ".!?;\n" or (before[-1] == ":" and has_words_behind)
 
@@ -262,7 +262,7 @@ def _has_words(after: str) -> bool:
 
 
 def _left_share(gap: str, *, leads: bool, last: bool) -> str:
-    """The part of the gap between two groups that belongs to the left one; the right one keeps an unfinished rest."""
+    """The part of the gap between two groups that belongs to the left one; an unfinished rest belongs to the right."""
     if leads:
         first_line, newline, _ = gap.partition("\n")
         gap = first_line if newline and first_line.strip() else gap
@@ -277,7 +277,7 @@ def _last_sentence_end(gap: str) -> int:
 
 
 def _clean(label: str) -> str:
-    """A label without the punctuation and the joining words around it; quotes only where they enclose all of it."""
+    """A label without the punctuation and conjunctions around it; quotes are removed where they enclose all of it."""
     label = _BULLET.sub("", label.strip()).strip(" \t\n,:;*").lstrip("-\u2013\u2014)],:;* \t\n")
     label = re.sub(r"^(?:(?:and|then|while)\s+)+", "", label)
     while (trimmed := label.rstrip("-\u2013\u2014([,:;* \t\n")).endswith(
@@ -292,7 +292,7 @@ def _clean(label: str) -> str:
 
 
 def _written_span(match: re.Match) -> tuple[WrittenTime, WrittenTime]:
-    """Both times of a matched span; a unit that is written once holds for both."""
+    """Both times of a matched span; a unit that is written once applies to both."""
     start_unit, end_unit = match["start_unit"] or match["end_unit"], match["end_unit"] or match["start_unit"]
     start = _written_time(match["start"], start_unit, *match.span("start"))
     if match["last"]:
@@ -313,7 +313,7 @@ def _written_time(number: str, unit: str | None, begin: int, stop: int) -> Writt
 
 
 def _json_block(text: str, begin: int) -> list[_Group]:
-    """The JSON value that opens at `begin` as groups with known labels; empty where it is none or names no times."""
+    """The JSON value that begins at `begin` as groups with known labels; empty if there is none or it has no times."""
     try:
         value, stop = _DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError):
@@ -333,7 +333,7 @@ def _json_block(text: str, begin: int) -> list[_Group]:
 
 
 def _block_end(text: str, begin: int) -> int:
-    """Where the bracket at `begin` closes, brackets inside strings counted as well; the end of the text if it does not."""
+    """Where the bracket at `begin` is closed (brackets in strings count, too), or the end of the text."""
     depth = 0
     for bracket in _BRACKETS.finditer(text, begin):
         depth += 1 if bracket[0] in "[{" else -1
@@ -347,7 +347,7 @@ def _double_quoted(found: re.Match) -> str:
 
 
 def _placed(text: str, begin: int, stop: int, spans: list[tuple[str, re.Match | None]]) -> list[_Group]:
-    """One group per span of a JSON block `text[begin:stop]`, its times looked up in the block from left to right."""
+    """One group per span of a JSON block `text[begin:stop]`; the places of its times are searched in reading order."""
     groups, position = [], begin
     for label, match in spans:
         times = []
@@ -364,7 +364,7 @@ def _placed(text: str, begin: int, stop: int, spans: list[tuple[str, re.Match | 
     return [group._replace(begin=begin if i == 0 else stop) for i, group in enumerate(groups)]
 
 
-def _json_spans(value, label: str, depth: int) -> list[tuple[str, re.Match | None]]:
+def _json_spans(value: Any, label: str, depth: int) -> list[tuple[str, re.Match | None]]:
     """(label, span) for every span in a decoded JSON value, in its order; None for an event without times."""
     if depth > _MAX_JSON_DEPTH:
         return []
@@ -395,5 +395,5 @@ def _json_spans(value, label: str, depth: int) -> list[tuple[str, re.Match | Non
     return spans or ([(label, None)] if label else [])
 
 
-def _is_number(item) -> bool:
+def _is_number(item: Any) -> bool:
     return isinstance(item, str) and re.fullmatch(rf"(?:{_NUMBER})\s*(?:{_UNIT})?", item.strip()) is not None

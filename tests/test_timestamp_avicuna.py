@@ -361,7 +361,7 @@ def test_reports_what_it_could_not_read():
     assert list(reasons.values()) == [
         ["no time span"],
         ["no end of the span"],
-        ["end before start, turned round"],
+        ["end before start, swapped"],
         ["no time span"],
         [],
         [],
