@@ -87,7 +87,7 @@ def compare(paths: list[Path], *, num_workers: int, rounds: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         folders = (Path(folder, str(number)) for number in range(rounds + 1))
         runs = make_runs(paths, num_workers=num_workers, folders=folders)
-        figures = {name: [] for name in runs}
+        figures: dict[str, list] = {name: [] for name in runs}
         for _ in range(rounds + 1):
             for name, run in runs.items():
                 figures[name].append(timed(run))

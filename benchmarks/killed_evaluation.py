@@ -2,9 +2,9 @@
 
     python -m benchmarks.killed_evaluation --num-kills 100
 
-A tiny random model answers narrations of cached features, and a stand-in judge gives verdicts. Each command runs in a forked
-process that gets SIGKILL at a random moment and is started again in the same folder until it ends by itself. The predictions
-must be equal byte by byte, the metrics and the cached verdicts equal, and no temporary file may remain.
+A tiny random model answers narrations of cached features, and a stand-in judge gives verdicts. Each command runs in a
+forked process that gets SIGKILL at a random moment and is started again in the same folder until it ends by itself. The
+predictions must be equal byte by byte, the metrics and the cached verdicts equal, and no temporary file may remain.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,7 @@ def compare(
             process.join(moments.uniform(0.0, 0.7 * seconds) if kills < num_kills else None)
             done = process.exitcode is not None
             if not done:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()  # SIGKILL
                 process.join()
                 kills += 1
             elif process.exitcode:
@@ -95,7 +95,7 @@ def compare(
     return {"kills": kills, "finished_runs": runs, "equal": True, "seconds_undisturbed": round(seconds, 2)}
 
 
-def start(command: Callable[[Path], None], output: Path) -> multiprocessing.Process:
+def start(command: Callable[[Path], None], output: Path) -> BaseProcess:
     process = multiprocessing.get_context("fork").Process(target=_quietly, args=(command, output))
     process.start()
     return process
@@ -146,7 +146,14 @@ def prepare_judging(folder: Path) -> Callable[[Path], None]:
     ]
     write_json(folder / "questions.json", records)
     settings = {"annotations_sha256": run.fingerprint([folder / "questions.json"])}
-    result = {"task": "msvd_qa", "name": "msvd_qa/text", "model": "m", "metrics": {}, "judge": None, "conditions": []}
+    result: dict = {
+        "task": "msvd_qa",
+        "name": "msvd_qa/text",
+        "model": "m",
+        "metrics": {},
+        "judge": None,
+        "conditions": [],
+    }
     result |= {"dataset": {"name": "msvd_qa", "split": "test"}, "settings": settings}
     answers = [
         {"question_id": str(n), "video_id": f"v{n}", "duration": 1.0, "text": f"answer {n % 7}", "events": []}

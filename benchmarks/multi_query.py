@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipe = AVicunaPipeline(model=model, processor=processor, device=-1, max_new_tokens=options.max_new_tokens)
     with tempfile.TemporaryDirectory() as folder:
         video = write_video(Path(folder) / "video.mp4", seconds=options.seconds)
-        sources = {"file": video, "features": cached_features(pipe, video, duration=options.seconds)}
+        sources: dict[str, Path | dict] = {
+            "file": video,
+            "features": cached_features(pipe, video, duration=options.seconds),
+        }
         results = {name: compare(pipe, source, queries, options) for name, source in sources.items()}
     write_results(options.output, conditions=conditions, results=results)
 
@@ -85,7 +89,7 @@ def compare(pipe: AVicunaPipeline, source: Path | dict, queries: list[str], opti
         shared.append(seconds)
         if spans(answers) != spans(expected):
             raise ValueError("shared and separate answers differ")
-    result = {"separate": separate, "shared": shared}
+    result: dict[str, Any] = {"separate": separate, "shared": shared}
     for clock in ("cpu_seconds", "wall_seconds"):
         medians = [statistics.median(seconds[clock] for seconds in way) for way in (shared, separate)]
         result[f"ratio_of_{clock}"] = round(medians[0] / medians[1], 4)

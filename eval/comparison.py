@@ -2,8 +2,8 @@
 
     python -m eval.comparison --results RUN1/results.json RUN2/results_judge.json ... --output DIR
 
-The paper's rows are data (`paper_results.json`). A result of ours enters a table only if data set and metric are the table's
-and the whole set was asked; its row states the number of videos and the protocol. Nothing is evaluated here.
+The paper's rows are data (`paper_results.json`). A result of ours enters a table only if data set and metric are the
+table's and the whole set was asked; its row states the number of videos and the protocol. Nothing is evaluated here.
 """
 
 import json

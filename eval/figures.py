@@ -1,29 +1,35 @@
-"""Figures of the analyses: grouped bars and lines, written as PNG. They draw numbers that others computed."""
+"""Figures of the analyses: grouped bars and lines, written as PNG. Nothing is computed here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw_bars(
     path: Path,
     *,
     groups: Sequence[str],
-    series: dict[str, Sequence[float | None]],
+    series: Mapping[str, Sequence[float | None]],
     unit: str,
     title: str,
     highlight: str = "",
 ) -> None:
-    """One group of bars per entry of `groups`, one bar per series in it; None leaves its place empty.
+    """One group of bars per entry of `groups`, one bar per series in it; a value of None has no bar.
 
     Args:
-        highlight: series drawn in a colour of its own (ours among published ones).
+        highlight: series in another colour (ours among published ones).
     """
     figure, axes = _figure(width=max(8.0, 1.1 * len(groups) + 0.35 * len(groups) * len(series)))
     width = 0.8 / max(len(series), 1)
     for index, (name, values) in enumerate(series.items()):
         places = [group + (index - (len(series) - 1) / 2) * width for group, v in enumerate(values) if v is not None]
-        style = {"color": "#c44e52"} if name == highlight else {"color": _shade(index, len(series))}
-        axes.bar(places, [value for value in values if value is not None], width, label=name, **style)
+        colour = "#c44e52" if name == highlight else _shade(index, len(series))
+        axes.bar(places, [value for value in values if value is not None], width, label=name, color=colour)
     axes.set_xticks(range(len(groups)), groups)
     _finish(figure, axes, path, unit=unit, title=title)
 
@@ -38,7 +44,7 @@ def draw_lines(path: Path, *, series: dict[str, dict[float, float]], axis: str, 
     _finish(figure, axes, path, unit=unit, title=title)
 
 
-def _figure(*, width: float):
+def _figure(*, width: float) -> tuple["Figure", "Axes"]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,7 +53,7 @@ def _figure(*, width: float):
     return figure, figure.add_subplot()
 
 
-def _finish(figure, axes, path: Path, *, unit: str, title: str) -> None:
+def _finish(figure: "Figure", axes: "Axes", path: Path, *, unit: str, title: str) -> None:
     axes.set_ylabel(unit)
     axes.set_ylim(bottom=0)
     axes.set_title(title)

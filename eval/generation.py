@@ -1,7 +1,7 @@
-"""Questions about videos -> answers, through the model's public parts: processor, towers, `generate`, event scores.
+"""Answers a checkpoint's questions about videos with its public parts: processor, towers, `generate`, event scores.
 
-Each video is decoded and encoded once, whatever the number of its questions: several questions share the KV cache of their
-common beginning, single questions of different videos share a left-padded batch. No metric, no file format here.
+Each video is decoded and encoded once, whatever the number of its questions: several questions share the KV cache of
+their common beginning, single questions of different videos share a left-padded batch. No metric, no file format here.
 """
 
 import threading
@@ -27,15 +27,15 @@ from .task import Answer, Example, Question
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are made; all of it but `batch_size` and `num_workers` is part of a run's settings.
+    """How answers are generated; all but `batch_size` and `num_workers` are part of a run's settings.
 
     max_new_tokens (`int`): longest answer.
-    num_beams (`int`): 1 is greedy. There is no sampling: an evaluation repeats exactly.
+    num_beams (`int`): 1 is greedy. There is no sampling, so that an evaluation can be repeated exactly.
     batch_size (`int`): questions answered together.
     num_workers (`int`): threads that decode the next videos while the model answers about this one.
-    audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: the checkpoint's own.
+    audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: the checkpoint's.
     dtype (`str`): of the weights; "auto": as saved.
-    well_formed_times (`bool`): spans are forced to be whole and not to end before they begin.
+    well_formed_times (`bool`): spans are forced to be complete and not to end before they begin.
     """
 
     max_new_tokens: int = 256
@@ -50,7 +50,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A video whose media cannot be used, and why."""
+    """A video whose media cannot be read, and why."""
 
     video_id: str
     reason: str
@@ -93,7 +93,7 @@ class Generator:
     def answer(
         self, jobs: Iterable[Job], *, open_media: Callable[[Example], Media]
     ) -> Iterator[list[Answer] | Unreadable]:
-        """Answers to the questions of each job; those of jobs with a single question come when their batch is full."""
+        """Answers to the questions of each job; those of jobs with one question come when their batch is full."""
         waiting: list[tuple[Example, _Encoded, Question]] = []
         for example, questions, decoding in self._decode_ahead(jobs, open_media):
             try:
@@ -112,28 +112,33 @@ class Generator:
             yield self._answer_batch(waiting)
 
     def encode(self, media: Media) -> _Encoded:
-        """Tower outputs of one video. MediaError, naming the file, if it cannot be used."""
+        """Tower outputs of one video. MediaError, naming the file, if it cannot be read."""
         return self._encode(*self._decode(media))
 
     def _decode_ahead(
         self, jobs: Iterable[Job], open_media: Callable[[Example], Media]
     ) -> Iterator[tuple[Example, Sequence[Question], Future]]:
-        """The jobs in order, each with its media on the way; no more than two per worker wait decoded in memory."""
+        """The jobs in order, each with the future of its media; at most two decoded media per worker are in memory."""
         ahead: deque[tuple[Example, Sequence[Question], Future]] = deque()
         with ThreadPoolExecutor(self.settings.num_workers) as pool:
             for example, questions in jobs:
-                ahead.append((example, questions, pool.submit(lambda e=example: self._decode(open_media(e)))))
+                ahead.append((example, questions, pool.submit(self._open_and_decode, example, open_media)))
                 if len(ahead) > 2 * self.settings.num_workers:
                     yield ahead.popleft()
             while ahead:
                 yield ahead.popleft()
+
+    def _open_and_decode(
+        self, example: Example, open_media: Callable[[Example], Media]
+    ) -> tuple[Media, dict[str, torch.Tensor]]:
+        return self._decode(open_media(example))
 
     def _decode(self, media: Media) -> tuple[Media, dict[str, torch.Tensor]]:
         """The media and the tensors that the towers take; none for cached media. May run in a worker thread."""
         if media.is_cached:
             return media, {}
         if not hasattr(self._of_thread, "processor"):
-            self._of_thread.processor = self._load_processor()  # a tokenizer must not be used by two threads at once
+            self._of_thread.processor = self._load_processor()  # tokenizers are not thread-safe
         messages = [{"role": "user", "content": [media.block]}]
         processor = self._of_thread.processor
         return media, processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_metadata=True)
@@ -166,7 +171,7 @@ class Generator:
         return [_answer(*item, said=answer) for item, answer in zip(items, said, strict=True)]
 
     def _answer_shared(self, example: Example, encoded: _Encoded, questions: Sequence[Question]) -> list[Answer]:
-        """Several questions about one video on one pass over their common beginning."""
+        """Several questions about one video, with one pass over their common beginning."""
         said = answer_questions(
             self.model,
             processor=self.processor,

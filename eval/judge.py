@@ -2,9 +2,9 @@
 
     python -m eval.judge --run OUTPUT --annotations FILES --endpoint https://host/v1 --judge-model NAME
 
-The protocol of the Video-ChatGPT family against any OpenAI-compatible endpoint. It reads a finished run and asks the evaluated
-model nothing. Judges differ by up to ten points, so the result names the judge, its version and the hash of the prompt. Verdicts
-are cached by content: a run that was interrupted, or is repeated, pays only for new questions.
+The protocol of the Video-ChatGPT family against any OpenAI-compatible endpoint. It reads a finished run and asks the
+evaluated model nothing. Judges differ by up to ten points, so the result names the judge, its version and the hash of
+the prompt. Verdicts are cached by content: a run that was interrupted, or is repeated, pays only for new questions.
 """
 
 import os
@@ -107,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = ", ".join(f"{name} {judged['metrics'][name]:.2f}" for name in ("accuracy", "score"))
     print(f"{judged['name']} ({judged['judge']['version']}): {figures}; {client.spent.summary(client.prices)}")
     print(
-        f"  {len(questions) - len(readable)} of {len(questions)} answers have no readable verdict and are not counted, "
-        f"{len(refused)} of them were refused by the endpoint"
+        f"  {len(questions) - len(readable)} of {len(questions)} answers have no readable verdict and are not "
+        f"counted, {len(refused)} of them were refused by the endpoint"
     )
     print(f"  {options.run / 'results_judge.json'}")
 

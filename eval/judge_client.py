@@ -1,6 +1,6 @@
-"""One question to a judge: HTTP with retries, a cache keyed by content, a meter of tokens and cost, reading of the verdict.
+"""One question to a judge: HTTP with retries, a cache keyed by content, token and cost counts, reading of the verdict.
 
-Uses the chat-completions form of OpenAI-compatible servers through the standard library. `judge.py` decides what to ask.
+Uses the chat-completions form of OpenAI-compatible servers and the standard library. `judge.py` writes the question.
 """
 
 import ast
@@ -108,7 +108,7 @@ def read_verdict(text: str) -> Verdict | None:
 def _objects(text: str) -> list[str | None]:
     """The outermost `{...}` of a text in their order; None for one that is not closed."""
     found: list[str | None] = []
-    begin = text.find("{")
+    begin, end = text.find("{"), None
     while begin >= 0:
         try:
             end = json.JSONDecoder().raw_decode(text, begin)[1]
@@ -187,7 +187,7 @@ class JudgeClient:
             ValueError: the server refuses the request as such (a wrong key, an unknown model or parameter), does not
                 answer after all retries, or the cost limit is reached.
         """
-        body = {"model": self.model, "messages": messages}
+        body: dict[str, Any] = {"model": self.model, "messages": messages}
         body |= {} if self.temperature is None else {"temperature": self.temperature}
         key = hashlib.sha256(json.dumps([self.url, body], sort_keys=True).encode()).hexdigest()
         with self._lock:
@@ -195,24 +195,24 @@ class JudgeClient:
                 self.spent.num_cached += 1
                 return self._cached[key]
         for attempt in range(self.num_retries + 1):
+            if attempt:
+                with self._lock:
+                    self.spent.num_retries += 1
+                time.sleep(min(self.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE))
             reply, trouble = self._try(body)
-            if reply is not None and (read_verdict(reply.text) or attempt == self.num_retries):
-                break
-            if attempt == self.num_retries:
-                raise ValueError(f"{self.url} gave no answer in {attempt + 1} tries; the last error: {trouble}")
-            with self._lock:
-                self.spent.num_retries += 1
-            time.sleep(min(self.first_pause * 2**attempt, LONGEST_PAUSE))
-        if read_verdict(reply.text):
-            self._keep(key, reply)
+            if reply is not None and read_verdict(reply.text):
+                self._keep(key, reply)
+                return reply
+        if reply is None:
+            raise ValueError(f"{self.url} gave no answer in {self.num_retries + 1} tries; the last error: {trouble}")
         return reply
 
     def _try(self, body: dict) -> tuple[Reply | None, str]:
         """One request: a reply, or None and what went wrong. Raises what another try cannot change."""
         if self.max_cost is not None and self.spent.cost(self.prices) >= self.max_cost:
             raise ValueError(
-                f"the cost limit of {self.max_cost} is reached ({self.spent.summary(self.prices)}); the verdicts so far "
-                "are cached: start again with a higher limit to continue"
+                f"the cost limit of {self.max_cost} is reached ({self.spent.summary(self.prices)}); the verdicts so "
+                "far are cached: start again with a higher limit to continue"
             )
         request = urllib.request.Request(self.url, data=json.dumps(body).encode(), headers=self._headers)
         try:
@@ -260,7 +260,7 @@ class JudgeClient:
 
 
 def _read_cache(path: Path) -> dict[str, Reply]:
-    """Replies of earlier runs. A line that a killed process left incomplete is ignored: its question is asked again."""
+    """Replies of earlier runs. An incomplete line of a killed process is ignored; its question is asked again."""
     replies, text = {}, path.read_text(encoding="utf-8")
     if text and not text.endswith("\n"):
         with path.open("a", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
-"""From the words of an event to a class of the benchmark: the half of the protocol that decides most of the mAP.
+"""From the words of an event to a class of the benchmark: the part of the protocol that changes the mAP most.
 
-Both ways are named in every result (`task.Protocol`). Texts that equal no class name stay without a class under "exact";
+The rule is part of every result's name (`task.Protocol`). Under "exact" a text that equals no class name has no class;
 "embedding" always finds a nearest class. The embeddings come from sentence-transformers; nothing is trained here.
 """
 
@@ -16,14 +16,14 @@ def match_labels(texts: Sequence[str], classes: Sequence[str], protocol: Protoco
     """The class of each text under `protocol.label`, or None.
 
     Args:
-        texts: event descriptions, as the model said them.
+        texts: event descriptions in the model's words.
         classes: class names of the benchmark.
 
     Raises:
         ValueError: no classes, or an unknown protocol.
     """
     if not classes:
-        raise ValueError("no classes to match the events' texts with")
+        raise ValueError("there are no classes to match the events' texts with")
     if protocol.label == "exact":
         by_name = {normalize_answer(name): name for name in classes}
         return [by_name.get(normalize_answer(text)) for text in texts]

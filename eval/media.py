@@ -1,7 +1,7 @@
 """Where the picture and sound of an example come from: files in a folder, or cached tower outputs.
 
-Also the one place that changes the sound before the model hears it ("original", "removed", "swapped", "shifted"), for the
-question whether sound is used. Nothing is decoded here except a sound that has to be changed.
+Also the one place that changes the sound before the model hears it ("original", "removed", "swapped", "shifted"), for
+the question whether sound is used. Nothing is decoded here except a sound that has to be changed.
 """
 
 import hashlib
@@ -128,9 +128,9 @@ class MediaSource:
         if self.stores:
             store, other = self._store(place), self._store(sound_of)
             rows = other.audio(sound_of)
-            audio = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
-            return Media(store.video(place), audio, example.duration or store.duration(place))
-        audio = True if self.sound == "original" else None
+            heard = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
+            return Media(store.video(place), heard, example.duration or store.duration(place))
+        audio: Any = True if self.sound == "original" else None
         if self.sound in ("swapped", "shifted"):
             samples = load_audio(sound_of, sampling_rate=SAMPLING_RATE, start=partner.start, end=partner.end)
             if samples is not None:

@@ -1,8 +1,8 @@
 """Every question that an evaluation asks, in one place; a snapshot test holds the wording.
 
-Event questions are the pipeline's own (`modeling_avicuna.prompt_avicuna`), so that a benchmark asks what a user asks. The
-paper publishes no evaluation prompt: the wording of the others is our choice. So is the judge's: it asks for the verdict of
-the Video-ChatGPT family (yes or no, and 0 to 5) in words of our own, and its hash stands in every judged result.
+Event questions are the pipeline's (`modeling_avicuna.prompt_avicuna`), so that a benchmark asks what a user asks. The
+paper publishes no evaluation prompt: the wording of the others is our choice. So is the judge's, which asks for the
+verdict of the Video-ChatGPT family (yes or no, and 0 to 5); its hash is in every judged result.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ PROMPTS = {
     "music_answer": "{question}\nAnswer with one of these words: {choices}.",
     "judge_system": (
         "You grade answers to questions about videos. You have not seen the video: the reference answer is right by "
-        "definition. Judge the meaning, not the wording. Synonyms and paraphrases are right, and so is an answer that says more "
-        "than the reference without contradicting it."
+        "definition. Judge the meaning, not the wording. Synonyms and paraphrases are right, and so is an answer that "
+        "says more than the reference without contradicting it."
     ),
     "judge_question": (
         "Question: {question}\nReference answer: {reference}\nAnswer to grade: {prediction}\n\n"
@@ -34,6 +34,6 @@ PROMPTS = {
 
 
 def prompts_hash(names: Iterable[str]) -> str:
-    """SHA-256 over the named prompts' texts: results with equal hashes asked alike."""
+    """SHA-256 of the texts of the named prompts: equal hashes mean equal questions."""
     texts = {name: PROMPTS[name] for name in sorted(names)}
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

@@ -3,8 +3,8 @@
     python -m eval.run --task sandbox --model DIR --annotations DIR/annotations.json --media-dir DIR/test --output DIR
     accelerate launch -m eval.run --task unav100_query --model DIR --annotations FILE --features-dir DIR --output DIR
 
-Run again with the same output it asks only the questions that have no answer yet. With all answers there it only scores, so
-another protocol needs no generation. Questions and metrics are in `tasks/`, protocols in `task.py`.
+Run again with the same output it asks only the questions that have no answer yet. With all answers there it only
+scores, so another protocol needs no generation. Questions and metrics are in `tasks/`, protocols in `task.py`.
 """
 
 import time

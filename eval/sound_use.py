@@ -2,9 +2,9 @@
 
     python -m eval.sound_use --output DIR -- --task sandbox --model DIR --annotations FILE --media-dir DIR
 
-Everything after `--` goes to `eval.run`, once per kind of sound, each run in its own folder below the output (resumable). A model
-that uses the sound loses accuracy with each change; one that does not gives the same answers. A swapped sound is still a
-plausible one, so it is the stronger test.
+Everything after `--` goes to `eval.run`, once per kind of sound, each run in its own folder below the output
+(resumable). A model that uses the sound loses accuracy with each change; one that does not gives the same answers. A
+swapped sound is still a plausible one, so it is the stronger test.
 """
 
 import sys

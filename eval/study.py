@@ -3,9 +3,9 @@
     python -m eval.study --plan eval/studies/ablations.yaml --start outputs/stage0 --recipes train/recipes/sandbox \
         --output outputs/ablations -- --task sandbox --annotations FILE --media-dir DIR
 
-A plan (YAML) names stages and variants. Each stage is `python -m train.run_stages` on the changed recipe, from the model of
-the previous stage; variants whose first stages are equal share these models. Finished work is not repeated. The options after
-`--` go to `eval.run`.
+A plan (YAML) names stages and variants. Each stage is `python -m train.run_stages` on the changed recipe, from the
+model of the previous stage; variants whose first stages are equal share these models. Finished work is not repeated.
+The options after `--` go to `eval.run`.
 """
 
 import hashlib
@@ -222,7 +222,7 @@ def _run(command: list[str]) -> None:
 
 
 def table_of(plan: Plan, results: dict[str, dict]) -> list[dict]:
-    """One row per variant that has a result: our metrics, and the paper's row. A limited run gets no row of the paper."""
+    """One row per variant that has a result: our metrics and the paper's row, which a limited run does not get."""
     columns = PAPER[plan.paper]["columns"]
     paper = {row["method"]: dict(zip(columns, row["values"])) for row in PAPER[plan.paper]["rows"]}
     rows = []

@@ -46,8 +46,8 @@ class Example:
     video_id (`str`): as in the annotation file.
     media_names (`tuple[str, ...]`): file names or stems of the media, the most likely first.
     duration (`float`, *optional*): seconds, as annotated; None: the length of the media is taken.
-    start, end (`float`, *optional*): the part of the file that the annotation is about, in seconds of the file; None: from
-        its beginning, to its end. Duration and events count from `start`.
+    start, end (`float`, *optional*): the part of the file that the annotation is about, in seconds of the file; None:
+        its beginning, its end. Duration and events count from `start`.
     questions (`tuple[Question, ...]`)
     events (`tuple[Event, ...]`): annotated events of the whole video, for localization.
     """
@@ -144,12 +144,10 @@ def scored_events(answer: Answer, protocol: Protocol) -> list[Event]:
     """
     if protocol.score == "presence" and answer.presence is None:
         raise ValueError(f"the answer to {answer.question_id!r} has no presence score: run the evaluation again")
-    scores = {
-        "time_tokens": [0.0 if event.score is None else event.score for event in answer.events],
-        "presence": [answer.presence] * len(answer.events),
-        "constant": [1.0] * len(answer.events),
-    }[protocol.score]
-    return [replace(event, score=score) for event, score in zip(answer.events, scores)]
+    if protocol.score == "time_tokens":
+        return [replace(event, score=event.score or 0.0) for event in answer.events]
+    score = answer.presence if protocol.score == "presence" else 1.0
+    return [replace(event, score=score) for event in answer.events]
 
 
 def read_examples(task: Task, files: Sequence[Path], subset: str | None = None) -> list[Example]:

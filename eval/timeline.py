@@ -1,7 +1,6 @@
 """Time-line pictures: the events of one video as bars, prediction against truth.
 
-One row per label; truth above, prediction below in a shade that follows its score. It draws what it is given and decides
-nothing about labels or scores.
+One row per label; truth above, prediction below, darker with a higher score. Labels and scores are decided elsewhere.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from modeling_avicuna.timestamp_avicuna import Event
 
 
 TRUTH_COLOUR, PREDICTION_COLOUR = "#4c72b0", "#dd8452"
-MAX_ROWS = 24  # more labels than this do not fit a page: the best-scored ones are drawn, and the title says so
+MAX_ROWS = 24  # more labels do not fit a page: those with the best scores are drawn, and the title says so
 
 
 def draw_timeline(
@@ -22,7 +21,7 @@ def draw_timeline(
     Args:
         path: file to write.
         truth: annotated events, in seconds.
-        prediction: predicted events; a `score` in 0-1 sets how strong the bar is, None draws it in full.
+        prediction: predicted events; a `score` in 0-1 sets the opacity of the bar, None draws it opaque.
         duration: s, the length of the axis.
         title: usually the video's id.
     """
@@ -44,14 +43,14 @@ def draw_timeline(
     for event in ranked:
         if event.label in rows:
             alpha = 1.0 if event.score is None else 0.25 + 0.75 * min(max(event.score, 0.0), 1.0)
-            width = max(event.end - event.start, duration / 500)  # an empty span still shows where it is
+            width = max(event.end - event.start, duration / 500)  # an empty span remains visible
             axes.barh(rows[event.label] + 0.19, width, 0.34, event.start, color=PREDICTION_COLOUR, alpha=alpha)
     axes.set_yticks(range(len(shown)), shown, parse_math=False)  # "$" in a label is a "$"
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, duration)
     axes.set_xlabel("seconds")
-    told = title if len(shown) == len(labels) else f"{title} ({len(shown)} of {len(labels)} labels)"
-    axes.set_title(told, parse_math=False)
+    heading = title if len(shown) == len(labels) else f"{title} ({len(shown)} of {len(labels)} labels)"
+    axes.set_title(heading, parse_math=False)
     axes.legend(
         handles=[Patch(color=TRUTH_COLOUR, label="truth"), Patch(color=PREDICTION_COLOUR, label="prediction")],
         loc="upper left",

@@ -82,7 +82,7 @@ def finished(world, checkpoint, tmp_path_factory):
     return output, evaluate(world, checkpoint, output)
 
 
-def test_a_result_says_what_it_stands_on(finished, checkpoint):
+def test_a_result_states_its_settings_and_counts(finished, checkpoint):
     output, result = finished
     assert result["task"] == "sandbox" and result["name"] == "sandbox/narration-exact-time_tokens"
     assert (result["num_examples"], result["num_expected"]) == (NUM_CACHED, NUM_CACHED + 1)

@@ -1,10 +1,11 @@
-"""Between lmms-eval's words and ours: what a task shows as content blocks, and answers as a task wants to read them.
+"""Conversion between lmms-eval and this project: a task's media as content blocks, answers in the form a task reads.
 
-Pure functions that need nothing of lmms-eval.
+Pure functions that do not import lmms-eval.
 """
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,12 @@ from modeling_avicuna.timestamp_avicuna import TimeCodec, read_events
 SAMPLING_RATE = 48_000  # Hz, what the feature extractor takes
 
 
-def content_blocks(text: str, visuals) -> list[dict]:
+def content_blocks(text: str, visuals: Any) -> list[dict]:
     """The content of a user message.
 
     Args:
-        text: the task's question; media slots that it writes itself are dropped, blocks take their place.
-        visuals: one or a list of: a path (a video with its own sound), a PIL picture, `{"array", "sampling_rate"}` (a sound).
+        text: the task's question; media slots in it are removed, content blocks replace them.
+        visuals: one or a list of: path (a video with its sound), PIL picture, `{"array", "sampling_rate"}` (a sound).
     """
     visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]
     blocks = [_block(visual) for visual in visuals if visual is not None]
@@ -39,21 +40,21 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
 
 
 def with_seconds(text: str, duration: float, *, codec: TimeCodec) -> str:
-    """The text with every time that the model wrote in its own unit as seconds with one decimal.
+    """The text with every time converted from the model's unit to seconds with one decimal.
 
     >>> with_seconds("From 10 to 50, a dog barks.", 20.0, codec=TimeCodec())
     'From 2.0 to 10.0, a dog barks.'
     """
     reading = read_events(text, duration, codec=codec)
-    changes = {}
+    changes: dict[tuple[int, int], float] = {}
     for event, (start, end) in zip(reading.events, reading.places):
-        changes |= {start: event.start, end: event.end}  # a span that was said backwards is told forwards
+        changes |= {start: event.start, end: event.end}  # a reversed span is written in order
     for (begin, stop), seconds in sorted(changes.items(), reverse=True):
         text = f"{text[:begin]}{seconds:.1f}{text[stop:]}"
     return text
 
 
-def _block(visual) -> dict:
+def _block(visual: Any) -> dict:
     if isinstance(visual, str):
         return {"type": "video", "path": visual}
     if isinstance(visual, dict) and "array" in visual:

@@ -1,7 +1,7 @@
 """Which characters make a word, in any script: shared by the metrics that compare text.
 
-`evaluate` copies a metric's folder, and nothing beside it, into its module cache, so the folders that need this file hold a
-link to it. Pure strings; no metric is computed here.
+`evaluate` copies a metric's folder, and nothing beside it, into its module cache, so the folders that need this file
+hold a link to it. Pure strings; no metric is computed here.
 """
 
 # Scripts without spaces between words (Thai, Lao, Myanmar, Khmer, Kana, Han): each character counts as a word.

@@ -128,7 +128,7 @@ def _examples(rows: Sequence[tuple], *, media_names: Callable[[str], tuple[str, 
         prompt = given[0] if given else PROMPTS["short_answer"].format(question=asked)
         question = Question(id=key, prompt=prompt, kind="text", reference=answer, group=group, asked=asked)
         videos.setdefault(video_id, []).append(question)
-    return [Example(key, media_names(key), None, tuple(asked)) for key, asked in videos.items()]
+    return [Example(key, media_names(key), None, tuple(questions)) for key, questions in videos.items()]
 
 
 METRICS = METRIC_NAMES["open_ended_qa"]

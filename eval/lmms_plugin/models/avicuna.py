@@ -1,7 +1,7 @@
-"""The lmms-eval model: its requests to conversations, and the model's answers back as plain text.
+"""The lmms-eval model: turns its requests into conversations and returns the answers as plain text.
 
-A video is heard as well as seen: its own sound track goes along. With `times=seconds` the times that the model writes as
-shares of the video ("from 03 to 17") are told in seconds, which is what lmms-eval's grounding tasks read.
+A video is given with its sound track. With `times=seconds` the times that the model writes as shares of the video
+("from 03 to 17") are converted to seconds, which lmms-eval's grounding tasks read.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class AVicuna(lmms):
         device (`str`): where the model runs.
         batch_size (`int`): requests answered together.
         dtype (`str`): of the weights; "auto": as saved.
-        times (`str`): "as_said", or "seconds" for tasks that read times in seconds.
+        times (`str`): "as_said" (as the model writes them), or "seconds" for tasks that read times in seconds.
     """
 
     is_simple = True
@@ -69,7 +69,7 @@ class AVicuna(lmms):
         raise NotImplementedError("multi-round tasks are not supported: the model is trained on one video per dialog")
 
     def _messages(self, request: Instance) -> list[dict]:
-        context, doc_to_visual, doc_id, task, split = request.args[0], *request.args[2:6]
+        context, _, doc_to_visual, doc_id, task, split = request.args[:6]
         return [
             {"role": "user", "content": content_blocks(context, doc_to_visual(self.task_dict[task][split][doc_id]))}
         ]
@@ -94,22 +94,22 @@ class AVicuna(lmms):
         options = {"max_new_tokens": 256, "do_sample": False} | {
             name: wished[name] for name in SETTINGS if wished.get(name) is not None
         }
-        if not options["do_sample"]:  # generate warns of sampling settings that it will not use
+        if not options["do_sample"]:  # generate warns about sampling settings that it does not use
             options = {name: value for name, value in options.items() if name not in ("temperature", "top_p")}
         ids = self.model.generate(**inputs, **options)
         texts = self.processor.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         stops = wished.get("until") or []
         texts = [cut_at(text.strip(), [stops] if isinstance(stops, str) else stops) for text in texts]
-        return [self._told(text, seconds) for text, seconds in zip(texts, durations)]
+        return [self._with_times(text, seconds) for text, seconds in zip(texts, durations)]
 
-    def _told(self, text: str, durations: list[float]) -> str:
+    def _with_times(self, text: str, durations: list[float]) -> str:
         if self.times == "as_said" or len(durations) != 1:
             return text
         return with_seconds(text, durations[0], codec=self.processor.time_codec)
 
     @torch.no_grad()
     def _score(self, request: Instance) -> tuple[float, bool]:
-        """Log-probability of the continuation after its context, and whether it is what greedy decoding would say."""
+        """Log-probability of the continuation after its context, and whether greedy decoding would produce it."""
         task, split, doc_id = request.args[4], request.args[5], request.args[3]
         target = request.args[1]
         target = target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])

@@ -1,1 +1,1 @@
-"""lmms-eval searches this folder for task files. The project's own benchmarks are run by `eval.run`; there are none here."""
+"""lmms-eval searches this folder for task files; it has none. The project's benchmarks are run by `eval.run`."""

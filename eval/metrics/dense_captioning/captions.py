@@ -1,8 +1,8 @@
 """How similar two captions are: METEOR as nltk computes it, METEOR 1.5 by its authors' program, and CIDEr-D.
 
 METEOR 1.5 is a Java program with tables of synonyms and paraphrases. Without it, `NltkMeteor` gives the METEOR of 2005
-(Banerjee and Lavie) with exact and stem matches: another metric, so its values have another name. CIDEr-D is the published
-formula.
+(Banerjee and Lavie) with exact and stem matches: another metric, so its values have another name. CIDEr-D is the
+published formula.
 """
 
 import math
@@ -40,8 +40,8 @@ def split_words(caption: str) -> list[str]:
     """Lower-case words without punctuation, as the Penn Treebank tokenizer of the challenge splits them.
 
     Equal to that Java program on 17,476 of the 17,505 captions of ActivityNet Captions' val_1; most of the others hold
-    letters that are not ASCII, which the challenge's evaluator removes and which are kept here. A character of a script
-    without spaces is a word.
+    letters that are not ASCII, which the challenge's evaluator removes and which are kept here. A character of a
+    script without spaces is a word.
 
     >>> split_words("The man's dog - 2 of them - don't sit up!")
     ['the', 'man', "'s", 'dog', '2', 'of', 'them', 'do', "n't", 'sit', 'up']
@@ -94,8 +94,8 @@ class JavaMeteor:
         jar: path of meteor-1.5.jar, as the package pycocoevalcap contains it.
 
     Raises:
-        ValueError: the jar does not exist, Java is not installed, or the program ends; or a caption has words, and none
-            of them in ASCII letters: the challenge's evaluator would give it 0.
+        ValueError: the jar does not exist, Java is not installed, the program ends, or a caption has words and none of
+            them in ASCII letters (the challenge's evaluator gives it 0).
     """
 
     suffix = ""
@@ -104,11 +104,19 @@ class JavaMeteor:
         if not Path(jar).is_file():
             raise ValueError(f"no such file: {jar} (meteor-1.5.jar is wanted)")
         command = ["java", "-Xmx2G", "-jar", str(Path(jar).resolve()), "-", "-", "-stdio", "-l", "en", "-norm"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         try:
-            self._process = subprocess.Popen(command, text=True, encoding="utf-8", **pipes)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+            )
         except FileNotFoundError as error:
             raise ValueError("METEOR 1.5 needs Java, and there is no `java` on the PATH") from error
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> tuple[float, list[float]]:
         """The program's value over all pairs together, and the value of each (caption, reference) pair, in 0-1."""
@@ -123,21 +131,21 @@ class JavaMeteor:
 
     def close(self) -> None:
         """Ends the program."""
-        self._process.stdin.close()
+        self._input.close()
         self._process.wait()
 
     def _ask(self, line: str) -> str:
         try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
+            self._input.write(line + "\n")
+            self._input.flush()
         except OSError as error:
-            raise ValueError(f"{' '.join(self._process.args)} has ended") from error
+            raise ValueError("the METEOR program has ended") from error
         return self._read()
 
     def _read(self) -> str:
-        line = self._process.stdout.readline()
+        line = self._output.readline()
         if not line:
-            raise ValueError(f"{' '.join(self._process.args)} has ended")
+            raise ValueError("the METEOR program has ended")
         return line.strip()
 
 

@@ -21,14 +21,14 @@ __all__ = ["LETTER", "DenseCaptioning", "pairwise_iou", "score_stories"]
 
 _DESCRIPTION = """
 Dense captioning: SODA_c (in-order alignment by IoU times METEOR), and METEOR, CIDEr, precision and recall at tIoU 0.3,
-0.5, 0.7, 0.9 as in the ActivityNet challenge. Without the METEOR 1.5 program the values that depend on METEOR are computed
-with nltk's METEOR of 2005 and are named SODA_c_nltk and METEOR_nltk.
+0.5, 0.7, 0.9 as in the ActivityNet challenge. Without the METEOR 1.5 program the values that depend on METEOR are
+computed with nltk's METEOR of 2005 and are named SODA_c_nltk and METEOR_nltk.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: one list per video of {"start", "end", "caption"}; seconds.
-    references: for each video a list of annotators' lists of the same form, or one such list where there is one annotator.
+    references: for each video a list of annotators' lists of the same form, or one such list for one annotator.
     thresholds: tIoU thresholds of the challenge's protocol.
     meteor_jar: path of meteor-1.5.jar; needs Java. The values are then named SODA_c and METEOR.
 Returns:
@@ -54,9 +54,9 @@ class DenseCaptioning(evaluate.Metric):
         )
 
     def compute(self, *, predictions: list | None = None, references: list | None = None, **kwargs):
-        """As `evaluate.Metric.compute`; further keys of events are ignored, and the references of a single annotator may
-        come without the outer list."""
-        columns = {}
+        """As `evaluate.Metric.compute`; further keys of events are ignored, and the references of a single annotator
+        need no outer list."""
+        columns: dict[str, list] = {}
         if predictions is not None:
             columns["predictions"] = [_chosen(story) for story in predictions]
         if references is not None:

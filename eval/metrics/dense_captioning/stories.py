@@ -33,7 +33,7 @@ def soda_c(prediction: Story, reference: Story, *, meteor: Meteor) -> float:
         return float(not prediction and not reference)
     prediction, reference = _in_order(prediction), _in_order(reference)
     gains = pairwise_iou(_spans(prediction), _spans(reference), epsilon=EPSILON)  # [num_predictions, num_references]
-    met = list(zip(*np.nonzero(gains)))
+    met = np.argwhere(gains).tolist()
     pairs = [(reference[column]["caption"], prediction[row]["caption"]) for row, column in met]
     for (row, column), score in zip(met, meteor.compare(pairs)[1]):
         gains[row, column] *= score
@@ -52,9 +52,9 @@ def captions_at(
 ) -> dict[str, float]:
     """METEOR (0-1), CIDEr (0-10), precision and recall (0-1) of one video at one tIoU.
 
-    Each predicted caption is compared with every reference of every annotator that its span overlaps by `threshold`; one
-    that overlaps none is one comparison with a reference that shares no word. CIDEr's document frequencies are those of
-    the video's comparisons. Precision and recall are those of the annotator with the highest value.
+    Each predicted caption is compared with every reference of every annotator that its span overlaps by `threshold`;
+    one that overlaps none is one comparison with a reference that shares no word. CIDEr's document frequencies are
+    those of the video's comparisons. Precision and recall are those of the annotator with the highest value.
     """
     ious = [pairwise_iou(_spans(prediction), _spans(story), epsilon=EPSILON) for story in annotators]
     pairs = []
@@ -62,7 +62,7 @@ def captions_at(
         references = [
             story[column]["caption"]
             for story, iou in zip(annotators, ious)
-            for column in np.flatnonzero(iou[row] >= threshold)
+            for column in np.flatnonzero(iou[row] >= threshold).tolist()
         ]
         pairs += [(event["caption"], reference) for reference in references or [NO_REFERENCE]]
     cider = cider_d([caption for caption, _ in pairs], [[reference] for _, reference in pairs])
@@ -90,8 +90,8 @@ def score_stories(
         meteor: default: `NltkMeteor`, whose suffix "_nltk" the names of the values that depend on it then have.
 
     Returns:
-        Means over videos, in 0-100: `SODA_c` (mean over annotators), `METEOR`, `CIDEr` (as papers print it: 100 times the
-        value of 0-10, so up to 1000), `precision`, `recall` (means over the thresholds).
+        Means over videos, in 0-100: `SODA_c` (mean over annotators), `METEOR`, `CIDEr` (as papers print it: 100 times
+        the value of 0-10, so up to 1000), `precision`, `recall` (means over the thresholds).
 
     Raises:
         ValueError: unequal lists, no video, a video without an annotator, an annotator without an event, or an event

@@ -1,7 +1,7 @@
 """Average precision of timed, labelled, scored events: the arithmetic of the ActivityNet / UnAV-100 evaluator.
 
-Pure functions over plain lists and numpy arrays; the `evaluate` module beside this file is a thin shell over them. They do
-not parse text, map text to classes or invent scores: these are protocols that the caller chooses and names.
+Pure functions over plain lists and numpy arrays; the `evaluate` module beside this file is a thin shell over them.
+They do not parse text, map text to classes or invent scores: these are protocols that the caller chooses and names.
 """
 
 from collections import defaultdict
@@ -86,7 +86,8 @@ def average_precisions(
     """Average precision of each class that occurs in the references, at each threshold.
 
     Args:
-        predictions: for each video a list of events with `start`, `end` (s), `label` and `score` (higher is more certain).
+        predictions: for each video a list of events with `start`, `end` (s), `label` and `score` (higher is more
+        certain).
             Equal scores rank in input order. Events of a class without any reference are ignored: the official mean is
             over the reference classes.
         references: for each video, in the same order, a list of events with `start`, `end` and `label`.
@@ -102,12 +103,14 @@ def average_precisions(
         raise ValueError(
             f"{len(predictions)} lists of predictions for {len(references)} lists of references: one per video"
         )
-    kept = [drop_duplicate_references(_checked(events, video, "reference")) for video, events in enumerate(references)]
+    kept: list[Sequence[Mapping]] = [
+        drop_duplicate_references(_checked(events, video, "reference")) for video, events in enumerate(references)
+    ]
     spans = defaultdict(list)  # (label, video) -> reference spans
     for video, events in enumerate(kept):
         for event in events:
             spans[event["label"], video].append((event["start"], event["end"]))
-    counts = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int)
     for (label, _), listed in spans.items():
         counts[label] += len(listed)
     if not counts:
@@ -151,7 +154,7 @@ def _class_average_precisions(
     num_references: int,
     thresholds: Sequence[float],
 ) -> np.ndarray:
-    """Average precision of one class at each threshold; `ranked` is `(num_predictions, 4)`: score, video, start, end."""
+    """Average precision of one class at each threshold. The columns of `ranked` are score, video, start, end."""
     ranked = ranked[np.argsort(-ranked[:, 0], kind="stable")]
     found = np.zeros((len(thresholds), len(ranked)), bool)
     videos = ranked[:, 1].astype(int)
@@ -171,8 +174,8 @@ def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bo
             value = event.get(name)
             if value is None or not np.isfinite(value):
                 raise ValueError(
-                    f"{kind} {position} of video {video} has {name} = {value!r}: {dict(event)}. Every event needs finite "
-                    f"numbers in {', '.join(names)}; for a model without scores give each event the score 1.0 and say so."
+                    f"{kind} {position} of video {video} has {name} = {value!r}: {dict(event)}. Every event needs "
+                    f"finite numbers in {', '.join(names)}; for a model without scores give each event the score 1.0."
                 )
         if event.get("label") is None:
             raise ValueError(f"{kind} {position} of video {video} has no label: {dict(event)}")

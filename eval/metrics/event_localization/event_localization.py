@@ -12,7 +12,8 @@ from .average_precision import THRESHOLDS, mean_average_precision
 from .temporal_iou import pairwise_iou
 
 
-# `evaluate` copies to its module cache only the files that this one imports, so what average_precision.py needs is named too.
+# `evaluate` copies to its module cache only the files that this one imports, so what average_precision.py needs is
+# named too.
 __all__ = ["EventLocalization", "mean_average_precision", "pairwise_iou"]
 
 _DESCRIPTION = """

@@ -17,8 +17,8 @@ __all__ = ["LETTER", "OpenEndedQA", "score_answers"]
 
 
 _DESCRIPTION = """
-Share of open-ended answers that equal the reference after normalisation (exact_match), or contain its words one after the
-other (contained). Values are in 0-100.
+Share of open-ended answers that equal the reference after normalisation (exact_match), or contain its words one after
+the other (contained). Values are in 0-100.
 """
 
 _KWARGS_DESCRIPTION = """

@@ -79,8 +79,8 @@ def score_queries_by_count(answered: Sequence[int], annotated: Sequence[int]) ->
         annotated: number of annotated spans of each query; 0: the event is absent.
 
     Returns:
-        `CountF1` over the queries about present events; `rejection_precision`, `rejection_recall` and `rejection_F1` of
-        answers without a span against absent events. A value whose denominator is 0 is 100: nothing was missed.
+        `CountF1` over the queries about present events; `rejection_precision`, `rejection_recall` and `rejection_F1`
+        of answers without a span against absent events. A value whose denominator is 0 is 100: nothing was missed.
 
     Example:
 
@@ -111,8 +111,8 @@ def score_spans(
         references: for each query the annotated spans, at least one.
 
     Returns:
-        `mIoU` and `R1@t`: the first span and the reference with the highest IoU; `union_IoU`; `F1@t`: one-to-one matches;
-        `CountF1`; `answered`: share of queries with a span.
+        `mIoU` and `R1@t`: the first span and the reference with the highest IoU; `union_IoU`; `F1@t`: one-to-one
+        matches; `CountF1`; `answered`: share of queries with a span.
 
     Raises:
         ValueError: unequal lists, no query, a query without reference, or a time that is not a finite number.

@@ -16,8 +16,8 @@ from .temporal_iou import pairwise_iou
 __all__ = ["TemporalGrounding", "pairwise_iou", "score_spans"]
 
 _DESCRIPTION = """
-Temporal grounding: mean IoU and recall of the first span at IoU 0.3 / 0.5 / 0.7; for several spans the IoU of the unions,
-F1 of one-to-one matches, and macro F1 of the number of spans. Values are in 0-100.
+Temporal grounding: mean IoU and recall of the first span at IoU 0.3 / 0.5 / 0.7; for several spans the IoU of the
+unions, F1 of one-to-one matches, and macro F1 of the number of spans. Values are in 0-100.
 """
 
 _KWARGS_DESCRIPTION = """
