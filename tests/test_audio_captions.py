@@ -69,7 +69,8 @@ def test_wavcaps_parts_are_told_apart_by_their_records(tmp_path):
 
 def test_auto_acd_ids_are_read_in_each_spelling_and_malformed_ones_dropped(tmp_path):
     (tmp_path / "auto_acd.csv").write_text(
-        "youtube_id,caption\n-0SdAVK79lg,Rain falls.\nYb0RFKhbpFJA.wav,Wind blows.\n---g-f_I2yQ_000001,A band.\nabc,x\n"
+        "youtube_id,caption\n-0SdAVK79lg,Rain falls.\nYb0RFKhbpFJA.wav,Wind blows.\n"
+        "---g-f_I2yQ_000001,A band.\nabc,x\n"
     )
     pairs, report = read(read_auto_acd, tmp_path / "auto_acd.csv")
     assert [pair.audio_keys[0] for pair in pairs] == [

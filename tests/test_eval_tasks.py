@@ -28,8 +28,8 @@ FROZEN_PROMPTS = {
     "dialog_question": "{history}Q: {question}\nAnswer the last question in one sentence.",
     "music_answer": "{question}\nAnswer with one of these words: {choices}.",
     "judge_system": "You grade answers to questions about videos. You have not seen the video: the reference answer is "
-    "right by definition. Judge the meaning, not the wording. Synonyms and paraphrases are right, and so is an answer that "
-    "says more than the reference without contradicting it.",
+    "right by definition. Judge the meaning, not the wording. Synonyms and paraphrases are right, and so is an answer "
+    "that says more than the reference without contradicting it.",
     "judge_question": "Question: {question}\nReference answer: {reference}\nAnswer to grade: {prediction}\n\n"
     "Does the answer mean the same as the reference? Reply with one JSON object and nothing else: "
     '{{"pred": "yes" or "no", "score": an integer from 0 (unrelated) to 5 (the same meaning)}}.',

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+from benchmarks import mutated_annotations
 from dataset_builders.a5_222k import A5222KConfig, select_pairs
 from dataset_builders.image_text import ImageTextConfig
 from dataset_builders.image_text import read_rows as read_image_rows
@@ -447,3 +448,7 @@ def test_sound_is_not_taken_for_a_picture(tmp_path):
     write_media(tmp_path / "videos" / "good.mp4", waveform=tone(1.0))
     rows, counts = build("unav100", unav(), tmp_path, media_dir=str(tmp_path / "videos"))
     assert rows == [] and counts["dropped"] == {"no_picture": 1}
+
+
+def test_mutated_files_give_rows_counted_drops_or_one_error_that_names_them(data_dir):
+    mutated_annotations.main(["--data-dir", str(data_dir), "--num-files", "2", "--seed", "2"])
