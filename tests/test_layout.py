@@ -127,7 +127,10 @@ def test_source_is_ascii_and_swallows_no_exception(path):
             caught = "" if node.type is None else ast.unparse(node.type)
             broad = caught in ("", "Exception", "BaseException")
             reraises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
-            assert not broad or reraises, f"line {node.lineno}: a broad except hides the reason"
+            counts = path.relative_to(PROJECT).match(
+                "benchmarks/mutated_*.py"
+            )  # an unexpected exception is their result
+            assert not broad or reraises or counts, f"line {node.lineno}: a broad except hides the reason"
 
 
 @pytest.mark.parametrize("package", CLIENT_PACKAGES)
