@@ -205,7 +205,7 @@ class FeatureWriter:
             self.flush()
 
     def write_silence(self, row: np.ndarray) -> None:
-        """Store the audio tower's output for silence, `(audio_feature_size,)`, for silent clips among sounding ones."""
+        """Store the audio tower's output for silence, `(audio_feature_size,)`, for silent clips among others."""
         with atomic_path(self.folder / SILENCE_FILE) as path:
             save_file({"silence": np.asarray(row, np.float32)}, path)
 
