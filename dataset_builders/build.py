@@ -20,7 +20,9 @@ from .command_line import one_line_errors, parse_options
 from .input_settings import check_range
 from .pseudo_untrimmed.settings import CurationSettings
 from .release.a5_222k_folder import write_folder
-from .release.pu_valor_folder import build_folder, list_shards, prepare_folder, read_report
+from .release.curation_report import REPORT_FILE
+from .release.pu_valor_folder import build_folder, list_shards, prepare_folder
+from .sources.annotation_files import read_json
 
 
 PROGRAM = "python -m dataset_builders.build"
@@ -65,7 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     builder = chosen.parse_args_into_dataclasses(words, return_remaining_strings=True)[0].builder
     if builder not in OPTIONS:
         raise ValueError(f"--builder must be one of {list(OPTIONS)}, got {builder!r}")
-    options = parse_options(OPTIONS[builder], words, program=PROGRAM, description=__doc__.splitlines()[0])
+    options: PUValorOptions | A5222KOptions = parse_options(
+        OPTIONS[builder], words, program=PROGRAM, description=__doc__.splitlines()[0]
+    )
     output, started = Path(options.output), time.monotonic()
     if isinstance(options, A5222KOptions):
         write_folder(options, output)
@@ -78,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(options, PUValorOptions) and options.task is not None:
         print(f"{output}: task {options.task} of {options.num_tasks} wrote {len(shards)} shards in {seconds:.1f} s")
         return
-    report = read_report(output)
+    report = read_json(output / REPORT_FILE)
     print(f"{output}: {report['num_rows']} rows in {seconds:.1f} s; dropped: {json.dumps(count_drops(report))}")
 
 

@@ -23,6 +23,8 @@ BUCKET_SIZE = 2000  # captions; agglomerative clustering is quadratic, so it run
 # makes the time linear (our choice: above the 32,000 of VALOR-32K)
 DIRECT_CLIPS = 40_000
 BUCKET_SAMPLE = 100_000  # captions that the buckets are fitted to
+MAX_ITER = 100  # passes of mini-batch k-means over the captions
+BUCKET_ITER = 20  # passes inside a bucket of a large set
 DROPPED = -1
 
 
@@ -79,10 +81,11 @@ def cluster_clips(
         buckets = fit_buckets(embeddings, min_cluster_size, seed)
         labels, first, num_small = np.full(num_clips, DROPPED), 0, 0
         for bucket in tqdm(range(buckets.max() + 1), desc="clustering captions", unit="bucket"):
-            members = np.flatnonzero(buckets == bucket) if buckets.max() else slice(None)
-            part = embeddings[members]
+            members = np.flatnonzero(buckets == bucket)
+            part = embeddings[members] if buckets.max() else embeddings
             if method == "kmeans":
-                found = fit_kmeans(part, max(1, round(len(part) / cluster_size)), seed)
+                num_clusters = max(1, round(len(part) / cluster_size))
+                found = fit_kmeans(part, num_clusters, seed, max_iter=MAX_ITER if part is embeddings else BUCKET_ITER)
             else:
                 found = fit_agglomerative(part, cluster_size, seed)
             found, small = remove_small(part, found, min_cluster_size, small_clusters)
@@ -104,20 +107,20 @@ def fit_buckets(embeddings: np.ndarray, min_cluster_size: int, seed: int) -> np.
     return remove_small(embeddings, labels, min_cluster_size, "merge")[0]
 
 
-def fit_kmeans(embeddings: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+def fit_kmeans(embeddings: np.ndarray, num_clusters: int, seed: int, *, max_iter: int = MAX_ITER) -> np.ndarray:
     """Mini-batch k-means labels, counted from 0 without gaps."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct captions than clusters are accepted
-        return compact(kmeans_model(num_clusters, seed).fit_predict(embeddings))
+        return compact(kmeans_model(num_clusters, seed, max_iter=max_iter).fit_predict(embeddings))
 
 
-def kmeans_model(num_clusters: int, seed: int) -> "MiniBatchKMeans":
+def kmeans_model(num_clusters: int, seed: int, *, max_iter: int = MAX_ITER) -> "MiniBatchKMeans":
     """An unfitted mini-batch k-means."""
     from sklearn.cluster import MiniBatchKMeans
 
-    return MiniBatchKMeans(n_clusters=num_clusters, random_state=seed, n_init=1, batch_size=4096, max_iter=100)
+    return MiniBatchKMeans(n_clusters=num_clusters, random_state=seed, n_init=1, batch_size=4096, max_iter=max_iter)
 
 
 def fit_agglomerative(embeddings: np.ndarray, cluster_size: int, seed: int) -> np.ndarray:

@@ -46,8 +46,9 @@ def compose_features(
         silence (`np.ndarray` of shape `(audio_feature_size,)`, *optional*):
             The audio row of a silent clip among sounding ones (rule "even"). Taken from the store where it has one.
         sound_windows (list of `(start, end)`, *optional*):
-            Seconds of the composition that each audio token hears (rule "even"): its row is the mean over the clips in that
-            window, weighted by their seconds, as the tower would hear the rendered file. None: the middle of its share alone.
+            Seconds of the composition that each audio token hears (rule "even"): its row is the mean over the clips in
+            that window, weighted by their seconds, as the tower would hear the rendered file. None: the middle of its
+            share alone.
 
     Returns:
         `tuple(np.ndarray, np.ndarray)`: `(num_video_tokens, vision_feature_size)` and `(num_audio_tokens,

@@ -96,7 +96,7 @@ def curate(settings: CurationSettings, folder: Path) -> None:
         embeddings = embed_captions(captions, text_encoder=settings.text_encoder, cache_dir=settings.embeddings_dir)
     splits = divide_clips(clips, settings, report)
     wanted = share_videos(settings.num_videos, {split: len(members) for split, members in splits.items()})
-    decoded = DecodedClips(settings.folder("clips_dir")) if settings.media == "rendered" else None
+    decoded = DecodedClips(settings.folder("clips_dir") or "") if settings.media == "rendered" else None
     num_rows, facts = {}, {}
     for split, members in splits.items():
         planned = plan_split(
@@ -139,7 +139,7 @@ def write_tables(planned: PlannedSplit, split: str, folder: Path) -> None:
     }
     pq.write_table(pa.table(clips), folder / CLIPS_FILE.format(split=split))
     write_plan(planned.plan, folder / PLAN_FILE.format(split=split))
-    rejected = {name: pa.array(planned.rejected[name].tolist()) for name in planned.rejected.dtype.names}
+    rejected = {name: pa.array(planned.rejected[name].tolist()) for name in planned.rejected.dtype.names or ()}
     pq.write_table(pa.table(rejected), folder / REJECTED_FILE.format(split=split))
 
 

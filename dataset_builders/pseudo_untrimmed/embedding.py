@@ -1,4 +1,4 @@
-"""Embed captions with sentence-transformers; every vector is cached on disk by the hash of its text (step 2, first half).
+"""Embed captions with sentence-transformers; each vector is cached by the hash of its text (step 2, first half).
 
 A caption is encoded once per encoder, independent of its file and of the other captions. Clustering is in
 `clustering.py`.

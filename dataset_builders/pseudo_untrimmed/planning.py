@@ -39,7 +39,7 @@ OVERLAP_PERCENT = (20, 70)  # of the segment before, which the sandbox's untrimm
 
 @dataclass(frozen=True)
 class Segment:
-    """One clip in a composed video: `start` and `end` in seconds of the video, with `end - start` = `scale` x its length.
+    """One clip in a composed video: from `start` to `end` seconds, which is `scale` times its length.
 
     A segment without a caption is background: no event, and no question is asked about it.
     """
@@ -96,7 +96,7 @@ class Plan:
         return joined.take(np.argsort(joined.rows))
 
     def place(self, durations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Start and end of each segment `(R, K)` and length of each video `(R,)`, in seconds, from the clips' durations."""
+        """Start and end of each segment `(R, K)` and length of each video `(R,)`, in seconds."""
         lengths = np.where(self.clips >= 0, durations[self.clips], 0.0) * np.maximum(self.scales, 0) / 100.0
         return place_segments(lengths, self.gaps, self.overlaps)
 

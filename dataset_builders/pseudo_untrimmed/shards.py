@@ -117,7 +117,7 @@ def write_messages(
             events[first:last],
             draws[index],
             absent=absent[index],
-            conversation_types=settings.conversation_types,
+            conversation_types=tuple(settings.conversation_types),
             min_turns=settings.min_turns,
             max_turns=settings.max_turns,
         )

@@ -117,9 +117,9 @@ def plan_split(
     )
 
 
-def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | None) -> float | None:
+def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | None) -> float | str | None:
     """The least mean cosine of a video's events as a number."""
-    if settings.coherence_threshold != RANDOM_GROUPS:
+    if settings.coherence_threshold != RANDOM_GROUPS or embeddings is None:
         return settings.coherence_threshold
     # slightly below, so that the only group of a tiny set of captions does not fail against itself
     return mean_pair_cosine(embeddings, np.zeros(len(embeddings), np.int64)) - 1e-6

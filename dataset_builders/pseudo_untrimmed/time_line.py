@@ -26,8 +26,8 @@ def check_spans(spans: Sequence[Span]) -> list[Span]:
         start = min((border for border in earlier if abs(border - start) <= TOLERANCE), default=start)
         if not end > start or start < (checked[-1][0] if checked else 0.0):
             raise ValueError(
-                f"segment {index} from {start} to {end} s must end after it begins, and begin at 0 or later and not before "
-                "the segment before it"
+                f"segment {index} from {start} to {end} s must end after it begins, and begin at 0 or later and not "
+                "before the segment before it"
             )
         checked.append((start, end))
     return checked

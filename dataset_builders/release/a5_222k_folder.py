@@ -15,11 +15,12 @@ import pyarrow as pa
 from ..a5_222k import A5222KSettings, pair_row, select_pairs
 from ..builder_base import with_unique_ids
 from ..schema import FEATURES
+from ..sources.annotation_files import read_json
 from .a5_222k_card import card_text
 from .card_facts import add_sizes, local_name, measure_parquet, write_card_files
-from .curation_report import CurationReport
+from .curation_report import REPORT_FILE, CurationReport
 from .provenance import build_environment
-from .pu_valor_folder import read_report, write_parquet
+from .pu_valor_folder import write_parquet
 
 
 ROWS_PER_FILE = 100_000
@@ -53,6 +54,6 @@ def write_folder(settings: A5222KSettings, output: str | Path) -> Path:
         sizes={"train": add_sizes(sizes)},
         environments=[build_environment(PACKAGES)],
     )
-    write_card_files(partial, card_text(read_report(partial), name=local_name(output)))
+    write_card_files(partial, card_text(read_json(partial / REPORT_FILE), name=local_name(output)))
     os.replace(partial, output)
     return output

@@ -125,7 +125,7 @@ def write_shards(
 def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard, environment: dict) -> None:
     """Build one shard, then record that it is done, with its hash, its size and what it was built with."""
     split, index = shard
-    table, drops = build_shard(prepared.folder, split, index, settings=settings), []
+    table, drops = build_shard(prepared.folder, split, index, settings=settings), list[dict]()
     if settings.media == "rendered":
         table, drops = render_rows(table, output / "videos" / split, settings=settings, relative_to=output)
         table = embed_videos(table, output)
@@ -168,7 +168,8 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     from .report_figures import draw_report
 
     done = {shard: read_done(prepared, shard) for shard in list_shards(prepared, settings)}
-    num_rows, sizes = Counter(), {}
+    num_rows: Counter[str] = Counter()
+    sizes: dict[str, dict[str, int]] = {}
     for (split, _), record in done.items():
         num_rows[split] += record["num_rows"]
         sizes[split] = add_sizes([*([sizes[split]] if split in sizes else []), record["size"]])
@@ -180,7 +181,7 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     for pattern in (".partial-*", ".*.part"):  # left by killed processes
         for path in [path for folder in ("data", "videos", ".") for path in (output / folder).rglob(pattern)]:
             path.unlink()
-    write_account(
+    report = write_account(
         output,
         prepared,
         [drop for record in done.values() for drop in record["drops"]],
@@ -190,7 +191,7 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
         environments=[json.loads(text) for text in sorted({json.dumps(one, sort_keys=True) for one in environments})],
         sha256={shard_path(output, prepared, settings, shard).name: one["sha256"] for shard, one in done.items()},
     )
-    write_card(output, read_report(output))
+    write_card(output, report)
     shutil.rmtree(output / WORK_DIR)
 
 

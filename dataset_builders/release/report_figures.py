@@ -50,7 +50,7 @@ def draw_timeline(row: dict, path: str | Path) -> None:
     """One row: a bar per segment at its times, with its scale and caption."""
     figure, axes = make_figure(1, 1, width=12, height=0.5 * len(row["segments"]) + 1.4)
     axes = axes[0]
-    known = {}
+    known: dict[str, int] = {}
     for place, segment in enumerate(row["segments"]):
         colour = COLOURS[known.setdefault(segment["clip_id"], len(known)) % len(COLOURS)]
         length = segment["end"] - segment["start"]
@@ -90,7 +90,7 @@ def draw_distributions(numbers: dict[str, np.ndarray], path: str | Path) -> None
 
 def collect_numbers(prepared_folder: str | Path, report: dict) -> dict[str, np.ndarray]:
     """What the histograms show, over all splits."""
-    numbers = {"duration": [], "scale": [], "clips_per_video": [], "cluster_size": []}
+    numbers: dict[str, list[np.ndarray]] = {"duration": [], "scale": [], "clips_per_video": [], "cluster_size": []}
     for split, facts in report["settings"]["splits"].items():
         plan = read_plan(Path(prepared_folder) / PLAN_FILE.format(split=split))
         durations = pq.read_table(Path(prepared_folder) / CLIPS_FILE.format(split=split))["duration"].to_numpy()
