@@ -60,9 +60,10 @@ class InputSettings:
         for name in values:
             if name.endswith("_file"):
                 values[name] = [(path.name, fingerprint([path])) for path in self.files(name)]
-            elif name.endswith("_dir") and values[name] is not None:
-                folder = self.folder(name) if name != "data_dir" else self.data_dir
-                values[name] = [os.path.abspath(folder), None if name == "data_dir" else fingerprint_folder(folder)]
+            elif name == "data_dir":
+                values[name] = None if self.data_dir is None else os.path.abspath(self.data_dir)
+            elif name.endswith("_dir") and (folder := self.folder(name)) is not None:
+                values[name] = [os.path.abspath(folder), fingerprint_folder(folder)]
         return values
 
     def fingerprint(self) -> str:

@@ -60,12 +60,13 @@ def write_conversation(
         occurrences.setdefault(event, []).append(index)
     remaining = list(occurrences.values())
     for turn in range(min_turns + int(draws[0] * (max_turns - min_turns + 1))):
-        which, event, wording, where = draws[1 + DRAWS_PER_TURN * turn : 1 + DRAWS_PER_TURN * (turn + 1)]
+        which, chosen, wording, where = draws[1 + DRAWS_PER_TURN * turn : 1 + DRAWS_PER_TURN * (turn + 1)]
         kind = first if turn == 0 else kinds[int(which * len(kinds))]
-        if kind in ("grounding", LISTING) and turn < len(absent) and absent[turn] is not None:
-            caption, indices = absent[turn], []
+        missing = absent[turn] if turn < len(absent) else None
+        if kind in ("grounding", LISTING) and missing is not None:
+            caption, indices = missing, []
         elif remaining:
-            indices = remaining.pop(int(event * len(remaining)))
+            indices = remaining.pop(int(chosen * len(remaining)))
             caption = captions[indices[0]]
         else:
             continue

@@ -91,7 +91,7 @@ def hash_text(text: str) -> str:
 
 def read_vectors(folder: Path) -> dict[str, np.ndarray]:
     """Hash of text -> vector, of all files that earlier runs left."""
-    vectors = {}
+    vectors: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors = load_file(path)
         vectors.update(zip((row.tobytes().hex() for row in tensors["hashes"]), tensors["vectors"]))

@@ -95,6 +95,7 @@ class PlanFilter:
         self, clips: np.ndarray, events: np.ndarray, present: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean and largest cosine over pairs of segments with different events; 1 and -1 where there is no pair."""
+        assert self.embeddings is not None  # checked in __post_init__
         vectors = self.embeddings[clips]  # [R, K, embedding_size]
         cosines = vectors @ vectors.transpose(0, 2, 1)  # [R, K, K]
         pairs = present[:, :, None] & present[:, None, :] & (events[:, :, None] != events[:, None, :])

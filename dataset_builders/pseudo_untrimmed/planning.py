@@ -229,7 +229,7 @@ def draw_uniform(rows: np.ndarray, attempts: np.ndarray | int, slot: int, *, see
     ```
     """
     with np.errstate(over="ignore"):
-        state = mix_bits(np.uint64(seed % 2**64) + GOLDEN_GAMMA)
+        state = mix_bits(np.asarray(np.uint64(seed % 2**64) + GOLDEN_GAMMA))
         for part in (rows, attempts, slot):
             state = mix_bits(state ^ (np.asarray(part).astype(np.uint64) + GOLDEN_GAMMA))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -301,7 +301,8 @@ def plan_pseudo_untrimmed(
     """
     pending = np.arange(num_videos)
     seen: set[bytes] = set()
-    accepted, rejected = [], []
+    accepted: list[Plan] = []
+    rejected = []
     for attempt in range(max_attempts):
         if not len(pending) and accepted:
             break

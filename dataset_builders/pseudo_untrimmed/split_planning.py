@@ -14,7 +14,7 @@ from .absent_events import draw_absent
 from .clustering import DROPPED, cluster_clips, mean_pair_cosine, measure_clusters
 from .filtering import PlanFilter, number_events
 from .planning import Plan, plan_pseudo_untrimmed
-from .settings import RANDOM_GROUPS, CurationSettings
+from .settings import CurationSettings
 
 
 NO_EVENT = -1
@@ -117,10 +117,12 @@ def plan_split(
     )
 
 
-def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | None) -> float | str | None:
+def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | None) -> float | None:
     """The least mean cosine of a video's events as a number."""
-    if settings.coherence_threshold != RANDOM_GROUPS or embeddings is None:
-        return settings.coherence_threshold
+    threshold = settings.coherence_threshold
+    if not isinstance(threshold, str):
+        return threshold
+    assert embeddings is not None  # see `CurationSettings.needs_embeddings`
     # slightly below, so that the only group of a tiny set of captions does not fail against itself
     return mean_pair_cosine(embeddings, np.zeros(len(embeddings), np.int64)) - 1e-6
 

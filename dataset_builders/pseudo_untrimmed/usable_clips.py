@@ -112,6 +112,8 @@ class DecodedClips:
         from modeling_avicuna.media_avicuna import MediaError, decode_audio, decode_video
 
         path = self._media.locate((clip_id,))
+        if path is None:
+            return f"no file of clip {clip_id!r}"
         try:
             for _ in decode_video(path):
                 pass

@@ -61,7 +61,7 @@ class CurationReport:
         self._add("repaired", source, record_id, reason, detail, 1)
 
     def _add(self, decision: str, source: str, record_id: str, reason: str, detail: Any, num: int) -> None:
-        entry = {"decision": decision, "source": source, "id": record_id, "reason": reason}
+        entry: dict[str, Any] = {"decision": decision, "source": source, "id": record_id, "reason": reason}
         if detail is not None:
             entry["detail"] = detail
         if num != 1:

@@ -10,6 +10,7 @@ import importlib.metadata
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 # what an answer of a checkpoint depends on; training state and cards are not among it
@@ -30,7 +31,7 @@ def git_commit() -> str | None:
     """
     is_ours = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
     describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    options = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
     try:
         if subprocess.run(is_ours, **options).returncode:
             return None
