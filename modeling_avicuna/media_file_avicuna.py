@@ -27,7 +27,8 @@ except ImportError:
 REFERRING_FORMATS = frozenset("hls applehttp dash concat sdp rtsp rtp sap imf image2 webm_dash_manifest ftp".split())
 # 8192 x 8192: a damaged header may claim a size whose frames would fill the memory.
 MAX_PIXELS = 2**26
-MAX_SECONDS = 1e6  # a longer video has damaged time stamps
+PICTURE_LEAP = 10.0  # s; a time stamp that the following ones contradict by more is damaged
+LOOK_AHEAD = 16  # packets; B-frames are decoded in another order than they are shown in, but not further apart
 MISSING = -(2**63)  # a packet without this time stamp
 
 
@@ -100,6 +101,22 @@ class PacketTable:
 
     def __len__(self) -> int:
         return len(self.pts)
+
+    def leaps(self, tolerance: float) -> frozenset[int]:
+        """
+        Presentation times that cannot be right: the packets that follow contradict them by more than `tolerance`
+        seconds, or they are the last few of the file and a minute after all others. Silence or a still picture of many
+        hours would come of a single damaged one.
+        """
+        stamps = np.array([stamp for stamp in self.pts if stamp != MISSING], dtype=np.int64)
+        lowest = np.full(len(stamps), np.iinfo(np.int64).max)
+        for ahead in range(1, min(LOOK_AHEAD, len(stamps) - 1) + 1):
+            lowest[:-ahead] = np.minimum(lowest[:-ahead], stamps[ahead:])
+        is_leap = stamps - tolerance / float(self.time_base) > lowest
+        if len(stamps) > LOOK_AHEAD:
+            highest = stamps[:-LOOK_AHEAD][~is_leap[:-LOOK_AHEAD]].max(initial=stamps.min())
+            is_leap[-LOOK_AHEAD:] |= stamps[-LOOK_AHEAD:] - highest > 60 / float(self.time_base)
+        return frozenset(stamps[is_leap].tolist())
 
 
 class MediaFile:
@@ -204,7 +221,7 @@ class MediaFile:
             self.container.format.name == "avi"
             or MISSING in table.pts
             or first.pts not in table.pts
-            or (max(table.pts) - first.pts) * table.time_base > MAX_SECONDS
+            or first.pts in table.leaps(PICTURE_LEAP)
         )
         return list_frame_times(
             table,
@@ -228,7 +245,8 @@ class MediaFile:
         if self.sound is None:
             raise MediaError(self.name, "neither a video nor an audio stream")
         table = self.packets[self.sound.index]
-        ends = [pts + length for pts, length in zip(table.pts, table.durations) if pts != MISSING]
+        unusable = table.leaps(0.0) | {MISSING}
+        ends = [pts + length for pts, length in zip(table.pts, table.durations) if pts not in unusable]
         if not ends:
             return (self.container.duration or 0) / av.time_base
         return max(0.0, float(max(ends) * self.sound.time_base) - self.zero)
@@ -311,7 +329,8 @@ def list_frame_times(table: PacketTable, *, first: int | None, fps: float, is_co
     """
     time_base = table.time_base
     first_key = next((row for row in range(len(table)) if table.is_key[row]), 0)
-    shown = [row for row in range(first_key, len(table)) if not table.is_hidden[row]]
+    leaps = table.leaps(PICTURE_LEAP)
+    shown = [row for row in range(first_key, len(table)) if not table.is_hidden[row] and table.pts[row] not in leaps]
     length_of = dict(zip(table.pts, table.durations))
     stamps, length = None, 0
     if not is_counted:

@@ -211,7 +211,7 @@ class Sound:
                 continue
             for frame in frames:
                 rate, first = frame.sample_rate, None
-                if frame.pts is not None:
+                if frame.pts is not None and frame.pts not in self._leaps:
                     exact = (frame.pts * float(frame.time_base) - self.zero) * rate
                     first = round(exact) if num_blocks or is_aligned else self._align(exact, frame)
                     if first > end * rate:
@@ -256,9 +256,15 @@ class Sound:
         return frozenset(self.table.pts)
 
     @cached_property
+    def _leaps(self) -> frozenset[int]:
+        return self.table.leaps(GAP_SECONDS)
+
+    @cached_property
     def _has_usable_stamps(self) -> bool:
         stamps = np.array(self.table.pts)
-        return len(stamps) > 0 and not (stamps == MISSING).any() and bool((np.diff(stamps) > 0).all())
+        return (
+            len(stamps) > 0 and not self._leaps and not (stamps == MISSING).any() and bool((np.diff(stamps) > 0).all())
+        )
 
     @cached_property
     def _first_end(self) -> tuple[int, int]:
@@ -290,6 +296,8 @@ def _to_channels(frame: av.AudioFrame, num_channels: int) -> np.ndarray:
         if not frame.format.is_planar:
             samples = samples.reshape(-1, num_given).T
     samples = scale_samples(samples)
+    if not np.isfinite(samples).all():  # floating-point samples of a damaged file: silent, as other damaged parts
+        samples = np.where(np.isfinite(samples), samples, np.float32(0))
     if num_channels == 1:
         return samples.mean(axis=0, keepdims=True)
     return np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples

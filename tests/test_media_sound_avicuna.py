@@ -237,3 +237,39 @@ def test_resampling_keeps_length_and_shape(from_rate, to_rate):
     resampled = resample(samples, from_rate, to_rate)
     assert resampled.shape == (2, -(-samples.shape[1] * Fraction(to_rate, from_rate) // 1))
     assert resample(samples[0], from_rate, to_rate).shape == resampled.shape[1:]
+
+
+@pytest.mark.parametrize("place", [35, 36, -1, -2])
+@pytest.mark.parametrize("leap", [2.0, 67_000.0])
+def test_a_damaged_time_stamp_adds_no_silence(tmp_path, place, leap):
+    """One packet of each stream claims to come seconds or hours later than its neighbours."""
+    ramp = write_ramp(tmp_path / "ramp.mp4", audio_codec="aac", seconds=16)
+    path = tmp_path / "a.flv"
+    with av.open(str(ramp)) as given, av.open(str(path), "w") as made:
+        streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
+        packets = [packet for packet in given.demux() if packet.size]
+        for packet in packets:
+            packet.stream = streams[packet.stream.index]
+            made.mux(packet)
+    content, starts = bytearray(path.read_bytes()), []
+    position = 13
+    while position < len(content) - 11:  # FLV tags: kind, size (3 bytes), milliseconds (3 bytes and the highest one)
+        if content[position] == 8:
+            starts.append(position)
+        position += 15 + int.from_bytes(content[position + 1 : position + 4], "big")
+    tag = starts[place]
+    time = int.from_bytes(content[tag + 4 : tag + 7], "big") + round(leap * 1000)
+    content[tag + 4 : tag + 7], content[tag + 7] = (time & 0xFFFFFF).to_bytes(3, "big"), time >> 24
+    path.write_bytes(content)
+    waveform = load_audio(path)
+    assert len(waveform) / RATE == pytest.approx(16.0, abs=2.1 if place < 0 else 0.1)
+    assert heard_from(waveform) == pytest.approx(14.0, abs=0.05)
+
+
+def test_samples_that_are_no_numbers_are_silent(tmp_path):
+    path = write_media(tmp_path / "a.wav", waveform=tone(1.0), audio_codec="pcm_f32le")
+    content = bytearray(path.read_bytes())
+    content[-40_000:-39_996] = np.float32(np.nan).tobytes()
+    content[-20_000:-19_996] = np.float32(np.inf).tobytes()
+    path.write_bytes(content)
+    assert np.isfinite(load_audio(path)).all()
