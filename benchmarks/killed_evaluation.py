@@ -29,6 +29,7 @@ from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter
 from eval import judge, run
+from eval.metrics import load_metric
 from train.initialize import build_tiny
 
 
@@ -126,6 +127,8 @@ def prepare_evaluation(folder: Path) -> Callable[[Path], None]:
             writer.add(f"v{n}", **rows, duration=30.0)
     words = ["--task", "sandbox", "--model", str(folder / "model"), "--features-dir", str(folder / "features")]
     words += ["--annotations", str(folder / "annotations.json"), "--max-new-tokens", "64", "--batch-size", "4"]
+    words += ["--timelines", "0"]
+    load_metric("event_localization")  # imported once, here, and not in each process
     return lambda output: run.main([*words, "--output", str(output)])
 
 
