@@ -135,7 +135,7 @@ class CachedMedia:
         return video, audio
 
     def _sound_windows(self, duration: float, num_tokens: int) -> list[tuple[float, float]] | None:
-        """Seconds that each audio token of a file hears; None for the published alignment, which composes by moments."""
+        """Seconds that each audio token of a file hears; None for the published alignment, which composes by time."""
         if self.alignment != "centred":
             return None
         rate = self.feature_extractor.sampling_rate
