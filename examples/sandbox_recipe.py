@@ -24,7 +24,7 @@ PU_VALOR = {
     "plain": {},
     "default": {"clips_per_video": [2, 9], "scale_range": [0.2, 1.2], "duration_range": [18, 62]},
 }
-NUM_CLIPS, NUM_BACKGROUND_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 16, 240, 60
+NUM_CLIPS, NUM_BACKGROUND_CLIPS, NUM_TRAIN_VIDEOS, NUM_TEST_VIDEOS = 224, 16, 60, 60
 PROJECT = Path(__file__).resolve().parents[1]
 RECIPES = Path("train/recipes/sandbox")
 STAGES = ("stage1", "stage2", "stage2_warmup", "stage3", "stage4")

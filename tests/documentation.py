@@ -15,6 +15,7 @@ PAGES = (
     "docs/evaluate.md",
     "docs/use.md",
     "docs/publish.md",
+    "docs/reproduce.md",
     "README.md",
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,11 +39,15 @@ SLOW = {
     "make demo": "sets up an environment and trains four stages",
 }
 # what no test can run
-NOWHERE = {"make test": "runs these tests: CI is what runs it (.ci/run)"}
+NOWHERE = {
+    "make reproduce": "takes hours; tests/test_sandbox_recipe.py reads its plan",
+    "make test": "runs these tests: CI is what runs it (.ci/run)",
+}
 
 # so much is enough to see a command work; what it does stays what the page says
 AT_MOST = {
     "--num-clips": 24,
+    "--num-background-clips": 2,
     "--num-train-videos": 2,
     "--num-test-videos": 2,
     "--num-videos": 12,

@@ -104,7 +104,7 @@ class Reader:
         self.folder, self.in_shell = folder, in_shell
         self.told: dict[Snippet, BaseException | None] = {}
         self.output: dict[Snippet, str] = {}
-        for name in ("ds_config.json", "eval", "train"):
+        for name in ("ds_config.json", "eval", "examples", "train"):
             (folder / name).symlink_to(PROJECT / name)
         (folder / SENTENCE_ENCODER).parent.mkdir()
         (folder / SENTENCE_ENCODER).symlink_to(sentence_encoder)

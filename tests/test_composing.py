@@ -216,13 +216,3 @@ def test_rows_composed_from_clips_are_those_of_the_rendered_file(tmp_path, align
         assert picture.max() <= 0.5 and picture.mean() <= 0.1 and sound.max() <= 1.0
     else:
         assert picture.mean() > 0.2 and sound.max() > 4.0
-
-
-def test_a_sound_window_across_two_clips_is_their_mean_by_seconds():
-    segments = [
-        {"clip_id": name, "start": start, "end": start + 4.0, "scale": 1.0} for name, start in (("a", 0.0), ("b", 4.0))
-    ]
-    features = {name: (np.zeros((1, 2)), np.full((4, 3), value)) for name, value in (("a", 0.0), ("b", 4.0))}
-    windows = [(0.0, 2.0), (3.5, 5.5), (6.0, 8.0)]
-    audio = compose_features(segments, features, num_audio_tokens=3, sound_windows=windows)[1]
-    assert audio[:, 0].tolist() == [0.0, 3.0, 4.0]

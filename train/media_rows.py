@@ -19,7 +19,7 @@ from dataset_builders.features.towers import check_towers
 from dataset_builders.pseudo_untrimmed.composing import compose_features
 from dataset_builders.schema import MEDIA_KINDS
 from dataset_builders.sources.clip_ids import IMAGE_SUFFIXES, without_media_suffix
-from modeling_avicuna.interleaving_avicuna import num_modality_tokens, resample_rows
+from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.media_avicuna import probe
 from modeling_avicuna.video_processing_avicuna import load_video_frames
 
@@ -67,8 +67,6 @@ class CachedMedia:
             store.check_settings(processor.feature_settings)
         self.num_av_tokens = processor.num_av_tokens
         self.rate = processor.audio_interleaving_rate
-        self.alignment = processor.alignment
-        self.feature_extractor = processor.feature_extractor
 
     def check_towers(self, model: PreTrainedModel):
         """Raises ValueError where the features were made by other towers than the model's."""
@@ -123,25 +121,10 @@ class CachedMedia:
         num_video, num_audio = num_modality_tokens(self.num_av_tokens, self.rate)
         segments = row["segments"]
         store = cast(FeatureStore, self)  # with the methods that composing calls
-        video, audio = compose_features(
-            segments,
-            store,
-            num_video_tokens=num_video,
-            num_audio_tokens=num_audio,
-            sound_windows=self._sound_windows(row["duration"], num_audio),
-        )
+        video, audio = compose_features(segments, store, num_video_tokens=num_video, num_audio_tokens=num_audio)
         if not len(audio):  # a silent video fills all tokens with frames
             video, audio = compose_features(segments, store, num_video_tokens=self.num_av_tokens)
         return video, audio
-
-    def _sound_windows(self, duration: float, num_tokens: int) -> list[tuple[float, float]] | None:
-        """Seconds that each audio token of a file hears; None for the published alignment, which composes by time."""
-        if self.alignment != "centred":
-            return None
-        rate = self.feature_extractor.sampling_rate
-        windows = self.feature_extractor.split_windows(round(duration * rate))
-        shown = resample_rows(len(windows), num_tokens, "centred")
-        return [(windows[index][0] / rate, windows[index][1] / rate) for index in shown]
 
     def _find(
         self, name: str, start: float | None = None, end: float | None = None

@@ -26,7 +26,6 @@ def compose_features(
     num_audio_tokens: int = 25,
     rule: str = "even",
     silence: np.ndarray | None = None,
-    sound_windows: Sequence[tuple[float, float]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Build the visual and audio rows of a composed video.
 
@@ -45,10 +44,6 @@ def compose_features(
             they are fewer than the tokens the tail is zero, and visual position no longer is time.
         silence (`np.ndarray` of shape `(audio_feature_size,)`, *optional*):
             The audio row of a silent clip among sounding ones (rule "even"). Taken from the store where it has one.
-        sound_windows (list of `(start, end)`, *optional*):
-            Seconds of the composition that each audio token hears (rule "even"): its row is the mean over the clips in
-            that window, weighted by their seconds, as the tower would hear the rendered file. None: the middle of its
-            share alone.
 
     Returns:
         `tuple(np.ndarray, np.ndarray)`: `(num_video_tokens, vision_feature_size)` and `(num_audio_tokens,
@@ -75,9 +70,7 @@ def compose_features(
     video = show_rows(times, videos, num_video_tokens)  # [V, vision_feature_size]
     if not any(len(rows) for rows in audios):
         return video, np.zeros((0, audios[0].shape[1]), np.float32)
-    return video, mix_rows(
-        times, audios, num_audio_tokens, silence=find_silence(clip_features, silence), windows=sound_windows
-    )
+    return video, mix_rows(times, audios, num_audio_tokens, silence=find_silence(clip_features, silence))
 
 
 def missing_clips(segments: Sequence[Segment | Mapping], clip_features: FeatureStore | Mapping) -> list[str]:
@@ -116,39 +109,17 @@ def show_rows(times: list[tuple[float, float]], clips: Sequence[np.ndarray], num
 
 
 def mix_rows(
-    times: list[tuple[float, float]],
-    clips: Sequence[np.ndarray],
-    num_tokens: int,
-    *,
-    silence: np.ndarray | None,
-    windows: Sequence[tuple[float, float]] | None = None,
+    times: list[tuple[float, float]], clips: Sequence[np.ndarray], num_tokens: int, *, silence: np.ndarray | None
 ) -> np.ndarray:
     """The audio rows of a composition, `(num_tokens, feature_size)` float32: means over the clips that sound."""
     mixed = []
-    for token, moment in enumerate(token_moments(times, num_tokens)):
-        if windows is None:
-            heard = [(index, 1.0, moment) for index in find_playing(times, moment)]
-        else:
-            heard = hear_window(times, *windows[token])
-        heard = [(index, seconds, middle) for index, seconds, middle in heard if len(clips[index])]
-        if not heard and silence is None:
+    for moment in token_moments(times, num_tokens):
+        playing = [index for index in find_playing(times, moment) if len(clips[index])]
+        if not playing and silence is None:
             raise ValueError(f"only silent clips at {moment:.2f} s, and no row of silence is known: pass `silence`")
-        rows = [clips[index][row_at(times[index], len(clips[index]), middle)] for index, _, middle in heard] or [
-            silence
-        ]
-        weights = None if windows is None or not heard else [seconds for _, seconds, _ in heard]
-        mixed.append(np.average(np.stack(rows).astype(np.float32), axis=0, weights=weights).astype(np.float32))
+        rows = [clips[index][row_at(times[index], len(clips[index]), moment)] for index in playing] or [silence]
+        mixed.append(np.mean(rows, axis=0, dtype=np.float32))
     return np.stack(mixed) if mixed else np.zeros((0, clips[0].shape[1]), np.float32)
-
-
-def hear_window(times: list[tuple[float, float]], first: float, last: float) -> list[tuple[int, float, float]]:
-    """The segments in a window: index, seconds of it in the window, and the middle of that part.
-
-    >>> hear_window([(0.0, 4.0), (4.0, 10.0)], 3.5, 5.5)
-    [(0, 0.5, 3.75), (1, 1.5, 4.75)]
-    """
-    parts = [(index, max(start, first), min(end, last)) for index, (start, end) in enumerate(times)]
-    return [(index, end - start, (start + end) / 2) for index, start, end in parts if end > start]
 
 
 def compose_published(

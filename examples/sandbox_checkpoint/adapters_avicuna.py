@@ -1,0 +1,1 @@
+../../modeling_avicuna/adapters_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/answering_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/configuration_avicuna.py

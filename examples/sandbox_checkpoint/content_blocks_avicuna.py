@@ -1,0 +1,1 @@
+../../modeling_avicuna/content_blocks_avicuna.py

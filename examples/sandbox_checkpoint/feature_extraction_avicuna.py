@@ -1,0 +1,1 @@
+../../modeling_avicuna/feature_extraction_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/generation_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/interleaving_avicuna.py

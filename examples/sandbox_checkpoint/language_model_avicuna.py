@@ -1,0 +1,1 @@
+../../modeling_avicuna/language_model_avicuna.py

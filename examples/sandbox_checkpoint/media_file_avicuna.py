@@ -1,0 +1,1 @@
+../../modeling_avicuna/media_file_avicuna.py

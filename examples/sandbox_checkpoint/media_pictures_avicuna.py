@@ -1,0 +1,1 @@
+../../modeling_avicuna/media_pictures_avicuna.py

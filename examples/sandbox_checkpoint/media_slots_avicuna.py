@@ -1,0 +1,1 @@
+../../modeling_avicuna/media_slots_avicuna.py

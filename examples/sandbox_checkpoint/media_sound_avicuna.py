@@ -1,0 +1,1 @@
+../../modeling_avicuna/media_sound_avicuna.py

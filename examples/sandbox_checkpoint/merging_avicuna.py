@@ -1,0 +1,1 @@
+../../modeling_avicuna/merging_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/modeling_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/pipeline_avicuna.py

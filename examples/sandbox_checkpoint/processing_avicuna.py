@@ -1,0 +1,1 @@
+../../modeling_avicuna/processing_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/prompt_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/slot_encoding_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/timestamp_avicuna.py

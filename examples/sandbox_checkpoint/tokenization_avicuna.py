@@ -1,0 +1,1 @@
+../../modeling_avicuna/tokenization_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/towers_avicuna.py

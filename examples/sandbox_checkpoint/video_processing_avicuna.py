@@ -1,0 +1,1 @@
+../../modeling_avicuna/video_processing_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/written_events_avicuna.py
