@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import ModelOutput
 
 from .generation_avicuna import decode_answer, generated_ids, presence_scores, score_events
+from .language_model_avicuna import takes_position_ids
 from .prompt_avicuna import SLOT_PATTERN
 from .timestamp_avicuna import Event
 
@@ -204,7 +205,8 @@ def generate_shared(
     config.cache_implementation = None  # the shared cache is used
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     pad_id = config.pad_token_id if config.pad_token_id is not None else 0
-    for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=not _takes_padding(cache)):
+    equal = not (_takes_padding(cache) and takes_position_ids(model.config.get_text_config()))
+    for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=equal):
         ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
         expanded = copy.deepcopy(cache)
         # every kind of layer can select rows: row 0, once for each prompt and beam

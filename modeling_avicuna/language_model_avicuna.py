@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
     AutoModel,
     AutoModelForCausalLM,
     PreTrainedConfig,
@@ -20,7 +21,8 @@ from transformers import (
 
 # types that the checks of `build_head` cannot tell apart from supported ones
 _REFUSED = {
-    "recurrent_gemma": "they keep their state inside the model and cap their logits by a setting of another name"
+    "mpt": "a key-value cache that several questions share is not continued",
+    "recurrent_gemma": "they keep their state inside the model and cap their logits by a setting of another name",
 }
 
 
@@ -108,6 +110,6 @@ def find_tied_weight(language_model: PreTrainedModel) -> str:
     return next(f"{name}.weight" for name, module in language_model.named_modules() if module is embeddings)
 
 
-def takes_position_ids(language_model: PreTrainedModel) -> bool:
-    """Whether `language_model` has positions: models with ALiBi or a running state have none."""
-    return "position_ids" in inspect.signature(language_model.forward).parameters
+def takes_position_ids(config: PreTrainedConfig) -> bool:
+    """Whether the language model of `config` is given positions: models with ALiBi or a recurrent state have none."""
+    return "position_ids" in inspect.signature(MODEL_MAPPING[type(config)].forward).parameters

@@ -278,7 +278,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
             audio_lengths=audio_lengths,
             audio_row_ids=audio_row_ids,
         )
-        if takes_position_ids(self.language_model):
+        if takes_position_ids(self.config.text_config):
             if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
                 # the first real token has position 0 on either side of the padding, so that a sample in a batch gives
                 # exactly what it gives alone

@@ -53,7 +53,6 @@ FAMILIES = {
     "hyperclovax": {**SIZES, "logits_scaling": 3.0},
     "lfm2": {**SIZES, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "mixtral": {**SIZES, "num_local_experts": 4},
-    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
     "opt": {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 16},
     "qwen3": {**SIZES, "head_dim": 8},
     "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 64},
@@ -65,6 +64,7 @@ REFUSED = {
     "clip_text_model": SIZES,
     "electra": {**SIZES, "is_decoder": True, "embedding_size": 16},
     "mamba": {**SIZES, "state_size": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
     "recurrent_gemma": {**SIZES, "lru_width": 32, "block_types": ["recurrent", "attention"]},
     "t5": {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4},
 }
