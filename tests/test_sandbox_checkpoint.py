@@ -1,4 +1,4 @@
-"""The trained checkpoint of the repository: its files, its code, its figures; and a short training that needs its media."""
+"""The trained checkpoint of the repository: files, code, figures; and a short training that needs its media."""
 
 import json
 import os
