@@ -1,8 +1,8 @@
 """Packaging of AVicuna.
 
-The distribution installs two libraries: `modeling_avicuna` (the model) and `dataset_builders` (the data). `train/`, `eval/`
-and `model_card/` hold commands that run from a checkout. The packages are listed explicitly, because find_packages() would
-install modules named `train` and `eval` into site-packages.
+The distribution installs two libraries: `modeling_avicuna` (the model) and `dataset_builders` (the data). `train/`,
+`eval/` and `model_card/` hold commands that run from a checkout. The packages are listed explicitly, because
+find_packages() would install modules named `train` and `eval` into site-packages.
 """
 
 from pathlib import Path

@@ -3,8 +3,9 @@
     python -m benchmarks.killed_evaluation --num-kills 100
 
 A tiny random model answers narrations of cached features, and a stand-in judge gives verdicts. Each command runs in a
-forked process that gets SIGKILL at a random moment and is started again in the same folder until it ends by itself. The
-predictions must be equal byte by byte, the metrics and the cached verdicts equal, and no temporary file may remain.
+forked process that gets SIGKILL at a random moment and is started again in the same folder until it ends by itself.
+The predictions must be equal byte by byte, the metrics and the cached verdicts equal, and no temporary file may
+remain.
 """
 
 import hashlib

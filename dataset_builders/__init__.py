@@ -1,7 +1,7 @@
 """Data of AVicuna: `import dataset_builders` registers its builders with `datasets.load_dataset`.
 
-"pu_valor" curates pseudo-untrimmed videos from captioned clips; the others read published annotation files into the same
-row schema (`schema.FEATURES`). Imports none of the project's other packages.
+"pu_valor" curates pseudo-untrimmed videos from captioned clips; the others read published annotation files into the
+same row schema (`schema.FEATURES`). Imports none of the project's other packages.
 """
 
 from .features.feature_store import FeatureStore, FeatureWriter

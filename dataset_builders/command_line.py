@@ -22,7 +22,8 @@ class OneLineParser(HfArgumentParser):
     """`HfArgumentParser` whose errors are one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.exit(2)
 
 
 def parse_options(

@@ -4,8 +4,8 @@
 
 Each line of the predictions answers one query: `{"video_id": ..., "query": ..., "text": "From 03 to 17."}`, or
 `{..., "spans": [[start, end], ...]}` in seconds, optionally with `score` (of the line, or a third number of each
-span). In UnAV-100's form every class is a query of every video. Each value is printed with a 95 % interval by bootstrap
-over videos. It needs numpy and scipy alone.
+span). In UnAV-100's form every class is a query of every video. Each value is printed with a 95 % interval by
+bootstrap over videos. It needs numpy and scipy alone.
 """
 
 import argparse
@@ -218,10 +218,11 @@ def bootstrap(
         # a video that is drawn twice counts as two videos
         sample = [replace(query, copy=copy) for copy, index in enumerate(drawn) for query in by_video[videos[index]]]
         rows.append(score(sample, predictions))
-    return {
-        name: tuple(float(value) for value in np.percentile([row[name] for row in rows], [2.5, 97.5]))
-        for name in (rows[0] if rows else ())
-    }
+    intervals = {}
+    for name in rows[0] if rows else ():
+        low, high = np.percentile([row[name] for row in rows], [2.5, 97.5])
+        intervals[name] = (float(low), float(high))
+    return intervals
 
 
 def _key(text: str) -> str:

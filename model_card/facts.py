@@ -1,6 +1,7 @@
 """The contents of the model card, read from weights, configuration, training summaries and result files.
 
-Returns the rows of the tables in the card. It writes nothing and computes no metric; `lineage.py` reads the base models.
+Returns the rows of the tables in the card. It writes nothing and computes no metric; `lineage.py` reads the base
+models.
 """
 
 import json
@@ -174,7 +175,8 @@ def describe_results(results: Iterable[dict]) -> tuple[list[dict], list[str]]:
         if result.get("judge"):
             judge = result["judge"]
             notes.append(
-                f"{result['name']}: judged by {judge['model']} ({judge['version']}), prompt {judge['prompt_sha256'][:12]}."
+                f"{result['name']}: judged by {judge['model']} ({judge['version']}), "
+                f"prompt {judge['prompt_sha256'][:12]}."
             )
         for kind in ("missing", "unreadable"):
             if result.get(kind):

@@ -1,4 +1,5 @@
-"""The lineage of a checkpoint: the stages that trained it, the models it was initialized from, and the resulting licence.
+"""The lineage of a checkpoint: the stages that trained it, the models it was initialized from, and the resulting
+licence.
 
 Reads the `training_summary.json` of `train/sft.py`, which includes earlier stages, and the `origin.json` of
 `train.initialize` and of the converter. It reads no weights. What no file records is reported as "not recorded".
@@ -18,13 +19,16 @@ from .facts import read_json
 SUMMARY_FILE = "training_summary.json"  # written by train/summary.py
 LLAMA_2 = re.compile(r"(?<![a-z])(vicuna|llama-?2)", re.IGNORECASE)  # AVicuna itself is a way to train any model
 LLAMA_2_LICENCE = (
-    "The language model derives from Vicuna v1.5 and therefore from Llama 2: the Llama 2 Community License applies to the "
-    "weights."
+    "The language model derives from Vicuna v1.5 and therefore from Llama 2: the Llama 2 Community License applies to "
+    "the weights."
 )
 OTHER_LICENCE = "The licences of the base models and of the training data apply to the weights."
 # the licence requires this line in a file of this name beside the weights
 NOTICE_FILE = "Notice"
-LLAMA_2_NOTICE = "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
+LLAMA_2_NOTICE = (
+    "Llama 2 is licensed under the LLAMA 2 Community License, "
+    "Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def describe_licence(names: Iterable[str], *, license: str | None = None) -> Lic
     if derived:
         if license not in (None, "llama2"):
             raise ValueError(
-                f"the weights derive from {derived[0]} and therefore from Llama 2: their licence is llama2, not {license}"
+                f"the weights derive from {derived[0]} and therefore from Llama 2: their licence is llama2, "
+                f"not {license}"
             )
         return Licence({"license": "llama2"}, LLAMA_2_LICENCE, is_llama_2=True)
     note = OTHER_LICENCE + (f" They derive from {', '.join(names)}." if names else "")

@@ -3,8 +3,8 @@
     python -m model_card.push --model outputs/demo/stage4 --repo-id user/avicuna --dry-run
     python -m model_card.push --dataset outputs/pu_valor --repo-id user/pu_valor
 
-`train/sft.py --push_to_hub` ends with it. A release is assembled and verified before anything is sent, and is sent as one
-commit (`release/upload.py`).
+`train/sft.py --push_to_hub` ends with it. A release is assembled and verified before anything is sent, and is sent as
+one commit (`release/upload.py`).
 """
 
 import json
@@ -99,8 +99,8 @@ class PushOptions:
 def choose_texts(folder: Path, options: PushOptions, repo_id: str) -> dict[str, str]:
     """The card and the files beside it, by file name.
 
-    The card is the given one; otherwise the README.md that `model_card.write` wrote into a model's folder; otherwise one
-    written now. Its code loads the revision to which the release is pushed.
+    The card is the given one; otherwise the README.md that `model_card.write` wrote into a model's folder; otherwise
+    one written now. Its code loads the revision to which the release is pushed.
 
     Args:
         folder (`Path`): the checkpoint, the adapter, or the assembled release of a data set.
@@ -153,7 +153,9 @@ def prepare_model(model: Path, options: PushOptions, release: Path, repo_id: str
 
 
 def prepare_adapter(adapter: Path, options: PushOptions, release: Path, repo_id: str) -> None:
-    """The same for a LoRA adapter, which is tried on the checkpoint that it was trained on if that is on this machine."""
+    """The same for a LoRA adapter, which is tried on the checkpoint that it was trained on if that is on this
+    machine.
+    """
     if options.base_model is None:
         raise ValueError("the card of an adapter names its base model: give the Hub id with --base-model")
     config = read_json(adapter / "adapter_config.json")

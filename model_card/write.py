@@ -1,10 +1,10 @@
 """Write the model card of a checkpoint, or the card of a built data set, from files alone.
 
-    python -m model_card.write --model outputs/demo/stage4 --repo-id user/avicuna --results outputs/demo/eval/results.json
-    python -m model_card.write --dataset outputs/pu_valor --repo-id user/pu_valor
+    python -m model_card.write --model outputs/demo/stage4 --repo-id user/avicuna --results
+    outputs/demo/eval/results.json python -m model_card.write --dataset outputs/pu_valor --repo-id user/pu_valor
 
-No number is typed by hand: what has no file shows as "not run". Training log, base models and licence are read from the
-records beside the weights (`lineage.py`). The texts of the data sets' cards live where the data are built.
+No number is typed by hand: what has no file shows as "not run". Training log, base models and licence are read from
+the records beside the weights (`lineage.py`). The texts of the data sets' cards live where the data are built.
 """
 
 import json
@@ -59,7 +59,8 @@ def write_model_card(
     Args:
         checkpoint (`Path`): a merged checkpoint folder.
         repo_id (`str`): the Hub id that the code sample loads.
-        results (`list[dict]`): contents of `results.json` and `results_judge.json` files of `eval.run` and `eval.judge`.
+        results (`list[dict]`): contents of `results.json` and `results_judge.json` files of `eval.run` and
+        `eval.judge`.
         lineage (`Lineage`): how the checkpoint was made. Base models, data sets and licence follow from it if they are
             not given.
         license (`str`, *optional*): a licence by its Hub identifier.

@@ -31,7 +31,9 @@ def project_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Real data files, tokenizers and weights beside the checkout. A clone of the project does not have this folder."""
+    """Real data files, tokenizers and weights beside the checkout. A clone of the project does not have this
+    folder.
+    """
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: real data files, tokenizers and weights are not part of the project")
     return SHARED

@@ -58,7 +58,7 @@ ONE_STEP = "--max_steps 1 --per_device_train_batch_size 1 --effective_batch_size
 FEW_VIDEOS = "--num-videos 12 --videos-per-shard 6"
 # the recipe's two sources, the first one cut down; its precision and ZeRO stage are the recipe's
 FEW_ROWS = """--datasets '{"path": "pu_valor", "options": {"captions_file": "data/valor/desc_train.json", "num_videos": 8}}' \
- '{"path": "instruction", "name": "vtimellm", "options": {"annotations_file": "data/vtimellm/stage2.json"}}'"""
+ '{"path": "instruction", "name": "vtimellm", "options": {"annotations_file": "data/vtimellm/stage2.json"}}'"""  # noqa: E501
 SHORTER = (
     (r"(--captions-file data/valor/desc_train.json)", rf"\1 {FEW_VIDEOS}"),
     (r'(captions_file="data/valor/desc_train.json")', r"\1, num_videos=12, videos_per_shard=6"),
@@ -95,7 +95,9 @@ class Snippet:
 
     @property
     def place(self) -> str:
-        """Where it runs: "here" (in the test's process), "shell" (in one of its own), "slow" (the same) or "nowhere"."""
+        """Where it runs: "here" (in the test's process), "shell" (in one of its own), "slow" (the same) or
+        "nowhere".
+        """
         places = (("nowhere", NOWHERE), ("slow", SLOW), ("shell", IN_A_SHELL))
         return next((place for place, marks in places if any(mark in self.text for mark in marks)), "here")
 

@@ -1,8 +1,8 @@
 """A stand-in for the Hugging Face Hub on this machine: create, upload (LFS included), list and download repositories.
 
-Holds models, datasets and Spaces in memory with their branches, speaks the few endpoints that `huggingface_hub`, `transformers` and
-`datasets` call, and can be told to fail. Use `serve_hub()`; its `environment` goes to a fresh process, because the libraries
-read the address when they are imported.
+Holds models, datasets and Spaces in memory with their branches, speaks the few endpoints that `huggingface_hub`,
+`transformers` and `datasets` call, and can be told to fail. Use `serve_hub()`; its `environment` goes to a fresh
+process, because the libraries read the address when they are imported.
 """
 
 import base64
@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
-# Larger files, and files of these kinds, take the LFS way: as the Hub's .gitattributes and, for the size, as small tests like
+# Larger files, and files of these kinds, take the LFS way: as the Hub's .gitattributes and, for the size, as small
+# tests like
 LFS_LIMIT = 10_000  # bytes
 LFS_KINDS = (".parquet", ".safetensors", ".mp4", ".bin")
 DATE = "2026-01-01T00:00:00.000Z"
@@ -34,7 +35,8 @@ class Hub:
     """What the server holds: `repos[kind, name]` maps the paths of "main" to bytes; `address` is its URL.
 
     `branches[kind, name, branch]` are the other branches, `commits[sha]` what stood at each commit, `private` the
-    repositories that only their owner sees, `space_sdks` what each Space runs on. `faults` maps a pattern of "METHOD /path"
+    repositories that only their owner sees, `space_sdks` what each Space runs on. `faults` maps a pattern of "METHOD
+    /path"
     to an HTTP status, or to None: the connection is dropped.
     """
 

@@ -1,6 +1,8 @@
-"""Small files in the published forms, which a reader of the pages would have downloaded: annotations, weights, Hub models.
+"""Small files in the published forms, which a reader of the pages would have downloaded: annotations, weights, Hub
+models.
 
-All are invented: rows about the clips of a sandbox world, and random weights. `NAMES` says where the pages look for them.
+All are invented: rows about the clips of a sandbox world, and random weights. `NAMES` says where the pages look for
+them.
 """
 
 import io
@@ -50,7 +52,9 @@ def write_published_captions(folder: Path) -> None:
 
 
 def write_published_annotations(folder: Path, world: Path) -> None:
-    """What VALOR, UnAV-100, ActivityNet-QA and VTimeLLM publish, about the files of a sandbox world, below `folder`/data."""
+    """What VALOR, UnAV-100, ActivityNet-QA and VTimeLLM publish, about the files of a sandbox world, below
+    `folder`/data.
+    """
     data = folder / "data"
     links = {
         "valor/desc_train.json": world / "captions.json",
@@ -83,7 +87,9 @@ def write_published_annotations(folder: Path, world: Path) -> None:
 
 
 def write_published_weights(folder: Path) -> None:
-    """The first release of AVicuna in small, below `folder`: a language model, two towers, two projectors, two LoRA folders."""
+    """The first release of AVicuna in small, below `folder`: a language model, two towers, two projectors, two LoRA
+    folders.
+    """
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=600)
     names = {name: value for name, value in TINY_TEXTS["llama"].items() if name != "model_type"}

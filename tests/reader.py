@@ -1,7 +1,8 @@
 """Somebody who reads the pages and does what they show, in a folder of his own. Not a test itself.
 
-He runs each snippet in this process or, `in_shell`, as a person types it; he remembers what went wrong, for the test of that
-snippet to tell. The Hub and the judge are stand-ins, Slurm's commands run their tasks here, one after the other.
+He runs each snippet in this process or, `in_shell`, as a person types it; he remembers what went wrong, for the test
+of that snippet to tell. The Hub and the judge are stand-ins, Slurm's commands run their tasks here, one after the
+other.
 """
 
 import importlib
@@ -170,7 +171,9 @@ class Reader:
         self.output[snippet] = output.getvalue()
 
     def type_into_shell(self, snippet: Snippet) -> None:
-        """The snippet as a person types it, in a process that has the environment's programs and no more of this one."""
+        """The snippet as a person types it, in a process that has the environment's programs and no more of
+        this one.
+        """
         text = snippet.shortened(self.judge.url)
         command = [sys.executable, "-c", text] if snippet.language == "python" else ["bash", "-c", text]
         binaries = os.pathsep.join([str(self.folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -190,7 +193,9 @@ class Reader:
             raise RuntimeError(f"status {done.returncode}:\n{text}\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
 
     def find_names(self) -> None:
-        """After each snippet: what `make demo` and earlier stages would have left, under the names that the pages use."""
+        """After each snippet: what `make demo` and earlier stages would have left, under the names that the
+        pages use.
+        """
         outputs, world = self.folder / "outputs", self.folder / "outputs/world"
         if (world / "annotations.json").exists() and not (self.folder / "data/valor").exists():
             write_published_annotations(self.folder, world)

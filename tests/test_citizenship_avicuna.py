@@ -122,7 +122,7 @@ except ValueError as error:
 else:
     raise AssertionError("loaded without trust")
 print("all equal")
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +171,15 @@ def test_a_process_that_has_never_seen_the_project_gives_identical_logits(checkp
 
 
 def hidden_project(folder: Path) -> Path:
-    """A folder that takes the installed project off the import path of a new process, as if it had never been there."""
+    """A folder that takes the installed project off the import path of a new process, as if it had never been
+    there.
+    """
     (folder / "hide").mkdir()
     project = str(Path(__file__).resolve().parents[1])
     (folder / "hide/sitecustomize.py").write_text(
         "import sys\n"
         f"sys.path = [path for path in sys.path if path != {project!r}]\n"
-        "sys.meta_path = [finder for finder in sys.meta_path if '__editable__' not in getattr(finder, '__module__', '')]\n"
+        "sys.meta_path = [finder for finder in sys.meta_path if '__editable__' not in getattr(finder, '__module__', '')]\n"  # noqa: E501
     )
     return folder / "hide"
 
@@ -405,8 +407,8 @@ def test_a_peft_adapter_loads_back_into_the_plain_model(inputs, tmp_path):
 
 
 QUANTISATIONS = {
-    "bitsandbytes 8 bit": ("bitsandbytes", lambda: BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=FULL_PRECISION_MODULES)),
-    "bitsandbytes 4 bit": ("bitsandbytes", lambda: BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=FULL_PRECISION_MODULES)),
+    "bitsandbytes 8 bit": ("bitsandbytes", lambda: BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=FULL_PRECISION_MODULES)),  # noqa: E501
+    "bitsandbytes 4 bit": ("bitsandbytes", lambda: BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=FULL_PRECISION_MODULES)),  # noqa: E501
     "torchao 8 bit": ("torchao", lambda: TorchAoConfig(
         __import__("torchao.quantization", fromlist=["Int8WeightOnlyConfig"]).Int8WeightOnlyConfig(),
         modules_to_not_convert=FULL_PRECISION_MODULES,

@@ -1,4 +1,6 @@
-"""Virtual videos: the token at k/100 shows what the plan has there; the published rule against the published numbers."""
+"""Virtual videos: the token at k/100 shows what the plan has there; the published rule against the published
+numbers.
+"""
 
 import json
 
@@ -186,8 +188,8 @@ def source_seconds(rows, clips):
 @pytest.mark.parametrize(("alignment", "windows"), [("centred", (2.0, 1.0)), ("published", (10.0, 4.0))])
 def test_rows_composed_from_clips_are_those_of_the_rendered_file(tmp_path, alignment, windows):
     """
-    Centred with 2-s windows, the moments that a token shows differ by at most 0.5 s (pictures; 0.1 s on average, which is
-    less than a row of the clip, 0.22 s) and 1 s (sounds, half a window). Published, both differ by more.
+    Centred with 2-s windows, the moments that a token shows differ by at most 0.5 s (pictures; 0.1 s on average, which
+    is less than a row of the clip, 0.22 s) and 1 s (sounds, half a window). Published, both differ by more.
     """
     segments, paths, position = [], {}, 0.0
     for number, scale in enumerate((0.8, 1.7, 1.4)):

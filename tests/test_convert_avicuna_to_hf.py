@@ -276,7 +276,9 @@ def test_a_ragged_batch_gives_the_numbers_of_each_sample_alone(model, golden, si
 
 @pytest.mark.parametrize("case", ["b2_v75_a25", "b1_v90_a10", "b1_v50_a50"])
 def test_golden_interleaved_embeddings(shared_golden_dir, case):
-    """Projection and order of the published interleaver, without a checkpoint; `b1_v40_a60` is its case of silent zeros."""
+    """Projection and order of the published interleaver, without a checkpoint; `b1_v40_a60` is its case of silent
+    zeros.
+    """
     arrays = np.load(shared_golden_dir / "interleave/projected_fp32.npz")
     part = {name: torch.from_numpy(arrays[f"{case}_{name}"]) for name in ("video", "audio", "Wv", "bv", "Wa", "ba")}
     ids, embeds = torch.from_numpy(arrays[f"{case}_ids"]), torch.from_numpy(arrays[f"{case}_embeds"])
@@ -409,8 +411,8 @@ def test_a_malicious_pickle_is_refused_and_not_run(release, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda t: t | {"model.mm_projector_b.weight": torch.zeros(1)}, r"unknown keys \['model.mm_projector_b.weight'\]"),
-        (lambda t: {"model.mm_projector.weight": t["model.mm_projector.weight"]}, "only .'weight'. of model.mm_projector"),
+        (lambda t: t | {"model.mm_projector_b.weight": torch.zeros(1)}, r"unknown keys \['model.mm_projector_b.weight'\]"),  # noqa: E501
+        (lambda t: {"model.mm_projector.weight": t["model.mm_projector.weight"]}, "only .'weight'. of model.mm_projector"),  # noqa: E501
         (lambda t: t | {"model.mm_projector.bias": torch.zeros(3)}, r"bias \(3,\)"),
         (lambda t: t | {"model.mm_projector.bias": torch.zeros(3), "model.mm_projector.weight": torch.zeros(3, 768)},
          r"model.vision_adapter.weight \(3, 768\) instead of \(64, 768\)"),

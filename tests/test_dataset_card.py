@@ -1,4 +1,6 @@
-"""The cards of both data sets: every number from the report, a YAML block that `datasets` reads, code that runs as it stands."""
+"""The cards of both data sets: every number from the report, a YAML block that `datasets` reads, code that runs as it
+stands.
+"""
 
 import ast
 import copy
@@ -126,7 +128,8 @@ def test_every_number_of_the_card_comes_from_the_report(name, folders):
     }
     known |= {count for facts in report["settings"].get("splits", {}).values() for count in facts["clips_per_video"]}
     text = prose_of(card_text(name, report))
-    # hashes, versions and the names of files are the report's own words; so are settings, and defaults the configuration's
+    # hashes, versions and the names of files are the report's own words; so are settings, and defaults the
+    # configuration's
     text = re.sub(r"[0-9a-f]{16,}|(?<=\w )\d+(\.\d+)+|(?<=`)[^`]*(?=` \|)", "", NAMES.sub("", text))
     found = re.findall(r"\d[\d,]*(?:\.\d+)?", text)
     assert len(found) > 10 and [number for number in found if number not in known] == []

@@ -99,7 +99,9 @@ def test_a_caption_that_overlaps_nothing_counts_as_a_zero():
 
 
 def test_unmatched_captions_are_documents_of_cider():
-    """One match among four predictions: each n-gram of it is in one of four documents, so the pair has the value 10."""
+    """One match among four predictions: each n-gram of it is in one of four documents, so the pair has the
+    value 10.
+    """
     others = story((90, 99, "one"), (91, 95, "two dogs"), (80, 85, "three cats run away"))
     assert captions_at_half([*GRASS[:1], *others], GRASS[:1])["CIDEr"] == pytest.approx(2.5)
     assert score_stories([[*GRASS[:1], *others]], [[GRASS[:1]]])["CIDEr"] == pytest.approx(250.0)

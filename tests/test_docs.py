@@ -1,9 +1,11 @@
-"""Each command and snippet of README.md and docs/ is run, in the order of the pages, and leaves what the page says it leaves.
+"""Each command and snippet of README.md and docs/ is run, in the order of the pages, and leaves what the page says it
+leaves.
 
-A reader with a folder of his own does so: `outputs/` is what his commands made, `data/` and `weights/` are small files in the
-published forms, the Hub and the judge are stand-ins on this machine. `SHORTER` in tests/documentation.py lists all that is
-changed in a command. Most run in this process (an import of the libraries costs seconds), those of `IN_A_SHELL` as they are
-typed. What takes minutes is left to `make test-slow`, in which everything is typed into a shell (tests/test_docs_slow.py).
+A reader with a folder of his own does so: `outputs/` is what his commands made, `data/` and `weights/` are small files
+in the published forms, the Hub and the judge are stand-ins on this machine. `SHORTER` in tests/documentation.py lists
+all that is changed in a command. Most run in this process (an import of the libraries costs seconds), those of
+`IN_A_SHELL` as they are typed. What takes minutes is left to `make test-slow`, in which everything is typed into a
+shell (tests/test_docs_slow.py).
 """
 
 import re

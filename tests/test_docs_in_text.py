@@ -1,7 +1,8 @@
 """The commands in the running text of the pages, typed into a shell in a copy of the checkout (`make test-slow`).
 
-The copy's `.venv` sees the packages of this one and keeps what is installed to itself, so that `make` and `pip` do there what
-they do for a reader, but for the gigabytes. Blocks are the work of tests/test_docs.py and tests/test_docs_slow.py.
+The copy's `.venv` sees the packages of this one and keeps what is installed to itself, so that `make` and `pip` do
+there what they do for a reader, but for the gigabytes. Blocks are the work of tests/test_docs.py and
+tests/test_docs_slow.py.
 """
 
 import os

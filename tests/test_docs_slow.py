@@ -1,6 +1,7 @@
 """Everything that the pages show, typed into a shell as it stands there but for `SHORTER` (`make test-slow`).
 
-tests/test_docs.py runs most of it within seconds in one process. Here nothing is shared between two commands but files, and
+tests/test_docs.py runs most of it within seconds in one process. Here nothing is shared between two commands but
+files, and
 what takes minutes is run, too: all stages, both studies, lmms-eval, the demo. About a quarter of an hour.
 """
 

@@ -1,4 +1,6 @@
-"""Analyses: the paper's numbers as data, comparison tables, studies of variants, the use of sound, time-line pictures."""
+"""Analyses: the paper's numbers as data, comparison tables, studies of variants, the use of sound, time-line
+pictures.
+"""
 
 import json
 import sys
@@ -134,7 +136,8 @@ def test_a_wrong_plan_is_refused(tmp_path, wrong, message):
         study.read_plan(path)
 
 
-# Stands for `accelerate launch`: a training copies its model and notes what it was told; an evaluation scores by the config.
+# Stands for `accelerate launch`: a training copies its model and notes what it was told; an evaluation scores by the
+# config.
 LAUNCHER = """
 import json, pathlib, shutil, sys
 arguments = sys.argv[1:]
@@ -156,7 +159,7 @@ else:
     fields |= {"model": str(model), "limit": int(value("--limit")) if "--limit" in arguments else None}
     (output / "results.json").write_text(json.dumps(fields))
     calls.open("a").write("evaluate\\n")
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture

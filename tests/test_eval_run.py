@@ -40,7 +40,9 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Annotations of six videos, cached features of five of them (one silent), and one real file with broken neighbours."""
+    """Annotations of six videos, cached features of five of them (one silent), and one real file with broken
+    neighbours.
+    """
     folder = tmp_path_factory.mktemp("world")
     make_world(folder, num_clips=0, num_test_videos=1, seed=3)
     made = json.loads((folder / "annotations.json").read_text())["database"]
@@ -239,7 +241,9 @@ def test_every_command_reports_a_wrong_option_in_one_line(project_dir, module):
 def test_features_of_other_towers_or_settings_are_refused_and_the_folder_can_be_used_again(
     world, checkpoint, tmp_path
 ):
-    """By the real model, with a cache that names other towers or other windows; the run's settings hold the cache's."""
+    """By the real model, with a cache that names other towers or other windows; the run's settings hold the
+    cache's.
+    """
     cases = (
         ({"towers": "0123456789abcdef"}, "other towers .fingerprint 0123456789abcdef. than this checkpoint's"),
         ({"window_seconds": 2.0}, "made with window_seconds=2.0, but the processor has window_seconds=10.0"),

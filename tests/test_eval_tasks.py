@@ -27,7 +27,7 @@ FROZEN_PROMPTS = {
     "dialog_turn": "Q: {question}\nA: {answer}\n",
     "dialog_question": "{history}Q: {question}\nAnswer the last question in one sentence.",
     "music_answer": "{question}\nAnswer with one of these words: {choices}.",
-    "judge_system": "You grade answers to questions about videos. You have not seen the video: the reference answer is "
+    "judge_system": "You grade answers to questions about videos. You have not seen the video: the reference answer is "  # noqa: E501
     "right by definition. Judge the meaning, not the wording. Synonyms and paraphrases are right, and so is an answer "
     "that says more than the reference without contradicting it.",
     "judge_question": "Question: {question}\nReference answer: {reference}\nAnswer to grade: {prediction}\n\n"

@@ -46,8 +46,8 @@ def test_no_sample_has_no_window():
 @pytest.mark.parametrize(("mel_scale", "truncation"), [("htk", "fusion"), ("slaney", "rand_trunc")])
 def test_log_mel_equals_transformers_clap_on_real_sound(data_dir, mel_scale, truncation):
     """
-    torchaudio computes its filters in single precision, transformers in double: 5e-4 dB on average bins, 0.02 dB in bins
-    below -60 dB beside loud ones. CLAP's input spans about 100 dB.
+    torchaudio computes its filters in single precision, transformers in double: 5e-4 dB on average bins, 0.02 dB in
+    bins below -60 dB beside loud ones. CLAP's input spans about 100 dB.
     """
     ours = AVicunaFeatureExtractor(mel_scale=mel_scale)
     reference = ClapFeatureExtractor(frequency_min=50, frequency_max=14_000, truncation=truncation)

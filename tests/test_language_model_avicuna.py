@@ -1,4 +1,6 @@
-"""Any causal language model inside AVicuna gives the logits and the answers that it gives alone, or is refused by name."""
+"""Any causal language model inside AVicuna gives the logits and the answers that it gives alone, or is refused by
+name.
+"""
 
 import pytest
 import torch

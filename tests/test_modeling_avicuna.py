@@ -1,4 +1,6 @@
-"""The model on tiny random weights: merge, batching, errors, gradients. Golden numbers stand in the converter's tests."""
+"""The model on tiny random weights: merge, batching, errors, gradients. Golden numbers stand in the converter's
+tests.
+"""
 
 import pytest
 import torch
@@ -404,7 +406,7 @@ def test_the_poster_adapter_is_a_two_layer_perceptron():
 BACKBONES = {
     "qwen3": {
         "text_config": {
-            "model_type": "qwen3", "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "model_type": "qwen3", "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,  # noqa: E501
             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
         }
     },

@@ -1,4 +1,6 @@
-"""Which rule and which learning rate move each parameter: Muon or AdamW, `learning_rate` or `adapter_learning_rate`."""
+"""Which rule and which learning rate move each parameter: Muon or AdamW, `learning_rate` or
+`adapter_learning_rate`.
+"""
 
 import pytest
 import torch

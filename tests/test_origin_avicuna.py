@@ -1,4 +1,6 @@
-"""What a checkpoint was put together from is told by names: no place of a machine, and a Hub id wherever it was cached."""
+"""What a checkpoint was put together from is told by names: no place of a machine, and a Hub id wherever it was
+cached.
+"""
 
 import json
 from pathlib import Path

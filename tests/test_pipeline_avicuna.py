@@ -349,7 +349,7 @@ target = r"model\\.language_model\\..*\\.q_proj"
 for model in (plain, get_peft_model(plain, LoraConfig(r=2, target_modules=target))):
     pipe = pipeline("audio-visual-event-localization", model=model, processor=processor, device="cpu", max_new_tokens=12)
     print("ANSWERS", pipe(video, query=["rain", "dog"], do_sample=False), pipe(video, question="What?", do_sample=False))
-"""
+"""  # noqa: E501
 
 
 def test_a_loaded_model_and_its_lora_work_in_a_process_without_the_package(model, processor, videos, tmp_path):

@@ -244,7 +244,9 @@ def test_cached_features_are_resampled_to_the_tokens(processor, num_rows):
 
 
 def test_published_resampling_of_the_golden_rows(golden_dir):
-    """Rows of golden/resample that reach the processor; intended differences: no zero rows, no lost tail of the sound."""
+    """Rows of golden/resample that reach the processor; intended differences: no zero rows, no lost tail of the
+    sound.
+    """
     golden = json.loads((golden_dir / "resample" / "resample.json").read_text())
     processor = build_processor(byte_level_tokenizer(), num_av_tokens=100)
     for row in golden["video"]:

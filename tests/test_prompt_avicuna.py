@@ -69,8 +69,8 @@ VIDEO, AUDIO, IMAGE = ({"type": kind} for kind in ("video", "audio", "image"))
 def test_frozen_text_of_a_conversation():
     messages = [user(VIDEO, text("What?")), {"role": "assistant", "content": "Rain."}, user("And then?")]
     assert render(messages, add_generation_prompt=True)[0] == (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-        "and polite answers to the user's questions. USER: <video>\nWhat? ASSISTANT: Rain.</s>USER: And then? ASSISTANT:"
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "  # noqa: E501
+        "and polite answers to the user's questions. USER: <video>\nWhat? ASSISTANT: Rain.</s>USER: And then? ASSISTANT:"  # noqa: E501
     )
 
 
@@ -200,7 +200,9 @@ def test_generation_prompts_equal_the_published_ones(shared_golden_dir, name, le
 
 
 def test_collator_rows_equal_the_published_ones_but_for_the_side_of_padding(shared_golden_dir):
-    """Ours pads on the left with a separate token (batched generation); padding_side="right" gives the published side."""
+    """Ours pads on the left with a separate token (batched generation); padding_side="right" gives the
+    published side.
+    """
     golden, processor = read_labels(shared_golden_dir, 0), llama_processor(shared_golden_dir, 0)
     conversations = [
         to_messages(golden["v1"][name]["conversation_after_placeholder_and_time_tokens"])

@@ -1,4 +1,6 @@
-"""Publishing, end to end, against a stand-in Hub on this machine: what goes, what a stranger gets, what a failure leaves."""
+"""Publishing, end to end, against a stand-in Hub on this machine: what goes, what a stranger gets, what a failure
+leaves.
+"""
 
 import errno
 import json

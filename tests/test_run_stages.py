@@ -1,4 +1,6 @@
-"""Stages in order, each from the one before; finished ones are skipped, interrupted ones resumed, changed ones refused."""
+"""Stages in order, each from the one before; finished ones are skipped, interrupted ones resumed, changed ones
+refused.
+"""
 
 from pathlib import Path
 

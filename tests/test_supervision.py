@@ -10,7 +10,7 @@ import psutil
 
 
 PROJECT = Path(__file__).parents[1]
-STAGE = "import time; from train.supervision import end_with_run_stages; end_with_run_stages(); print(1, flush=True); time.sleep(60)"
+STAGE = "import time; from train.supervision import end_with_run_stages; end_with_run_stages(); print(1, flush=True); time.sleep(60)"  # noqa: E501
 LAUNCHER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STAGE!r}])"
 RUNNER = (
     "import subprocess, sys; from train.supervision import supervised_environment; "

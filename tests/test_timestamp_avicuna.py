@@ -71,7 +71,9 @@ def durations_and_events(draw):
 
 
 def test_time_tokens_equal_the_published_ones_but_for_the_lower_clamp(golden_dir):
-    """Intended differences: the published code writes times before 0 as they come ("-10"); ours clamps them to "00"."""
+    """Intended differences: the published code writes times before 0 as they come ("-10"); ours clamps them to
+    "00".
+    """
     table = json.loads((golden_dir / "time_tokens" / "time_tokens.json").read_text())["table"]
     differing = [row for row in table if TimeCodec().encode(row["seconds"], row["duration"]) != row["token"]]
     assert len(table) == 307
@@ -277,7 +279,7 @@ def test_reads_what_models_say(text, expected):
 
 
 ABSENT = [
-    "No event.", "no", "None", "None.", "N/A", "Nothing.", "[]", "{}", "```json\n[]\n```", "not present", "does not occur",
+    "No event.", "no", "None", "None.", "N/A", "Nothing.", "[]", "{}", "```json\n[]\n```", "not present", "does not occur",  # noqa: E501
     "It does not happen.", "The event does not occur in the video.", "There is no dog barking in the video.",
     "The dog isn't visible in the video.", "It doesn\u2019t appear.", "No such event is found in the video.",
     "The sound of rain cannot be heard.", "A dog barking never happens.", "There isn't any dog in this video.",
@@ -356,7 +358,7 @@ def test_other_models_prediction_files_never_raise(data_dir):
 
 def test_reports_what_it_could_not_read():
     reasons = {text: [piece.reason for piece in read_events(text, 100).unread] for text in (
-        "I hear nothing.", "From 40, rain.", "From 17 to 03, X.", '[{"event": "B"}, [3, 17]]', "From 03 to 17.", "No event.",
+        "I hear nothing.", "From 40, rain.", "From 17 to 03, X.", '[{"event": "B"}, [3, 17]]', "From 03 to 17.", "No event.",  # noqa: E501
     )}  # fmt: skip
     assert list(reasons.values()) == [
         ["no time span"],
@@ -379,7 +381,7 @@ def test_places_point_at_the_written_times():
         assert len(written) == len(reading.events)
 
 
-PIECES = ["From 03 to 17", "from 4", " to ", "and", "[", "]", "{", "}", '"', "'", ":", ",", ".", "\n", "1e9", "-", "9" * 400, '"event"', "timestamps", "[3, 17]", "NaN", "\\", "the end", "%", "\u0663", "\ud800"]  # fmt: skip
+PIECES = ["From 03 to 17", "from 4", " to ", "and", "[", "]", "{", "}", '"', "'", ":", ",", ".", "\n", "1e9", "-", "9" * 400, '"event"', "timestamps", "[3, 17]", "NaN", "\\", "the end", "%", "\u0663", "\ud800"]  # fmt: skip  # noqa: E501
 
 
 @settings(max_examples=400, deadline=None)
@@ -396,7 +398,7 @@ def test_never_raises_on_any_text(text):
     "text",
     [
         '{"event": "x", "start": 1} ' * 1500, "{'event': 'x', 'start': 1, 'end': 2}\n" * 1000, "[1, 2] " * 5000,
-        "does not " * 5000, "['" * 10000, "[" * 5000, '{"a":' * 5000, "from 1 " * 5000, "- " * 20000, "9" * 20000, "'" * 20000, "from 1 to 2 " * 3000,
+        "does not " * 5000, "['" * 10000, "[" * 5000, '{"a":' * 5000, "from 1 " * 5000, "- " * 20000, "9" * 20000, "'" * 20000, "from 1 to 2 " * 3000,  # noqa: E501
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip

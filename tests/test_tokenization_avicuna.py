@@ -103,7 +103,9 @@ def test_a_slow_tokenizer_is_refused():
 
 @pytest.mark.parametrize("legacy", [0, 1])
 def test_a_bare_tokenizer_model_gives_the_published_ids(shared_golden_dir, tmp_path, legacy):
-    """Vicuna's repository has no tokenizer.json; what transformers makes of tokenizer.model merges spaces too early."""
+    """Vicuna's repository has no tokenizer.json; what transformers makes of tokenizer.model merges spaces too
+    early.
+    """
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(shared_golden_dir / "llama_tokenizer" / name, tmp_path / name)
     tokenizer = add_placeholder_tokens(AutoTokenizer.from_pretrained(tmp_path, legacy=bool(legacy)))
@@ -115,7 +117,9 @@ def test_a_bare_tokenizer_model_gives_the_published_ids(shared_golden_dir, tmp_p
 
 
 def test_the_small_tokenizer_gives_the_published_ids(shared_golden_dir):
-    """With legacy=False its pieces after </s> are unknown tokens in the published code (golden README): ours are real."""
+    """With legacy=False its pieces after </s> are unknown tokens in the published code (golden README): ours
+    are real.
+    """
     for legacy in (0, 1):
         tokenizer = AutoTokenizer.from_pretrained(shared_golden_dir / "small_tokenizer", legacy=bool(legacy))
         tokenizer = add_placeholder_tokens(tokenizer)

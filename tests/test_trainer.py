@@ -148,7 +148,9 @@ def test_samples_without_a_supervised_token_are_counted(workshop, tmp_path, flat
 
 
 def test_a_cpu_scores_labelled_positions_alone_and_gets_the_same_loss(workshop, tmp_path, monkeypatch):  # noqa: F811
-    """`is_top1` has one entry per scored position, so the number of rows of the head's input tells which were scored."""
+    """`is_top1` has one entry per scored position, so the number of rows of the head's input tells which were
+    scored.
+    """
     scored, losses = [], []
     apply = trl.trainer.utils._ChunkedLogProbFunction.apply
     monkeypatch.setattr(

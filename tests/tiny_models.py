@@ -1,4 +1,6 @@
-"""Tiny configurations, models and inputs that the model tests share. Random weights, no tokenizer, no training code."""
+"""Tiny configurations, models and inputs that the model tests share. Random weights, no tokenizer, no training
+code.
+"""
 
 import torch
 

@@ -1,4 +1,5 @@
-"""Shared by the training tests: a tiny checkpoint, cached random features, rows of every kind, and a way to run a stage.
+"""Shared by the training tests: a tiny checkpoint, cached random features, rows of every kind, and a way to run a
+stage.
 
 Everything is made once per session in a temporary folder. No media are decoded here.
 """

@@ -57,7 +57,8 @@ def run_on_two_processes(module: str, *arguments: str, timeout: float = TIMEOUT,
 def without_stale_locks(extensions: Path) -> Iterator[None]:
     """A compilation that was killed leaves torch's lock, which the next one would wait for without end.
 
-    Where nobody else runs from this folder, a lock there is nobody's; the kernel forgets who runs when they are killed.
+    Where nobody else runs from this folder, a lock there is nobody's; the kernel forgets who runs when they are
+    killed.
     """
     extensions.mkdir(parents=True, exist_ok=True)
     with open(extensions / "in_use", "w") as file:

@@ -1,7 +1,7 @@
 """The release folder of a built data set: without local paths, and without media unless asked for.
 
-`assemble_dataset` and `write_card` make it from a finished PU-VALOR or A5-222K folder; `find_dataset_problems` lists what
-must not be published; `verify_dataset` reads it without this project. Nothing here uses the network.
+`assemble_dataset` and `write_card` make it from a finished PU-VALOR or A5-222K folder; `find_dataset_problems` lists
+what must not be published; `verify_dataset` reads it without this project. Nothing here uses the network.
 """
 
 import fnmatch
@@ -53,8 +53,8 @@ os._exit(0)
 def assemble_dataset(folder: Path, *, output: Path, include_media: bool = False) -> list[Path]:
     """Make the release of a built folder, without its card (see `write_card`), in the new folder `output`.
 
-    Large files are linked. A Parquet file with absolute paths in `media` is rewritten with file names, and the sizes in the
-    report are updated.
+    Large files are linked. A Parquet file with absolute paths in `media` is rewritten with file names, and the sizes
+    in the report are updated.
 
     Raises:
         FileNotFoundError: `folder` contains no Parquet files.

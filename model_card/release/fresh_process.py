@@ -37,7 +37,11 @@ content = [{"type": "text", "text": question}]
 if video:
     content.insert(0, {"type": "video", "path": video})
 inputs = processor.apply_chat_template(
-    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
 ).to(model.device)
 with torch.inference_mode():
     generated = model.generate(**inputs, max_new_tokens=16, do_sample=False)

@@ -1,7 +1,7 @@
 """A Hugging Face Space that runs a published model: assembled, checked and tried.
 
-`assemble_space` writes the app (`space/app.py`), its README and its requirements; `verify_space` starts it as the Hub does,
-without this project and its other dependencies, and asks it about the example video. `push.py` sends it.
+`assemble_space` writes the app (`space/app.py`), its README and its requirements; `verify_space` starts it as the Hub
+does, without this project and its other dependencies, and asks it about the example video. `push.py` sends it.
 """
 
 import importlib.util

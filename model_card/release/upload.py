@@ -1,7 +1,8 @@
-"""Sends a release folder to the Hub as one commit, so that a repository holds either the old release or the whole new one.
+"""Sends a release folder to the Hub as one commit, so that a repository holds either the old release or the whole new
+one.
 
-An interrupted upload is finished by the same command; files that arrived are recognised by their hash and not sent again.
-Nothing here looks into the files.
+An interrupted upload is finished by the same command; files that arrived are recognised by their hash and not sent
+again. Nothing here looks into the files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,13 +31,15 @@ def upload(
 
     Args:
         private (`bool`): visibility of a new repository. An existing one keeps its own.
-        replaces (iterable of `str`): patterns of files that are deleted where the new release does not have them, so that
+        replaces (iterable of `str`): patterns of files that are deleted where the new release does not have them, so
+        that
             no shard of an older release remains.
         space_sdk (`str`, *optional*): SDK of a new Space.
 
     Raises:
         ValueError: the repository is public, and `private` was asked for.
-        RuntimeError: the upload failed; names the repository and the reason. The files of the repository are unchanged.
+        RuntimeError: the upload failed; names the repository and the reason. The files of the repository are
+        unchanged.
     """
     try:
         if not api.repo_exists(repo_id, repo_type=repo_type):

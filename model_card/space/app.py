@@ -2,8 +2,9 @@
 
     AVICUNA_MODEL=outputs/demo/stage4 python app.py
 
-The complete program of a Space, assembled by `model_card/release/space_release.py`. It does not import this project: the
-code of the model is part of the checkpoint. Requests are answered one at a time. Uploads are deleted within two hours.
+The complete program of a Space, assembled by `model_card/release/space_release.py`. It does not import this project:
+the code of the model is part of the checkpoint. Requests are answered one at a time. Uploads are deleted within two
+hours.
 """
 
 import html
