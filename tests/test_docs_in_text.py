@@ -188,8 +188,10 @@ def known_options() -> set[str]:
         for path in (PROJECT / room).rglob("*.py")
     ]
     written = {option for path in files for option in re.findall(r'"(--[\w-]+)"', path.read_text(encoding="utf-8"))}
-    fields = {f"--{name}" for kind in (AVicunaTrainingArguments, StageArguments) for name in kind.__dataclass_fields__}
-    return written | fields
+    fields = {name for kind in (AVicunaTrainingArguments, StageArguments) for name in kind.__dataclass_fields__}
+    for path in files:  # fields of the commands' options classes
+        fields |= set(re.findall(r"^    (\w+): .* field\(", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return written | {f"--{spelling}" for name in fields for spelling in (name, name.replace("_", "-"))}
 
 
 @pytest.mark.parametrize("page", PAGES)
