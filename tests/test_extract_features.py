@@ -134,7 +134,9 @@ def test_two_processes_continue_a_cache_and_leave_what_one_leaves(world, tmp_pat
         {entry["media_id"] for entry in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
         for path in sorted(output.glob("failed-*.jsonl"))
     ]
-    assert [len(names) for names in failed] == [2, 2] and set.union(*failed) == {f"zz{n}" for n in range(4)}
+    earlier = "of an earlier run on three processes"  # an earlier failure stays listed
+    assert sorted(len(names - {earlier}) for names in failed) == [2, 2]
+    assert set.union(*failed) == {earlier, *(f"zz{n}" for n in range(4))}
     assert {path: path.stat().st_mtime_ns for path in begun} == begun
     assert {path.name[:9] for path in output.glob("part-*.jsonl")} == {"part-0000", "part-0001"}
     one, two = FeatureStore(world / "features"), FeatureStore(output)

@@ -288,7 +288,7 @@ def test_rendered_rows_carry_their_video_and_bad_clips_are_counted(tmp_path):
     (tmp_path / "desc.json").write_text(json.dumps(records), encoding="utf-8")
     for number in range(4):
         make_clip(clips_dir / f"-clip_{number}.mp4", with_sound=number != 2)
-    (clips_dir / "-clip_4.mp4").write_bytes(b"")  # clip 5 has no file at all
+    (clips_dir / "-clip_4.mp4").write_bytes(b"no mp4")  # clip 5 has no file
     settings = quick_settings(
         tmp_path / "desc.json", clips_dir=str(clips_dir), media="rendered", num_videos=3, render_size=(64, 48)
     )

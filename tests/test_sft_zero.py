@@ -121,8 +121,11 @@ def sharded(request, workshop, mixed_media, hub, tmp_path_factory):  # noqa: F81
     """The same on two processes, and runs that were interrupted after two steps."""
     folder = tmp_path_factory.mktemp(f"zero{request.param}")
     shared = {**STEPS, **SPLIT, "deepspeed": zero_config(request.param, folder)}
-    shared["eval_datasets"] = workshop.rows("composed")
-    jobs = [stage_arguments(workshop, "composed", folder / kind, **shared, **what) for kind, what in KINDS.items()]
+    held_out = {"eval_datasets": workshop.rows("composed")}
+    jobs = [
+        stage_arguments(workshop, "composed", folder / kind, **shared, **held_out, **what)
+        for kind, what in KINDS.items()
+    ]
     if request.param == 3:
         jobs.append(stage_arguments(None, "mixed media", folder / "raw", **{**shared, **mixed_media, **SPLIT_RAW}))
         jobs[list(KINDS).index("lora")] += ["--push_to_hub", "true", "--hub_model_id", "user/avicuna"]
@@ -135,7 +138,7 @@ def sharded(request, workshop, mixed_media, hub, tmp_path_factory):  # noqa: F81
     for kind in ("full", "lora"):
         cut_off = folder / f"{kind}-resumed"
         shutil.copytree(folder / kind / "checkpoint-2", cut_off / "checkpoint-2")
-        line = {**shared, **KINDS[kind], "resume_from_checkpoint": "true"}
+        line = {**shared, **held_out, **KINDS[kind], "resume_from_checkpoint": "true"}
         resumed.append(stage_arguments(workshop, "composed", cut_off, **line))
     launch(resumed, folder)
     return folder

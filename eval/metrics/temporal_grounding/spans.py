@@ -84,8 +84,9 @@ def score_queries_by_count(answered: Sequence[int], annotated: Sequence[int]) ->
 
     Example:
 
-    >>> score_queries_by_count([1, 0, 0, 2], [1, 0, 1, 0])
-    {'CountF1': 66.66666666666667, 'rejection_precision': 50.0, 'rejection_recall': 50.0, 'rejection_F1': 50.0}
+    >>> scores = score_queries_by_count([1, 0, 0, 2], [1, 0, 1, 0])
+    >>> {name: round(value, 1) for name, value in scores.items()}
+    {'CountF1': 66.7, 'rejection_precision': 50.0, 'rejection_recall': 50.0, 'rejection_F1': 50.0}
     """
     present = [(a, b) for a, b in zip(answered, annotated, strict=True) if b]
     rejected, absent = sum(a == 0 for a in answered), sum(b == 0 for b in annotated)
