@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, redirect_stdout
@@ -200,8 +201,10 @@ class Reader:
         if (world / "annotations.json").exists() and not (self.folder / "data/valor").exists():
             write_published_annotations(self.folder, world)
             self.hub.repos["datasets", "lmms-eval/charades_sta"] = charades_repository(world)
+        demo = outputs / "demo/stage4"
+        if not demo.exists():  # a copy, because publishing writes a card into the folder
+            shutil.copytree(PROJECT / "examples/sandbox_checkpoint", demo)
         names = {
-            "outputs/demo/stage4": outputs / "sandbox/stage1",
             "outputs/demo/eval": outputs / "eval",
             "outputs/stage2": outputs / "vicuna_stage0",
             "outputs/stage2_audio_text": outputs / "vicuna_stage0",
