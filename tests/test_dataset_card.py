@@ -29,7 +29,7 @@ from .curation_fixtures import make_captions, quick_settings
 
 RELEASE = Path(pu_valor_card.__file__).parent
 TEMPLATES = ("pu_valor_card_template.md", "a5_222k_card_template.md")
-SECTIONS = ("Use", "Left out", "Environment", "Intended use and limits", "Licences", "Citation")
+SECTIONS = ("Use", "Dropped records", "Environment", "Intended use and limits", "Licences", "Citation")
 # names that hold digits; no other digit stands in a text of ours
 NAMES = re.compile(
     r"PU-VALOR|VALOR-32K|UnAV-100|A5-222K|\"about 222K\"|AAAI 2025|2403\.16276|CC BY(-NC)? 4\.0|Apache-2\.0|GPL-3\.0"
@@ -232,9 +232,9 @@ def test_a_figure_that_was_not_measured_is_not_run(folders):
     assert row.startswith("| train | 1 | 20 to 20 | not run | none |")
     card = card_text("pu_valor", full_report("pu_valor", folders["pu_valor"]))
     assert "| 0.424 / 0.171 | ambiguous 2,931 |" in card and "not run" not in card
-    assert "of 4,321 ids to keep out, 765 were among the clips" in card
+    assert "of 4,321 ids to exclude, 765 were among the clips" in card
     card = card_text("a5_222k", full_report("a5_222k", folders["a5_222k"]))
-    assert "kept out: ids (`held_out.txt`). Pairs left out for it: 4,983." in card
+    assert "excluded: ids (`held_out.txt`). Pairs dropped by this check: 4,983." in card
 
 
 def test_the_names_of_what_is_published_are_no_places_of_this_machine(folders):

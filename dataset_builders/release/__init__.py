@@ -1,1 +1,1 @@
-"""Reports, cards and folders of a built data set: what a release holds beside its rows."""
+"""Reports, dataset cards and release folders of a built data set: everything in a release except its rows."""

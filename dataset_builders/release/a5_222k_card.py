@@ -1,6 +1,6 @@
-"""The card of a built A5-222K folder: `a5_222k_card_template.md`, filled from report.json.
+"""The dataset card of a built A5-222K folder: `a5_222k_card_template.md`, filled in from report.json.
 
-The text is in the template, the rows of its tables here. Neither contains a number.
+The template holds the text; this module makes the table rows. Neither contains hard-coded numbers.
 """
 
 from pathlib import Path
@@ -10,18 +10,18 @@ from ..schema import FEATURES
 from .card_facts import card_metadata, describe_environments, describe_size, fill_template
 
 
-HELD_OUT = "in_test_set"  # the reason of a pair whose sound was to be kept out
-# Where the captions of each source come from, how they came about and on what terms its annotations are published, in
-# the order of trust: a sound that two sources have stays in the first.
+HELD_OUT = "in_test_set"  # drop reason of a pair whose sound belongs to a held-out set
+# Link, caption origin and annotation licence of each source, most trusted first: a sound that occurs in two sources is
+# kept in the first.
 SOURCES = {
     "audiocaps": ("[AudioCaps](https://github.com/cdjkim/audiocaps)", "by people", "MIT"),
     "clotho": ("[Clotho](https://zenodo.org/records/4783391)", "by people, five for each sound", "see its page"),
-    "captions": ("captioned clips of VALOR's form, no part of the published set", "as given", "see below"),
+    "captions": ("captioned clips in VALOR's format, not part of the published set", "as given", "see below"),
     "auto_acd": ("[Auto-ACD](https://auto-acd.github.io)", "by models", "see its page"),
     "wavcaps": ("[WavCaps](https://github.com/XinhaoMei/WavCaps)", "by a language model", "academic use"),
     "audioset": (
         "[AudioSet](https://research.google.com/audioset), or [LLP](https://github.com/YapengTian/AVVP-ECCV20)",
-        "sentences of ours about class labels",
+        "our sentences about class labels",
         "AudioSet CC BY 4.0, LLP GPL-3.0",
     ),
 }
@@ -29,9 +29,9 @@ TEMPLATE = Path(__file__).with_name("a5_222k_card_template.md")
 
 
 def card_text(report: dict[str, Any], *, name: str) -> str:
-    """The dataset card for a build, from the content of its report.json; `name` is how `load_dataset` will call it."""
+    """The dataset card of a build, from the content of its report.json; `name` is the argument for `load_dataset`."""
     settings, counts = report["settings"], report["sources"]
-    sources = [source for source in SOURCES if source in settings["mix"]]  # their order decides whose a sound is
+    sources = [source for source in SOURCES if source in settings["mix"]]  # order of priority for shared sounds
     num_rows = report.get("num_rows", {"train": sum(row["taken"] for row in settings["mix"].values())})
     metadata = card_metadata(
         pretty_name="A5-222K",
@@ -62,7 +62,7 @@ def card_text(report: dict[str, Any], *, name: str) -> str:
 
 
 def describe_source(source: str, num_read: int, row: dict[str, int]) -> list[str]:
-    """Where a source's captions come from, and how many of its pairs were taken."""
+    """One table row: where a source's captions come from, and how many of its pairs were selected."""
     link, captions, terms = SOURCES[source]
     return [
         f"`{source}`",
@@ -74,13 +74,13 @@ def describe_source(source: str, num_read: int, row: dict[str, int]) -> list[str
 
 
 def describe_drops(sources: list[str], counts: dict[str, dict]) -> list[list[str]]:
-    """What was left out, by source and reason."""
+    """Table rows of the dropped pairs, by source and reason."""
     rows = [[source, why, f"{num:,}"] for source in sources for why, num in counts[source]["dropped"].items()]
     return rows or [["-", "-", "-"]]
 
 
 def describe_held_out(settings: dict[str, Any]) -> str:
-    """The lists of sounds that were kept out, by the names of their files; empty where there were none."""
+    """The lists of held-out sounds with their file names; empty if there are none."""
     lists = []
     for option, files in sorted(settings.items()):
         if option.startswith("exclude_") and files:

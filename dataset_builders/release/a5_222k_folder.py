@@ -1,9 +1,9 @@
-"""Write A5-222K as a folder of Parquet files, with its report and its card, that `load_dataset` reads without this
-project.
+"""Write A5-222K as a folder of Parquet files with a report and a dataset card. `load_dataset` reads the folder without
+this project.
 
     <output>/data/train-00000-of-00003.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
 
-No sound is copied.
+No audio is copied.
 """
 
 import os
@@ -24,11 +24,11 @@ from .pu_valor_folder import write_parquet
 
 
 ROWS_PER_FILE = 100_000
-PACKAGES = ("av", "datasets", "pyarrow")  # packages whose versions may change a byte of the build
+PACKAGES = ("av", "datasets", "pyarrow")  # packages whose versions can change the output bytes
 
 
 def write_folder(settings: A5222KSettings, output: str | Path) -> Path:
-    """Build the set into the new folder `output`, which is renamed from a hidden one when it is complete.
+    """Build the set in the new folder `output`, which is written under a hidden name and renamed when complete.
 
     Raises:
         ValueError: `output` exists, or no pair can be selected.

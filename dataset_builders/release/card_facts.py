@@ -1,9 +1,7 @@
-"""What the cards of PU-VALOR and A5-222K have in common: the YAML block, sizes, environment, and the files they
-become.
+"""Code shared by the cards of PU-VALOR and A5-222K: the YAML block, sizes, environment and output files.
 
-A card is a template of this folder, filled from a build's report.json and from nothing else; what an older report does
-not tell is "not recorded". The texts are in the templates, the rows of each data set's tables in `pu_valor_card` and
-`a5_222k_card`.
+A card is a template in this folder, filled in from a build's report.json only. Values missing from an older report are
+shown as "not recorded". The text is in the templates; `pu_valor_card` and `a5_222k_card` make the table rows.
 """
 
 import re
@@ -21,7 +19,7 @@ from .citation import BIBTEX
 
 
 CARD_FILE = "README.md"
-LICENCE_FILE = "LICENSE.md"  # the Hub takes this name, or a URL, for what `license: other` means
+LICENCE_FILE = "LICENSE.md"  # for `license: other` the Hub accepts this file name or a URL
 LICENCES = re.compile(r"^## Licences\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 SIZE_CATEGORIES = (
     (1_000, "n<1K"),
@@ -39,14 +37,14 @@ def fill_template(template: Path, metadata: DatasetCardData, **values: Any) -> s
 
 
 def write_card_files(folder: str | Path, card: str) -> None:
-    """Write README.md and, where its YAML block names LICENSE.md, its section on licences under that name."""
+    """Write README.md and, if its YAML block names LICENSE.md, write its section on licences to that file as well."""
     write_text(Path(folder) / CARD_FILE, card)
     if f"\nlicense_link: {LICENCE_FILE}\n" in card:
         write_text(Path(folder) / LICENCE_FILE, licences_of(card))
 
 
 def licences_of(card: str) -> str:
-    """The section "Licences" of a card, as a text of its own. ValueError for a card without it.
+    """The section "Licences" of a card, as a separate text. Raises ValueError for a card without it.
 
     >>> licences_of("# Title\\n\\n## Licences\\n\\nNone.\\n\\n## Citation\\n")
     '# Licences\\n\\nNone.\\n'
@@ -58,7 +56,7 @@ def licences_of(card: str) -> str:
 
 
 def local_name(folder: str | Path) -> str:
-    """What `load_dataset` calls a folder from the folder above; the name of a builder is no folder, hence the "./"."""
+    """The `load_dataset` path of a folder, relative to its parent; "./" distinguishes it from a builder name."""
     return f"./{Path(folder).resolve().name}"
 
 
@@ -70,12 +68,13 @@ def card_metadata(
     license_name: str,
     **fields: Any,
 ) -> DatasetCardData:
-    """The YAML block: tags of the Hub, which files are which split, and `dataset_info` as `push_to_hub` writes it.
+    """The YAML block: Hub tags, the files of each split, and `dataset_info` as `push_to_hub` writes it.
 
     Args:
         num_rows (`dict[str, int]`): rows by split.
-        sizes (`dict[str, dict[str, int]]`, *optional*): `measure_parquet` by split; without it there is no
-        `dataset_info`. fields: further fields of `DatasetCardData`.
+        sizes (`dict[str, dict[str, int]]`, *optional*): `measure_parquet` by split; if omitted, the block
+            has no `dataset_info`.
+        fields: further fields of `DatasetCardData`.
     """
     metadata = DatasetCardData(
         language="en",
@@ -109,14 +108,14 @@ def size_category(num_rows: int) -> str:
 
 
 def measure_parquet(path: str | Path) -> dict[str, int]:
-    """Bytes of the file, and bytes of its rows in memory, which `datasets` calls `num_bytes`."""
+    """Size of the file in bytes, and size of its rows in memory, which `datasets` calls `num_bytes`."""
     with pq.ParquetFile(path) as file:
         num_bytes = sum(file.read_row_group(index).nbytes for index in range(file.num_row_groups))
     return {"file_bytes": Path(path).stat().st_size, "num_bytes": num_bytes}
 
 
 def add_sizes(sizes: Iterable[dict[str, int]]) -> dict[str, int]:
-    """The sum of several `measure_parquet`."""
+    """The sum of several results of `measure_parquet`."""
     total = {"file_bytes": 0, "num_bytes": 0}
     for size in sizes:
         total = {name: total[name] + size[name] for name in total}
@@ -124,7 +123,7 @@ def add_sizes(sizes: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def describe_size(sizes: Iterable[dict[str, int]] | None) -> str:
-    """Bytes on disk and in memory."""
+    """Size on disk and in memory, as text."""
     if sizes is None:
         return f"size in bytes {NOT_RECORDED}"
     total = add_sizes(sizes)
@@ -132,7 +131,7 @@ def describe_size(sizes: Iterable[dict[str, int]] | None) -> str:
 
 
 def describe_environments(report: dict) -> list[str]:
-    """One line for each commit and set of versions that a part of the build ran on: most often one line in all."""
+    """One line for each commit and set of package versions used by any part of the build; usually a single line."""
     lines = []
     for environment in report.get("environments") or [None]:
         if environment is None:

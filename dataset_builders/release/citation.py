@@ -1,5 +1,4 @@
-"""How to cite the paper: the one home of the BibTeX entry that cards show. `CITATION.cff` says the same; a test
-compares them."""
+"""The BibTeX entry that the cards show. `CITATION.cff` has the same content; a test compares them."""
 
 BIBTEX = """\
 @inproceedings{tang2025avicuna,

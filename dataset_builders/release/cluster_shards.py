@@ -1,9 +1,9 @@
 """Build PU-VALOR's shards as tasks of datatrove, for more than one machine (optional extra: `pip install
 avicuna[cluster]`).
 
-A shard is a pure function of the settings and its number, so any engine can hand them out. datatrove brings executors
-for Slurm, Ray and this machine; the last call, `build_folder` without `shards`, finds all shards done and writes the
-card.
+A shard is a pure function of the settings and its number, so any engine can distribute the shards. datatrove provides
+executors for Slurm, Ray and the local machine. The final call, `build_folder` without `shards`, finds all shards done
+and writes the card.
 
     SlurmPipelineExecutor(pipeline=[BuildShards(settings, output)], tasks=64, ...).run()
     build_folder(settings, output)
@@ -19,11 +19,11 @@ from .pu_valor_folder import build_folder, list_shards, prepare_folder
 
 
 class BuildShards(PipelineStep):
-    """Pipeline step without documents: task `rank` of `world_size` writes each `world_size`-th shard of the folder.
+    """Pipeline step without documents: task `rank` of `world_size` writes every `world_size`-th shard of the folder.
 
     Args:
         settings (`CurationSettings`):
-            Of the build; every task must see the same captions file and encoder.
+            Of the build; every task needs access to the same captions file and encoder.
         output (`str` or `Path`):
             The folder, shared by all tasks.
     """

@@ -1,8 +1,8 @@
-"""The account of a curation: what was kept, what was dropped or repaired, and why.
+"""Report of a curation run: which records were kept, dropped or repaired, and why.
 
-Readers and builders are handed one `CurationReport` and tell it every decision; `write` puts the account beside the
-built data as report.json (counts) and dropped.jsonl (each dropped or repaired record but those that `leave_out` only
-counts). It decides nothing itself.
+Readers and builders record every decision in one `CurationReport`. `write` saves it in the folder of the built data as
+report.json (counts) and dropped.jsonl (each dropped or repaired record, except those that `leave_out` only counts).
+The report makes no decisions itself.
 """
 
 import json
@@ -37,27 +37,27 @@ class CurationReport:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def read(self, source: str, *, num: int = 1) -> None:
-        """Count `num` records of the annotation file, whatever becomes of them."""
+        """Count `num` records read from the annotation file, kept or not."""
         self.num_read[source] += num
 
     def keep(self, source: str, *, num: int = 1) -> None:
-        """Count `num` records that reached the built data."""
+        """Count `num` records that are in the built data."""
         self.num_kept[source] += num
 
     def drop(self, source: str, record_id: str, reason: str, *, detail: Any = None, num: int = 1) -> None:
-        """Record that one record did not reach the built data, `num` if one decision drops several at once.
+        """Record that one record was dropped, or `num` records if one decision drops several at once.
 
-        `reason` is one snake_case word group.
+        `reason` is a snake_case identifier.
         """
         self._add("dropped", source, record_id, reason, detail, num)
 
     def leave_out(self, source: str, reason: str, *, num: int) -> None:
-        """Count `num` drops without listing them: sound records that a sample of millions did not take, say."""
+        """Count `num` drops without listing them, for example sound records not sampled from millions."""
         if num:
             self.unlisted[source, "dropped", reason] += num
 
     def repair(self, source: str, record_id: str, reason: str, *, detail: Any = None) -> None:
-        """Record that one record was kept, but not as the annotation file has it (an end clamped, say)."""
+        """Record that one record was kept with a changed value, for example a clamped end time."""
         self._add("repaired", source, record_id, reason, detail, 1)
 
     def _add(self, decision: str, source: str, record_id: str, reason: str, detail: Any, num: int) -> None:
@@ -69,11 +69,11 @@ class CurationReport:
         self.entries.append(entry)
 
     def num_dropped(self, source: str | None = None, reason: str | None = None) -> int:
-        """Number of drops, of all sources and reasons unless one is named."""
+        """Number of drops, over all sources and reasons unless one is given."""
         return self._count("dropped", source, reason)
 
     def num_repaired(self, source: str | None = None, reason: str | None = None) -> int:
-        """Number of repairs, of all sources and reasons unless one is named."""
+        """Number of repairs, over all sources and reasons unless one is given."""
         return self._count("repaired", source, reason)
 
     def _count(self, decision: str, source: str | None, reason: str | None) -> int:
@@ -110,15 +110,15 @@ class CurationReport:
         )
 
     def write(self, folder: str | Path, **facts: Any) -> None:
-        """Write `folder`/report.json, `facts` being further entries of it, and `folder`/dropped.jsonl.
+        """Write `folder`/report.json, with `facts` as further entries, and `folder`/dropped.jsonl.
 
-        The bytes depend on the decisions and the facts alone.
+        The bytes depend only on the decisions and the facts.
         """
         write_report(folder, {"settings": self.settings, "sources": self.counts(), **facts}, self.entries)
 
 
 def write_report(folder: str | Path, report: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-    """Write dropped.jsonl and then report.json: a folder that has a report has all of it."""
+    """Write dropped.jsonl, then report.json: if a folder has report.json, both files are complete."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(entry, sort_keys=True, ensure_ascii=False, default=str) for entry in entries)
     write_text(Path(folder) / DROPPED_FILE, "".join(f"{line}\n" for line in lines))

@@ -1,8 +1,6 @@
-"""Where a figure comes from: the commit, the versions of packages, and the model that a result or a training stands
-on.
+"""Provenance of a result or a training run: the commit, the package versions and the model that was used.
 
-The one home of these for the summaries of `train`, the results of `eval` and the cards of `model_card`. It writes
-nothing.
+Shared by the summaries of `train`, the results of `eval` and the cards of `model_card`. This module writes nothing.
 """
 
 import hashlib
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 
-# what an answer of a checkpoint depends on; training state and cards are not among it
+# the files that the output of a checkpoint depends on; training state and cards are not included
 MODEL_FILES = (
     "*.safetensors",
     "pytorch_model*.bin",
@@ -25,9 +23,9 @@ MODEL_FILES = (
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout, "-dirty" if it is changed; None outside of it, or without git.
+    """The commit of this checkout, with "-dirty" if it has local changes; None outside a checkout or without git.
 
-    An installed copy may lie in somebody else's repository: whose commit it is, is asked first.
+    An installed copy may be inside another repository, so git is first asked whether it tracks this file.
     """
     is_ours = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
     describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
@@ -47,12 +45,12 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def build_environment(packages: Iterable[str]) -> dict:
-    """What a build ran on, as its report states it."""
+    """The environment of a build, as recorded in its report."""
     return {"git_commit": git_commit(), "packages": package_versions(packages)}
 
 
 def model_hash(model: str) -> str:
-    """What tells one model from another: a folder's weights and settings, or a Hub id as it is."""
+    """An identifier of a model: a hash of a folder's weights and settings, or the Hub id unchanged."""
     folder = Path(model)
     if not folder.is_dir():
         return model

@@ -1,7 +1,7 @@
-"""The card of a built PU-VALOR folder: `pu_valor_card_template.md`, filled from report.json and the settings'
-defaults.
+"""The dataset card of a built PU-VALOR folder: `pu_valor_card_template.md`, filled in from report.json and the default
+settings.
 
-The template holds the text, this file the rows of its tables. No number stands in either.
+The template holds the text; this module makes the table rows. Neither contains hard-coded numbers.
 """
 
 import json
@@ -24,28 +24,27 @@ from .report_figures import DISTRIBUTIONS, FIGURES_DIR, TIMELINE
 
 
 TEMPLATE = Path(__file__).with_name("pu_valor_card_template.md")
-# Settings that the paper states or shows; the others are open there, and ours.
+# Settings that the paper states or shows. It leaves the others open; they are our choice.
 FROM_PAPER = {
     "num_videos": "stated: the default",
-    "scale_range": "read off its figure",
-    "clips_per_video": "its figure shows 4 to 6; the range is ours",
-    "background_noise_snr_db": "noise is stated, its level is ours",
-    "coherence_threshold": "a filter is stated, its rule is ours",
-    "clustering": "clustering of caption embeddings is stated, the algorithm is ours",
+    "scale_range": "read from a figure of the paper",
+    "clips_per_video": "a figure of the paper shows 4 to 6; the range is our choice",
+    "background_noise_snr_db": "noise is stated, its level is our choice",
+    "coherence_threshold": "a filter is stated, its rule is our choice",
+    "clustering": "clustering of caption embeddings is stated, the algorithm is our choice",
 }
-# Hashes of what was read, and what is nobody's choice.
+# Hashes of the inputs, and settings that are not design choices.
 NO_CHOICE = ("captions", "clips", "curation_version", "encoder", "excluded_ids", "seed")
 NOT_RUN = "not run"
 
 
 def write_card(output: str | Path, report: dict) -> None:
-    """Write `output`/README.md, whose code runs in the folder above, and `output`/LICENSE.md."""
+    """Write `output`/README.md, whose example code runs from the parent folder, and `output`/LICENSE.md."""
     write_card_files(output, card_text(report, name=local_name(output)))
 
 
 def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
-    """The card of a build, from its report.json alone; `name` is what `load_dataset` is called with (a Hub id,
-    say)."""
+    """The card of a build, from its report.json only; `name` is the argument for `load_dataset`, such as a Hub id."""
     facts, sizes = report["settings"]["splits"], report.get("sizes")
     splits = sorted(report["num_rows"], key=lambda split: (split != "train", split))
     num_rows = {split: report["num_rows"][split] for split in splits}
@@ -80,7 +79,7 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
 
 
 def describe_split(split: str, num_videos: int, facts: dict, sizes: dict | None) -> list[str]:
-    """What a split's videos are made of, and how large its files are."""
+    """One table row: the composition of a split's videos, and the size of its files."""
     spans, counts = facts["duration_seconds"], [int(count) for count in facts["clips_per_video"]]
     return [
         split,
@@ -94,7 +93,7 @@ def describe_split(split: str, num_videos: int, facts: dict, sizes: dict | None)
 
 
 def describe_clusters(split: str, facts: dict) -> list[str]:
-    """How a split's clips were grouped, and how often they were drawn."""
+    """One table row: how a split's clips were clustered, and how often they were drawn."""
     clusters, uses = facts["clusters"], facts["uses_of_a_clip"]
     cosines = (clusters["mean_cosine"], clusters["random_mean_cosine"])
     rejected = ", ".join(f"{reason} {count:,}" for reason, count in facts["rejected_plans"].items())
@@ -109,7 +108,7 @@ def describe_clusters(split: str, facts: dict) -> list[str]:
 
 
 def describe_settings(settings: dict) -> list[list[str]]:
-    """Every setting with its default, and what the paper says of it."""
+    """Every setting with its default and what the paper states about it."""
     defaults = vars(CurationSettings())
     values = {**settings["settings"], "text_encoder": settings["text_encoder"]}
     return [
@@ -124,6 +123,6 @@ def describe_settings(settings: dict) -> list[list[str]]:
 
 
 def describe_source(source: str, counts: dict) -> list[str]:
-    """What was read, kept and left out."""
+    """One table row: the numbers of records read, kept and dropped."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts["dropped"].items()))
     return [source, f"{counts['read']:,}", f"{counts['kept']:,}", reasons or "-"]

@@ -3,9 +3,9 @@
     <output>/data/<split>-00000-of-00023.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
     <output>/figures/    <output>/videos/
 
-A shard is a pure function of the settings and its number. It is written under another name, renamed when it is
-complete, and then recorded as done with its hash. A build that was killed continues with the shards that are not done;
-the bytes do not depend on interruptions or on the number of workers.
+A shard is a pure function of the settings and its number. It is written under a temporary name, renamed when complete,
+and then recorded as done with its hash. A killed build resumes with the shards that are not done; the bytes do not
+depend on interruptions or on the number of workers.
 """
 
 import hashlib
@@ -47,12 +47,12 @@ def build_folder(
         settings (`CurationSettings`):
             Checked settings.
         output (`str` or `Path`):
-            The folder. One with another build, or with files that no build of these settings has begun, is refused.
+            The folder. It is rejected if it holds another build, or files not written by a build with these settings.
         num_workers (`int`, *optional*, defaults to 1):
             Processes that write shards.
         shards (iterable of `(split, number)`, *optional*):
-            Write only these (one task of a cluster job) and leave the folder unfinished; by default all, and finish
-            it.
+            Write only these (one task of a cluster job) and leave the folder unfinished. By default all shards are
+            written and the folder is finished.
 
     Returns:
         `Path`: `output`.
@@ -82,7 +82,7 @@ def build_folder(
 
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system releases when the process ends, however it ends.
+    """Hold the folder's lock. The operating system releases it when the process exits for any reason.
 
     Raises:
         ValueError: another process holds it.
@@ -102,7 +102,7 @@ def prepare_folder(settings: CurationSettings, output: str | Path) -> Prepared:
     """Plan the rows of the folder, or read the plan of an earlier call.
 
     Raises:
-        ValueError: the folder holds another build, or files that no build of these settings has begun.
+        ValueError: the folder holds another build, or files not written by a build with these settings.
     """
     output = Path(output)
     check_folder(output, settings.fingerprint(), read_report(output))
@@ -114,7 +114,7 @@ def prepare_folder(settings: CurationSettings, output: str | Path) -> Prepared:
 def write_shards(
     output: Path, prepared: Prepared, settings: CurationSettings, shards: list[Shard], num_workers: int
 ) -> None:
-    """Write the shards that are not done, in this process or in several."""
+    """Write the shards that are not done, in this process or in several worker processes."""
     environment = build_environment(PACKAGES)
     missing = [shard for shard in shards if not is_done(output, prepared, settings, shard)]
     jobs = [(output, prepared, settings, shard, environment) for shard in missing]
@@ -123,7 +123,7 @@ def write_shards(
 
 
 def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard, environment: dict) -> None:
-    """Build one shard, then record that it is done, with its hash, its size and what it was built with."""
+    """Build one shard, then record it as done with its hash, size and build environment."""
     split, index = shard
     table, drops = build_shard(prepared.folder, split, index, settings=settings), list[dict]()
     if settings.media == "rendered":
@@ -144,9 +144,9 @@ def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, sh
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file without the metadata of `datasets`, whose newer forms its older versions cannot read.
+    """Write a Parquet file without the metadata of `datasets`: older versions cannot read the newer formats.
 
-    The types of the columns are in the card, where all versions look for them.
+    The column types are in the card, where all versions look for them.
     """
     with atomic_path(path) as temporary:
         pq.write_table(
@@ -162,8 +162,7 @@ def embed_videos(table: pa.Table, output: Path) -> pa.Table:
 
 
 def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) -> None:
-    """Write the report, the figures and the card of a folder whose shards are all done, then remove the work
-    folder."""
+    """Write the report, figures and card of a folder whose shards are all done, then remove the work folder."""
     from .pu_valor_card import write_card
     from .report_figures import draw_report
 
@@ -173,7 +172,7 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     for (split, _), record in done.items():
         num_rows[split] += record["num_rows"]
         sizes[split] = add_sizes([*([sizes[split]] if split in sizes else []), record["size"]])
-    # a build that was stopped may be continued at another commit, or on another machine
+    # an interrupted build may be resumed at another commit or on another machine
     environments = [*prepared.report["environments"], *(record["environment"] for record in done.values())]
     for path in sorted(prepared.folder.glob("rejected-*.parquet")):
         shutil.copyfile(path, output / path.name)
@@ -239,7 +238,7 @@ def read_report(output: str | Path) -> dict | None:
 
 
 def check_folder(output: Path, fingerprint: str, known: dict | None) -> None:
-    """Raises ValueError where the folder holds another build, or data that no build of these settings has begun."""
+    """Raises ValueError if the folder holds another build, or data not written by a build with these settings."""
     if known is not None and known["fingerprint"] != fingerprint:
         raise ValueError(
             f"{output} holds the finished build {known['fingerprint']}, not {fingerprint}: choose another folder"
@@ -257,7 +256,7 @@ def check_folder(output: Path, fingerprint: str, known: dict | None) -> None:
 
 
 def check_finished(output: Path, report: dict) -> None:
-    """Raises ValueError where the data files of a finished folder are not those of its report."""
+    """Raises ValueError if the data files of a finished folder do not match its report."""
     found = {path.name for path in (output / "data").glob("*.parquet")}
     wrong = sorted(found ^ set(report["sha256"]))
     if wrong:

@@ -1,6 +1,6 @@
-"""Pictures of a built PU-VALOR folder: one row's clips on a time line, and what the rows are made of.
+"""Figures of a built PU-VALOR folder: a timeline of one row's clips, and histograms over all rows.
 
-Drawn from the first shard, the prepared plan and the report; counts nothing that the report does not count.
+They are drawn from the first shard, the prepared plan and the report.
 """
 
 from pathlib import Path
@@ -33,8 +33,8 @@ def draw_report(output: str | Path, prepared_folder: str | Path, report: dict) -
 
 
 def choose_row(output: str | Path, *, num_segments: int = 5) -> dict | None:
-    """The first row with at least `num_segments` segments (else the one with most), since one clip makes a dull
-    picture."""
+    """The first row with at least `num_segments` segments (otherwise the row with the most): a row with few
+    segments makes an uninformative figure."""
     longest = None
     for path in sorted((Path(output) / "data").glob("*.parquet")):
         table = pq.read_table(path, columns=["id", "duration", "segments"])
@@ -80,7 +80,7 @@ def draw_distributions(numbers: dict[str, np.ndarray], path: str | Path) -> None
     }
     for place, (name, label) in zip(axes, labels.items()):
         values = numbers[name]
-        # scales are whole hundredths and counts whole numbers: a bin holds as many of them as its neighbour
+        # scales are multiples of 0.01 and counts are integers: each bin covers the same number of possible values
         step = 0.05 if name == "scale" else 1 if np.ptp(values) < 100 else 5
         bins = np.arange(values.min() - 0.005, values.max() + step, step)
         place.hist(values, bins=bins, color=COLOURS[0])
@@ -89,7 +89,7 @@ def draw_distributions(numbers: dict[str, np.ndarray], path: str | Path) -> None
 
 
 def collect_numbers(prepared_folder: str | Path, report: dict) -> dict[str, np.ndarray]:
-    """What the histograms show, over all splits."""
+    """The values that the histograms show, over all splits."""
     numbers: dict[str, list[np.ndarray]] = {"duration": [], "scale": [], "clips_per_video": [], "cluster_size": []}
     for split, facts in report["settings"]["splits"].items():
         plan = read_plan(Path(prepared_folder) / PLAN_FILE.format(split=split))
@@ -103,8 +103,8 @@ def collect_numbers(prepared_folder: str | Path, report: dict) -> dict[str, np.n
 
 
 def make_figure(num_rows: int, num_columns: int, *, width: float, height: float):
-    """A figure that needs no display, and its axes in one flat array."""
-    from matplotlib.figure import Figure  # slow to import; only figures need it
+    """A figure that needs no display, and its axes as a flat array."""
+    from matplotlib.figure import Figure  # slow import, needed only for figures
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(num_rows, num_columns)).ravel()
