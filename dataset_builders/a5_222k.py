@@ -1,8 +1,8 @@
 """A5-222K: audio-text pairs for stage II, built from the annotation files of AudioCaps, Clotho, Auto-ACD, WavCaps and
 AudioSet, as `load_dataset("a5_222k", audiocaps_file=..., ...)` after `import dataset_builders`.
 
-The paper gives the name of the set and its size; its composition was not published, so the selection
-(`sources/audio_selection.py`) is our choice. `release.a5_222k_release` writes it as a folder with a card that
+The paper gives the name and size of the set but not its composition, so the selection (`sources/audio_selection.py`)
+is our choice. `release.a5_222k_release` writes it as a folder with a card that
 `datasets` loads without this project.
 """
 
@@ -46,19 +46,19 @@ class A5222KSettings(InputSettings):
     """The sources of the set, the test sets to exclude, and the folders of the sounds.
 
     Each `*_file` is a path, a list of paths or None; plain or gzipped. Each `*_dir` is a folder of sounds; without it
-    a row has the bare file name, by which cached features are found.
+    a row has the bare file name, by which cached features are looked up.
 
     Args:
-        audiocaps_file, clotho_file, auto_acd_file, wavcaps_file: the training files as published.
+        audiocaps_file, clotho_file, auto_acd_file, wavcaps_file: the training files in their published form.
         audioset_file: AudioSet's segment csv, or LLP's label lists; needs `class_labels_file`.
         class_labels_file: class_labels_indices.csv of AudioSet.
-        captions_file: captioned clips of VALOR's form; `clips_dir` holds the clips, and those without sound are
+        captions_file: captioned clips in VALOR's format; `clips_dir` is their folder, and clips without sound are
             dropped.
         exclude_audiocaps_file, exclude_clotho_file: the evaluation splits of the two.
-        exclude_blacklist_file: WavCaps' own list.
-        exclude_unav100_file: its annotations; the validation and test videos are excluded.
-        exclude_captions_file: a captions file of VALOR's form; all its clips are excluded.
-        exclude_ids_file: a list of YouTube ids, clip names or file names in any form of `sources.excluded_ids`.
+        exclude_blacklist_file: the blacklist published with WavCaps.
+        exclude_unav100_file: UnAV-100's annotations; the validation and test videos are excluded.
+        exclude_captions_file: a captions file in VALOR's format; all its clips are excluded.
+        exclude_ids_file: a list of YouTube ids, clip names or file names in any format of `sources.excluded_ids`.
         num_pairs: total number of pairs (222,000 as published); None takes all.
         max_per_text, min_words, max_duration: see `sources.audio_selection.curate`.
         max_missing: share of sounds (0-1) that may be missing from a folder before the build fails.
@@ -90,7 +90,7 @@ class A5222KSettings(InputSettings):
     max_missing: float = 0.0
 
     def check(self) -> None:
-        """Raises ValueError for a number out of its range."""
+        """Raises ValueError for a number out of range."""
         check_range("num_pairs", self.num_pairs, 1)
         check_range("max_per_text", self.max_per_text, 1)
         check_range("min_words", self.min_words, 0)
@@ -104,10 +104,10 @@ class A5222KConfig(A5222KSettings, InputConfig):
 
 
 def read_sources(config: A5222KSettings, *, report: CurationReport) -> dict[str, Iterator[AudioCaption]]:
-    """The records of each source that the configuration names, read lazily; human captions come first.
+    """The records of each configured source, read lazily; human captions come first.
 
     Raises:
-        ValueError: no source at all, or label files without the list of classes.
+        ValueError: no source, or label files without the list of classes.
     """
     readers = {
         "audiocaps": (config.files("audiocaps_file"), read_audiocaps),
@@ -134,7 +134,7 @@ def _read_files(paths: list[Path], reader: Callable, report: CurationReport) -> 
 
 
 def read_held_out(config: A5222KSettings) -> HeldOutSounds:
-    """The sounds of every evaluation set that the configuration names."""
+    """The sounds of every configured evaluation set."""
     held_out = HeldOutSounds()
     lists = (
         ("audiocaps", config.files("exclude_audiocaps_file"), audiocaps_keys),
@@ -151,10 +151,10 @@ def read_held_out(config: A5222KSettings) -> HeldOutSounds:
 
 
 def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Selected]:
-    """The pairs of the set in order; all that is left out is counted in `report`.
+    """The pairs of the set in order; all dropped records are counted in `report`.
 
     Raises:
-        ValueError: more media than `max_missing` are missing, or no pair is left.
+        ValueError: a larger share of media than `max_missing` is missing, or no pair is left.
     """
     config.check()
     report.settings.update(config.settings())

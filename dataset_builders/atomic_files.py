@@ -1,6 +1,6 @@
-"""Files that are either complete or absent: each is written beside its target and then renamed.
+"""Atomic file writes: each file is written to a temporary file in the target folder and then renamed.
 
-The one home of that pattern for reports, shards, caches and result files. It knows nothing about their contents.
+Used for reports, shards, caches and result files. This module does not depend on their contents.
 """
 
 import json
@@ -15,10 +15,10 @@ from typing import Any
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
-    A path beside `path` to write to. It replaces `path` when the body ends, and is removed when the body raises.
+    A temporary path in the folder of `path`. It replaces `path` when the body ends, and is removed if the body raises.
 
     The temporary name is random, since several processes may write the same file. A killed process leaves its
-    temporary file behind. The suffix of `path` is kept for writers that choose the format by it.
+    temporary file behind. The suffix of `path` is kept, since some writers choose the format by suffix.
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
@@ -40,6 +40,6 @@ def write_json(path: str | os.PathLike, value: Any, *, sort_keys: bool = False):
     Writes `value` as indented JSON with a final line end.
 
     Raises:
-        ValueError: `value` holds NaN or an infinity, which JSON does not have.
+        ValueError: `value` contains NaN or an infinity, which JSON does not support.
     """
     write_text(path, json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n")

@@ -3,8 +3,9 @@
     python -m dataset_builders.build --captions-file desc_train.json --output pu_valor --num-workers 2
     python -m dataset_builders.build --builder a5_222k --audiocaps-file train.csv --output a5_222k
 
-Every setting of the builder is an option. For PU-VALOR one task of a cluster job writes a part (`--task 3 --num-tasks
-16`); a last call without `--task` finishes the folder. `python -m model_card.push --dataset` publishes it.
+Every setting of the builder is an option. For PU-VALOR, one task of a cluster job can write part of the shards
+(`--task 3 --num-tasks 16`); a final call without `--task` finishes the folder. `python -m model_card.push --dataset`
+publishes it.
 """
 
 import json
@@ -30,7 +31,7 @@ PROGRAM = "python -m dataset_builders.build"
 
 @dataclass
 class BuilderOption:
-    """The option that decides which others there are."""
+    """The option that determines which other options exist."""
 
     builder: str = field(default="pu_valor", metadata={"help": "pu_valor or a5_222k"})
 

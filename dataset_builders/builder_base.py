@@ -1,7 +1,7 @@
-"""The base classes of the four `datasets` builders: one row schema, one form of report, shards of some thousand rows.
+"""Base classes of the four `datasets` builders: common row schema, report format and shards of a few thousand rows.
 
-`datasets` replaces `open`, `os.path` and `Path` in the module of a builder class by versions that read URLs. Code that
-opens files is therefore in other modules.
+In the module of a builder class, `datasets` replaces `open`, `os.path` and `Path` with versions that read URLs. Code
+that opens files is therefore in other modules.
 """
 
 import re
@@ -16,8 +16,9 @@ from .schema import FEATURES
 from .sources.rows import Row
 
 
-ROWS_PER_SHARD = 5000  # rows that one worker writes, or one reader of a stream skips, at a time (our choice)
-SPLIT_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)  # what `datasets` accepts, in the characters of every file system
+ROWS_PER_SHARD = 5000  # unit of work of a worker, and of skipping in a streaming reader (our choice)
+# names that `datasets` accepts, limited to characters valid in every file system
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 class RowsBuilder(datasets.ArrowBasedBuilder):
@@ -31,13 +32,13 @@ class RowsBuilder(datasets.ArrowBasedBuilder):
 
 
 class AnnotationBuilder(RowsBuilder):
-    """A builder that reads annotation files: one split, with report.json and dropped.jsonl beside the data.
+    """A builder that reads annotation files: one split, with report.json and dropped.jsonl in the data folder.
 
     A subclass defines `read_rows`.
     """
 
     def read_rows(self, report: CurationReport) -> Iterable[Row]:
-        """The rows in order; every record that is left out is counted in `report`."""
+        """The rows in order; every dropped record is counted in `report`."""
         raise NotImplementedError
 
     @property
@@ -68,7 +69,7 @@ def check_split_name(name: str) -> None:
 
 
 def with_unique_ids(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, with "#2", "#3", ... added to an id that occurred before.
+    """The rows, with "#2", "#3", ... appended to ids that occurred before.
 
     >>> [row["id"] for row in with_unique_ids([{"id": "a"}, {"id": "a"}, {"id": "a#2"}, {"id": "a"}])]
     ['a', 'a#2', 'a#2#2', 'a#3']

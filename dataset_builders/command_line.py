@@ -1,7 +1,7 @@
-"""How every command reads its options and reports a user's mistake.
+"""Parses the options of every command and reports user errors.
 
-A dataclass declares the options and transformers' `HfArgumentParser` reads them, so each one is accepted with dashes
-and with underscores. The converter (`modeling_avicuna`) and `train/sft.py` (TRL's own parser) follow the same
+The options are the fields of a dataclass, parsed by transformers' `HfArgumentParser`; each is accepted with dashes or
+with underscores. The converter (`modeling_avicuna`) and `train/sft.py` (TRL's own parser) follow the same
 convention.
 """
 
@@ -34,14 +34,14 @@ def parse_options(
 
     Args:
         options_class (`type`): dataclass; a field's help is `metadata={"help": ...}`.
-        arguments (`Sequence[str]`, *optional*): the words of the command line; `sys.argv[1:]` if not given.
-        program (`str`): the command as a user types it, for example `"python -m eval.run"`.
+        arguments (`Sequence[str]`, *optional*): the command-line arguments; `sys.argv[1:]` if not given.
+        program (`str`): the command as the user enters it, for example `"python -m eval.run"`.
         description (`str`, *optional*): first line of `--help`; percent signs are taken literally.
 
     Raises:
         SystemExit: status 2 and one line on stderr for an unknown option or an unreadable value; status 0 for
             `--help`.
-        ValueError: raised by the dataclass itself for a value that it refuses.
+        ValueError: raised by the dataclass for an invalid value.
     """
     parser = OneLineParser(options_class, prog=program, description=description.replace("%", "%%"), allow_abbrev=False)
     accept_none(parser, options_class)
@@ -54,7 +54,7 @@ def parse_options(
 
 
 def accept_none(parser: HfArgumentParser, options_class: type) -> None:
-    """Lets the word "none" set an optional number to None."""
+    """Parses the word "none" as None for an optional number."""
     types = get_type_hints(options_class)
     for action in parser._actions:
         kind = action.type
@@ -63,13 +63,13 @@ def accept_none(parser: HfArgumentParser, options_class: type) -> None:
             def read(word: str, kind: type = kind) -> float | None:
                 return None if word.lower() == "none" else kind(word)
 
-            read.__name__ = kind.__name__  # argparse names it in its messages
+            read.__name__ = kind.__name__  # shown in the error messages of argparse
             action.type = read
 
 
 def check_at_least(options: object, minimum: float, *names: str):
     """
-    Refuses numbers that are too small; for the `__post_init__` of an options class. Values of None are not checked.
+    Rejects numbers that are too small; for use in `__post_init__` of an options class. None is not checked.
 
     Raises:
         ValueError: a field of `names` is below `minimum`, or not a number; the message names the option and its value.
@@ -83,8 +83,8 @@ def check_at_least(options: object, minimum: float, *names: str):
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """
-    Ends the process with status 1 and one line on stderr where the body raises `ValueError` or `OSError`: these name a
-    wrong value or file. The traceback goes to the log at level DEBUG.
+    Exits with status 1 and one line on stderr if the body raises `ValueError` or `OSError`, whose messages name the
+    invalid value or file. The traceback goes to the log at level DEBUG.
 
     Example:
 

@@ -1,7 +1,7 @@
 """Image-text pairs for stage I as `load_dataset("image_text", annotations_file=..., image_dir=...)`.
 
-Reads LLaVA's JSON (LCS-558K, LLaVA-Instruct), question-answer and caption lists about images, and captioned clips of
-VALOR's form, of which a row shows one frame. The training side chooses that frame.
+Reads LLaVA's JSON (LCS-558K, LLaVA-Instruct), question-answer and caption lists about images, and captioned clips in
+VALOR's format. A row uses one frame of its clip; the training code chooses it.
 """
 
 from collections.abc import Iterator
@@ -22,15 +22,16 @@ from .wordings import IMAGE_QUESTIONS, choose_wording
 
 @dataclass
 class ImageTextConfig(InputConfig):
-    """Which pairs, and the folders of their pictures.
+    """The annotation files and the folders of the images.
 
     Args:
-        annotations_file: one file or several of any form that `sources.questions.read_question_answers` knows.
+        annotations_file: one or several files in any format that `sources.questions.read_question_answers` reads.
         image_dir: folder of the images; None: rows have the relative paths of the annotation files.
-        captions_file: captioned clips of VALOR's form; `clips_dir` holds them, and clips without a picture are
-            dropped.
-        max_missing: share of the pictures (0-1) that may be missing from a folder before the build fails.
-        max_turns: turns of a row; further turns are in a further row. 1 by default: stage I's template has one answer.
+        captions_file: captioned clips in VALOR's format; `clips_dir` is their folder, and clips without a video
+            stream are dropped.
+        max_missing: share of the images (0-1) that may be missing from a folder before the build fails.
+        max_turns: maximum turns per row; the remaining turns go in additional rows. 1 by default: stage I's template
+            has one answer.
     """
 
     annotations_file: Files = None
@@ -42,10 +43,10 @@ class ImageTextConfig(InputConfig):
 
 
 def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Row]:
-    """The rows of every file of the configuration, in order; the source of a row is its file's name.
+    """The rows of every file of the configuration, in order; the source of a row is the name of its file.
 
     Raises:
-        ValueError: no file at all, or more pictures missing than `max_missing` allows.
+        ValueError: no file, or more images missing than `max_missing` allows.
     """
     check_range("max_turns", config.max_turns, 1)
     check_range("max_missing", config.max_missing, 0, 1)

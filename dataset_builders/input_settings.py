@@ -1,7 +1,7 @@
-"""The settings that all four builders share: which files and folders they read, and the name of a build.
+"""Settings shared by all four builders: input files and folders, and the name of a build.
 
-A field `*_file` names input files, a field `*_dir` a folder. The cache of `datasets` is keyed by what these hold, not
-by their names alone, so a changed file or folder is read again. Nothing is parsed here.
+A field `*_file` names input files, a field `*_dir` a folder. The cache key of `datasets` depends on their contents,
+not only on their names, so a changed file or folder is read again. Nothing is parsed here.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ Files = list[str] | None  # one path or several; a single path need not be in a 
 
 @dataclass
 class InputSettings:
-    """Settings whose fields `*_file` hold a path, several or None, and whose fields `*_dir` hold a folder or None.
+    """Settings: a field `*_file` is a path, a list of paths or None; a field `*_dir` is a folder or None.
 
     Args:
-        data_dir: folder that relative paths are taken from; the working directory if not given.
-        seed: of every choice that is drawn.
+        data_dir: base folder of relative paths; the working directory if not given.
+        seed: random seed of every random choice.
     """
 
     data_dir: str | None = None
@@ -49,13 +49,14 @@ class InputSettings:
         return Path(path) if self.data_dir is None else Path(self.data_dir) / path
 
     def settings(self) -> dict[str, Any]:
-        """The values by name, as a report states them."""
+        """The values by name, as written to a report."""
         inherited = {field.name for field in dataclasses.fields(datasets.BuilderConfig)} - {"name", "data_dir"}
         names = [field.name for field in dataclasses.fields(self) if field.name not in inherited]
         return {name: getattr(self, name) for name in names}
 
     def values(self) -> dict[str, Any]:
-        """What the rows depend on: files by name and content, folders by path and listing, all else by value."""
+        """Everything the rows depend on: files by name and content, folders by path and listing, other fields by
+        value."""
         values = self.settings()
         for name in values:
             if name.endswith("_file"):
@@ -67,7 +68,7 @@ class InputSettings:
         return values
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that name a build."""
+        """The name of a build: 16 hexadecimal digits."""
         text = json.dumps(self.values(), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -86,10 +87,10 @@ def check_range(name: str, value: float | None, low: float, high: float = math.i
 
 
 def fingerprint_folder(folder: str | Path) -> str:
-    """Hash of the names and sizes of all files below a folder: media are too large to be read for a cache key.
+    """Hash of the names and sizes of all files below a folder; media files are too large to hash by content.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: the folder does not exist.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"no such folder: {folder}")

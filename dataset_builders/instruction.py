@@ -1,7 +1,7 @@
 """Real annotated videos for stages III and IV as `load_dataset("instruction", "<source>", annotations_file=...)`.
 
 One configuration per source: events with times (UnAV-100, ActivityNet Captions, DiDeMo, Charades-STA, QVHighlights,
-InternVid), conversations in VTimeLLM's form, and questions about whole videos (AVSD, MUSIC-AVQA, ActivityNet-QA,
+InternVid), conversations in VTimeLLM's format, and questions about whole videos (AVSD, MUSIC-AVQA, ActivityNet-QA,
 VideoInstruct100K and similar files). The formats are read in `sources/`; sources are mixed by `sources/mixture.py`.
 """
 
@@ -26,7 +26,8 @@ from .sources.vtimellm import read_conversations
 
 
 # The questions that a source's annotation can answer. A narration needs every event of the video to be annotated:
-# DiDeMo, Charades-STA and QVHighlights annotate single moments, and QVHighlights' windows have no description each.
+# DiDeMo, Charades-STA and QVHighlights annotate single moments, and QVHighlights' windows have no individual
+# descriptions.
 EVENT_SOURCES = {
     "unav100": CONVERSATION_TYPES,
     "activitynet_captions": CONVERSATION_TYPES,
@@ -35,7 +36,7 @@ EVENT_SOURCES = {
     "charades_sta": ("grounding", "segment"),
     "qvhighlights": ("grounding",),
 }
-# Whether the answers have one or two words, so that some wordings may ask for a short answer.
+# Whether the answers are one or two words long, so that some wordings may ask for a short answer.
 QUESTION_SOURCES = {"avsd": False, "music_avqa": True, "activitynet_qa": True, "video_instruct": False}
 
 
@@ -44,21 +45,21 @@ class InstructionConfig(InputConfig):
     """One source of annotated videos; its name is the format.
 
     Args:
-        annotations_file: one file or several of the source, plain or gzipped.
+        annotations_file: one or several files of the source, plain or gzipped.
         answers_file: ActivityNet-QA's answers, one file for each file of questions.
-        durations_file: seconds by video id, for annotations without durations (Charades-STA), in a form of
+        durations_file: seconds by video id, for annotations without durations (Charades-STA), in a format of
             `published_events.read_durations`; without it they are read from the media of `media_dir`.
-        media_dir: folder of the videos; None: rows have bare file names. A video whose annotated duration is not that
-            of its file (`timed_events.durations_differ`) is dropped.
-        subset: UnAV-100's "train", "validation" or "test"; for the other sources it is only the name of the split.
-        conversation_types: of "narration", "grounding", "segment"; None: those that the source can answer.
+        media_dir: folder of the videos; None: rows have bare file names. A video whose annotated duration differs
+            from that of its file (`timed_events.durations_differ`) is dropped.
+        subset: UnAV-100's "train", "validation" or "test"; for the other sources only the name of the split.
+        conversation_types: of "narration", "grounding", "segment"; None: all that the source supports.
         num_absent: UnAV-100 only: questions per video about classes that do not occur in it, with an answer that says
             so (our choice: 1; a model trained without them gives times for any query).
         absent_share: UnAV-100 only, in place of num_absent: the share (0-1) of the grounding questions that are about
             classes that do not occur in the video.
-        max_turns: questions of a row; further ones are in a further row of the same video.
+        max_turns: maximum questions per row; the remaining ones go in additional rows of the same video.
         max_missing: share of the videos (0-1) that may be missing from `media_dir` before the build fails.
-        exclude_ids_file: ids of videos to leave out, in any form of `sources.excluded_ids`.
+        exclude_ids_file: ids of videos to exclude, in any format of `sources.excluded_ids`.
     """
 
     annotations_file: Files = None
@@ -74,7 +75,7 @@ class InstructionConfig(InputConfig):
     max_missing: float = 0.0
 
     def check(self) -> None:
-        """Raises ValueError for a number out of its range."""
+        """Raises ValueError for a number out of range."""
         check_range("max_turns", self.max_turns, 1)
         check_range("num_absent", self.num_absent, 0)
         check_range("max_missing", self.max_missing, 0, 1)
@@ -101,7 +102,7 @@ def read_rows(config: InstructionConfig, *, report: CurationReport) -> Iterator[
     """The rows of every annotation file, in order. The report counts events, or turns, not rows.
 
     Raises:
-        ValueError: no annotation file, a file of another form, or more videos missing than `max_missing` allows.
+        ValueError: no annotation file, a file in another format, or more videos missing than `max_missing` allows.
     """
     config.check()
     paths = config.files("annotations_file")
@@ -144,7 +145,7 @@ def count_absent(video: TimedVideo, config: InstructionConfig) -> int:
     """Number of questions about classes that do not occur in the video.
 
     Raises:
-        ValueError: `absent_share` is not a share below 1.
+        ValueError: `absent_share` is negative or not below 1.
     """
     share = config.absent_share
     if share is None:
@@ -183,7 +184,8 @@ def _find(
     excluded: ExcludedIds,
     report: CurationReport,
 ) -> str | None:
-    """The media file of a video; None, with its `num` records dropped, where it is excluded or missing."""
+    """The media file of a video. If it is excluded or missing, its `num` records are dropped and the result is
+    None."""
     if excluded.matches(names):
         report.drop(source, names[0], "excluded_id", num=num)
         return None
@@ -199,7 +201,7 @@ def _video_rows(
     has_file: bool,
     report: CurationReport,
 ) -> Iterator[Row]:
-    """The rows of one video; without rows where its file or its annotation cannot be used."""
+    """The rows of one video; none if its file or its annotation cannot be used."""
     file_duration = None
     if has_file:
         defect = find_media_defect(path, "picture")

@@ -13,26 +13,26 @@ import numpy as np
 
 
 LAYOUTS = {1: "mono", 2: "stereo"}
-# Colour tags of the files, by their numbers in ITU-T H.273: limited range and the BT.601 matrix. Readers that ignore
-# the tags assume these two, so BT.709 would give them wrong colours.
+# Colour tags by their codes in ITU-T H.273: limited range and the BT.601 matrix. Readers that ignore the tags assume
+# these values, so with BT.709 they would show wrong colours.
 LIMITED_RANGE, BT601 = 1, 6
 
 
 class MediaWriter:
-    """Write one mp4 (h264 and aac), frame by frame, under a temporary name that becomes the real one on success.
+    """Write one mp4 (H.264 and AAC) frame by frame to a temporary file that is renamed on success.
 
-    Used as a context manager: leaving it without an error flushes the encoders and renames the file; leaving it with
-    one deletes the temporary file, so a killed or failed run never leaves a half-written `path`.
+    Used as a context manager: on a normal exit it flushes the encoders and renames the file; on an error it deletes
+    the temporary file. A killed or failed run never leaves an incomplete `path`.
 
     Args:
-        path (`Path`): the file to make; its folder is made if need be.
+        path (`Path`): the file to write; its folder is created if needed.
         width, height (`int`): pixels, both even (4:2:0 chroma).
         fps (`Fraction` or `int`): frames per second, constant.
-        sampling_rate (`int`, *optional*): Hz of the sound track; None writes none.
+        sampling_rate (`int`, *optional*): Hz of the audio track; None: no audio track.
         num_channels (`int`): 1 or 2.
         crf (`int`): x264's constant quality, lower is better; 23 is x264's own default.
         preset (`str`): x264's speed preset.
-        audio_bit_rate (`int`): bits per second of the sound track.
+        audio_bit_rate (`int`): bits per second of the audio track.
 
     Raises:
         ValueError: odd or non-positive sizes, or a number of channels other than 1 and 2.
@@ -71,7 +71,7 @@ class MediaWriter:
             self._layout = LAYOUTS[num_channels]
             self._audio = self._container.add_stream("aac", rate=sampling_rate, layout=self._layout)
             self._audio.bit_rate = audio_bit_rate
-            # half the time of the default search, at no lower signal-to-noise ratio where we measured it
+            # half the time of the default search, with no lower signal-to-noise ratio in our measurements
             self._audio.options = {"aac_coder": "fast"}
         self._num_samples = 0
 
@@ -89,7 +89,7 @@ class MediaWriter:
             self._container.mux(packet)
 
     def write_audio(self, samples: np.ndarray) -> None:
-        """Append samples of shape `(num_channels, num_samples)`, float32 in [-1, 1]; what lies beyond is clipped."""
+        """Append samples of shape `(num_channels, num_samples)`, float32 in [-1, 1]; values outside are clipped."""
         samples = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), dtype=np.float32)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
         frame.sample_rate = self._audio.rate

@@ -1,7 +1,7 @@
-"""`load_dataset("pu_valor", captions_file=..., ...)`: curate pseudo-untrimmed videos when the dataset is built.
+"""`load_dataset("pu_valor", captions_file=..., ...)`: curate pseudo-untrimmed videos when the data set is built.
 
 A thin `datasets` builder over `pseudo_untrimmed/`: settings are its configuration, shards its unit of parallel work.
-The folder that `python -m dataset_builders.build` writes holds the same rows as plain Parquet and needs none of this.
+`python -m dataset_builders.build` writes the same rows as plain Parquet files, which load without this builder.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class PUValorConfig(CurationSettings, InputConfig):
 
 
 class PUValor(RowsBuilder):
-    """Builder of PU-VALOR; see `pseudo_untrimmed.settings.CurationSettings` for what can be set."""
+    """Builder of PU-VALOR; see `pseudo_untrimmed.settings.CurationSettings` for the settings."""
 
     BUILDER_CONFIG_CLASS = PUValorConfig
     DESCRIPTION = "Pseudo-untrimmed videos composed of captioned clips, with time-stamped audio-visual events"

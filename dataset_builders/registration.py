@@ -1,8 +1,9 @@
-"""Make the builders of this package known to `datasets`, so that `load_dataset("pu_valor", ...)` finds them.
+"""Register the builders of this package with `datasets`, so that `load_dataset("pu_valor", ...)` finds them.
 
-`datasets` has loaded no script files since version 4 and offers no hook for builders of other packages; its table of
-packaged modules is the one place where a name becomes a builder. That table is private: where it is not as we know it,
-`register_builders` says so and the builder classes still work by themselves (`PUValor(...).download_and_prepare()`).
+Since version 4, `datasets` does not load script files, and it has no hook for builders of other packages; names are
+resolved to builders only in its table of packaged modules. That table is private. If its structure has changed,
+`register_builders` emits a warning; the builder classes can still be used directly
+(`PUValor(...).download_and_prepare()`).
 """
 
 import hashlib
@@ -24,15 +25,16 @@ BUILDERS = {
 
 
 class PackagedFactory(datasets.load.PackagedDatasetModuleFactory):
-    """As `datasets` has it, but our builders take their files from their own settings, not from a scan of a folder."""
+    """The factory of `datasets`, except that our builders get their files from their settings, not from a folder
+    scan."""
 
     def get_module(self):
         if self.name not in BUILDERS:
             return super().get_module()
         if self.data_files is not None:
-            raise ValueError(f"{self.name} takes its files by its own settings, not by data_files={self.data_files!r}")
+            raise ValueError(f"{self.name} takes its files from its settings, not from data_files={self.data_files!r}")
         module_path, code_hash = datasets.packaged_modules._PACKAGED_DATASETS_MODULES[self.name]
-        # an empty list, not None: `load_dataset` asks for data files where there are none
+        # an empty list, not None: with None, `load_dataset` would require data files
         no_files = datasets.data_files.DataFilesDict({"train": datasets.data_files.DataFilesList([], [])})
         return datasets.load.DatasetModule(
             module_path, code_hash, {"data_files": no_files, "data_dir": self.data_dir, "dataset_name": self.name}
@@ -40,7 +42,7 @@ class PackagedFactory(datasets.load.PackagedDatasetModuleFactory):
 
 
 def register_builders() -> bool:
-    """Register `BUILDERS`; False, with a warning that names the version, where `datasets` has no place for them."""
+    """Register `BUILDERS`. Returns False, with a warning that names the version, if `datasets` does not support it."""
     needed = (
         (datasets.packaged_modules, "_PACKAGED_DATASETS_MODULES"),
         (datasets.load, "_PACKAGED_DATASETS_MODULES"),
@@ -51,7 +53,7 @@ def register_builders() -> bool:
     if missing:
         warnings.warn(
             f"datasets {datasets.__version__} has no {missing}: load_dataset() will not know {sorted(BUILDERS)}; "
-            "use the builder classes, or datasets 5.2, for which this was written",
+            "use the builder classes directly, or datasets 5.2, for which this was written",
             stacklevel=2,
         )
         return False
@@ -63,8 +65,8 @@ def register_builders() -> bool:
 
 
 def hash_code() -> str:
-    """Hash of all builder code: a change in any reader must not meet a stale cache. The sandbox's own code is no
-    reader."""
+    """Hash of all builder code, so that a change in any reader invalidates the cache. The sandbox is excluded: it
+    reads no annotations."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):

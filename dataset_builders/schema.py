@@ -17,7 +17,7 @@ SEGMENT = {
 MEDIA_KINDS = ("video", "audio", "image")
 MEDIA = {
     **{kind: Value("string") for kind in MEDIA_KINDS},  # path of the file, or null
-    # The part of the file that the row is about, in seconds of the file; null: from its start, to its end.
+    # The part of the file that the row uses, in seconds of the file; null: from its start, to its end.
     "start": Value("float32"),
     "end": Value("float32"),
 }

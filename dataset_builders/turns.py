@@ -1,8 +1,8 @@
 """Questions and answers about a video with timed events: dense narration, grounding, segment caption.
 
-The one home of how events become turns, for pseudo-untrimmed and for annotated videos; the sentences are in
-`wordings.py`. Times are placeholders ("<s0>") with their seconds beside them; the model's time codec writes them as
-text at training time.
+Converts events to turns for both pseudo-untrimmed and annotated videos; the sentences are in `wordings.py`. Times are
+placeholders ("<s0>"), with their values in seconds stored separately; the model's time codec converts them to text at
+training time.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from .wordings import ABSENT_ANSWER, ABSENT_ENTRY, grounding_answer, listing_ent
 
 
 CONVERSATION_TYPES = ("narration", "grounding", "segment")
-LISTING = "listing"  # grounding in its shortest form, for the warm-up of a language model without pretraining
+LISTING = "listing"  # shortest form of grounding, to warm up a language model that is not pretrained
 PAPER_NAMES = {"T1": "narration", "T2": "grounding", "T3": "segment"}
 Span = tuple[float, float]
 
 
 def read_conversation_types(names: Sequence[str], *, allowed: tuple[str, ...] = CONVERSATION_TYPES) -> tuple[str, ...]:
-    """`conversation_types` of any builder by our names; the paper's names T1, T2, T3 are accepted.
+    """`conversation_types` of any builder, converted to our names; the paper's names T1, T2, T3 are accepted.
 
-    A name may occur several times: a type is drawn as often as it is named.
+    A name may be repeated: the probability of a type is proportional to how often it is listed.
 
     Raises:
-        ValueError: no name at all, or an unknown one.
+        ValueError: an empty list or an unknown name.
 
     >>> read_conversation_types(["T2", "segment"])
     ('grounding', 'segment')
@@ -37,7 +37,7 @@ def read_conversation_types(names: Sequence[str], *, allowed: tuple[str, ...] = 
 
 @dataclass
 class Conversation:
-    """Turns about one video, with the seconds of every time that they name.
+    """Turns about one video, with the value in seconds of every time they mention.
 
     `turns` are (question, answer) pairs; `times` are (name, seconds) pairs, the name without brackets ("s0").
     """
@@ -52,7 +52,8 @@ class Conversation:
         self.turns.append((question, answer))
 
     def ask_when(self, caption: str, spans: Sequence[Span], *, question: str) -> None:
-        """Grounding: `question` quotes the caption at "{query}"; the answer names all spans, or that there is none."""
+        """Grounding: `question` has the caption at "{query}"; the answer lists all spans, or says that there is
+        none."""
         indices = self._add_spans(spans)
         answer = grounding_answer(indices) if indices else ABSENT_ANSWER
         self.turns.append((question.format(query=caption.rstrip(". ")), answer))
@@ -63,13 +64,13 @@ class Conversation:
         self.turns.append((caption.rstrip(". "), listing_entry(indices) if indices else ABSENT_ENTRY))
 
     def ask_what(self, caption: str, span: Span, *, question: str) -> None:
-        """Segment caption: `question` names the span at "{start}" and "{end}"; the answer is the caption."""
+        """Segment caption: `question` has the span at "{start}" and "{end}"; the answer is the caption."""
         (index,) = self._add_spans([span])
         answer = caption if caption.endswith((".", "!", "?", '"')) else f"{caption}."
         self.turns.append((question.format(start=f"<s{index}>", end=f"<e{index}>"), answer))
 
     def _add_spans(self, spans: Sequence[Span]) -> range:
-        """Number the spans; returns their numbers."""
+        """Add the spans to `times`; returns their indices."""
         first = len(self.times) // 2
         for index, (start, end) in enumerate(spans, start=first):
             self.times += [(f"s{index}", start), (f"e{index}", end)]

@@ -1,8 +1,8 @@
-"""The wording of every question that a training row asks, and of the answers' time spans.
+"""The wording of every question in the training rows, and of the time spans in the answers.
 
-All builders take their questions from here, several wordings per task, so that the model does not learn one phrase.
-Every sentence is our own; the published data ask the same kinds of question in other words. Times stand as "<s0>",
-"<e0>"; what they are in seconds, and as text, is not decided here.
+All builders use these questions. Each task has several wordings, so that the model does not overfit to one phrase. All
+sentences are our own; the published data ask the same kinds of question in other words. Times are the placeholders
+"<s0>", "<e0>"; their values in seconds and their text form are handled elsewhere.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ GROUNDING_QUESTIONS = (
 
 # The answer to a grounding question about something that does not occur.
 ABSENT_ANSWER = "No event."
-# The same in a listing (`turns.LISTING`): its first word is that of `ABSENT_ANSWER`.
+# The same answer in a listing (`turns.LISTING`): the first word of `ABSENT_ANSWER`.
 ABSENT_ENTRY = "No"
 
 # T3: a time span -> the event in it.
@@ -48,7 +48,7 @@ SEGMENT_QUESTIONS = (
     "What do we see and hear between {start} and {end}?",
 )
 
-# Stage I and II: the plain template throws the question away; a chat template would ask it.
+# Stages I and II: the plain template discards the question; a chat template would include it.
 IMAGE_QUESTIONS = (
     "Say in one sentence what the picture shows.",
     "What can be seen here?",
@@ -62,7 +62,7 @@ AUDIO_QUESTIONS = (
     "Describe the audio briefly.",
 )
 
-# Stage II, captions of sounds that are only labelled; {sounds} is a list in words.
+# Stage II, captions of sounds that have only labels; {sounds} is a list such as "rain, wind and thunder".
 LABEL_CAPTIONS = (
     "The sound of {sounds}.",
     "Sounds of this recording: {sounds}.",
@@ -70,7 +70,7 @@ LABEL_CAPTIONS = (
     "Audible: {sounds}.",
 )
 
-# Stage IV, questions of other data sets: the question as it is, or with a wish for the answer's form.
+# Stage IV, questions of other data sets: unchanged, or with an instruction about the form of the answer.
 SHORT_ANSWER_QUESTIONS = (
     "{question}",
     "{question} Answer with one word or a short phrase.",
@@ -80,7 +80,7 @@ SHORT_ANSWER_QUESTIONS = (
 
 
 def choose_wording(wordings: Sequence[str], key: str, *, seed: int = 0) -> str:
-    """One of `wordings`, chosen by a hash of `seed` and `key`: the same for any order or number of workers."""
+    """One of `wordings`, chosen by a hash of `seed` and `key`, independent of the order and the number of workers."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return wordings[int.from_bytes(digest[:8], "big") % len(wordings)]
 
@@ -95,21 +95,21 @@ def span_text(index: int) -> str:
 
 
 def grounding_answer(indices: Sequence[int]) -> str:
-    """The answer to a grounding question: one span for each occurrence of the event, as `format_events` writes them.
+    """The answer to a grounding question: one span for each occurrence of the event, in the form of `format_events`.
 
     >>> grounding_answer([0])
     'From <s0> to <e0>.'
     >>> grounding_answer([0, 1, 2])
     'From <s0> to <e0>, from <s1> to <e1> and from <s2> to <e2>.'
     """
-    # the same sentence as `timestamp_avicuna.join_spans`, whose import would load torch in every worker of a build
+    # the same sentence as `timestamp_avicuna.join_spans`, which is not imported because it loads torch in every worker
     *first, last = [span_text(index) for index in indices]
     joined = f"{', '.join(first)} and {last}" if first else last
     return f"F{joined[1:]}."
 
 
 def listing_entry(indices: Sequence[int]) -> str:
-    """The answer in a listing: start and end of each span without a word between them, written "1240" for 12 to 40.
+    """The answer in a listing: start and end of each span with nothing between them, for example "1240" for 12 to 40.
 
     >>> listing_entry([0])
     '<s0><e0>'
@@ -118,7 +118,7 @@ def listing_entry(indices: Sequence[int]) -> str:
 
 
 def narration_sentence(index: int, caption: str) -> str:
-    """One sentence of a dense narration; the caption's own final period is not doubled.
+    """One sentence of a dense narration, with a single final period.
 
     >>> narration_sentence(0, "A dog barks.")
     'From <s0> to <e0>, a dog barks.'
@@ -127,7 +127,7 @@ def narration_sentence(index: int, caption: str) -> str:
 
 
 def lower_first(caption: str) -> str:
-    """A caption as it stands inside a sentence: its first letter small, unless the first word is "I" or an acronym.
+    """A caption for use inside a sentence: first letter in lower case, unless the first word is "I" or an acronym.
 
     >>> lower_first("A man speaks"), lower_first("TV noise"), lower_first("I see a dog")
     ('a man speaks', 'TV noise', 'I see a dog')

@@ -1,4 +1,4 @@
-"""Run jobs in this process or in several, with a progress bar. Workers end with the process that started them."""
+"""Run jobs in this process or in worker processes, with a progress bar. Workers exit when their parent exits."""
 
 import multiprocessing
 import os
@@ -21,12 +21,12 @@ def run_jobs(
     Calls `function(*job)` for every job.
 
     Args:
-        function, jobs: can be pickled, since several workers are fresh processes.
+        function, jobs: must be picklable, since workers are started by spawning.
         num_workers: processes; 1 runs the jobs here, in order.
         name, unit: of the progress bar.
 
     Returns:
-        The results in the order in which they are finished.
+        The results in order of completion.
 
     Raises:
         ValueError: fewer than one worker.
@@ -49,7 +49,7 @@ def run_jobs(
 
 
 def end_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone, however that ended (`kill -9`, out of memory)."""
+    """Exit this process as soon as its parent is gone for any reason (including `kill -9` and out of memory)."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_wait_and_exit, args=[parent.sentinel], daemon=True).start()

@@ -11,7 +11,7 @@ from .curation_fixtures import write_captions
 
 
 def test_data_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="takes its files by its own settings"):
+    with pytest.raises(ValueError, match="takes its files from its settings"):
         load_dataset("pu_valor", data_files=str(write_captions(tmp_path / "desc.json")))
 
 

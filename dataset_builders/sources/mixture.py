@@ -1,7 +1,7 @@
-"""Mixes data sets by weight: the order of the rows as plain numbers, and the mixed `datasets.Dataset`.
+"""Mixes data sets by weight: computes the order of the rows and the mixed `datasets.Dataset`.
 
 A weight is the number of passes over a source in one epoch of the mixture. The rows of a fractional pass and the final
-order are random, from the seed.
+order are random and determined by the seed.
 """
 
 import math
@@ -17,9 +17,9 @@ def mixture_order(
 ) -> list[tuple[str, int]]:
     """(source, row index) pairs of one epoch, shuffled.
 
-    With weight 1 each row of a source occurs once, with 2 twice, with 0.25 a random quarter of the rows once; with 1.5
-    all rows once and a random half of them again. Fractions of a row are rounded up, so that a source with a positive
-    weight has at least one row.
+    With weight 1 each row of a source occurs once, and with weight 2 twice. With 0.25 a random quarter of the rows
+    occurs once. With 1.5 all rows occur once and a random half of them again. Fractions of a row are rounded up, so
+    that a source with a positive weight has at least one row.
 
     Raises:
         ValueError: a source without a weight, a weight without a source, a negative weight, or nothing to mix.
@@ -45,7 +45,7 @@ def mixture_order(
 
 
 def mix(datasets: Mapping[str, Dataset], weights: Mapping[str, float], *, seed: int = 0) -> Dataset:
-    """The mixture as one data set, its rows in the order of `mixture_order`. All need the same columns."""
+    """The mixture as one data set, its rows in the order of `mixture_order`. All inputs need the same columns."""
     order = mixture_order({name: len(dataset) for name, dataset in datasets.items()}, weights, seed=seed)
     offsets = dict(zip(datasets, [0, *np.cumsum([len(dataset) for dataset in datasets.values()]).tolist()]))
     joined = concatenate_datasets(list(datasets.values()))
