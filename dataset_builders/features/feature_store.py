@@ -1,8 +1,8 @@
-"""Cached tower outputs on disk: written shard by shard by `train/extract_features.py`, read by training and composing.
+"""Cached tower outputs on disk: written in parts by `train/extract_features.py`, read by training and composing.
 
-A folder holds `part-<rank>-<number>.safetensors` (all rows of the part's media, one below the other) and, beside each,
-`part-<rank>-<number>.jsonl` that says which rows belong to which media id. A part counts once its index file exists,
-so a killed extraction loses at most the part it was working on. This file runs no tower and decodes no media.
+A folder holds files `part-<rank>-<number>.safetensors` (the concatenated rows of the part's media), each with an index
+`part-<rank>-<number>.jsonl` that maps media ids to rows. A part is valid once its index file exists, so a killed
+extraction loses at most the current part. This module runs no tower and decodes no media.
 """
 
 import json
@@ -19,13 +19,13 @@ from dataset_builders.atomic_files import atomic_path, write_json, write_text
 DTYPES = {"float16": np.float16, "float32": np.float32}
 SETTINGS_FILE = "store.json"
 SILENCE_FILE = "silence.safetensors"
-PART_TOLERANCE = 0.5  # s; a part that ends so near to the end of its medium is the whole medium (our choice)
-# The published form; a folder written before these were recorded has it.
+PART_TOLERANCE = 0.5  # s; a part that ends this close to the end of the media file is the whole file (our choice)
+# The published settings; assumed for a folder written before settings were recorded.
 PUBLISHED_SETTINGS = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0, "mel_scale": "htk"}
 
 
 def media_key(media_id: str, start: float | None = None, end: float | None = None) -> str:
-    """The id of a medium in the cache, or of the part of it from `start` to `end` seconds.
+    """The cache key of a media file, or of its part from `start` to `end` seconds.
 
     >>> media_key("clip"), media_key("clip", 1.5, 25.0), media_key("clip", None, 25.0)
     ('clip', 'clip@1.500-25.000', 'clip@0.000-25.000')
@@ -42,7 +42,7 @@ class FeatureStore:
 
     Args:
         folder (`str` or `Path`):
-            What a `FeatureWriter` wrote.
+            A folder written by `FeatureWriter`.
 
     Raises:
         ValueError: the folder holds no finished part.
@@ -62,10 +62,10 @@ class FeatureStore:
         return media_id in self._entries
 
     def find(self, media_id: str, start: float | None = None, end: float | None = None) -> str | None:
-        """The key of a medium, or of its part from `start` to `end` seconds; None where the folder does not have it.
+        """The key of a media file, or of its part from `start` to `end` seconds; None if the folder does not have it.
 
-        The whole medium is the part where the part begins at 0 and the medium ends before `end`, or within 0.5 s after
-        it.
+        The key of the whole file is used if the part begins at 0 and the file ends before `end`, or at most 0.5 s
+        after it.
         """
         key = media_key(media_id, start, end)
         if key in self:
@@ -83,13 +83,13 @@ class FeatureStore:
         return len(self._entries)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_parts": {}}  # open files do not travel to data-loading workers
+        return {**self.__dict__, "_parts": {}}  # open files cannot be pickled for data-loading workers
 
     def check_settings(self, settings: dict) -> None:
-        """Raise ValueError, naming both values, where the folder was written with another value of a setting.
+        """Raise ValueError, with both values, if the folder was written with a different value of a setting.
 
         Args:
-            settings: `feature_settings` of the processor that is to use the rows.
+            settings: `feature_settings` of the processor that will use the rows.
         """
         for name, value in settings.items():
             if self.settings.get(name) != value:
@@ -99,19 +99,19 @@ class FeatureStore:
                 )
 
     def video(self, media_id: str) -> np.ndarray:
-        """Visual rows `(num_rows, vision_feature_size)`, float32, evenly spread over the media's duration."""
+        """Visual rows `(num_rows, vision_feature_size)`, float32, evenly spaced over the duration."""
         return self._rows(media_id, "video")
 
     def audio(self, media_id: str) -> np.ndarray:
-        """Audio rows `(num_windows, audio_feature_size)`, float32; no rows at all for a silent media."""
+        """Audio rows `(num_windows, audio_feature_size)`, float32; no rows for silent media."""
         return self._rows(media_id, "audio")
 
     def duration(self, media_id: str) -> float | None:
-        """Seconds, or None for an image."""
+        """Duration in seconds, or None for an image."""
         return self._entry(media_id)["duration"]
 
     def silence(self) -> np.ndarray | None:
-        """The audio tower's output for silence, `(audio_feature_size,)`, or None where nobody stored it."""
+        """The audio tower's output for silence, `(audio_feature_size,)`, or None if it was not stored."""
         path = self.folder / SILENCE_FILE
         if not path.exists():
             return None
@@ -130,28 +130,29 @@ class FeatureStore:
             self._parts[part] = safe_open(self.folder / f"{part}.safetensors", framework="numpy")
         rows = self._parts[part].get_slice(stream)
         first, last = entry[stream]
-        if first == last:  # a silent media at the end of a part lies beyond the last row, which safetensors refuses
+        # silent media at the end of a part would start beyond the last row, which safetensors rejects
+        if first == last:
             return np.zeros((0, rows.get_shape()[1]), np.float32)
         return rows[first:last].astype(np.float32)
 
 
 class FeatureWriter:
-    """Append tower outputs to a folder; opened again on the same folder it continues.
+    """Append tower outputs to a folder; reopening the same folder continues it.
 
     Args:
         folder (`str` or `Path`):
-            Made if need be.
+            Created if needed.
         rank (`int`, *optional*, defaults to 0):
-            Number of the writing process; each process of a distributed extraction writes parts of its own.
+            Number of the writing process; each process of a distributed extraction writes separate parts.
         media_per_part (`int`, *optional*, defaults to 512):
             Media in one part (our choice: a part of 10-s clips is then about 16 MB).
         dtype (`str`, *optional*, defaults to `"float32"`):
             `"float32"` or `"float16"` on disk.
         settings (`dict`, *optional*):
-            What the rows depend on (tower names, frame rate, ...). A folder made with other settings is refused.
+            What the rows depend on (tower names, frame rate, ...). A folder written with other settings is rejected.
 
     Raises:
-        ValueError: an unknown dtype, other settings than those of the folder, or an id that is already there.
+        ValueError: an unknown dtype, settings that differ from those of the folder, or an id that is already stored.
 
     ```python
     >>> import tempfile
@@ -193,7 +194,8 @@ class FeatureWriter:
             self.flush()
 
     def add(self, media_id: str, *, video: np.ndarray, audio: np.ndarray, duration: float | None) -> None:
-        """Add one media: `video` `(num_rows, size)`, `audio` `(num_windows, size)` (0 windows: silent), seconds."""
+        """Add one media file: `video` `(num_rows, size)`, `audio` `(num_windows, size)` (0 windows: silent),
+        seconds."""
         if media_id in self:
             raise ValueError(f"media id {media_id!r} is already in {self.folder}")
         for name, rows in (("video", video), ("audio", audio)):
@@ -205,12 +207,12 @@ class FeatureWriter:
             self.flush()
 
     def write_silence(self, row: np.ndarray) -> None:
-        """Store the audio tower's output for silence, `(audio_feature_size,)`, for silent clips among others."""
+        """Store the audio tower's output for silence, `(audio_feature_size,)`, for silent clips in a composition."""
         with atomic_path(self.folder / SILENCE_FILE) as path:
             save_file({"silence": np.asarray(row, np.float32)}, path)
 
     def flush(self) -> None:
-        """Write what was added so far as one part: first its rows, then its index, each by an atomic rename."""
+        """Write the rows added so far as one part: first the rows, then the index, each with an atomic rename."""
         if not self._pending:
             return
         numbers = [int(path.stem.split("-")[2]) for path in self.folder.glob(f"part-{self.rank:04d}-*.jsonl")]
@@ -235,14 +237,14 @@ class FeatureWriter:
         if not path.exists():
             write_json(path, settings, sort_keys=True)
         known = json.loads(path.read_text(encoding="utf-8"))
-        if "towers_rounded" in settings:  # folders of earlier versions lack it
+        if "towers_rounded" in settings:  # missing in folders of earlier versions
             known.setdefault("towers_rounded", settings["towers_rounded"])
         if {**PUBLISHED_SETTINGS, **known} != {**PUBLISHED_SETTINGS, **settings}:
             raise ValueError(f"{self.folder} was written with settings {known}, not {settings}")
 
 
 def stack_rows(arrays: list[np.ndarray]) -> np.ndarray:
-    """Put rows of equal width below one another; arrays without rows may have any width."""
+    """Concatenate rows of equal width; arrays without rows may have any width."""
     filled = [array for array in arrays if len(array)]
     widths = {array.shape[1] for array in filled}
     if len(widths) > 1:

@@ -1,13 +1,13 @@
-"""Which towers made cached features: a fingerprint of their weights, stored with the cache and compared on reading.
+"""Fingerprint of the weights of the towers, stored with cached features and compared when they are read.
 
-Used by `train/extract_features.py`, training and evaluation. It takes any AVicuna model and loads no torch itself.
+Used by `train/extract_features.py`, training and evaluation. It accepts any AVicuna model and does not import torch.
 """
 
 import hashlib
 from typing import Any
 
 
-NUM_VALUES = 64  # of each tensor; enough to tell checkpoints apart
+NUM_VALUES = 64  # of each tensor; enough to distinguish checkpoints
 ROUNDINGS = ("bfloat16", "half")  # methods of a tensor
 
 
@@ -16,7 +16,7 @@ def tower_fingerprint(model: Any, rounding: str | None = None) -> str | None:
 
     Args:
         model (`AVicunaForConditionalGeneration`): its towers are read; under ZeRO-3, gather their parameters first.
-        rounding: one of `ROUNDINGS`: the fingerprint that the model has once its weights are saved in this type.
+        rounding: one of `ROUNDINGS`: gives the fingerprint of the model after its weights are saved in this dtype.
 
     Returns:
         16 hexadecimal digits; None for a model without towers.
@@ -34,23 +34,23 @@ def tower_fingerprint(model: Any, rounding: str | None = None) -> str | None:
 
 
 def tower_settings(model: Any) -> dict[str, Any]:
-    """What a cache stores: the fingerprint, and those of the same towers in 16-bit types."""
+    """The fingerprints stored in a cache: of the towers, and of the same towers in 16-bit dtypes."""
     rounded = [tower_fingerprint(model, rounding) for rounding in ROUNDINGS]
     return {"towers": tower_fingerprint(model), "towers_rounded": rounded}
 
 
 def check_towers(settings: dict[str, Any], model: Any, *, folder: str) -> None:
-    """Compares the towers that made a cache with those of a model; a change of the data type is no difference.
+    """Compares the towers that made a cache with those of a model; a different dtype is ignored.
 
     A model without towers, and a cache without a fingerprint, cannot be compared and are accepted.
 
     Args:
-        settings: of the cache, `FeatureStore.settings`.
-        model: that is trained on or evaluated with the features.
-        folder: of the cache, for the message.
+        settings: `FeatureStore.settings` of the cache.
+        model: the model to train or evaluate with the features.
+        folder: folder of the cache, for the message.
 
     Raises:
-        ValueError: the towers differ; names both fingerprints.
+        ValueError: the towers differ; the message has both fingerprints.
     """
     own, cached = tower_fingerprint(model), settings.get("towers")
     if own is None or cached is None:

@@ -1,8 +1,8 @@
-"""Choose events that do not occur in a planned video, so that some questions are answered by "No event." (option
-`absent_share`; our choice, the paper asks none).
+"""Choose events that do not occur in a planned video, so that the answer to some questions is "No event." (option
+`absent_share`; our choice, the paper has no such questions).
 
-Half of them are captions of the video's own cluster (hard), half are any captions (easy). Pure: the questions are
-written in `shards.py`.
+Half of them are captions from the video's own cluster (hard), half are arbitrary captions (easy). No file access: the
+questions are written in `shards.py`.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import numpy as np
 from .planning import Plan, draw_uniform, slot
 
 
-NUM_TRIES = 8  # draws per question; where none of them fits, the turn asks about an event that occurs
-CHUNK_ROWS = 4096  # rows whose embeddings are held at a time
+NUM_TRIES = 8  # draws per question; if none of them is valid, the turn asks about an event that occurs
+CHUNK_ROWS = 4096  # rows whose embeddings are in memory at a time
 
 
 def draw_absent(
@@ -27,21 +27,21 @@ def draw_absent(
     max_turns: int,
     seed: int,
 ) -> Plan:
-    """The plan with `absent` filled: for each of `max_turns` turns the clip to ask about in vain, or -1.
+    """The plan with `absent` filled in: for each of `max_turns` turns, the clip with the absent event, or -1.
 
     Args:
         plan (`Plan`), clusters (list of `np.ndarray`):
             Accepted plans and the clusters that they were drawn from.
         events (`np.ndarray` of shape `(num_clips,)`):
-            Equal numbers for clips with the same caption. An absent event is none of the video's.
+            Equal numbers for clips with the same caption. An absent event is not an event of the video.
         embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`, *optional*):
             Unit-length caption embeddings.
         ambiguity_threshold (`float`, *optional*):
-            A caption whose cosine to one of the video's is above the threshold is not called absent.
+            A caption is not used as absent if its cosine similarity to a caption of the video exceeds the threshold.
         absent_share (`float`):
             Probability that a grounding turn asks about an absent event.
         max_turns (`int`), seed (`int`):
-            Of the build.
+            Settings of the build.
     """
     if not absent_share:
         return plan

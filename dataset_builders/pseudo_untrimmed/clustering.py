@@ -1,8 +1,8 @@
 """Group clips by their captions (step 2 of the paper: event-based clustering of the caption embeddings).
 
-The paper names neither the algorithm nor the number of clusters: both are our choice. Pure: embeddings in, labels out.
-scikit-learn is imported where it is used: the import takes seconds, and a process that only writes shards does not
-need it.
+The paper names neither the algorithm nor the number of clusters: both are our choice. The input is
+embeddings, the output labels; no file is read. scikit-learn is imported inside functions: the import takes seconds,
+and a process that only writes shards does not need it.
 """
 
 import warnings
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 METHODS = ("kmeans", "agglomerative", "none")
 SMALL_CLUSTERS = ("merge", "drop")
 BUCKET_SIZE = 2000  # captions; agglomerative clustering is quadratic, so it runs inside k-means buckets of this size
-# captions; k-means takes clips x clusters steps, so more captions than these are first divided into buckets, which
-# makes the time linear (our choice: above the 32,000 of VALOR-32K)
+# captions; the cost of k-means is clips x clusters, so larger sets are first divided into buckets, which makes the
+# time linear (our choice: above the 32,000 of VALOR-32K)
 DIRECT_CLIPS = 40_000
-BUCKET_SAMPLE = 100_000  # captions that the buckets are fitted to
+BUCKET_SAMPLE = 100_000  # captions used to fit the buckets
 MAX_ITER = 100  # passes of mini-batch k-means over the captions
-BUCKET_ITER = 20  # passes inside a bucket of a large set
+BUCKET_ITER = 20  # passes within a bucket of a large set
 DROPPED = -1
 
 
@@ -43,9 +43,9 @@ def cluster_clips(
         embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`):
             Unit-length rows.
         method (`str`, *optional*, defaults to `"kmeans"`):
-            `"kmeans"`: mini-batch k-means; of more than 40,000 captions inside k-means buckets of about 2,000.
-            `"agglomerative"`: average linkage by cosine inside such buckets. `"none"`: all clips in one cluster (the
-            ablation without event-based clustering).
+            `"kmeans"`: mini-batch k-means; above 40,000 captions, within k-means buckets of about 2,000.
+            `"agglomerative"`: average linkage by cosine distance within such buckets. `"none"`: all clips in one
+            cluster (the ablation without event-based clustering).
         cluster_size (`int`, *optional*, defaults to 20):
             Mean number of clips in a cluster.
         min_cluster_size (`int`, *optional*, defaults to 8):
@@ -53,14 +53,14 @@ def cluster_clips(
         small_clusters (`str`, *optional*, defaults to `"merge"`):
             `"merge"` or `"drop"`.
         seed (`int`, *optional*, defaults to 0):
-            Of k-means.
+            Random seed of k-means.
 
     Returns:
         `tuple(np.ndarray, int)`: labels `(num_clips,)`, counted from 0, -1 where the clip was dropped; and the number
         of clusters that were too small.
 
     Raises:
-        ValueError: an unknown method, sizes below 1, or fewer clips than one cluster needs.
+        ValueError: an unknown method, sizes below 1, or too few clips for one cluster.
     """
     if method not in METHODS or small_clusters not in SMALL_CLUSTERS:
         raise ValueError(
@@ -76,7 +76,7 @@ def cluster_clips(
         return np.zeros(num_clips, np.int64), 0
     from threadpoolctl import threadpool_limits
 
-    # one thread: the order in which threads add up would change the last bit of a centre, and with it a label
+    # one thread: the summation order of several threads would change the last bit of a centre, and so a label
     with threadpool_limits(limits=1):
         buckets = fit_buckets(embeddings, min_cluster_size, seed)
         labels, first, num_small = np.full(num_clips, DROPPED), 0, 0
@@ -97,7 +97,8 @@ def cluster_clips(
 
 
 def fit_buckets(embeddings: np.ndarray, min_cluster_size: int, seed: int) -> np.ndarray:
-    """Buckets of about `BUCKET_SIZE` captions, each with at least `min_cluster_size`; one for up to `DIRECT_CLIPS`."""
+    """Buckets of about `BUCKET_SIZE` captions, each with at least `min_cluster_size`; a single bucket for up to
+    `DIRECT_CLIPS`."""
     if len(embeddings) <= DIRECT_CLIPS:
         return np.zeros(len(embeddings), np.int64)
     sample = np.random.default_rng(seed).permutation(len(embeddings))[:BUCKET_SAMPLE]
@@ -171,7 +172,7 @@ def remove_small(
 
 
 def compact(labels: np.ndarray) -> np.ndarray:
-    """Number the labels 0, 1, ... by first appearance; -1 stays."""
+    """Renumber the labels 0, 1, ... by first appearance; -1 is unchanged."""
     used, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(np.where(used == DROPPED, len(labels), first))
     rank = np.empty(len(used), np.int64)
@@ -197,7 +198,7 @@ def measure_clusters(embeddings: np.ndarray, labels: np.ndarray, *, seed: int = 
 
 
 def mean_pair_cosine(embeddings: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cosine over all pairs of different rows with one label: |sum|^2 holds each pair twice and each row once."""
+    """Mean cosine over all pairs of rows with the same label: |sum|^2 contains each pair twice and each row once."""
     sums = np.zeros((labels.max() + 1, embeddings.shape[1]))
     np.add.at(sums, labels, embeddings)
     sizes = np.bincount(labels)

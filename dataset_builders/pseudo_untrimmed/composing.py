@@ -1,9 +1,9 @@
 """Compose the features of a pseudo-untrimmed video from the cached features of its clips (`media="virtual"`).
 
-Pure: rows in, rows out. Token k of n shows what the plan has at (k + 1/2) / n of the duration, and of a clip's rows
-the one whose equal share of the clip holds that moment: the processor's alignment "centred" for files. Where two clips
-play at once the visual row is that of the clip that began last, and the audio row is the mean over the clips that
-sound (`time_line.py`). No file is read; a missing clip is an error, never zeros.
+Token k of n corresponds to the time (k + 1/2) / n of the duration. Each clip is divided into equal intervals, one per
+row, and the row whose interval contains that time is used: the processor's alignment "centred" for files. If two clips
+play at once, the visual row is that of the clip that began last, and the audio row is the mean over the clips with
+sound (`time_line.py`). No file is read; a missing clip raises an error and is never replaced by zeros.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,19 +31,19 @@ def compose_features(
 
     Args:
         segments (list of `Segment` or of dicts with `clip_id`, `start`, `end`, `scale`):
-            The composition in seconds, by start. Without gaps: background is a segment, too.
+            The composition in seconds, by start. It has no gaps: a background is also a segment.
         clip_features (`FeatureStore` or mapping):
             Clip id -> `(video, audio)`, `video` of shape `(num_rows, vision_feature_size)` and `audio` of shape
             `(num_windows, audio_feature_size)`; a `{"video": ..., "audio": ...}` dictionary is accepted as well. A
             silent clip has no audio rows.
         num_video_tokens, num_audio_tokens (`int`, *optional*, default to 75 and 25):
-            Rows wanted of each stream (the paper's best mixture).
+            Number of rows of each stream (the best setting in the paper).
         rule (`str`, *optional*, defaults to `"even"`):
             `"even"`: token j of n shows the row of the clip that plays at (j + 1/2) / n of the duration.
-            `"published"`: the published code, for ablation: `int(10 * scale)` rows per clip, all concatenated; where
-            they are fewer than the tokens the tail is zero, and visual position no longer is time.
+            `"published"`: the published code, for ablation: `int(10 * scale)` rows per clip, concatenated. If there
+            are fewer rows than tokens, the tail is zero, and visual position no longer corresponds to time.
         silence (`np.ndarray` of shape `(audio_feature_size,)`, *optional*):
-            The audio row of a silent clip among sounding ones (rule "even"). Taken from the store where it has one.
+            The audio row of a silent clip among clips with sound (rule "even"). By default that of the store, if any.
 
     Returns:
         `tuple(np.ndarray, np.ndarray)`: `(num_video_tokens, vision_feature_size)` and `(num_audio_tokens,
@@ -51,8 +51,8 @@ def compose_features(
 
     Raises:
         ValueError: an unknown rule, no segments, segments out of order, a moment at which no clip plays, clips without
-            features (all are named), clips without a visual row, or silence among sounding clips when no row of
-            silence is known.
+            features (all are listed), clips without a visual row, or silence among clips with sound if no silence row
+            is available.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
@@ -74,18 +74,18 @@ def compose_features(
 
 
 def missing_clips(segments: Sequence[Segment | Mapping], clip_features: FeatureStore | Mapping) -> list[str]:
-    """Ids of the segments' clips that have no features, each once, in order: what to drop or to extract."""
+    """Ids of the segments' clips without features, unique and in order: the clips to drop or to extract."""
     ids = dict.fromkeys(read_span(segment)["clip_id"] for segment in segments)
     return [clip_id for clip_id in ids if clip_id not in clip_features]
 
 
 def token_moments(times: list[tuple[float, float]], num_tokens: int) -> np.ndarray:
-    """The middle of each token's share of the duration, in seconds."""
+    """The centre of each token's interval, in seconds."""
     return (np.arange(num_tokens) + 0.5) / num_tokens * max(end for _, end in times)
 
 
 def row_at(span: tuple[float, float], num_rows: int, moment: float) -> int:
-    """Which of a clip's rows, evenly spread over its segment, plays at a moment of the composition."""
+    """Index of the row of a clip, with rows evenly spaced over its segment, at a moment of the composition."""
     return min(int((moment - span[0]) / (span[1] - span[0]) * num_rows), num_rows - 1)
 
 
@@ -93,7 +93,7 @@ def show_rows(times: list[tuple[float, float]], clips: Sequence[np.ndarray], num
     """The visual rows of a composition, `(num_tokens, feature_size)` float32.
 
     Raises:
-        ValueError: a moment at which no clip plays: the features of a dark picture are not known.
+        ValueError: a moment at which no clip plays, since the features of a black frame are not available.
     """
     pictures = list_pictures(times, max(end for _, end in times))
     dark = [(start, end) for start, end, index in pictures if index is None]
@@ -111,7 +111,7 @@ def show_rows(times: list[tuple[float, float]], clips: Sequence[np.ndarray], num
 def mix_rows(
     times: list[tuple[float, float]], clips: Sequence[np.ndarray], num_tokens: int, *, silence: np.ndarray | None
 ) -> np.ndarray:
-    """The audio rows of a composition, `(num_tokens, feature_size)` float32: means over the clips that sound."""
+    """The audio rows of a composition, `(num_tokens, feature_size)` float32: means over the clips with sound."""
     mixed = []
     for moment in token_moments(times, num_tokens):
         playing = [index for index in find_playing(times, moment) if len(clips[index])]
@@ -129,10 +129,10 @@ def compose_published(
     num_video_tokens: int,
     num_audio_tokens: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The published assembly: rows by `int(10 * scale)`, a zero tail, audio cut at the budget."""
+    """The published composition: `int(10 * scale)` rows per clip, a zero tail, audio cut at the token budget."""
     picked = []
     for span, rows in zip(spans, videos):
-        # int(scale * 10), as published; a scale read from float32 must not lose a row to its last bit
+        # int(scale * 10), as published; float32 rounding of a scale must not remove a row
         num_rows = int(round(float(span["scale"]), 6) * 10)
         picked.append(rows[truncated_linspace(len(rows), num_rows)])
     video = np.concatenate(picked).astype(np.float32)
@@ -149,20 +149,20 @@ def compose_published(
 
 
 def truncated_linspace(num_rows: int, num_picked: int) -> np.ndarray:
-    """Row indices that `torch.linspace(0, num_rows - 1, num_picked).long()` gives, float32 truncation included."""
+    """Row indices equal to `torch.linspace(0, num_rows - 1, num_picked).long()`, including float32 truncation."""
     if num_picked <= 1:
         return np.zeros(num_picked, np.int64)
     end = np.float32(num_rows - 1)
     step = end / np.float32(num_picked - 1)
     index = np.arange(num_picked)
     forward = (step * index.astype(np.float32)).astype(np.float32)
-    # torch counts the second half down from the end, by a fused multiply-add: one rounding, not two
+    # torch computes the second half backwards from the end with a fused multiply-add: one rounding, not two
     backward = (np.float64(end) - np.float64(step) * (num_picked - 1 - index)).astype(np.float32)
     return np.where(index < num_picked // 2, forward, backward).astype(np.int64)
 
 
 def find_silence(clip_features: FeatureStore | Mapping, silence: np.ndarray | None) -> np.ndarray | None:
-    """The row of silence that was given, or the store's, or None."""
+    """The given silence row, or that of the store, or None."""
     return silence if silence is not None or isinstance(clip_features, Mapping) else clip_features.silence()
 
 

@@ -1,6 +1,6 @@
-"""Choose the questions about a planned video: which kind, about which event, in which wording.
+"""Choose the questions about a planned video: type, event and wording.
 
-`turns.py` writes the chosen questions and their answers. Pure: every choice is read from numbers drawn for the row.
+`turns.py` writes the chosen questions and their answers. Every choice is a function of the random numbers of the row.
 """
 
 from collections.abc import Sequence
@@ -36,18 +36,18 @@ def write_conversation(
 
     Args:
         captions, spans, events:
-            Of the segments, in order: text, (start, end) in seconds, and a number that is equal where two segments
-            show the same event. A question about an event is answered with all its spans.
+            Of the segments, in order: text, (start, end) in seconds, and an event number that is equal for two
+            segments with the same event. The answer to a question about an event lists all its spans.
         draws (`list[float]`):
             One row of `draw_turns`.
         absent (`list[str | None]`):
             For each turn the caption of an event that does not occur; a grounding or listing turn asks about it.
         conversation_types (`tuple(str)`):
-            The first turn's kind is drawn from these. A narration is the only turn, since it answers every other
-            question; after another kind more turns of these kinds may follow, each about another event.
+            The type of the first turn is drawn from these. A narration is the only turn, since it answers every other
+            question. After another type, more turns of these types may follow, each about a different event.
         min_turns, max_turns (`int`):
-            Fewest and most turns of a conversation without narration. It is shorter where the video has too few events
-            to ask about.
+            Minimum and maximum number of turns of a conversation without narration. It has fewer turns if the video
+            has too few events.
     """
     conversation = Conversation()
     first = conversation_types[int(draws[1] * len(conversation_types))]
@@ -82,5 +82,5 @@ def write_conversation(
 
 
 def choose(wordings: tuple[str, ...], draw: float) -> str:
-    """The wording that a number in [0, 1) stands for."""
+    """The wording selected by a number in [0, 1)."""
     return wordings[int(draw * len(wordings))]

@@ -1,7 +1,7 @@
 """Prepare a PU-VALOR build: read captions, embed, cluster, plan and filter, once, before any shard is written.
 
-The result is a folder named by the hash of the settings. It holds, per split, the list of clips and the plan of all
-videos, and the report of every clip and plan that was left out. `shards.build_shard` needs nothing else.
+The result is a folder named by the hash of the settings. It contains, per split, the list of clips and the plan of all
+videos, and the report of every dropped clip and plan. `shards.build_shard` needs nothing else.
 """
 
 import json
@@ -30,7 +30,7 @@ from .usable_clips import BACKGROUNDS, DecodedClips, divide_clips, read_usable_c
 REJECTED_FILE = "rejected-{split}.parquet"
 SUMMARY_FILE = "prepared.json"
 VIDEOS = "videos"
-# Packages whose versions may change a byte of the build.
+# Packages whose versions can change the output bytes.
 PACKAGES = (
     "av",
     "datasets",
@@ -45,7 +45,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared build: its folder, the number of rows of each split, and the report as read from report.json."""
+    """A prepared build: its folder, the number of rows of each split, and the content of report.json."""
 
     folder: Path
     num_rows: dict[str, int]
@@ -53,17 +53,17 @@ class Prepared:
 
 
 def prepare(settings: CurationSettings, folder: str | Path) -> Prepared:
-    """Do everything that precedes the shards, or read the result of an earlier run with the same settings.
+    """Run all steps before the shards, or read the result of an earlier run with the same settings.
 
     Args:
         settings (`CurationSettings`):
             Checked settings.
         folder (`str` or `Path`):
-            Where prepared builds are; the folder of this one is named by `settings.fingerprint()`.
+            Parent folder of prepared builds; the folder of this build is named `settings.fingerprint()`.
 
     Raises:
-        ValueError: no usable clip, too few clips for one video, or no plan that passes the filters; each with the
-        counts.
+        ValueError: no usable clip, too few clips for one video, or no plan that passes the filters. The
+            message includes the counts.
     """
     target = Path(folder) / settings.fingerprint()
     if not (target / SUMMARY_FILE).exists():
@@ -76,12 +76,12 @@ def prepare(settings: CurationSettings, folder: str | Path) -> Prepared:
         except OSError:
             if not (target / SUMMARY_FILE).exists():
                 raise
-            shutil.rmtree(temporary)  # another process was faster
+            shutil.rmtree(temporary)  # another process finished first
     return read_prepared(target)
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """A finished `prepare` folder."""
+    """Read a finished folder of `prepare`."""
     num_rows = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     return Prepared(folder, num_rows, json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
 
@@ -129,7 +129,7 @@ def curate(settings: CurationSettings, folder: Path) -> None:
 
 
 def write_tables(planned: PlannedSplit, split: str, folder: Path) -> None:
-    """Write what the shards need, and every rejected draw with its reason, so that the filters can be audited."""
+    """Write the inputs of the shards, and every rejected draw with its reason, so that the filters can be audited."""
     clips = {
         "clip_id": pa.array([clip.clip_id for clip in planned.clips]),
         "caption": pa.array([clip.caption for clip in planned.clips], mask=planned.events == NO_EVENT),
@@ -160,7 +160,7 @@ def write_account(output: str | Path, prepared: Prepared, drops: list[dict], **f
 
     Args:
         drops (`list[dict]`):
-            Rows that were lost after planning: `{"id", "reason", "detail"}`.
+            Rows that were dropped after planning: `{"id", "reason", "detail"}`.
         facts:
             Further entries of the report.
     """

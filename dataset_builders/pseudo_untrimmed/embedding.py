@@ -20,7 +20,7 @@ ENCODER_FILES = (
     ".safetensors",
     ".bin",
     ".model",
-)  # what a sentence-transformers folder computes with
+)  # the files of a sentence-transformers folder that affect its output
 
 
 def embed_captions(
@@ -37,11 +37,11 @@ def embed_captions(
         captions (`list[str]`):
             Texts; repeated ones are encoded once.
         text_encoder (`str` or `Path`):
-            A sentence-transformers model: an id of the Hub or a folder.
+            A sentence-transformers model: a Hub id or a folder.
         cache_dir (`str` or `Path`, *optional*):
-            Where the vectors are kept, one folder per encoder. None: nothing is kept.
+            Cache folder of the vectors, with one subfolder per encoder. None: no cache.
         batch_size, device:
-            As `SentenceTransformer.encode` takes them.
+            Arguments of `SentenceTransformer.encode`.
 
     Returns:
         `np.ndarray` of shape `(num_captions, embedding_size)`, float32.
@@ -65,7 +65,7 @@ def embed_captions(
 
 def encode_texts(texts: list[str], *, text_encoder: str | Path, batch_size: int, device: str | None) -> np.ndarray:
     """Run the encoder: `(num_texts, embedding_size)` float32 rows of length 1."""
-    from sentence_transformers import SentenceTransformer  # slow to import, and not needed when all is cached
+    from sentence_transformers import SentenceTransformer  # slow import, not needed if all vectors are cached
 
     try:
         encoder = SentenceTransformer(str(text_encoder), device=device)
@@ -78,7 +78,7 @@ def encode_texts(texts: list[str], *, text_encoder: str | Path, batch_size: int,
 
 
 def fingerprint_encoder(text_encoder: str | Path) -> str:
-    """A name for the encoder: a folder counts by its files' contents, a Hub id by itself."""
+    """An identifier of the encoder: a hash of the file contents of a folder, or the Hub id."""
     folder = Path(text_encoder)
     if not folder.is_dir():
         return hash_text(str(text_encoder))[:16]
@@ -90,7 +90,7 @@ def hash_text(text: str) -> str:
 
 
 def read_vectors(folder: Path) -> dict[str, np.ndarray]:
-    """Hash of text -> vector, of all files that earlier runs left."""
+    """Text hash -> vector, from all files of earlier runs."""
     vectors: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors = load_file(path)
@@ -99,7 +99,7 @@ def read_vectors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def write_vectors(folder: Path, keys: list[str], vectors: np.ndarray) -> None:
-    """Add a file of vectors, named by the texts it holds, so that two builds at a time do no harm."""
+    """Write a file of vectors, named by the texts it holds, so that concurrent builds do not conflict."""
     folder.mkdir(parents=True, exist_ok=True)
     hashes = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), 32)
     path = folder / f"{hash_text(''.join(keys))[:16]}.safetensors"

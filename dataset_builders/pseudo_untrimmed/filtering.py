@@ -1,16 +1,16 @@
 """Reject plans that would make poor training videos, each with its reason (step 6 of the paper: quality control).
 
-The paper filters "incoherent sequences" without saying how; the rules and their thresholds are our choice:
+The paper filters "incoherent sequences" but gives no rule; the rules and their thresholds are our choice:
 
     reason                 rejected when
     incoherent             the mean cosine over the pairs of different events is below `coherence_threshold`
     ambiguous              two events with different captions have a cosine above `ambiguity_threshold`: a question
-                           about one would be answered by the other as well
-    event_follows_itself   neighbouring segments have the same caption: their common border cannot be seen
+                           about one would also match the other
+    event_follows_itself   adjacent segments have the same caption: the boundary between them is not visible
     duration_out_of_range  the video is shorter or longer than `duration_range`
     unreadable_clip        a clip or a background cannot be decoded (only where videos are rendered)
 
-Pure: plans in, reasons out. `planning.py` decides what happens to a rejected row.
+The input is plans, the output reasons. `planning.py` handles rejected rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ from ..sources.text_cleaning import caption_key
 from .planning import Plan
 
 
-CHUNK_ROWS = 4096  # rows whose embeddings are held at a time: 4096 x 8 segments x 384 floats are 50 MB
+CHUNK_ROWS = 4096  # rows whose embeddings are in memory at a time: 4096 x 8 segments x 384 floats are 50 MB
 
 
 @dataclass(frozen=True)
 class PlanFilter:
-    """Called with a `Plan`, returns one reason per row, "" where the plan is accepted.
+    """Called with a `Plan`, returns one reason per row, "" if the plan is accepted.
 
     Args:
         durations (`np.ndarray` of shape `(num_clips,)`):
@@ -35,13 +35,14 @@ class PlanFilter:
         events (`np.ndarray` of shape `(num_clips,)`):
             Equal numbers for clips with the same caption (`number_events`).
         embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`, *optional*):
-            Unit-length caption embeddings; None where nothing was embedded, and then no threshold may be set.
+            Unit-length caption embeddings; None if captions were not embedded, in which case both thresholds must be
+            None.
         coherence_threshold, ambiguity_threshold (`float`, *optional*):
-            Cosines; None switches the rule off.
+            Cosines; None disables the rule.
         duration_range (`tuple(float, float)`, *optional*):
             Seconds; None: any duration.
         find_unreadable (callable, *optional*):
-            Positions of clips -> whether each cannot be decoded. Called last, for plans that pass all else.
+            Positions of clips -> whether each cannot be decoded. Called last, for plans that pass all other rules.
 
     Raises:
         ValueError: a cosine threshold without embeddings.
@@ -67,7 +68,7 @@ class PlanFilter:
         return np.concatenate(chunks)
 
     def find_reasons(self, plan: Plan) -> np.ndarray:
-        """One reason per row; where several rules reject, the first of the table above."""
+        """One reason per row; if several rules reject it, the first in the table above."""
         present = plan.clips >= 0  # [R, K]
         clips = np.maximum(plan.clips, 0)
         events = np.where(present, self.events[clips], -1 - np.arange(clips.shape[1]))
@@ -94,7 +95,7 @@ class PlanFilter:
     def compare_events(
         self, clips: np.ndarray, events: np.ndarray, present: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and largest cosine over pairs of segments with different events; 1 and -1 where there is no pair."""
+        """Mean and largest cosine over pairs of segments with different events; 1 and -1 if there is no pair."""
         assert self.embeddings is not None  # checked in __post_init__
         vectors = self.embeddings[clips]  # [R, K, embedding_size]
         cosines = vectors @ vectors.transpose(0, 2, 1)  # [R, K, K]
@@ -105,7 +106,7 @@ class PlanFilter:
 
 
 def number_events(captions: list[str]) -> np.ndarray:
-    """Equal numbers for captions that are the same by `text_cleaning.caption_key`.
+    """Event numbers, equal for captions with the same `text_cleaning.caption_key`.
 
     ```python
     >>> number_events(["A dog barks.", "a dog  barks", "A cat."]).tolist()

@@ -1,6 +1,6 @@
-"""Plan pseudo-untrimmed videos: which clips, in which order, when and at which scale (steps 3 to 5 of the paper).
+"""Plan pseudo-untrimmed videos: clips, their order, times and scales (steps 3 to 5 of the paper).
 
-Pure. Every draw is a function of (seed, row, attempt, slot) alone, so the draws of a row do not depend on which other
+Every draw is a function of (seed, row, attempt, slot) only, so the draws of a row do not depend on which other
 rows are planned with it, nor on the number of workers. `filtering.py` decides which plans are rejected. Nothing is
 read or written here.
 """
@@ -34,14 +34,14 @@ SLOTS = {
     "absent": (0, 0),
 }
 REGION = 1 << 32
-OVERLAP_PERCENT = (20, 70)  # of the segment before, which the sandbox's untrimmed videos have as well (our choice)
+OVERLAP_PERCENT = (20, 70)  # of the previous segment, as in the sandbox's untrimmed videos (our choice)
 
 
 @dataclass(frozen=True)
 class Segment:
     """One clip in a composed video: from `start` to `end` seconds, which is `scale` times its length.
 
-    A segment without a caption is background: no event, and no question is asked about it.
+    A segment without a caption is background: it has no event and no question.
     """
 
     clip_id: str
@@ -51,21 +51,21 @@ class Segment:
     caption: str | None = None
 
     def transfer_time(self, time: float) -> float:
-        """The time in the composed video of a moment of the original clip, in seconds (step 5 of the paper)."""
+        """Map a time in the original clip to the composed video, in seconds (step 5 of the paper)."""
         return self.start + self.scale * time
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Planned videos, one row each. Clips are positions in the list of clips, -1 where there is none."""
+    """Planned videos, one row each. Clips are positions in the list of clips; -1 means no clip."""
 
     rows: np.ndarray  # [R] row numbers, ascending
     clips: np.ndarray  # [R, K] the segments in order, padded at the right
-    scales: np.ndarray  # [R, K] hundredths: a whole number has one spelling in every file
+    scales: np.ndarray  # [R, K] hundredths: integers have the same representation in every file
     gaps: np.ndarray  # [R, K + 1] background before each segment and, last, at the end: hundredths of a second
-    overlaps: np.ndarray  # [R, K] how much of the segment before is still to come when a segment begins: percent of it
+    overlaps: np.ndarray  # [R, K] percent of the previous segment that remains when a segment begins
     backgrounds: np.ndarray  # [R, K + 1] clips that the gaps show
-    absent: np.ndarray  # [R, T] clips whose event does not occur, each to be asked about in a turn
+    absent: np.ndarray  # [R, T] clips whose event does not occur, one per turn that asks about it
 
     @staticmethod
     def gapless(rows: np.ndarray, clips: np.ndarray, scales: np.ndarray) -> "Plan":
@@ -120,32 +120,32 @@ def draw_plan(
 
     Args:
         rows (`np.ndarray` of shape `(num_rows,)`):
-            Row numbers; with `seed` and the attempt they decide everything.
+            Row numbers; with `seed` and the attempt they determine all draws.
         clusters (list of `np.ndarray`):
             Positions of each cluster's clips. The probability of a cluster is proportional to its number of clips.
         clips_per_video (`tuple(int, int)`, *optional*, defaults to `(3, 8)`):
-            Fewest and most segments (the paper's figure shows 4 to 6; the range is our choice). A smaller cluster
-            gives as many as it has clips.
+            Minimum and maximum number of segments (the paper's figure shows 4 to 6; the range is our choice). The
+            number is limited to the number of clips in the cluster.
         scale_range (`tuple(float, float)`, *optional*, defaults to `(0.6, 1.9)`):
             Bounds of the uniform scale, rounded to hundredths (read from the paper's figure).
         max_repeats (`int`, *optional*, defaults to 2):
-            How many segments of one video may show the same clip, each with its own scale. 1: no repeats.
+            Maximum number of segments of one video with the same clip, each with its own scale. 1: no repeats.
         repeat_probability (`float`, *optional*, defaults to 0.15):
-            Probability, for each repeat allowed, that a video repeats a clip (our choice). A clip never follows
-            itself.
+            Probability, for each allowed repeat, that a video repeats a clip (our choice). Adjacent segments never
+            have the same clip.
         gap_share (`float`, *optional*, defaults to 0.0):
-            Probability of a gap, filled by background, before a segment that does not overlap the one before, and at
-            the end.
+            Probability of a gap, filled by background, before a segment that does not overlap the previous one, and
+            at the end.
         gap_seconds (`tuple(float, float)`, *optional*, defaults to `(0.5, 5.0)`):
             Shortest and longest gap (our choice).
         backgrounds (`np.ndarray`, *optional*):
-            Positions of the clips without an event that gaps show. None: gaps are dark and silent.
+            Positions of the clips without an event that fill gaps. None: gaps are black and silent.
         overlap_share (`float`, *optional*, defaults to 0.0):
-            Probability that a segment begins before the one before it has ended. Never more than two clips at once.
+            Probability that a segment begins before the previous one has ended. At most two clips play at once.
         attempts (`np.ndarray` or `int`, *optional*, defaults to 0):
             How often each row was rejected before.
         seed (`int`, *optional*, defaults to 0):
-            Of all draws.
+            Random seed of all draws.
     """
     fewest, most = clips_per_video
     sizes = np.array([len(cluster) for cluster in clusters])
@@ -165,7 +165,7 @@ def draw_plan(
     num_clips = shortest + (draw("num_clips") * (longest - shortest + 1)).astype(np.int64)
 
     picks = np.full((len(rows), most), -1, np.int64)
-    taken = np.full((len(rows), most), np.iinfo(np.int64).max)  # ascending, for skipping what is taken
+    taken = np.full((len(rows), most), np.iinfo(np.int64).max)  # ascending, to skip values already taken
     for index in range(most):
         active = index < num_clips
         pick = (draw("clip", index) * np.maximum(available - index, 1)).astype(np.int64)
@@ -210,7 +210,7 @@ def slot(stream: str, number: int = 0) -> int:
 
 
 def repeat_clip(clips: np.ndarray, num_clips: np.ndarray, draws: list[np.ndarray], probability: float) -> None:
-    """In some rows let a later segment, not the next one, show the clip of an earlier segment again. In place."""
+    """In some rows, let a later, non-adjacent segment repeat the clip of an earlier one. In place."""
     wanted, where_from, where_to = draws
     chosen = np.flatnonzero((wanted < probability) & (num_clips >= 3))
     first = (where_from[chosen] * (num_clips[chosen] - 2)).astype(np.int64)
@@ -219,7 +219,7 @@ def repeat_clip(clips: np.ndarray, num_clips: np.ndarray, draws: list[np.ndarray
 
 
 def draw_uniform(rows: np.ndarray, attempts: np.ndarray | int, slot: int, *, seed: int = 0) -> np.ndarray:
-    """A number in [0, 1) for each row: a hash of (seed, row, attempt, slot), by the mixing step of splitmix64.
+    """A number in [0, 1) for each row: a hash of (seed, row, attempt, slot), using the mixing step of splitmix64.
 
     ```python
     >>> rows = np.arange(1000)
@@ -236,7 +236,7 @@ def draw_uniform(rows: np.ndarray, attempts: np.ndarray | int, slot: int, *, see
 
 
 def mix_bits(state: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): each output bit depends on every input bit."""
+    """The finalizer of splitmix64 (Steele, Lea and Flood, 2014): each output bit depends on every input bit."""
     with np.errstate(over="ignore"):
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -248,12 +248,12 @@ def place_segments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start and end of each segment in seconds, `(R, K)` each, and the length of each video, `(R,)`.
 
-    A segment begins where all before it have ended, or later by its gap, or earlier by its overlap with the one
-    before; but not before the segment before that one has ended, so that at most two clips play at once.
+    A segment begins when all earlier ones have ended, or later by its gap, or earlier by its overlap with the previous
+    one. It never begins before the second-to-last segment has ended, so that at most two clips play at once.
 
     Args:
         lengths (`np.ndarray` of shape `(R, K)`):
-            Seconds of the segments, 0 where there is none.
+            Seconds of the segments, 0 for padding.
         gaps (`np.ndarray` of shape `(R, K + 1)`), overlaps (`np.ndarray` of shape `(R, K)`):
             As in `Plan`.
     """
@@ -279,17 +279,17 @@ def plan_pseudo_untrimmed(
     seed: int = 0,
     **drawing: Any,
 ) -> tuple[Plan, np.ndarray]:
-    """Draw `num_videos` videos, drawing again for rows whose plan is rejected or was planned before.
+    """Draw `num_videos` videos, redrawing rows whose plan is rejected or is a duplicate.
 
     Args:
         num_videos (`int`):
-            Rows wanted.
+            Number of rows.
         clusters (list of `np.ndarray`):
-            As `draw_plan` takes them.
+            As in `draw_plan`.
         find_rejected (callable):
-            `Plan -> np.ndarray` of one reason per row, "" where the plan is good (`filtering.PlanFilter`).
+            `Plan -> np.ndarray` of one reason per row, "" if the plan is accepted (`filtering.PlanFilter`).
         max_attempts (`int`, *optional*, defaults to 16):
-            Draws per row; a row without a good plan after these is left out.
+            Maximum draws per row; a row without an accepted plan is dropped.
         seed (`int`, *optional*, defaults to 0):
             Of all draws.
         drawing:
@@ -297,7 +297,7 @@ def plan_pseudo_untrimmed(
 
     Returns:
         `tuple(Plan, np.ndarray)`: the accepted videos by ascending row, and a structured array of all rejected draws
-        with the fields `row`, `attempt` and `reason`. No two videos show the same clips in the same order.
+        with the fields `row`, `attempt` and `reason`. No two videos have the same clips in the same order.
     """
     pending = np.arange(num_videos)
     seen: set[bytes] = set()
@@ -319,7 +319,7 @@ def plan_pseudo_untrimmed(
 
 
 def find_known(plan: Plan, candidates: np.ndarray, seen: set[bytes]) -> np.ndarray:
-    """True for candidates that show clips in an order already in `seen`; the others are added to it, in row order."""
+    """True for candidates whose clip sequence is already in `seen`; the others are added to it, in row order."""
     known = np.zeros(len(plan), bool)
     for index in np.flatnonzero(candidates):
         key = plan.clips[index].tobytes()

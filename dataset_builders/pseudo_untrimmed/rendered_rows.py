@@ -1,7 +1,7 @@
 """Render the videos of one shard's rows and write their paths into the rows (`media="rendered"`).
 
-A video that is there already is not rendered again, so an interrupted shard continues with the next one. A row whose
-clips cannot be decoded is dropped, with the reason that the decoder gave.
+An existing video is not rendered again, so an interrupted shard resumes with the next one. A row whose clips cannot be
+decoded is dropped with the reason reported by the decoder.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ from .settings import CurationSettings
 def render_rows(
     table: pa.Table, videos_dir: str | Path, *, settings: CurationSettings, relative_to: str | Path | None = None
 ) -> tuple[pa.Table, list[dict]]:
-    """Make `videos_dir/<row id>.mp4` of every row.
+    """Render `videos_dir/<row id>.mp4` for every row.
 
     Args:
         table (`pa.Table`):
             Rows of `shards.build_shard`.
         videos_dir (`str` or `Path`):
-            Where the videos go.
+            Output folder of the videos.
         settings (`CurationSettings`):
             Of the build.
         relative_to (`str` or `Path`, *optional*):
             Write the rows' `media.video` relative to this folder; by default it is absolute.
 
     Returns:
-        `tuple(pa.Table, list[dict])`: the rows that could be rendered, and `{"id", "reason", "detail"}` of the others.
+        `tuple(pa.Table, list[dict])`: the rendered rows, and `{"id", "reason", "detail"}` of the dropped ones.
     """
     from modeling_avicuna.media_avicuna import MediaError
 
@@ -72,12 +72,12 @@ def render_rows(
 
 
 def noise_seed(seed: int, row_id: str) -> int:
-    """A seed for the background noise of one row."""
+    """The seed of the background noise of one row."""
     return int.from_bytes(hashlib.sha256(f"{seed} {row_id}".encode()).digest()[:4], "big")
 
 
 def write_drops(folder: str | Path, name: str, drops: list[dict]) -> None:
-    """Keep the drops of one shard where the process that finishes the build finds them."""
+    """Save the drops of one shard for the process that finishes the build."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_json(Path(folder) / f"drops-{name}.json", drops)
 

@@ -1,8 +1,9 @@
-"""Renders a plan as one mp4: clips of any size, rate and orientation, stretched in time, sound and picture in sync.
+"""Renders a plan as one mp4 from clips of any size, rate and orientation, rescaled in time, with audio and video in
+sync.
 
-The last step of a build with `media="rendered"`. `planning.py` decides which clips and when, `modeling_avicuna`'s
-`media_avicuna.py` reads them, `media_writer.py` encodes, and `soundtrack.py` makes the sound. Frames are streamed, so
-memory does not grow with their number.
+The last step of a build with `media="rendered"`. `planning.py` chooses the clips and their times, `media_avicuna.py`
+of `modeling_avicuna` reads them, `media_writer.py` encodes, and `soundtrack.py` makes the audio track. Frames are
+streamed, so memory use does not grow with their number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from modeling_avicuna.media_avicuna import TimedFrame
 
 
-# s; by how much a clip may be shorter than planned. Its last frame is held for that time.
+# s; how much shorter than planned a clip may be. Its last frame is repeated for that time.
 CLIP_TOLERANCE = 0.5
-STAMP_TOLERANCE = 1e-3  # s; Matroska rounds its stamps to that
+STAMP_TOLERANCE = 1e-3  # s; Matroska rounds its timestamps to this
 
 
 @dataclass(frozen=True)
 class RenderedVideo:
-    """What was written: the file, its duration in seconds (`num_frames / fps`) and its number of frames."""
+    """The written file, its duration in seconds (`num_frames / fps`) and its number of frames."""
 
     path: Path
     duration: float
@@ -54,32 +55,32 @@ def render_video(
     crf: int = 23,
     preset: str = "veryfast",
 ) -> RenderedVideo:
-    """Compose clips into one pseudo-untrimmed mp4 (h264 and aac).
+    """Compose clips into one pseudo-untrimmed mp4 (H.264 and AAC).
 
-    The frame shown from k / fps on is the source frame that the plan has at the middle of that interval, so that no
-    event is seen more than half a frame early or late. Pictures are fitted into the format and centred on black. Clips
-    without sound are silent. The file appears under its name only when it is complete.
+    The frame at k / fps is the source frame at the centre of its interval in the plan, so that no event appears more
+    than half a frame early or late. Frames are scaled to fit and centred on a black background. Clips without audio
+    are silent. The file gets its final name only when it is complete.
 
     Args:
         segments (list of `Segment` or of dictionaries with its fields):
-            The composition in seconds, by start, each `scale` times as long as its piece of clip. Where clips overlap,
-            the picture is that of the clip that began last and the sound is the sum; gaps are dark and silent.
+            The composition in seconds, by start, each `scale` times as long as its part of the clip. If clips overlap,
+            the picture is that of the clip that began last and the sound is the sum; gaps are black and silent.
         clip_paths (`Mapping[str, Path]`):
             File of each clip id.
         output (`Path`):
             The mp4 to write.
         width, height (`int`, *optional*, defaults to 480 and 360):
-            Pixels of the result, even (our choice; CLIP looks at 224).
+            Size of the result in pixels, even (our choice; CLIP uses 224).
         fps (`float`, *optional*, defaults to 25):
             Frames per second of the result.
         sampling_rate (`int`, *optional*, defaults to 48000):
-            Hz of the sound track; CLAP's.
+            Sampling rate of the audio track in Hz; that of CLAP.
         seed (`int`, *optional*, defaults to 0):
-            Of the background noise.
+            Random seed of the background noise.
         background_noise_snr_db (`float`, *optional*):
-            Ratio of the whole track's power to that of the added noise in decibels; None adds none.
+            Power ratio of the whole track to the added noise in decibels; None: no noise.
         num_channels (`int`, *optional*, defaults to 2):
-            Of the sound track, 1 or 2.
+            Channels of the audio track, 1 or 2.
         duration (`float`, *optional*):
             Seconds of the video; by default it ends with its last clip.
         crf, preset (*optional*, default to 23 and `"veryfast"`):
@@ -90,7 +91,7 @@ def render_video(
 
     Raises:
         ValueError: segments that are empty, out of order or reversed; a clip id without a path; odd sizes.
-        MediaError: (a `ValueError` with a `reason` to count by) a clip that cannot be read, has no picture, or is more
+        MediaError: (a `ValueError` with a countable `reason`) a clip that cannot be read, has no picture, or is more
             than 0.5 s shorter than planned.
     """
     plan = [segment if isinstance(segment, Segment) else Segment(**segment) for segment in segments]
@@ -118,7 +119,7 @@ def render_video(
         frames = _compose_frames(plan, spans, clip_paths, num_frames, rate, width, height)
         for index, frame in enumerate(frames):
             writer.write_frame(frame)
-            # in step with the picture, so that the muxer never holds more than a second of either
+            # interleaved with the video, so that the muxer buffers at most one second of either
             if (index + 1) % int(rate) == 0:
                 last = min(round((index + 1) / rate * sampling_rate), samples.shape[1])
                 writer.write_audio(samples[:, num_written:last])
@@ -129,7 +130,7 @@ def render_video(
 
 
 def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -> list[Span]:
-    """The spans of the segments; raises for everything that is known to be wrong before the first frame is decoded."""
+    """The spans of the segments; raises for every error that can be detected before the first frame is decoded."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
     spans = check_spans([(segment.start, segment.end) for segment in segments])
@@ -158,12 +159,14 @@ def _compose_soundtrack(
     sampling_rate: int,
     num_channels: int,
 ) -> np.ndarray:
-    """The stretched sound of all segments, joined and added, `(num_channels, round(duration * sampling_rate))`."""
+    """The time-stretched audio of all segments, joined and summed, `(num_channels, round(duration *
+    sampling_rate))`."""
     mixed = np.zeros((num_channels, round(duration * sampling_rate)), np.float32)
     for track in divide_tracks(spans):
         pieces, reached = [], 0
         for index in track:
-            # differences of rounded times, not rounded differences: six clips must not add up six roundings
+            # differences of rounded times, not rounded differences, so that rounding errors do not accumulate over
+            # clips
             first, last = (round(time * sampling_rate) for time in spans[index])
             if first > reached:
                 pieces.append(np.zeros((num_channels, first - reached), np.float32))
@@ -181,7 +184,7 @@ def _stretch_clip(
     sampling_rate: int,
     num_channels: int,
 ) -> np.ndarray:
-    """The sound of one segment, `(num_channels, num_samples)`; silence where its clip has none."""
+    """The audio of one segment, `(num_channels, num_samples)`; silence if its clip has none."""
     from modeling_avicuna.media_avicuna import decode_audio
 
     samples = decode_audio(clip_paths[segment.clip_id], sampling_rate=sampling_rate, num_channels=num_channels)
@@ -200,7 +203,7 @@ def _compose_frames(
     width: int,
     height: int,
 ) -> Iterator[av.VideoFrame]:
-    """All frames of the video, fitted into the format. A source frame that is shown twice is fitted once."""
+    """All frames of the video, scaled to the output size. A source frame that is used twice is scaled once."""
     from modeling_avicuna.media_avicuna import decode_video, naming_errors
 
     pictures = list_pictures(spans, max(float(num_frames / rate), max(end for _, end in spans)))
@@ -231,9 +234,10 @@ def _dark_frame(width: int, height: int) -> av.VideoFrame:
 
 
 def select_frames(frames: "Iterator[TimedFrame]", times: Sequence[float]) -> "Iterator[TimedFrame]":
-    """For each of the rising times, the frame on show then: the last one that has begun (or the first, or the last).
+    """For each of the ascending times, the frame visible then: the last one that has begun (or the first, or the
+    last).
 
-    A frame that begins within a millisecond counts as begun: stamps are rounded to a time base.
+    A frame that begins within the next millisecond counts as begun, since timestamps are rounded to a time base.
     """
     current = next(frames)
     following = next(frames, None)
@@ -244,12 +248,13 @@ def select_frames(frames: "Iterator[TimedFrame]", times: Sequence[float]) -> "It
 
 
 class Letterbox:
-    """Turns frames upright, scales them to fit into a format with their proportions kept, and centres them on black.
+    """Rotates frames upright, scales them to the output size with the aspect ratio preserved, and pads them with
+    black.
 
-    One FFmpeg filter graph does it in one pass; it is built anew where the frames of a file change.
+    One FFmpeg filter graph does this in one pass; it is rebuilt if the frame properties of a file change.
 
     Args:
-        width, height (`int`): pixels of the format, even.
+        width, height (`int`): output size in pixels, even.
     """
 
     def __init__(self, *, width: int, height: int):
@@ -257,7 +262,7 @@ class Letterbox:
         self._key: tuple | None = None
 
     def fit(self, timed: "TimedFrame") -> av.VideoFrame:
-        """A new frame of the format, yuv420p in limited range."""
+        """A new frame of the output size, yuv420p in limited range."""
         frame = timed.frame
         key = (frame.width, frame.height, frame.format.name, timed.orientation, frame.colorspace, frame.color_range)
         if key != self._key:
@@ -272,7 +277,7 @@ class Letterbox:
         if timed.orientation.transpose:
             shown_width, shown_height = shown_height, shown_width
         inner_width, inner_height = fit_size(shown_width, shown_height, width=self.width, height=self.height)
-        # even offsets keep chroma in step with luma
+        # even offsets keep chroma aligned with luma
         x, y = (self.width - inner_width) // 4 * 2, (self.height - inner_height) // 4 * 2
         turn = timed.orientation
         steps = [
@@ -301,7 +306,7 @@ class Letterbox:
 
 
 def fit_size(shown_width: Fraction, shown_height: Fraction, *, width: int, height: int) -> tuple[int, int]:
-    """The largest even size with (nearly) the given proportions inside a format.
+    """The largest even size with (nearly) the given aspect ratio that fits in the output size.
 
     >>> fit_size(1280, 720, width=480, height=360)
     (480, 270)

@@ -1,7 +1,7 @@
-"""What a PU-VALOR build depends on: one dataclass, its checks, and the hash that names a build.
+"""All settings of a PU-VALOR build: one dataclass, its checks, and the hash that names a build.
 
-The published paper leaves the text encoder, the clustering, the scale range, the clips per video and the filters open
-(shared by no release); every default here that the paper does not state is our choice and says so.
+The paper does not specify the text encoder, the clustering, the scale range, the clips per video and the filters, and
+no release contains them. Every default that the paper does not state is marked as our choice.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from .clustering import METHODS, SMALL_CLUSTERS
 from .embedding import fingerprint_encoder
 
 
-CURATION_VERSION = 1  # raised when the same settings give other rows
+CURATION_VERSION = 1  # incremented when the same settings give different rows
 VIDEOS_PER_SHARD = {"virtual": 5000, "rendered": 20}  # rendering 20 takes about as long as planning a million
 MEDIA = tuple(VIDEOS_PER_SHARD)
 RANDOM_GROUPS = "random"
-# Fields that do not change a byte of the rows.
+# Fields that do not affect the rows.
 PLACES = (
     "data_dir",
     "clips_dir",
@@ -45,18 +45,18 @@ class CurationSettings(InputSettings):
         captions_file (`str`):
             Captioned clips: VALOR's JSON, JSON lines or csv, gzipped or not.
         clips_dir (`str`, *optional*):
-            Folder of the clips' media files, named by clip id. With it, clips without a readable file are dropped and
-            lengths are the files'; `media="rendered"` needs it.
+            Folder of the clips' media files, named by clip id. If given, clips without a readable file are dropped
+            and durations are those of the files. Required for `media="rendered"`.
         num_videos (`int`, *optional*, defaults to 114081):
-            Videos over all splits, shared by the splits in proportion to their clips (the paper's number).
+            Videos over all splits, divided in proportion to the clips of each split (the paper's number).
         text_encoder (`str`, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
-            sentence-transformers model, an id of the Hub or a folder (our choice).
+            sentence-transformers model, a Hub id or a folder (our choice).
         clustering (`str`, *optional*, defaults to `"kmeans"`):
             `"kmeans"`, `"agglomerative"` or `"none"`, see `clustering.cluster_clips` (our choice).
         cluster_size (`int`, *optional*, defaults to 20):
             Mean number of clips in a cluster (our choice).
         min_cluster_size (`int`, *optional*):
-            Smaller clusters are merged or dropped; by default the larger number of `clips_per_video`.
+            Smaller clusters are merged or dropped; by default the upper bound of `clips_per_video`.
         small_clusters (`str`, *optional*, defaults to `"merge"`):
             `"merge"` or `"drop"`.
         clips_per_video, scale_range, max_repeats, repeat_probability:
@@ -64,24 +64,26 @@ class CurationSettings(InputSettings):
         gap_share, gap_seconds, overlap_share:
             See `planning.draw_plan`. 0 by default, as in the paper's set.
         backgrounds_file (`str`, *optional*):
-            Ids of clips without an event, which gaps show: one a line, or a JSON list. None: gaps are dark and silent,
-            which only rendered videos can show.
+            Ids of clips without an event, used to fill gaps: one id per line, or a JSON list. None: gaps are black and
+            silent, which only rendered videos support.
         background_noise_snr_db (`float`, *optional*, defaults to 20.0):
-            Noise added to rendered videos, dB below the sound (the paper adds noise; the level is our choice). None:
-            none.
+            Signal-to-noise ratio in dB of the noise added to rendered videos (the paper adds noise; the level is our
+            choice). None: no noise.
         coherence_threshold (`float` or `"random"`, *optional*, defaults to `"random"`):
-            Least mean cosine of a video's events; `"random"` is the mean cosine of random groups of the same captions,
+            Minimum mean cosine of a video's events; `"random"` is the mean cosine of random groups of the same
+            captions,
             so that each video is at least as coherent as chance. None: no such filter.
         ambiguity_threshold (`float`, *optional*, defaults to 0.9):
             Largest cosine of two different events of a video (our choice). None: no such filter.
         duration_range (`tuple(float, float)`, *optional*):
-            Seconds of a whole video; None: any.
+            Allowed duration of a whole video in seconds; None: any.
         exclude_ids_file (`str`, *optional*):
-            Clip ids or YouTube ids to leave out, for example a benchmark's test videos.
+            Clip ids or YouTube ids to exclude, for example a benchmark's test videos.
         conversation_types (`tuple(str)`, *optional*, defaults to `("T1", "T2", "T3")`):
-            Dense narration, grounding, segment caption; drawn alike for each video.
+            Dense narration, grounding, segment caption; drawn with equal probability for each video.
         min_turns, max_turns (`int`, *optional*, default to 1 and 3):
-            Fewest and most questions of a T2 or T3 conversation (our choice). A narration is one question.
+            Minimum and maximum number of questions of a T2 or T3 conversation (our choice). A narration is one
+            question.
         absent_share (`float`, *optional*, defaults to 0.0):
             Probability that a grounding question is about an event that does not occur (`absent_events.draw_absent`).
         media (`str`, *optional*, defaults to `"virtual"`):
@@ -93,12 +95,12 @@ class CurationSettings(InputSettings):
         videos_per_shard (`int`, *optional*):
             Rows of one Parquet shard, the unit of work and of resuming; by default 5000, or 20 rendered ones.
         embeddings_dir (`str`, *optional*):
-            Where caption embeddings are kept between builds.
+            Cache folder of caption embeddings, shared by builds.
         seed (`int`, *optional*, defaults to 0):
-            Of everything that is drawn.
+            Random seed of all draws.
 
     Raises:
-        ValueError: a value outside its range, named with what was expected.
+        ValueError: a value outside its range; the message names the setting and the expected range.
     """
 
     captions_file: str | None = None
@@ -172,7 +174,7 @@ class CurationSettings(InputSettings):
 
     @property
     def least_cluster_size(self) -> int:
-        """Clips that a cluster must have."""
+        """Minimum number of clips of a cluster."""
         return self.clips_per_video[1] if self.min_cluster_size is None else self.min_cluster_size
 
     @property
@@ -186,7 +188,7 @@ class CurationSettings(InputSettings):
         return VIDEOS_PER_SHARD[self.media] if self.videos_per_shard is None else self.videos_per_shard
 
     def values(self) -> dict[str, Any]:
-        """The settings by name, files by their contents: what the rows depend on, wherever the files are."""
+        """The settings by name, with files replaced by hashes of their contents, so that paths do not matter."""
         table = {field.name: getattr(self, field.name) for field in dataclasses.fields(CurationSettings)}
         table = {name: value for name, value in table.items() if name not in PLACES}
         clips_dir = self.folder("clips_dir")
@@ -212,7 +214,7 @@ def check_pair(name: str, value: Sequence[float], *, least: float | None) -> lis
 
 
 def read_threshold(value: str | float | None) -> str | float | None:
-    """`coherence_threshold` from a number, `"random"` or None, which a command line gives as text.
+    """`coherence_threshold` from a number, `"random"` or None; a command line passes them as text.
 
     >>> read_threshold("0.3"), read_threshold("random"), read_threshold("none")
     (0.3, 'random', None)

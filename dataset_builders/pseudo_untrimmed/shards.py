@@ -1,7 +1,7 @@
 """Build one shard of rows: a pure function of the prepared plan and the shard's number.
 
-`curation.prepare` leaves, per split, the list of clips and the plan of all videos; any shard can
-be built from these two tables, on any machine, with the same bytes. Only wordings are drawn here, by row.
+`curation.prepare` writes, per split, the list of clips and the plan of all videos. Any shard can be built from these
+two tables on any machine, with the same bytes. Only wordings are drawn here, per row.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ def build_shard(prepared: str | Path, split: str, index: int, *, settings: Curat
 
     Args:
         prepared (`str` or `Path`):
-            The folder that `curation.prepare` filled.
+            The folder written by `curation.prepare`.
         split (`str`), index (`int`):
             Which shard.
         settings (`CurationSettings`):
-            Of the build.
+            Settings of the build.
     """
     clips = pq.read_table(Path(prepared) / CLIPS_FILE.format(split=split))
     plan = read_plan(Path(prepared) / PLAN_FILE.format(split=split))
@@ -44,7 +44,7 @@ def build_shard(prepared: str | Path, split: str, index: int, *, settings: Curat
 
 
 def count_shards(num_rows: int, shard_rows: int) -> int:
-    """At least one, so that a split without a row still has a file."""
+    """Number of shards; at least one, so that an empty split still has a file."""
     return max(1, -(-num_rows // shard_rows))
 
 
@@ -133,7 +133,7 @@ def write_messages(
 
 
 def make_lists(offsets: Sequence[int] | np.ndarray, fields: dict, column: str) -> pa.ListArray:
-    """A list-of-structs column from flat values and the offsets of its rows."""
+    """A list-of-structs column from flat values and row offsets."""
     wanted = FEATURES.arrow_schema.field(column).type.value_type
     arrays = [to_array(fields[field.name], field.type) for field in wanted]
     structs = pa.StructArray.from_arrays(arrays, fields=list(wanted))
@@ -152,7 +152,7 @@ def to_array(values: Any, kind: pa.DataType) -> pa.Array:
 
 
 def name_row(split: str, row: int) -> str:
-    """The id of a row, good as a file name.
+    """The id of a row, usable as a file name.
 
     ```python
     >>> name_row("train", 7)
@@ -164,12 +164,12 @@ def name_row(split: str, row: int) -> str:
 
 
 def split_seed(seed: int, split: str) -> int:
-    """A seed of its own for each split; "train" has the seed itself."""
+    """A separate seed for each split; "train" uses `seed` unchanged."""
     return seed if split == "train" else seed + sum(ord(letter) * 257**place for place, letter in enumerate(split))
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Keep a plan as Parquet: one row per video, all else as fixed-size lists."""
+    """Write a plan as Parquet: one row per video, with fixed-size lists as columns."""
     columns = {"row": pa.array(plan.rows, pa.int64())}
     for name in LISTS:
         values = getattr(plan, name)
@@ -178,7 +178,7 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """What `write_plan` wrote."""
+    """Read a plan written by `write_plan`."""
     table = pq.read_table(path).combine_chunks()
     lists = {}
     for name in LISTS:

@@ -1,7 +1,8 @@
-"""The sound of a composed video: stretch each clip's samples with their pitch kept, join them, add background noise.
+"""The audio of a composed video: time-stretch each clip without changing its pitch, join the clips, add background
+noise.
 
-Works on arrays; `rendering.py` decodes the clips and encodes the result. The stretching itself is FFmpeg's `atempo`
-(waveform similarity overlap-add), which comes with PyAV.
+Works on arrays; `rendering.py` decodes the clips and encodes the result. Time-stretching uses FFmpeg's `atempo`
+(waveform similarity overlap-add), which is included in PyAV.
 """
 
 import math
@@ -11,28 +12,28 @@ import av
 import numpy as np
 
 
-CROSS_FADE = 0.01  # s, centred on a join: long enough to swallow a click, too short to hear as a fade (our choice)
-SILENT_NOISE_LEVEL = 1e-3  # deviation (-60 dB) of background noise where there is no signal to measure it against
+CROSS_FADE = 0.01  # s, centred on a join: long enough to avoid a click, too short to be audible as a fade (our choice)
+SILENT_NOISE_LEVEL = 1e-3  # standard deviation (-60 dB) of background noise for a track without any signal
 
 
 def stretch_audio(samples: np.ndarray, *, scale: float, sampling_rate: int, num_samples: int) -> np.ndarray:
-    """Make sound last `scale` times as long at the same pitch; what sounded at time u then sounds at `scale * u`.
+    """Stretch audio to `scale` times its length at the same pitch; sound at time u moves to `scale * u`.
 
-    A moment is off by the search window of the overlap-add at most: under 15 ms where we measured it at 48 kHz and
+    The timing error is at most the search window of the overlap-add: under 15 ms in our measurements at 48 kHz with
     scales from 0.6 to 1.9.
 
     Args:
         samples (`np.ndarray` of shape `(num_channels, num_input_samples)`): float32, 1 or 2 channels.
-        scale (`float`): new length / old length, positive; 1 leaves the samples as they are.
+        scale (`float`): new length / old length, positive; 1 leaves the samples unchanged.
         sampling_rate (`int`): Hz.
-        num_samples (`int`): exact length of the result; it is cut there, or filled with silence.
+        num_samples (`int`): exact length of the result, which is cut or padded with silence.
 
     Raises:
         ValueError: a scale that is not positive.
     """
     if not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
-    # one stage halves or doubles at most: beyond that `atempo` drops samples instead of blending them
+    # one stage changes the tempo by a factor of 2 at most: beyond that `atempo` drops samples instead of blending them
     num_stages = math.ceil(abs(math.log2(scale)) - 1e-9) if abs(scale - 1) > 1e-6 else 0
     for _ in range(num_stages):
         samples = _stretch_once(samples, scale ** (1 / num_stages), sampling_rate)
@@ -42,8 +43,8 @@ def stretch_audio(samples: np.ndarray, *, scale: float, sampling_rate: int, num_
 
 def _stretch_once(samples: np.ndarray, scale: float, sampling_rate: int) -> np.ndarray:
     num_channels = samples.shape[0]
-    # The filter swallows the first half of its window (a power of two of at least 1/24 s) and the last one: silence in
-    # its place keeps every moment where it belongs.
+    # The filter drops the first half of its window (a power of two of at least 1/24 s) and the last one: padding with
+    # silence keeps the timing unchanged.
     half_window = 2 ** math.ceil(math.log2(sampling_rate // 24)) // 2
     packed = np.pad(samples, ((0, 0), (half_window, 2 * half_window))).T.reshape(1, -1)
     layout = "mono" if num_channels == 1 else "stereo"
@@ -71,7 +72,7 @@ def _stretch_once(samples: np.ndarray, scale: float, sampling_rate: int) -> np.n
 def join_tracks(tracks: list[np.ndarray], *, sampling_rate: int) -> np.ndarray:
     """Concatenate with a short cross-fade of constant power centred on each join; the total length is the sum.
 
-    Each track reaches over its ends by its own mirror image, so that no content moves in time.
+    Each track is extended at both ends by reflection, so that no content moves in time.
 
     Args:
         tracks (list of `np.ndarray` of shape `(num_channels, num_samples)`): float32.
@@ -92,22 +93,24 @@ def join_tracks(tracks: list[np.ndarray], *, sampling_rate: int) -> np.ndarray:
 
 
 def add_background_noise(samples: np.ndarray, *, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Add pink noise whose power lies `snr_db` below the mean power of the whole track.
+    """Add pink noise with a power of `snr_db` below the mean power of the whole track.
 
-    Pink (power falling with frequency, from 40 Hz up) because rooms and streets are; the same in all channels. A track
-    of pure silence gets noise at -60 dB. The paper only says that background noise was added; the rest is our choice.
+    Pink noise (power falling with frequency, from 40 Hz up) resembles ambient noise of rooms and streets. It is the
+    same in all channels. A silent track gets noise at -60 dB. The paper only says that background noise was added; the
+    rest is our choice.
 
     Args:
         samples (`np.ndarray` of shape `(num_channels, num_samples)`): float32.
         snr_db (`float`): decibels; 20 is clearly audible, 40 is not.
-        rng (`np.random.Generator`): of the noise.
+        rng (`np.random.Generator`): generates the noise.
     """
     num_samples = samples.shape[1]
     if num_samples == 0:
         return samples
     length = 1 << max(1, (num_samples - 1).bit_length())
     bins = rng.standard_normal((2, length // 2 + 1), dtype=np.float32)
-    floor = max(1, length // 1200)  # about 40 Hz at 48 kHz: what lies below is not heard but would eat the power
+    # about 40 Hz at 48 kHz: lower frequencies are inaudible but would take most of the power
+    floor = max(1, length // 1200)
     shape = 1 / np.sqrt(np.maximum(np.arange(length // 2 + 1, dtype=np.float32), floor))
     shape[:floor] = 0
     noise = np.fft.irfft((bins[0] + 1j * bins[1]) * shape, n=length)[:num_samples].astype(np.float32)
@@ -118,6 +121,6 @@ def add_background_noise(samples: np.ndarray, *, snr_db: float, rng: np.random.G
 
 
 def limit_peak(samples: np.ndarray) -> np.ndarray:
-    """Turn the whole track down where it would clip, so that neither its balance nor the noise ratio changes."""
+    """Scale the whole track down if it would clip, so that neither its balance nor the noise ratio changes."""
     peak = float(np.abs(samples).max(initial=0.0))
     return samples / np.float32(peak) if peak > 1 else samples

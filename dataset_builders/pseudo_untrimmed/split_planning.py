@@ -1,6 +1,6 @@
 """Plan one split of a PU-VALOR build: cluster its clips, draw its videos, and describe the result.
 
-Pure: clips and embeddings in, a `PlannedSplit` out. `curation.py` writes it down.
+The input is clips and embeddings, the output a `PlannedSplit`, which `curation.py` writes to disk.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ class PlannedSplit:
 
     clips: list[Clip]
     events: np.ndarray  # equal numbers for equal captions, NO_EVENT for a background
-    labels: np.ndarray  # cluster, DROPPED where the clip's cluster is too small, and for a background
+    labels: np.ndarray  # cluster, DROPPED if the clip's cluster is too small, and for a background
     plan: Plan
     rejected: np.ndarray  # `planning.REJECTION`
     num_wanted: int
@@ -43,11 +43,11 @@ def plan_split(
     settings: CurationSettings,
     find_unreadable: Callable[[Sequence[str]], Sequence[bool]] | None = None,
 ) -> PlannedSplit:
-    """Cluster the clips of one split and plan `num_videos` videos of them.
+    """Cluster the clips of one split and plan `num_videos` videos from them.
 
     Args:
         seed (`int`):
-            The split's own.
+            Seed of the split.
         find_unreadable (callable, *optional*):
             Clip ids -> whether each cannot be decoded.
     """
@@ -118,17 +118,17 @@ def plan_split(
 
 
 def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | None) -> float | None:
-    """The least mean cosine of a video's events as a number."""
+    """The minimum mean cosine of a video's events as a number."""
     threshold = settings.coherence_threshold
     if not isinstance(threshold, str):
         return threshold
     assert embeddings is not None  # see `CurationSettings.needs_embeddings`
-    # slightly below, so that the only group of a tiny set of captions does not fail against itself
+    # slightly below, so that the only group of a tiny set of captions does not fail its own threshold
     return mean_pair_cosine(embeddings, np.zeros(len(embeddings), np.int64)) - 1e-6
 
 
 def measure_groups(embeddings: np.ndarray | None, labels: np.ndarray, seed: int) -> dict:
-    """`clustering.measure_clusters`, or the sizes alone where nothing was embedded."""
+    """`clustering.measure_clusters`, or only the sizes if captions were not embedded."""
     if embeddings is None:
         sizes = np.bincount(labels).tolist()
         return {"num_clusters": len(sizes), "sizes": sizes, "mean_cosine": None, "random_mean_cosine": None}
@@ -136,7 +136,7 @@ def measure_groups(embeddings: np.ndarray | None, labels: np.ndarray, seed: int)
 
 
 def describe_plan(plan: Plan, durations: np.ndarray, *, num_clips: int) -> dict:
-    """Numbers about the planned videos for the report."""
+    """Statistics of the planned videos for the report."""
     present = plan.clips >= 0
     totals = plan.place(durations)[2]
     uses = np.bincount(plan.clips[present], minlength=num_clips)

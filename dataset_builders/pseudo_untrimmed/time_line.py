@@ -1,7 +1,7 @@
-"""What a composition shows and plays at each moment: the one rule for composed features and for rendered videos.
+"""The picture and sound of a composition at each moment, by the same rule for composed features and rendered videos.
 
-Two clips may play at once, and between clips there may be nothing. The picture is that of the clip that began last;
-the sound is that of all clips that play. Where no clip plays, the picture is dark and the sound silent.
+Two clips may play at once, and there may be gaps between clips. The picture is that of the clip that began last; the
+sound is the mix of all clips that play. If no clip plays, the picture is black and the sound silent.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Span = tuple[float, float]
 
 
 def check_spans(spans: Sequence[Span]) -> list[Span]:
-    """The (start, end) of segments in seconds, with starts that follow an earlier end closely moved to it.
+    """The (start, end) of segments in seconds, with each start that is close to an earlier end moved to that end.
 
     Raises:
-        ValueError: no segment, one that does not end after it begins, or one that begins before 0 or before the one
-        before.
+        ValueError: no segment, one that does not end after it begins, or one that begins before 0 or before the
+            previous one.
     """
     if not spans:
         raise ValueError("a composition needs at least one segment, got none")
@@ -34,7 +34,7 @@ def check_spans(spans: Sequence[Span]) -> list[Span]:
 
 
 def list_pictures(spans: Sequence[Span], duration: float) -> list[tuple[float, float, int | None]]:
-    """Which segment's picture is shown when, as (start, end, index) in order; the index is None where it is dark.
+    """The visible segment over time, as (start, end, index) in order; the index is None if the picture is black.
 
     >>> list_pictures([(0.0, 5.0), (3.0, 8.0), (9.0, 10.0)], 12.0)
     [(0.0, 3.0, 0), (3.0, 8.0, 1), (8.0, 9.0, None), (9.0, 10.0, 2), (10.0, 12.0, None)]
@@ -50,7 +50,7 @@ def list_pictures(spans: Sequence[Span], duration: float) -> list[tuple[float, f
 
 
 def find_playing(spans: Sequence[Span], moment: float) -> list[int]:
-    """The segments that play at a moment."""
+    """The segments that play at a given time."""
     return [index for index, (start, end) in enumerate(spans) if start <= moment < end]
 
 

@@ -1,7 +1,7 @@
 """Read the clips of a PU-VALOR build and drop those that cannot be used, each with its reason (step 1 of the paper).
 
-Captions are read by `sources.captions`; this file looks at the media files, divides the clips into splits, and shares
-the videos among the splits. Nothing is grouped or planned here.
+Captions are read by `sources.captions`; this module checks the media files, divides the clips into splits, and divides
+the number of videos among the splits. Clustering and planning are in other modules.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ BACKGROUNDS = "backgrounds"
 
 
 def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tuple[list[Clip], list[Clip]]:
-    """The clips that videos are made of, and the clips without an event that gaps show.
+    """The clips that videos are composed of, and the clips without an event that fill gaps.
 
     Raises:
         ValueError: no clip is left.
@@ -47,7 +47,7 @@ def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tup
 
 
 def read_backgrounds(settings: CurationSettings, report: CurationReport) -> list[Clip]:
-    """The clips that `backgrounds_file` names, in the order of their ids."""
+    """The clips listed in `backgrounds_file`, in the order of their ids."""
     backgrounds = []
     for path in settings.files("backgrounds_file"):
         for clip_id in sorted(read_excluded_ids(path)):
@@ -89,18 +89,18 @@ def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: Cur
 
 
 class DecodedClips:
-    """Decodes clips completely, each once and several at a time, and remembers those that fail.
+    """Decodes each clip completely, once and in parallel with others, and records failures.
 
-    A file with a readable header may be damaged further on. A plan with such a clip is rejected and another one is
-    drawn, so that the rendered set does not lose the row.
+    A file with a readable header may be damaged later in the stream. A plan with such a clip is rejected and redrawn,
+    so that the rendered set does not lose the row.
     """
 
     def __init__(self, clips_dir: str):
         self._media = MediaFolder(clips_dir, kind="video")
-        self.errors: dict[str, str | None] = {}  # clip id -> what is wrong, or None
+        self.errors: dict[str, str | None] = {}  # clip id -> defect, or None
 
     def __call__(self, clip_ids: Sequence[str]) -> list[bool]:
-        """For each clip whether its picture or its sound cannot be decoded."""
+        """For each clip, whether its video or audio cannot be decoded."""
         new = [clip_id for clip_id in dict.fromkeys(clip_ids) if clip_id not in self.errors]
         if new:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -127,7 +127,7 @@ def divide_clips(clips: list[Clip], settings: CurationSettings, report: Curation
     """Positions of each split's clips. Splits with too few clips for one video are dropped and counted.
 
     Raises:
-        ValueError: no split has enough clips, or the name of one is not possible.
+        ValueError: no split has enough clips, or the name of a split is invalid.
     """
     names = np.array([clip.split for clip in clips])
     fewest = settings.clips_per_video[0]
@@ -147,7 +147,7 @@ def divide_clips(clips: list[Clip], settings: CurationSettings, report: Curation
 
 
 def share_videos(num_videos: int, num_clips: dict[str, int]) -> dict[str, int]:
-    """Videos of each split in proportion to its clips; the largest remainders get what is left over.
+    """Videos of each split in proportion to its clips; the rest goes to the largest remainders.
 
     ```python
     >>> share_videos(10, {"train": 2, "test": 1})
