@@ -1,4 +1,4 @@
-"""Make a sandbox world: captioned clips of one event each, and annotated untrimmed videos.
+"""Generate sandbox data: captioned clips with one event each, and annotated untrimmed videos.
 
 python -m dataset_builders.sandbox --output DIR --num-clips 240 --num-test-videos 24 --seed 0
 """
@@ -35,8 +35,8 @@ class SandboxOptions:
     overlap_share: float = field(
         default=TIMES.overlap_share, metadata={"help": "probability that an event overlaps the previous one"}
     )
-    num_workers: int = field(default=1, metadata={"help": "processes; any number writes the same world"})
-    seed: int = field(default=0, metadata={"help": "seed of everything"})
+    num_workers: int = field(default=1, metadata={"help": "number of processes; the output does not depend on it"})
+    seed: int = field(default=0, metadata={"help": "random seed"})
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""The event classes of the sandbox world, as data: what each looks like, what it sounds like, how a caption names it.
+"""The event classes of the sandbox as tables: appearance, sound and caption phrase of each class.
 
-One `EventClass` is one row of the tables below. `pictures.py` and `sounds.py` turn the numbers into pixels and
-samples, `world.py` puts them on a time line. To add a class, add a row. All numbers are our choice: far enough apart
-for tiny encoders on 96-pixel frames and 64-band log-mel spectrograms.
+One `EventClass` is one row of the tables below. `pictures.py` and `sounds.py` convert the parameters to pixels and
+samples, `world.py` places them in time. To add a class, add a row. All values are our choice: distinct enough for tiny
+encoders on 96-pixel frames and 64-band log-mel spectrograms.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Picture:
         colour (`tuple[int, int, int]`): red, green, blue, 0-255.
         motion (`str`): a key of `pictures.MOTIONS`.
         rate (`float`): periods of the motion per second.
-        size (`float`): half width of the shape; the frame reaches from -1 to 1.
+        size (`float`): half width of the shape; frame coordinates range from -1 to 1.
     """
 
     shape: str
@@ -29,16 +29,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sound:
-    """A train of sounding events: a harmonic or noisy carrier under a repeated envelope.
+    """A sequence of sounds: a harmonic or noise carrier with a repeated envelope.
 
     Args:
         low, high (`float`): Hz. A harmonic carrier glides from low to high within each event; noise fills the band.
         partials (`tuple[float, ...]`): frequencies relative to the carrier's; empty for band noise.
         rate (`float`): events per second.
         duty (`float`): part of the period during which an event sounds; 1 is continuous.
-        decay (`float`): s, time constant of the fall after the onset; 0 holds the level.
-        notes (`tuple[float, ...]`): factors on the frequency, one event after the other.
-        irregular (`bool`): onsets at random instead of evenly.
+        decay (`float`): s, time constant of the decay after the onset; 0 keeps the level constant.
+        notes (`tuple[float, ...]`): frequency factors of successive events.
+        irregular (`bool`): random instead of evenly spaced onsets.
         sway (`bool`): glide up and down again instead of up only.
     """
 
@@ -55,9 +55,9 @@ class Sound:
 
 @dataclass(frozen=True)
 class EventClass:
-    """One kind of event. `picture` is None when it is only heard, `sound` is None when it is only seen.
+    """One event class. `picture` is None for an audio-only event, `sound` is None for a visual-only event.
 
-    `phrase` is the label as a noun phrase and always holds the label word for word; `look` and `noise` describe the
+    `phrase` is the label as a noun phrase and always contains the label verbatim; `look` and `noise` describe the
     picture and the sound in a caption.
     """
 
@@ -273,7 +273,7 @@ VISUAL_ONLY = (
     ),
 )
 
-# One after the other by kind, so that a world of the first few classes still holds all three kinds.
+# Interleaved by modality, so that a data set of the first few classes still has all three modalities.
 _ROUNDS = zip(AUDIO_VISUAL[:6], AUDIO_ONLY, AUDIO_VISUAL[6:12], VISUAL_ONLY)
 EVENT_CLASSES: tuple[EventClass, ...] = tuple(event for round_ in _ROUNDS for event in round_) + AUDIO_VISUAL[12:]
 
@@ -289,7 +289,7 @@ PLACES = (
     "Near the camera",
     "In an open space",
 )
-# Our own wordings. Each names the class by its phrase; most say how it looks or sounds.
+# Our own wordings. Each contains the phrase of the class; most describe its appearance or sound.
 SEEN_AND_HEARD = (
     "{place}, {phrase} is seen and heard: {look}, with {noise}.",
     "{place} there is {phrase}, and the microphone picks up {noise}.",

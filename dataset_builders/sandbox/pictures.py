@@ -1,6 +1,6 @@
 """Draw the sandbox's moving shapes and patterns: `Picture` and times in, one transparency mask per frame out.
 
-Pure numpy. Coordinates reach from -1 to 1, y points down. Nothing here knows about events, captions or files.
+Pure numpy. Coordinates range from -1 to 1, y points down. This module does not use events, captions or files.
 """
 
 import numpy as np
@@ -66,7 +66,7 @@ def _still(p: np.ndarray) -> dict[str, np.ndarray]:
     return {"x": zero, "y": zero, "angle": zero, "size": zero + 1, "level": zero + 1}
 
 
-# What a motion changes at phase p (in periods): position, angle (radians), relative size, level of the mask.
+# Changes of a motion at phase p (in periods): position, angle (radians), relative size, level of the mask.
 MOTIONS = {
     "still": lambda p: {},
     "hop": lambda p: {"y": 0.3 - 0.6 * np.abs(np.sin(np.pi * p))},
@@ -93,7 +93,7 @@ def draw_mask(picture: Picture, times: np.ndarray, *, size: int, phase: float = 
         picture (`Picture`): what to draw.
         times (`np.ndarray` of shape `(num_frames,)`): s since the event began.
         size (`int`): width and height of the frame in pixels.
-        phase (`float`): where in its period the motion begins.
+        phase (`float`): initial phase of the motion in its period.
         x, y (`float`): displacement of a shape; a pattern fills the frame and ignores it.
 
     Returns:
@@ -117,7 +117,7 @@ def draw_mask(picture: Picture, times: np.ndarray, *, size: int, phase: float = 
 
 
 def blend(canvas: np.ndarray, mask: np.ndarray, colour: tuple[float, ...]) -> None:
-    """Lay a colour over `canvas` of shape `(num_frames, size, size, 3)` in place, as far as `mask` covers it."""
+    """Blend a colour into `canvas` of shape `(num_frames, size, size, 3)` in place, with `mask` as alpha."""
     for channel, value in enumerate(colour):
         plane = canvas[..., channel]
         plane += mask * (np.float32(value) - plane)

@@ -1,11 +1,12 @@
-"""Synthesise the sandbox's sounds: `Sound` and a length in, samples out. Pure numpy; no events, no files."""
+"""Synthesise the sandbox's sounds: samples from a `Sound` and a length. Pure numpy; no events, no files."""
 
 import numpy as np
 
 from .classes import Sound
 
 
-ATTACK = 0.004  # s, rise and fall of every envelope: short enough for a click, long enough not to splatter
+# s, attack and release of every envelope: short enough for a click, long enough to avoid spectral splatter
+ATTACK = 0.004
 
 
 def synthesise(
@@ -17,8 +18,8 @@ def synthesise(
         sound (`Sound`): what to play.
         num_samples (`int`): length of the result.
         sampling_rate (`int`): Hz.
-        rng (`np.random.Generator`): gives noise, irregular onsets and the place in the first period.
-        detune (`float`): factor on every frequency; keeps two clips of a class from being equal.
+        rng (`np.random.Generator`): generates noise, irregular onsets and the initial phase.
+        detune (`float`): factor on every frequency, so that two clips of a class differ.
 
     Returns:
         `np.ndarray` of shape `(num_samples,)`, float32, peak 1.
@@ -48,7 +49,7 @@ def fade_ends(samples: np.ndarray, *, num_fade: int) -> np.ndarray:
 
 
 def _draw_onsets(sound: Sound, duration: float, rng: np.random.Generator) -> np.ndarray:
-    """Sorted onset times in seconds; the first lies at or before 0, so that every sample belongs to an event."""
+    """Sorted onset times in seconds; the first is at or before 0, so that every sample belongs to an event."""
     period = 1.0 / sound.rate
     count = int(np.ceil(duration * sound.rate)) + 2
     if sound.irregular:
@@ -69,7 +70,7 @@ def _harmonic_carrier(
         frequency = np.float32(sound.low) + np.float32(sound.high - sound.low) * position
     if len(sound.notes) > 1:
         frequency = frequency * np.asarray(sound.notes, dtype=np.float32)[index % len(sound.notes)]
-    # float64 sum, wrapped before the cast: a float32 phase would be audibly rough after some seconds
+    # float64 sum, wrapped before the cast: a float32 phase would have audible errors after a few seconds
     turns = np.cumsum(frequency, dtype=np.float64) * (detune / sampling_rate)
     carrier = np.zeros(len(since), dtype=np.float32)
     for number, partial in enumerate(sound.partials):
@@ -81,7 +82,7 @@ def _harmonic_carrier(
 def _noise_carrier(
     low: float, high: float, num_samples: int, sampling_rate: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """White noise confined to a band. The spectrum is drawn directly on a length that the Fourier transform likes."""
+    """Band-limited white noise. The spectrum is drawn directly, at a length that is efficient for the FFT."""
     length = 1 << max(1, int(num_samples - 1).bit_length())
     first, last = int(low * length / sampling_rate), int(high * length / sampling_rate) + 1
     spectrum = np.zeros(length // 2 + 1, dtype=np.complex64)

@@ -1,8 +1,9 @@
-"""Make the sandbox: clips of one event each, and untrimmed test videos of many, with captions and annotations.
+"""Generate the sandbox: clips with one event each, and untrimmed test videos with several, with captions and
+annotations.
 
-Each file is planned from the seed (`Take`: which event, when and where), then drawn and synthesised. Equal seeds give
+Each file is planned from the seed (`Take`: event, time and position), then drawn and synthesised. Equal seeds give
 equal plans, captions, annotations, pixels and samples on any machine with the same numpy. The mp4 bytes are also equal
-where PyAV's bundled x264 and aac are the same build on the same kind of processor.
+if the x264 and AAC builds bundled with PyAV and the type of processor are the same.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -21,11 +22,11 @@ from .sounds import fade_ends, synthesise
 
 FRAME_SIZE = 96  # pixels: three patches of 32, six of 16
 FPS = 8
-SAMPLING_RATE = 48_000  # what CLAP wants, so that the default world is never resampled
+SAMPLING_RATE = 48_000  # CLAP's sampling rate, so that the default data are never resampled
 CLIP_SECONDS = 10.0  # VALOR's clips
-EVENT_LEVEL, ROOM_LEVEL = 0.5, 0.004  # peak of an event's sound, deviation of the room's noise
+EVENT_LEVEL, ROOM_LEVEL = 0.5, 0.004  # peak of an event's sound, standard deviation of the room noise
 FADE_SECONDS = 0.02
-BACKGROUND = (86.0, 88.0, 96.0)  # red, green, blue around which each video's backdrop lies
+BACKGROUND = (86.0, 88.0, 96.0)  # mean red, green, blue of the backgrounds of the videos
 ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 CLIPS, TEST, TRAIN, BACKGROUNDS = 0, 1, 2, 3  # the random streams of a seed
 UNTRIMMED = {"test": TEST, "train": TRAIN}  # subset, and folder of its videos: stream
@@ -33,13 +34,12 @@ UNTRIMMED = {"test": TEST, "train": TRAIN}  # subset, and folder of its videos: 
 
 @dataclass(frozen=True)
 class TimeLine:
-    """What an untrimmed video of the sandbox looks like in time. The defaults are the harder of our two worlds; the
-    plainer one has `event_seconds=(4, 12)` and `video_seconds=(20, 40)`.
+    """Timing of the untrimmed videos of the sandbox. The defaults are the harder of our two variants; the easier
+    one has `event_seconds=(4, 12)` and `video_seconds=(20, 40)`.
 
     Args:
         event_seconds (`tuple(float, float)`): shortest and longest event; the last one of a video may be cut to
-            3/4 of the
-            shortest.
+            3/4 of the shortest.
         video_seconds (`tuple(int, int)`): shortest and longest video, whole seconds.
         gap_seconds (`tuple(float, float)`): shortest and longest gap before an event that does not overlap.
         overlap_share (`float`): probability that an event begins before the previous one has ended.
@@ -64,7 +64,8 @@ class TimeLine:
 
 @dataclass(frozen=True)
 class Take:
-    """One event on a time line: seconds, displacement of its shape, small differences of colour, pitch and phase."""
+    """One event in a video: times in seconds, displacement of its shape, small variations of colour, pitch and
+    phase."""
 
     event: EventClass
     start: float
@@ -92,16 +93,15 @@ def make_world(
     `train/` and `annotations.json` below a folder.
 
     Args:
-        output (`Path`): folder, made if need be; files of the same name are overwritten.
+        output (`Path`): folder, created if needed; files of the same name are overwritten.
         num_clips (`int`): 10-s clips; the classes are used in turn, so their counts differ by at most one.
         num_background_clips (`int`): 10-s clips without an event, also in `clips/` but without a caption; their ids
-            are in
-            `backgrounds.json`. Pseudo-untrimmed videos show them in their gaps.
+            are in `backgrounds.json`. They fill the gaps of pseudo-untrimmed videos.
         num_test_videos, num_train_videos (`int`): untrimmed videos, by subset; no video is in both.
-        seed (`int`): of everything.
+        seed (`int`): random seed of all draws.
         num_classes (`int`, *optional*): use only the first classes of the list; all by default.
         time_line (`TimeLine`): lengths of the untrimmed videos and of their events, gaps and overlaps.
-        num_proc (`int`): processes that draw and encode; any number writes the same world.
+        num_proc (`int`): number of processes; the output does not depend on it.
 
     Raises:
         ValueError: a negative count, fewer than one process, or `num_classes` beyond the list.
@@ -144,7 +144,7 @@ def make_world(
             with ProcessPoolExecutor(num_proc) as pool:
                 for _ in pool.map(_write_job, jobs, chunksize=4):
                     progress.update()
-    # written last: a folder with captions is complete
+    # written last: a folder that has captions is complete
     write_json(output / "captions.json", captions)
     write_json(output / "short_captions.json", short_captions)
     write_json(output / "backgrounds.json", backgrounds)
@@ -152,7 +152,7 @@ def make_world(
 
 
 def plan_clip(index: int, *, seed: int, num_classes: int) -> tuple[str, str, Take]:
-    """The id (VALOR's form), the caption and the one event of a clip."""
+    """The id (VALOR's format), the caption and the one event of a clip."""
     rng = _rng(seed, CLIPS, index, 0)
     event = EVENT_CLASSES[index % num_classes]
     video_id = _draw_clip_id(rng)
@@ -215,8 +215,8 @@ def write_video(path: Path, takes: list[Take], duration: float, *, rng: np.rando
 def draw_frames(takes: list[Take], duration: float, *, rng: np.random.Generator) -> np.ndarray:
     """RGB frames of shape `(num_frames, FRAME_SIZE, FRAME_SIZE, 3)`, uint8.
 
-    The background is a dull gradient, different in each video, with a faint grey shape that drifts over it; no caption
-    and no annotation mentions them.
+    The background is a dull gradient, different in each video, with a faint grey shape that drifts across it. Captions
+    and annotations do not mention them.
     """
     times = np.arange(round(duration * FPS), dtype=np.float32) / FPS
     ramp = np.linspace(0.0, 1.0, FRAME_SIZE, dtype=np.float32)[:, None, None]
@@ -280,7 +280,7 @@ def _draw_id(rng: np.random.Generator) -> str:
 
 
 def _draw_clip_id(rng: np.random.Generator) -> str:
-    """An id in VALOR's form: id of the whole video, start and end of the clip in it."""
+    """An id in VALOR's format: id of the whole video, start and end of the clip in it."""
     start = float(rng.integers(0, 300))
     return f"{_draw_id(rng)}_{start:.3f}_{start + CLIP_SECONDS:.3f}"
 

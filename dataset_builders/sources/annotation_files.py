@@ -1,7 +1,7 @@
 """Opens annotation files: plain or gzipped text, JSON, JSON lines and csv.
 
-Every reader of `sources/` opens its file here, so a file that cannot be read (a git-LFS pointer, a cut gzip, broken
-JSON, an unclosed quote) gives one ValueError that names it. What the records mean is decided by the readers.
+Every reader of `sources/` opens its file here, so an unreadable file (a git-LFS pointer, a truncated gzip, invalid
+JSON, an unclosed quote) raises a ValueError that names it. The readers interpret the records.
 """
 
 import codecs
@@ -21,12 +21,14 @@ from .records import Drop, refuse
 GZIP_MAGIC = b"\x1f\x8b"
 LFS_POINTER = "version https://git-lfs.github.com/spec/"
 READ_SIZE = 1 << 20  # bytes per step of a fingerprint
-# A quoted field over more lines than this is taken for an unclosed quote (our choice; real captions have up to three).
+# A quoted field over more lines than this is treated as an unclosed quote (our choice; real captions have up to
+# three).
 MAX_LINES_PER_ROW = 10
 
 
 def as_paths(files: str | Path | Iterable[str | Path] | None, *, kind: str = "annotation") -> list[Path]:
-    """One path, several or None as a list of paths, in order. ValueError, "no such <kind> file", for another path."""
+    """One path, several or None as a list of paths, in order. ValueError, "no such <kind> file", for a missing
+    file."""
     given = [] if files is None else [files] if isinstance(files, (str, Path)) else list(files)
     paths = [Path(path) for path in given]
     missing = [str(path) for path in paths if not path.is_file()]
@@ -83,7 +85,7 @@ def _parse_json(text: str, where: str) -> Any:
 
 
 def read_json_records(path: str | Path) -> list[Any]:
-    """The records of a JSON list or of JSON lines, whichever the file holds."""
+    """The records of a JSON list or of JSON lines, whichever the file contains."""
     text = read_text(path)
     if text.lstrip().startswith("["):
         return _parse_json(text, str(path))
@@ -154,7 +156,7 @@ def read_csv_rows(
 
 
 def fingerprint(paths: Iterable[str | Path]) -> str:
-    """16 hexadecimal digits of the files' contents: a changed annotation file must not meet an old cache."""
+    """16 hexadecimal digits of the files' contents: a changed annotation file must not reuse an old cache."""
     digest = hashlib.sha256()
     for path in paths:
         with Path(path).open("rb") as file:

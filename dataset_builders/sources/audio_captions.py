@@ -1,4 +1,4 @@
-"""Captioned sounds: AudioCaps, Clotho, Auto-ACD, WavCaps, AudioSet labels, and captioned clips of VALOR's form.
+"""Captioned sounds: AudioCaps, Clotho, Auto-ACD, WavCaps, AudioSet labels, and captioned clips in VALOR's format.
 
 Each reader yields `AudioCaption` records with the captions of the file; `normalize_caption` is applied by the
 selection. The `audio_keys` identify a sound across sources, so that de-duplication and the exclusion of test sets need
@@ -30,13 +30,13 @@ from .records import (
 )
 
 
-CLIP_SECONDS = 10.0  # AudioSet and the sets made from it have clips of 10 s
+CLIP_SECONDS = 10.0  # clips of AudioSet and of data sets derived from it are 10 s long
 AUTO_ACD_ID_COLUMNS = ("youtube_id", "youtube id", "audio_id", "video_id", "file_name", "id")
 
 
 @dataclass(frozen=True)
 class AudioCaption:
-    """One (sound, caption) pair; `duration` in seconds, None where the file does not have it."""
+    """One (sound, caption) pair; `duration` in seconds, None if the file does not give it."""
 
     record_id: str
     caption: str
@@ -63,7 +63,7 @@ def read_audiocaps(path: str | Path, *, report: CurationReport) -> Iterator[Audi
 def read_clotho(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
     """Clotho's csv: `file_name,caption_1,...,caption_5`; HTML entities in file names are resolved.
 
-    Clotho's sounds come from FreeSound; the csv keeps only the file name of that, so it is the key.
+    Clotho's sounds come from FreeSound; the csv has only the FreeSound file name, which is used as the key.
     """
     columns = ("file_name", *(f"caption_{number}" for number in range(1, 6)))
     for row in read_csv(path, columns=columns, drop=count_in(report, "clotho")):
@@ -135,8 +135,8 @@ def read_audioset_labels(
 ) -> Iterator[AudioCaption]:
     """AudioSet's segment csv (`YTID, start_seconds, end_seconds, "/m/..,/m/.."`), or LLP's tab-separated label lists.
 
-    The caption is made of the class names; labels unknown to `class_labels_file` (class_labels_indices.csv, columns
-    mid and display_name) are dropped as "unknown_label", the clip with them if none is left.
+    The caption is made from the class names. Labels not in `class_labels_file` (class_labels_indices.csv, columns mid
+    and display_name) are dropped as "unknown_label"; a clip without any known label is dropped.
     """
     names = short_class_names(read_csv(class_labels_file, columns=("mid", "display_name")))
     for segment_id, youtube_id, duration, labels in _labelled_segments(path, report):
@@ -162,7 +162,7 @@ def read_audioset_labels(
 
 
 def _labelled_segments(path: str | Path, report: CurationReport) -> Iterator[tuple[str, str, float, list[str]]]:
-    """(segment id, YouTube id, seconds, labels) of either form of label file."""
+    """(segment id, YouTube id, seconds, labels) from either format of label file."""
     drop = count_in(report, "audioset")
     if read_text(path).startswith("filename\t"):
         columns = ("filename", "event_labels")
@@ -188,7 +188,7 @@ def _parse_segment(row: list[str]) -> tuple[str, str, float, list[str]]:
 def short_class_names(rows: Iterable[dict[str, str]]) -> dict[str, str]:
     """Class names for captions, by the key of their machine id and of their full name.
 
-    "Male speech, man speaking" becomes "male speech"; where two classes share the part before the comma ("Inside,
+    "Male speech, man speaking" becomes "male speech"; if two classes share the part before the comma ("Inside,
     small room"), the whole name is used.
     """
     classes = list(rows)
@@ -206,7 +206,7 @@ def _label_key(label: str) -> str:
 
 
 def read_captioned_clips(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
-    """Captioned clips of VALOR's form (`[{"video_id", "desc"}]`, JSON lines or csv): their sound, their caption."""
+    """Audio and captions of clips in VALOR's format (`[{"video_id", "desc"}]`, JSON lines or csv)."""
     reading = CurationReport()
     clips = read_clips(path, report=reading)
     report.read("captions", num=sum(reading.num_read.values()))
@@ -223,7 +223,7 @@ def read_captioned_clips(path: str | Path, *, report: CurationReport) -> Iterato
 
 
 def captioned_clip_key(clip_id: str) -> str:
-    """The key of a captioned clip: that of its YouTube video, or of the clip where its id has none.
+    """The key of a captioned clip: that of its YouTube video, or of the clip if its id contains no YouTube id.
 
     >>> captioned_clip_key("-u_HAvfqs2I_30.000_40.000"), captioned_clip_key("kitchen_03_15")
     ('youtube:-u_HAvfqs2I', 'clip:kitchen_03_15')

@@ -1,7 +1,7 @@
-"""From captioned sounds of several sources to the selection of A5-222K.
+"""Selects the pairs of A5-222K from captioned sounds of several sources.
 
 `curate` runs the steps in order: normalize, exclude the test sets, de-duplicate, find the media, take each source's
-share. Every record that is left out is counted with its reason. `HeldOutSounds` are the sounds of the test sets.
+share. Every dropped record is counted with its reason. `HeldOutSounds` are the sounds of the test sets.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from .text_cleaning import caption_key, normalize_caption
 
 # The paper gives "about 222K" and no proportions; the shares are our choice: all human captions (AudioCaps, Clotho),
 # then mostly Auto-ACD, which the paper names first, then WavCaps and label captions. The five add up to 222,000.
-# Captioned clips of VALOR's form are not part of the published set; where they are given they have their own share.
+# Captioned clips in VALOR's format are not part of the published set; if given, they have their own share.
 TARGET_MIX = {
     "audiocaps": 50_000,
     "clotho": 20_000,
@@ -64,14 +64,14 @@ class HeldOutSounds:
             self.names.setdefault(key, name)
 
     def find(self, keys: Iterable[str]) -> str | None:
-        """The set that holds one of `keys`, or None."""
+        """The name of the set that contains one of `keys`, or None."""
         name = next((self.names[key] for key in keys if key in self.names), None)
         if name is not None:
             self.met.add(name)
         return name
 
     def warn_if_unmet(self) -> None:
-        """A warning that names the sets of which no sound occurred: probably the wrong lists."""
+        """A warning that names the sets with no matching sound, which are probably the wrong lists."""
         unmet = sorted(set(self.names.values()) - self.met)
         if unmet:
             warnings.warn(f"no sound of {unmet} occurs in the data: nothing was excluded by them", stacklevel=2)
@@ -91,7 +91,7 @@ def blacklist_keys(path: str | Path) -> Iterator[str]:
     """Keys of WavCaps' blacklist: `{"AudioSet": ["Y<id>.wav"], "FreeSound": ["<id>"]}`.
 
     Raises:
-        ValueError: the file has another form.
+        ValueError: the file has another format.
     """
     lists = read_json(path)
     if not isinstance(lists, dict) or not all(isinstance(names, list) for names in lists.values()):
@@ -114,7 +114,7 @@ def unav100_keys(path: str | Path) -> Iterator[str]:
 
 
 def captioned_clip_keys(path: str | Path) -> Iterator[str]:
-    """Keys of the clips of a captions file of VALOR's form, of any split.
+    """Keys of the clips of a captions file in VALOR's format, of any split.
 
     Raises:
         ValueError: a record without an id.
@@ -127,7 +127,7 @@ def captioned_clip_keys(path: str | Path) -> Iterator[str]:
 
 
 def listed_keys(path: str | Path) -> Iterator[str]:
-    """Keys of a list of ids in any form of `excluded_ids`: YouTube ids, names of clips or files, or keys."""
+    """Keys of a list of ids in any format of `excluded_ids`: YouTube ids, names of clips or files, or keys."""
     for name in read_excluded_ids(path):
         youtube_id = youtube_id_of(name)
         yield from (name, f"clip:{name}", freesound_name_key(name))
@@ -151,12 +151,12 @@ def curate(
     """The selection, in the order of `sources` and of their files.
 
     Args:
-        sources: records by source, the most trusted first: a sound or a text that two sources have is kept in the
-            first. Several captions of one sound are several pairs within a source (Clotho has five).
+        sources: records by source, the most trusted first: a sound or a text that occurs in two sources is kept in the
+            first. Within a source, several captions of one sound are several pairs (Clotho has five).
         held_out: sounds that must not be trained on.
         media: the folder of each source; a sound that is not in it is dropped as "missing_media".
         find_media_defect: by source, a function that gives the defect of a found file, or None.
-        num_pairs: total number of pairs, divided by `TARGET_MIX`; None takes all.
+        num_pairs: total number of pairs, divided by `TARGET_MIX`; None selects all.
         max_per_text: pairs that may have the same caption (our choice: one).
         min_words: captions with fewer words are dropped (our choice: 2; AudioCaps has "On|on").
         max_duration: seconds; longer sounds are dropped (our choice: 60, WavCaps has one of 2,438). None: no limit.
@@ -171,7 +171,7 @@ def curate(
             pair = replace(pair, caption=normalize_caption(pair.caption))
             text = caption_key(pair.caption)
             reason, detail = _find_defect(pair, text, min_words=min_words, max_duration=max_duration)
-            if pair.record_id in ids:  # the same file given twice, or two versions of it
+            if pair.record_id in ids:  # the same file given twice, or in two versions
                 reason, detail = "duplicate_id", pair.caption
             ids.add(pair.record_id)
             if reason is None:
@@ -237,10 +237,11 @@ def _find_overlap(
 
 
 def share_out(usable: Mapping[str, int], *, num_pairs: int | None) -> dict[str, int]:
-    """Number of pairs of each source: `num_pairs` in proportion to TARGET_MIX, at most what a source has.
+    """Number of pairs of each source: `num_pairs` in proportion to TARGET_MIX, limited to the number that the source
+    has.
 
-    What a small source lacks is taken from the others in the same proportion, so that the sum is `num_pairs` wherever
-    the sources have that many.
+    The shortfall of a small source is taken from the others in the same proportion, so that the sum is `num_pairs` if
+    the sources have that many pairs.
 
     >>> share_out({"audiocaps": 10, "clotho": 100}, num_pairs=60)
     {'audiocaps': 10, 'clotho': 50}

@@ -32,7 +32,8 @@ def event_rows(
     Args:
         media: path of the video.
         absent: events that do not occur but are asked about; the answer is that there is none.
-        max_turns: questions of a row; further ones are in a further row of the same video (our choice: 10).
+        max_turns: maximum questions per row; the remaining ones go in additional rows of the same video (our choice:
+            10).
         seed: chooses the wordings, independently of the order of the videos.
     """
     if max_turns < 1:
@@ -51,7 +52,7 @@ def _whole(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
 
 
 def _by_text(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
-    """Occurrences of one event together: an event that occurs three times is one question, with three spans."""
+    """Occurrences grouped by event: an event that occurs three times is one question with three spans."""
     groups: dict[str, list[TimedEvent]] = {}
     for event in events:
         groups.setdefault(caption_key(event.text), []).append(event)
@@ -59,7 +60,7 @@ def _by_text(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
 
 
 def _by_span(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
-    """Events of one span together: a question about that span has one answer, which names them all."""
+    """Events grouped by span: a question about a span has one answer, which lists all its events."""
     groups: dict[tuple[float, float], list[TimedEvent]] = {}
     for event in events:
         groups.setdefault((event.start, event.end), []).append(event)
@@ -67,7 +68,7 @@ def _by_span(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
 
 
 def absent_labels(video: TimedVideo, vocabulary: Sequence[str], *, num: int, seed: int = 0) -> list[str]:
-    """`num` labels of `vocabulary` (fewer if it has no more) that do not occur in the video, chosen by a hash."""
+    """`num` labels of `vocabulary` (fewer if it has no more) that do not occur in the video, selected by a hash."""
     present = {event.text for event in video.events}
 
     def rank(label: str) -> bytes:
@@ -77,7 +78,8 @@ def absent_labels(video: TimedVideo, vocabulary: Sequence[str], *, num: int, see
 
 
 def _shuffle(groups: list[list[TimedEvent] | str], *, key: str) -> list[list[TimedEvent] | str]:
-    """Groups and absent events (as bare text) in an order chosen by a hash: the position does not give them away."""
+    """Groups and absent events (as bare text) in an order chosen by a hash: the position reveals nothing about the
+    answer."""
     digests = [hashlib.sha256(f"{key}-{number}".encode()).digest() for number in range(len(groups))]
     return [groups[number] for number in sorted(range(len(groups)), key=digests.__getitem__)]
 

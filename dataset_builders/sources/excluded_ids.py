@@ -1,7 +1,7 @@
-"""Reads lists of videos that must not be trained on, in the forms in which they are published.
+"""Reads lists of videos to exclude from training, in their published formats.
 
-An evaluation's own annotation file can be given as it is. `ExcludedIds` matches names across spellings and counts
-which ids were met, so that a list without effect can be reported.
+The annotation file of an evaluation can be used directly. `ExcludedIds` matches names in different spellings and
+counts the matched ids, so that a list without any match can be reported.
 """
 
 import re
@@ -20,7 +20,7 @@ ID_FIELDS = (
     "video_id", "clip_id", "youtube_id", "ytid", "video_name", "image_id", "vid", "video", "audio_id", "file_name",
     "filename", "YoutubeID", "YTID", "id", "ids", "name",
 )  # fmt: skip
-LIST_FIELDS = ("data", "dialogs", "annotations", "videos")  # where an object holds its list of records
+LIST_FIELDS = ("data", "dialogs", "annotations", "videos")  # keys under which an object has its list of records
 TRAINING_SUBSETS = ("train", "training")
 FORMS = (
     "one id a line; a JSON list of ids or of records; JSON lines; a csv with a header that names an id column; "
@@ -44,22 +44,22 @@ class ExcludedIds:
 
     @classmethod
     def from_files(cls, paths: Iterable[str | Path]) -> "ExcludedIds":
-        """The ids of all files. Raises ValueError for a file of no known form."""
+        """The ids of all files. Raises ValueError for a file in an unknown format."""
         return cls(name for path in paths for name in read_excluded_ids(path))
 
     def matches(self, names: Iterable[str | None]) -> bool:
-        """Whether one of the names of a video is excluded."""
+        """Whether any of the names of a video is excluded."""
         met = {self._ids[one] for name in names if name for one in _spellings(name) if one in self._ids}
         self._met |= met
         return bool(met)
 
     @property
     def num_met(self) -> int:
-        """How many of the ids were matched so far."""
+        """Number of ids matched so far."""
         return len(self._met)
 
     def warn_if_unmet(self, setting: str) -> None:
-        """A warning where there are ids and none of them was met: probably the wrong list."""
+        """A warning if there are ids but none was matched, which is probably the wrong list."""
         if self.num_ids and not self._met:
             warnings.warn(
                 f"none of the {self.num_ids} ids of {setting} occurs in the data: nothing was excluded. "
@@ -77,11 +77,11 @@ def read_excluded_ids(path: str | Path) -> list[str]:
     """
     The ids of one list, in its order, plain or gzipped.
 
-    Of UnAV-100's annotations, and of any file whose records name a subset, the training videos are left out: a list is
-    given to keep evaluation videos out of training.
+    Of UnAV-100's annotations, and of any file whose records name a subset, the training videos are skipped: the list
+    is used to exclude evaluation videos from training.
 
     Raises:
-        ValueError: a file without ids, or one of no known form; the message lists the forms.
+        ValueError: a file without ids, or in an unknown format; the message lists the known formats.
     """
     text = read_text(path)
     ids = _json_ids(path, text) if text.lstrip()[:1] in ("[", "{") else _text_ids(path)
@@ -96,7 +96,7 @@ def _json_ids(path: str | Path, text: str) -> list[str]:
         return [_id_of(path, record) for record in read_json(path) if not _is_training(record)]
     try:
         content = read_json(path)
-    except ValueError:  # JSON lines; what is wrong with them is said by the reader of lines
+    except ValueError:  # JSON lines; the line reader reports errors in them
         return [_id_of(path, record) for record in read_json_records(path) if not _is_training(record)]
     if _find_id(content) is not None:  # JSON lines with one line
         return [_id_of(path, content)]

@@ -1,7 +1,7 @@
-"""Finds the media file of an id: the one look-up of all builders and of the evaluation.
+"""Finds the media file of an id, for all builders and the evaluation.
 
-Annotations name media by id; folders hold them in sub-folders and with various suffixes, beside files of other kinds.
-No media file is opened here.
+Annotations name media by id; folders hold them in subfolders with various suffixes, mixed with other files. No media
+file is opened here.
 """
 
 import os
@@ -14,7 +14,7 @@ from .clip_ids import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, without_me
 
 SUFFIXES = {
     "video": VIDEO_SUFFIXES,
-    "audio": AUDIO_SUFFIXES | VIDEO_SUFFIXES,  # the sound of a video file will do
+    "audio": AUDIO_SUFFIXES | VIDEO_SUFFIXES,  # the audio track of a video file is accepted
     "image": IMAGE_SUFFIXES,
 }
 BARE_SUFFIX = {"video": ".mp4", "audio": ".wav", "image": ".jpg"}
@@ -22,20 +22,20 @@ BARE_SUFFIX = {"video": ".mp4", "audio": ".wav", "image": ".jpg"}
 
 class MediaFolder:
     """
-    The media files of one kind under a folder; or, without a folder, the bare file names that rows shall have.
+    The media files of one kind under a folder; or, without a folder, bare file names for the rows.
 
     A name is looked up as the path below the folder, as a file name, and without its suffix; a trailing dot (DiDeMo)
-    is ignored. Empty files are not media. Of several files with one name, that in the folder nearest to the top wins.
+    is ignored. Empty files are ignored. Of several files with one name, the one nearest to the top folder is used.
 
-    Without a folder, rows have bare names, by which cached features are found.
+    Without a folder, rows have bare names, by which cached features are looked up.
 
     Args:
-        folder: searched with its sub-folders, once; symbolic links are followed. None: nothing is searched.
+        folder: searched once with its subfolders; symbolic links are followed. None: no search.
         kind: "video", "audio" (the sound track of a video file included) or "image".
-        bare_suffix: of the bare names that have none; by default the usual one of the kind.
+        bare_suffix: suffix added to bare names without one; by default the usual suffix of the kind.
 
     Raises:
-        ValueError: no such folder.
+        ValueError: the folder does not exist.
     """
 
     def __init__(self, folder: str | Path | None, *, kind: str = "video", bare_suffix: str | None = None):
@@ -73,7 +73,7 @@ class MediaFolder:
                 yield paths
 
     def _choose(self, name: str, paths: list[str]) -> str:
-        """The file nearest to the top; files of one folder that differ in their suffix are the same medium."""
+        """The file nearest to the top; files of one folder that differ only in suffix count as the same media."""
         depth = min(path.count(os.sep) for path in paths)
         nearest = [path for path in paths if path.count(os.sep) == depth]
         exact = [path for path in nearest if os.path.basename(path) == os.path.basename(name)]
@@ -86,7 +86,8 @@ class MediaFolder:
         return nearest[0]
 
     def find(self, names: Sequence[str]) -> str | None:
-        """`locate`, counted; None, remembered as missing, if none is there. Without a folder, a bare file name."""
+        """Like `locate`, with counting: None, recorded as missing, if no file is found. Without a folder, a bare
+        name."""
         self.num_sought += 1
         if self.folder is None:
             return self._bare_name(names[0])
@@ -102,8 +103,8 @@ class MediaFolder:
 
     def find_or_drop(self, names: Sequence[str], *, source: str, report: CurationReport, num: int = 1) -> str | None:
         """
-        `find`; `num` records are dropped where there is no file: "missing_media", "unreadable_media" (an empty file,
-        not counted as missing) or "unsafe_media_name" (a path that leads out of the folder).
+        Like `find`, but drops `num` records if there is no file: "missing_media", "unreadable_media" (an empty file,
+        not counted as missing) or "unsafe_media_name" (a path outside the folder).
         """
         if any(is_unsafe(name) for name in names):
             report.drop(source, names[0], "unsafe_media_name", detail=list(names), num=num)
@@ -120,7 +121,7 @@ class MediaFolder:
         return path
 
     def check(self, *, max_missing: float) -> None:
-        """ValueError if more than the share `max_missing` (0-1) of what was sought is missing."""
+        """Raises ValueError if more than the share `max_missing` (0-1) of the requested files is missing."""
         if len(self.missing) > max_missing * self.num_sought:
             raise ValueError(
                 f"{len(self.missing)} of {self.num_sought} media files are missing in {self.folder}, more than "
@@ -129,7 +130,7 @@ class MediaFolder:
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a name from an annotation file leads out of the media folder, or is no file name at all.
+    """Whether a name from an annotation file points outside the media folder, or is not a valid file name.
 
     >>> is_unsafe("../a.mp4"), is_unsafe("a..b/c.mp4")
     (True, False)
@@ -140,7 +141,7 @@ def is_unsafe(name: str) -> bool:
 def list_files(folder: str | Path, suffixes: Collection[str] | None = None) -> Iterator[str]:
     """Paths of the files with one of `suffixes` (None: of all files), in the order of their names, top folder first.
 
-    Symbolic links to folders are followed, each folder once, so a link to a parent folder does no harm.
+    Symbolic links to folders are followed, each folder once, so a link to a parent folder causes no loop.
     """
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):

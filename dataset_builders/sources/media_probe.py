@@ -1,13 +1,13 @@
-"""Whether a media file has what a row needs, and how long its picture is, by `modeling_avicuna.media_avicuna.probe`.
+"""Checks the streams and the video duration of a media file with `modeling_avicuna.media_avicuna.probe`.
 
-That module loads torch, which takes seconds, so it is imported where it is used.
+That module loads torch, which takes seconds, so it is imported inside the functions.
 """
 
 from typing import Literal
 
 
 def find_media_defect(path: str, needs: Literal["picture", "sound"]) -> str | None:
-    """Why a file cannot be used: "unreadable_media", "no_picture" or "no_sound"; None if it can."""
+    """The defect of a file: "unreadable_media", "no_picture" or "no_sound"; None if it can."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
     try:
@@ -19,7 +19,7 @@ def find_media_defect(path: str, needs: Literal["picture", "sound"]) -> str | No
 
 def picture_duration(path: str) -> float:
     """
-    Seconds of a video's picture.
+    Duration of a file's video stream in seconds.
 
     Raises:
         ValueError: the file is not readable (the reason and the path are in the message), or has no picture.

@@ -2,7 +2,7 @@
 QVHighlights and InternVid.
 
 Records are kept as published: order, reversed spans, ends after the end of the video. Training cleans them
-(`timed_events.py`), the evaluation uses them as references. A record without the form of its data set goes to `drop`.
+(`timed_events.py`); the evaluation uses them as references. Malformed records are passed to `drop`.
 """
 
 import re
@@ -36,7 +36,8 @@ Span = tuple[float, float]  # start and end in seconds
 
 @dataclass(frozen=True)
 class AnnotatedEvent:
-    """An event: `start` and `end` in seconds, `text` a caption or a class name, `class_id` of the class if any."""
+    """An event: `start` and `end` in seconds, `text` a caption or a class name, `class_id` the id of the class, if
+    any."""
 
     start: float
     end: float
@@ -48,7 +49,7 @@ class AnnotatedEvent:
 class AnnotatedVideo:
     """A video of `duration` seconds (None: not in the file) with its events in the order of the file.
 
-    `subset` is the part of the data set that it belongs to, where one file holds several.
+    `subset` is the part of the data set that the video belongs to, if one file has several.
     """
 
     video_id: str
@@ -62,7 +63,7 @@ class Moment:
     """A sentence about a moment of a video.
 
     `spans` are its windows (QVHighlights) or the spans of the annotators (DiDeMo), in seconds. `duration` of the video
-    in seconds, None where the file does not have it. `moment_id` identifies the sentence in its file.
+    in seconds, None if the file does not give it. `moment_id` identifies the sentence in its file.
     """
 
     moment_id: str
@@ -101,7 +102,7 @@ def _parse_unav100_event(event: Any) -> AnnotatedEvent:
 def _parse_parts(
     record_id: str, parts: Sequence[Any], parse: Callable[[Any], AnnotatedEvent], drop: Drop
 ) -> tuple[AnnotatedEvent, ...]:
-    """The well-formed events of one video; each of the others is dropped for itself."""
+    """The well-formed events of one video; the others are dropped individually."""
     events = []
     for part in parts:
         try:
@@ -129,7 +130,7 @@ def read_activitynet_captions(path: str | Path, *, drop: Drop) -> Iterator[Annot
 
 
 def read_charades_sta(path: str | Path, *, drop: Drop) -> Iterator[Moment]:
-    """Charades-STA's text file, `3MSZA 24.3 30.4##person turn a light on.`; durations are in another file."""
+    """Charades-STA's text file, `3MSZA 24.3 30.4##person turn a light on.`; durations are in a separate file."""
 
     def parse(numbered_line: tuple[int, str]) -> Moment:
         number, line = numbered_line
@@ -165,7 +166,7 @@ def read_didemo(path: str | Path, *, drop: Drop) -> Iterator[Moment]:
 
 
 def consensus(spans: Sequence[Span]) -> Span:
-    """The annotator's span with the highest mean IoU with the spans of all annotators; ties: the earliest.
+    """The span with the highest mean IoU with the spans of all annotators; for ties, the earliest.
 
     >>> consensus([(20.0, 25.0), (20.0, 30.0), (20.0, 25.0), (0.0, 5.0)])
     (20.0, 25.0)
@@ -216,10 +217,10 @@ def parse_clock(text: str) -> float:
 
 
 def read_durations(path: str | Path) -> dict[str, float]:
-    """Seconds by video id, from a JSON object or a csv with the columns `id` and `length` (Charades' own form).
+    """Seconds by video id, from a JSON object or a csv with the columns `id` and `length` (the format of Charades).
 
     Raises:
-        ValueError: neither form, or a duration that is not a positive number.
+        ValueError: neither format, or a duration that is not a positive number.
     """
     if Path(path).name.removesuffix(".gz").endswith(".json"):
         given = dict(pair for _, pair in named(path, read_json(path)))

@@ -1,8 +1,7 @@
 """Readers of the published files of questions about videos: AVSD, MUSIC-AVQA, ActivityNet-QA, MSVD-QA and MSR-VTT-QA.
 
 Records are kept as published: tokenized text, repeated questions, missing answers. Training cleans them
-(`questions.py`), the evaluation uses the answers as references. A record without the form of its data set goes to
-`drop`.
+(`questions.py`); the evaluation uses the answers as references. Malformed records are passed to `drop`.
 """
 
 import json
@@ -27,8 +26,8 @@ from .records import (
 )
 
 
-UNDISCLOSED = "__undisclosed__"  # the answer in the challenge's own AVSD test set, in any case
-# ActivityNet-QA's question types 0-8, as its paper orders them.
+UNDISCLOSED = "__undisclosed__"  # the answer in the AVSD test set of the challenge, case-insensitive
+# ActivityNet-QA's question types 0-8, in the order of its paper.
 ACTIVITYNET_QA_TYPES = (
     "motion",
     "spatial relation",
@@ -44,7 +43,7 @@ ACTIVITYNET_QA_TYPES = (
 
 @dataclass(frozen=True)
 class AskedQuestion:
-    """A question about a video and its answer; `kind` is the data set's question type, None where it has no types."""
+    """A question about a video and its answer; `kind` is the data set's question type, None if it has no types."""
 
     question_id: str
     video_id: str
@@ -74,9 +73,10 @@ def read_avsd(path: str | Path, *, drop: Drop) -> Iterator[Dialog]:
 
 
 def read_music_avqa(path: str | Path, *, drop: Drop) -> Iterator[AskedQuestion]:
-    """Every question of a MUSIC-AVQA file in file order, also repeated ones: template filled, answer with spaces.
+    """Every question of a MUSIC-AVQA file in file order, including repeated ones: template filled in, underscores in
+    answers replaced by spaces.
 
-    `kind` joins modality and type, as in "Audio Counting". Questions that the file marks as deleted are left out.
+    `kind` joins modality and type, as in "Audio Counting". Questions marked as deleted are skipped.
     """
 
     def parse(record: Any) -> AskedQuestion | None:

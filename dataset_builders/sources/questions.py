@@ -1,8 +1,8 @@
 """Questions about whole videos and images, cleaned for training: AVSD, MUSIC-AVQA, ActivityNet-QA, and JSON lists of
 questions and answers.
 
-Each reader yields `QuestionedVideo` records: a video and the turns about it, in plain text. Times are not named, so a
-row of these needs no duration. `question_rows` makes the rows.
+Each reader yields `QuestionedVideo` records: a video and the turns about it, in plain text. The turns mention no
+times, so their rows need no duration. `question_rows` makes the rows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,7 +32,7 @@ class QuestionedVideo:
 def read_avsd(path: str | Path, *, report: CurationReport) -> Iterator[QuestionedVideo]:
     """AVSD's dialogs. The report counts turns.
 
-    Turns without an answer, and those whose answer the challenge does not disclose, are dropped as "no_answer" and
+    Turns without an answer are dropped as "no_answer", those whose answer the challenge does not disclose as
     "undisclosed_answer".
     """
     for dialog in published_questions.read_avsd(path, drop=count_in(report, "avsd")):
@@ -45,7 +45,7 @@ def read_music_avqa(path: str | Path, *, report: CurationReport) -> Iterator[Que
     """MUSIC-AVQA's questions, one record per video. The report counts questions.
 
     The files ask some questions twice with different answers; all copies of such a question are dropped as
-    "conflicting_answers" (the authors' later update keeps one of them), an equal copy as "duplicate_question".
+    "conflicting_answers" (the authors' later update keeps one of them), an identical copy as "duplicate_question".
     """
     videos: dict[str, dict[str, list[AskedQuestion]]] = {}
     for question in published_questions.read_music_avqa(path, drop=count_in(report, "music_avqa")):
@@ -78,7 +78,7 @@ def read_activitynet_qa(
 
 
 def as_question(text: str) -> str:
-    """A question with a capital at its start and one question mark at its end; an empty text stays empty.
+    """A question with an initial capital and one final question mark; an empty text is unchanged.
 
     >>> as_question("is the athlete wearing trousers")
     'Is the athlete wearing trousers?'
@@ -88,7 +88,7 @@ def as_question(text: str) -> str:
 
 
 def read_question_answers(path: str | Path, *, source: str, report: CurationReport) -> Iterator[QuestionedVideo]:
-    """A list of question-answer records in any of the published forms. The report counts turns.
+    """A list of question-answer records in any of the published formats. The report counts turns.
 
     * VideoInstruct100K: `{"q", "a", "video_id"}`;
     * VideoChat: `{"video" or "image", "QA": [{"q", "a"}]}`;
@@ -96,8 +96,8 @@ def read_question_answers(path: str | Path, *, source: str, report: CurationRepo
     * instructions: `{"image", "instruction", "output"}`;
     * caption lists: `{"train": {"<id>": ["caption", ...]}}`, with the questions of `IMAGE_QUESTIONS`.
 
-    A record of another form is dropped as "unknown_form", a conversation that does not alternate as "not_alternating",
-    one with a value of another type as "malformed_record".
+    A record in another format is dropped as "unknown_form", a conversation that does not alternate as
+    "not_alternating", one with a value of the wrong type as "malformed_record".
     """
 
     def parse(item: tuple[int, Any]) -> QuestionedVideo:
@@ -138,13 +138,13 @@ def _caption_lists(path: str | Path) -> dict[str, Any] | None:
         return None
     try:
         content = read_json(path)
-    except ValueError:  # JSON lines; what is wrong with them is said by the reader of lines
+    except ValueError:  # JSON lines; the line reader reports errors in them
         return None
     return content if all(isinstance(part, dict) for part in content.values()) else None
 
 
 def _turns(record: dict[str, Any]) -> list[tuple[str, str]] | None:
-    """(question, answer) turns; empty for a conversation that does not alternate, None for an unknown form."""
+    """(question, answer) turns; empty for a conversation that does not alternate, None for an unknown format."""
     for question, answer in (("q", "a"), ("instruction", "output")):
         if question in record and answer in record:
             return [(clean_lines(_said(record, question)), clean_lines(_said(record, answer)))]
@@ -160,7 +160,7 @@ def _turns(record: dict[str, Any]) -> list[tuple[str, str]] | None:
 
 
 def _said(record: dict[str, Any], key: str) -> str:
-    """A text; null is an empty one, which is dropped as "no_question" or "no_answer"."""
+    """A text; null becomes an empty text, which is dropped as "no_question" or "no_answer"."""
     return "" if record[key] is None else as_text(record[key], key)
 
 
@@ -197,7 +197,7 @@ def question_rows(
     max_turns: int = 10,
     seed: int = 0,
 ) -> Iterator[Row]:
-    """The rows of one record: its turns in order, `max_turns` to a row.
+    """The rows of one record: its turns in order, at most `max_turns` per row.
 
     Args:
         kind: "video" or "image".

@@ -1,7 +1,7 @@
-"""Typed access to the fields of published records, and what happens to a record that is malformed.
+"""Typed access to the fields of published records, and handling of malformed records.
 
-Training drops such a record with a counted reason (`count_in`); an evaluation refuses the file (`refuse`). The readers
-of the formats take either as their argument `drop`.
+Training drops such a record and counts the reason (`count_in`); an evaluation rejects the file (`refuse`). The format
+readers accept either as their argument `drop`.
 """
 
 import math
@@ -14,12 +14,12 @@ from ..release.curation_report import CurationReport
 
 Drop = Callable[[str, str, Any], None]  # record id, reason, detail
 Parsed = TypeVar("Parsed")
-# Reasons that say that a record is not of this data set.
+# Reasons which mean that a record does not belong to this data set.
 FORM_REASONS = frozenset({"malformed_record", "malformed_line", "malformed_row", "unknown_form"})
 
 
 class MalformedRecord(ValueError):
-    """A record that does not have the form of its data set; `reason` is the one under which it is counted."""
+    """A record that does not have the format of its data set; it is counted under `reason`."""
 
     def __init__(self, message: str, reason: str = "malformed_record"):
         super().__init__(message)
@@ -48,10 +48,10 @@ def count_in(report: CurationReport, source: str) -> Drop:
 def parse_each(
     path: str | Path, records: Iterable[tuple[str, Any]], parse: Callable[[Any], Parsed], drop: Drop
 ) -> Iterator[Parsed]:
-    """`parse` of each (name, record) pair; what raises `MalformedRecord` is dropped under its name.
+    """`parse` of each (name, record) pair; a record that raises `MalformedRecord` is dropped under its name.
 
     Raises:
-        ValueError: there are records, and all of them are malformed: this is a file of another form.
+        ValueError: there are records and all of them are malformed, so the file has another format.
     """
     is_of_form, first = False, None
     for name, record in records:
@@ -83,7 +83,7 @@ def named(path: str | Path, records: Any) -> Iterator[tuple[str, Any]]:
 
 
 def member(path: str | Path, content: Any, key: str, form: str) -> Any:
-    """`content[key]`. ValueError, naming the file and the form, where there is none."""
+    """`content[key]`. Raises ValueError with the file and the format if the key is missing."""
     if not isinstance(content, dict) or key not in content:
         raise ValueError(f"{path} is not in {form}'s form: no {key!r} at the top level")
     return content[key]
@@ -98,14 +98,14 @@ def field_of(record: Any, key: str) -> Any:
 
 
 def optional_of(record: Any, key: str) -> Any:
-    """The value of a field, None where there is no such field."""
+    """The value of a field, None if there is no such field."""
     if not isinstance(record, dict):
         raise MalformedRecord(f"an object was expected, got {shorten(record)}")
     return record.get(key)
 
 
 def text_of(record: Any, key: str) -> str:
-    """A text, or a whole number as text: ids and answers are written either way."""
+    """A text, or an integer converted to text: ids and answers occur in both forms."""
     return as_text(field_of(record, key), key)
 
 
@@ -121,7 +121,7 @@ def as_text(value: Any, name: str) -> str:
 
 
 def is_broken(text: str) -> bool:
-    """Whether a text has half of a surrogate pair, which cannot be written as UTF-8."""
+    """Whether a text has an unpaired surrogate, which cannot be encoded as UTF-8."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

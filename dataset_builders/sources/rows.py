@@ -1,7 +1,7 @@
-"""One row of the schema from plain values.
+"""Makes one row of the schema from plain values.
 
-All builders of published annotations make their rows here. Placeholders of times are checked against the times; media
-files are not opened.
+Used by all builders of published annotations. Time placeholders are checked against the times; media files are not
+opened.
 """
 
 import math
@@ -29,17 +29,17 @@ def make_row(
 ) -> Row:
     """One row of `schema.FEATURES` from (question, answer) turns.
 
-    The first message begins with the placeholder of the medium, on its own line.
+    The first message begins with the media placeholder on a separate line.
 
     Args:
-        start: where the part that the row is about begins in the file, in seconds; None: at the start of the file.
-        end: where it ends; None: at the end of the file.
+        start: start of the used part of the file, in seconds; None: the start of the file.
+        end: end of that part, in seconds; None: the end of the file.
         duration: seconds of that part; None for images and for sources without durations and times.
-        times: seconds from `start` by the name of the placeholder without brackets ("s0": 3.5).
+        times: seconds relative to `start`, by placeholder name without brackets ("s0": 3.5).
 
     Raises:
-        ValueError: not exactly one medium, no turn, a part that is empty or begins before 0, or placeholders and
-            `times` that do not agree.
+        ValueError: not exactly one media file, no turn, a part that is empty or begins before 0, or placeholders that
+            do not match `times`.
     """
     media = {"video": video, "audio": audio, "image": image}
     given = [kind for kind, path in media.items() if path is not None]
@@ -67,6 +67,6 @@ def make_row(
 
 
 def of_file(rows: Iterable[Row], number: int) -> Iterator[Row]:
-    """Rows of the `number`-th annotation file: "@1", "@2", ... is added to the ids of all but the first file."""
+    """Rows of the `number`-th annotation file: "@1", "@2", ... is appended to the ids of all but the first file."""
     for row in rows:
         yield row if number == 0 else {**row, "id": f"{row['id']}@{number}"}

@@ -1,6 +1,6 @@
-"""Cleans the texts of annotation files for training, and says which captions are the same.
+"""Cleans the texts of annotation files for training, and defines when two captions are the same.
 
-Nothing in a cleaned text can be taken for a placeholder of ours or for a control token of a tokenizer.
+A cleaned text contains nothing that could be parsed as one of our placeholders or as a control token of a tokenizer.
 """
 
 import re
@@ -10,7 +10,7 @@ from html import unescape
 
 TIME_PLACEHOLDER = re.compile(r"<[se]\d+>")
 MEDIA_PLACEHOLDER = re.compile(r"<(?:video|audio|image)>")
-# Control tokens of the language models that we claim: Llama, Vicuna, Mistral, Qwen, Gemma, Phi, GPT-2, BERT.
+# Control tokens of the supported language models: Llama, Vicuna, Mistral, Qwen, Gemma, Phi, GPT-2, BERT.
 CONTROL_TOKEN = re.compile(
     r"</?(?:s|unk|pad|bos|eos|cls|sep|mask|start_of_turn|end_of_turn|sys|inst)>"
     r"|<\|[^<>|]{1,40}\|>|<0x[0-9a-f]{2}>|\[/?(?:inst|system_prompt|available_tools|tool_calls|cls|sep|pad|mask)\]",
@@ -33,7 +33,7 @@ def clean_text(text: str) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """`clean_text` line by line: the paragraphs of an answer are kept, media placeholders are removed.
+    """`clean_text` for each line: the paragraphs of an answer are kept, media placeholders are removed.
 
     >>> clean_lines("<image>\\nWhat is it?  ")
     'What is it?'
@@ -43,7 +43,7 @@ def clean_lines(text: str) -> str:
 
 
 def without_control_tokens(text: str) -> str:
-    """The text with a space for each control token and control character; line ends and tabs are kept.
+    """The text with each control token and control character replaced by a space; newlines and tabs are kept.
 
     >>> without_control_tokens("A dog.<|im_end|>[INST] bark </S>")
     'A dog.   bark  '
@@ -61,7 +61,7 @@ def without_placeholders(text: str) -> str:
 
 
 def detokenize(text: str) -> str:
-    """Tokenized lower-case text with the usual spaces and capitals.
+    """Tokenized lower-case text converted to normal spacing and capitals.
 
     >>> detokenize("no , he isn 't . i can 't tell what it 's ( the box ) .")
     "No, he isn't. I can't tell what it's (the box)."
@@ -74,7 +74,7 @@ def detokenize(text: str) -> str:
 
 
 def normalize_caption(caption: str) -> str:
-    """A caption on one line, with plain quotes, a capital at the start and a mark at the end.
+    """A caption on one line, with plain quotes, an initial capital and final punctuation.
 
     >>> normalize_caption(" a dog barks ,then \\u201cwoof\\u201d")
     'A dog barks, then "woof".'
@@ -86,13 +86,13 @@ def normalize_caption(caption: str) -> str:
 
 
 def caption_key(caption: str) -> str:
-    """Equal for two captions with the same letters and digits: the one definition of "the same caption".
+    """A key that is equal for captions with the same letters and digits; it defines "the same caption".
 
     >>> caption_key("A dog barks.") == caption_key("a dog  barks")
     True
     """
     text = caption.casefold()
-    if not text.isascii():  # \w leaves out combining marks, which are part of a letter
+    if not text.isascii():  # \w does not match combining marks, which are part of a letter
         words = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text).split()
     else:
         words = re.findall(r"[^\W_]+", text)

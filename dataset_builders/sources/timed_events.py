@@ -1,4 +1,4 @@
-"""Videos with events at times, cleaned for training.
+"""Videos with timed events, cleaned for training.
 
 `read_videos` groups the records of a published file (`published_events.py`) by video; `clean_video` applies one set of
 rules to all of them and counts what it drops or repairs. How events become questions is in `event_turns.py`.
@@ -15,8 +15,9 @@ from .records import Drop, count_in
 from .text_cleaning import clean_text
 
 
-ROUNDING = 0.001  # s; an end beyond the duration by less is a rounding error, clamped without a note
-# Annotated durations that differ from the file's by more than the larger of these are of another video (our choice).
+# s; an end that exceeds the duration by less than this is a rounding error, clamped without being counted
+ROUNDING = 0.001
+# If the annotated duration differs from the file's by more than the larger of these, it is another video (our choice).
 DURATION_TOLERANCE = 0.5  # s
 RELATIVE_DURATION_TOLERANCE = 0.02
 
@@ -34,7 +35,7 @@ class TimedEvent:
 class TimedVideo:
     """A video of `duration` seconds with its events in order of their start.
 
-    `media_end`: the second of its file at which the annotated part ends; None where that is the whole file.
+    `media_end`: the second of its file at which the annotated part ends; None if that is the whole file.
     """
 
     video_id: str
@@ -45,9 +46,9 @@ class TimedVideo:
 
 @dataclass(frozen=True)
 class UncleanVideo:
-    """A video as annotated, and the names that its file may have.
+    """A video as annotated, with the possible names of its file.
 
-    `is_beginning`: the annotation is about the first `duration` seconds of a file that may be longer.
+    `is_beginning`: the annotation covers the first `duration` seconds of a file that may be longer.
     """
 
     video: AnnotatedVideo
@@ -61,11 +62,11 @@ def read_videos(source: str, path: str | Path, *, subset: str, report: CurationR
 
     Args:
         source: "unav100", "activitynet_captions", "charades_sta", "didemo", "qvhighlights" or "internvid".
-        subset: UnAV-100's "train", "validation" or "test"; the other files hold one part each.
-        report: malformed records are counted in it.
+        subset: UnAV-100's "train", "validation" or "test"; the other files have one subset each.
+        report: counts malformed records.
 
     Raises:
-        ValueError: the file is not of this form, or has no such subset.
+        ValueError: the file does not have this format, or has no such subset.
     """
     drop = count_in(report, source)
     match source:
@@ -96,7 +97,7 @@ def _of_subset(path: str | Path, videos: Iterable[AnnotatedVideo], subset: str) 
 
 
 def _by_video(moments: Iterable[Moment]) -> Iterator[UncleanVideo]:
-    """The moments of each video together; every window of a moment is an event."""
+    """The moments grouped by video; every window of a moment is an event."""
     videos: dict[str, list[Moment]] = {}
     for moment in moments:
         videos.setdefault(moment.video_id, []).append(moment)
@@ -107,7 +108,7 @@ def _by_video(moments: Iterable[Moment]) -> Iterator[UncleanVideo]:
 
 
 def _didemo_videos(path: str | Path, drop: Drop) -> Iterator[UncleanVideo]:
-    """Each sentence at the span that its annotators agree on most."""
+    """Each sentence at the span with the highest agreement of its annotators."""
     moments = published_events.read_didemo(path, drop=drop)
     agreed = (
         Moment(one.moment_id, one.video_id, one.text, (published_events.consensus(one.spans),), one.duration)
@@ -121,11 +122,11 @@ def _didemo_videos(path: str | Path, drop: Drop) -> Iterator[UncleanVideo]:
 def internvid_excerpts(
     clips: Iterable[Moment], *, max_gap: float = 2.0, max_duration: float = 120.0
 ) -> Iterator[UncleanVideo]:
-    """Neighbouring clips of one video as one excerpt: InternVid does not have the duration of a whole video.
+    """Adjacent clips of one video as one excerpt: InternVid does not give the duration of a whole video.
 
-    Clips that follow each other within `max_gap` seconds, up to `max_duration` seconds in all, make an excerpt (both
-    our choice); its times count from its start. Its media file is named `<id>_<start>_<end>`, seconds with three
-    digits, as VALOR names its clips.
+    Clips with gaps of at most `max_gap` seconds, up to a total of `max_duration` seconds, form an excerpt (both our
+    choice); its times are relative to its start. Its media file is named `<id>_<start>_<end>`, with three decimals, as
+    in VALOR.
     """
     videos: dict[str, list[Moment]] = {}
     for clip in clips:
@@ -156,7 +157,7 @@ def _excerpts(clips: Iterable[Moment], *, max_gap: float, max_duration: float) -
 
 
 def unav100_labels(path: str | Path) -> list[str]:
-    """The class names of UnAV-100's JSON, of all its subsets, sorted; malformed records are left out."""
+    """The class names of UnAV-100's JSON, of all its subsets, sorted; malformed records are skipped."""
     videos = published_events.read_unav100(path, drop=lambda *_: None)
     return sorted({clean_text(event.text) for video in videos for event in video.events})
 
@@ -166,10 +167,10 @@ def fit_duration(unclean: UncleanVideo, file_duration: float | None) -> tuple[fl
     (duration, second of the file at which it ends, reason to drop the video), from annotation and media file.
 
     Args:
-        file_duration: seconds of the media file's picture; None where there is no file to look at.
+        file_duration: seconds of the video stream of the media file; None if there is no file.
 
     Returns:
-        The second value is None where the annotation is about the whole file. The reason is None, "unknown_duration"
+        The second value is None if the annotation covers the whole file. The reason is None, "unknown_duration"
         (the annotation has none and there is no file) or "duration_differs".
     """
     annotated = unclean.video.duration
@@ -197,9 +198,9 @@ def durations_differ(annotated: float, measured: float) -> bool:
 def clean_video(
     unclean: UncleanVideo, *, source: str, file_duration: float | None = None, report: CurationReport
 ) -> TimedVideo | None:
-    """The cleaned video; None, with every event counted as dropped, where its duration is wrong or no event is left.
+    """The cleaned video; None, with every event counted as dropped, if its duration is wrong or no event is left.
 
-    Counts in `report` are of events; the caller has counted them as read.
+    `report` counts events; the caller has counted them as read.
     """
     video = unclean.video
     duration, media_end, reason = fit_duration(unclean, file_duration)
@@ -218,7 +219,7 @@ def clean_events(
 
     Dropped, by reason: "no_text", "zero_length", "end_before_start", "start_after_duration", "ends_before_the_video",
     "duplicate_event" (same times and text). Repaired: "end_after_duration" and "negative_start" (clamped). The two
-    times of a reversed event are not swapped: whether they were swapped or mistyped is unknown (our choice).
+    times of a reversed event are not swapped, since they may be mistyped rather than swapped (our choice).
     """
     events: dict[tuple[float, float, str], TimedEvent] = {}
     for event in raw:
@@ -239,7 +240,7 @@ def clean_events(
 
 
 def find_defect(start: float, end: float, duration: float) -> str | None:
-    """Why a span of seconds cannot be used in a video of `duration` seconds; None if it can, clamped to the video.
+    """The defect of a span in a video of `duration` seconds; None if the span is usable after clamping to the video.
 
     >>> find_defect(35.0, 3.0, 30.0), find_defect(28.0, 31.0, 30.0)
     ('end_before_start', None)

@@ -3,8 +3,8 @@
     {"id", "source", "conversations": [{"from": "human" | "gpt", "value"}],
      "meta": {"duration", "token": {"<s0>": seconds}, "sub_videos": [ids], "scale": [floats]}}
 
-Other projects train on this format. What it has no place for (captions of the segments, media paths) is written under
-`meta["avicuna"]`, which other readers ignore; a file without it gives rows without these.
+Other projects train on this format. Fields that it does not define (captions of the segments, media paths) are written
+under `meta["avicuna"]`, which other readers ignore; without it, rows lack these fields.
 """
 
 import gzip
@@ -49,10 +49,10 @@ OWN = "avicuna"
 
 def write_vtimellm(rows: Iterable[Row], path: str | Path) -> int:
     """
-    Writes rows of `schema.FEATURES` as one JSON list, a record a line; returns how many there were.
+    Writes rows of `schema.FEATURES` as one JSON list with one record per line; returns their number.
 
-    Other columns of a `datasets.Dataset` are not read, so a rendered set needs no video decoder. A path that ends in
-    ".gz" is gzipped; the same rows give the same bytes.
+    Other columns of a `datasets.Dataset` are not read, so a rendered set needs no video decoder. If the path ends
+    in ".gz", the file is gzipped; the same rows give the same bytes.
     """
     if hasattr(rows, "select_columns"):
         rows = rows.select_columns(list(FEATURES))
@@ -84,10 +84,10 @@ def read_vtimellm(
             Folder of the videos, named by id. An excerpt (`meta["split"]` is `[start, end]`) is a file named
             `<id>_<start>_<end>`, or a part of the file named by the id.
         source (`str`, *optional*, defaults to `"vtimellm"`):
-            Name to count under and to give to rows that name no source.
+            Source name for the report and for rows without a source.
 
     Raises:
-        ValueError: the file is not JSON, or none of its records has this form.
+        ValueError: the file is not JSON, or none of its records has this format.
     """
     yield from read_conversations(path, media=MediaFolder(media_dir), report=report, source=source)
 
@@ -101,11 +101,11 @@ def read_conversations(
     source: str = "vtimellm",
 ) -> Iterator[Row]:
     """
-    `read_vtimellm` with a media folder that counts what it does not find, and ids to leave out.
+    `read_vtimellm` with a media folder that counts missing files, and ids to exclude.
 
     Dropped, by reason: malformed records, "no_conversation", "time_without_seconds" (a time in the text without a
     value), "clips_and_scales_differ_in_number", the reasons of `timed_events.find_defect`, "unknown_duration",
-    "excluded_id", "no_media_file", "unreadable_media", "no_picture" and "duration_differs" (from that of the file).
+    "excluded_id", "no_media_file", "unreadable_media", "no_picture" and "duration_differs" (from the file).
     """
 
     def parse(item: tuple[int, Any]) -> tuple[Row, tuple[str, ...], tuple[float, float] | None]:
@@ -133,7 +133,7 @@ def _media_files(row: Row) -> list[str]:
 
 def _fill_media(row: Row, names: tuple[str, ...], part: tuple[float, float] | None, media: MediaFolder) -> str | None:
     """Writes the video of a published record into its row; returns the reason to drop the row, or None."""
-    if media.folder is None:  # the names that the other builders give
+    if media.folder is None:  # the reasons used by the other builders
         row["media"]["video"] = media.find(names)
         return None
     excerpt = media.locate(names[:1])
@@ -154,7 +154,7 @@ def _fill_media(row: Row, names: tuple[str, ...], part: tuple[float, float] | No
 
 
 def row_to_record(row: Row) -> dict[str, Any]:
-    """One row in the published form."""
+    """One row in the published format."""
     segments = row["segments"]
     meta = {
         "duration": row["duration"],
@@ -177,7 +177,7 @@ def record_to_row(record: Any, number: int, *, source: str) -> Row:
     The row of one record. Ids of published files, which repeat, get a running number.
 
     Raises:
-        MalformedRecord: the record does not have this form; its `reason` says in what.
+        MalformedRecord: the record does not have this format; see its `reason`.
     """
     turns, meta = optional_of(record, "conversations") or [], optional_of(record, "meta") or {}
     if not isinstance(turns, list) or not isinstance(meta, dict):
@@ -217,7 +217,7 @@ def _message(turn: Any) -> dict[str, str]:
 
 
 def _own_media(own: Any) -> dict[str, Any]:
-    """The media of a record that we wrote."""
+    """The media of a record written by this project."""
     media = optional_of(own, "media")
     if not isinstance(media, dict) or not set(media) <= set(MEDIA):
         raise MalformedRecord(f"media is {shorten(media)}")
@@ -229,10 +229,10 @@ def _own_media(own: Any) -> dict[str, Any]:
 
 def clamp_times(row: Row, *, report: CurationReport, source: str) -> str | None:
     """
-    Why a span of the row's times cannot be used, or None; spans that begin before 0 or end after the duration are
+    The defect of the row's first unusable span, or None; spans that begin before 0 or end after the duration are
     clamped.
 
-    One bad span makes the whole conversation unusable, because its text names it.
+    One unusable span makes the whole conversation unusable, because its text refers to it.
     """
     times = {time["name"]: time for time in row["times"]}
     if times and row["duration"] is None:
@@ -257,11 +257,10 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
     """
     The composition of a record.
 
-    A published record has no times of its clips: they are 10-s clips, one after the other, each stretched by its
-    scale.
+    A published record has no clip times: its clips are 10 s long, consecutive, and each stretched by its scale.
 
     Raises:
-        MalformedRecord: ids, scales and times that differ in number or have another type.
+        MalformedRecord: ids, scales and times that differ in number or have the wrong type.
     """
     ids, scales = meta.get("sub_videos") or [], meta.get("scale") or []
     if not isinstance(ids, list) or not isinstance(scales, list) or len(ids) != len(scales):
@@ -285,10 +284,10 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
 
 def name_media(record: Any) -> tuple[tuple[str, ...], tuple[float, float] | None]:
     """
-    The names that a published record's media file may have, and the part of the second of them that it is about.
+    The possible names of a published record's media file, and the part of the second file that the record covers.
 
-    An excerpt is in a file named by id, start and end, or a part of the file named by the id. Records that we wrote
-    have no names here: they have their media in them.
+    An excerpt is a file named by id, start and end, or a part of the file named by the id. Records written by this
+    project have no names here, since they contain their media paths.
     """
     meta = optional_of(record, "meta") or {}
     if OWN in meta:
