@@ -16,9 +16,8 @@ import numpy as np
 SAME_VIDEO = "same_video"
 REJECTION = np.dtype([("row", np.int64), ("attempt", np.int64), ("reason", "U32")])
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-# What is drawn, each from its own slots. A stream without a size has a region of its own; the others share a region,
-# from
-# `first` on and for `size` numbers, and use a region of their own beyond that.
+# The random streams as (first, size), each with separate slots. A stream without a size has a separate region. The
+# others share a region, with `size` slots from `first` on, and use a separate region beyond that.
 SLOTS = {
     "cluster": (0, 1),
     "num_clips": (1, 1),
@@ -64,7 +63,7 @@ class Plan:
     scales: np.ndarray  # [R, K] hundredths: integers have the same representation in every file
     gaps: np.ndarray  # [R, K + 1] background before each segment and, last, at the end: hundredths of a second
     overlaps: np.ndarray  # [R, K] percent of the previous segment that remains when a segment begins
-    backgrounds: np.ndarray  # [R, K + 1] clips that the gaps show
+    backgrounds: np.ndarray  # [R, K + 1] clips that fill the gaps
     absent: np.ndarray  # [R, T] clips whose event does not occur, one per turn that asks about it
 
     @staticmethod

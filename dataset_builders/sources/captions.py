@@ -1,7 +1,7 @@
-"""Reads the captioned clips that pseudo-untrimmed videos are made of (step 1 of the paper).
+"""Reads the captioned clips for composing pseudo-untrimmed videos (step 1 of the paper).
 
-VALOR's own JSON, JSON lines and csv, plain or gzipped, become `Clip` records. Each record that is left out is counted
-in a `CurationReport` with its reason. Nothing is embedded, clustered or decoded here.
+Converts VALOR's JSON, JSON lines and csv, plain or gzipped, to `Clip` records. Each dropped record is counted in a
+`CurationReport` with its reason. Nothing is embedded, clustered or decoded here.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_
 
 
 SOURCE = "captions"
-# Names of the same field in the published files, first match wins.
+# Field names in the published files; the first match is used.
 ID_KEYS = ("video_id", "clip_id", "youtube_id", "id")
 CAPTION_KEYS = ("desc", "caption")
 START_KEYS = ("start", "start_time")
@@ -53,14 +53,15 @@ def read_clips(
     Args:
         captions_file (`str`, `Path` or a list of them):
             `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end and
-            caption (further columns may be ragged); gzipped or not. The duration of a clip is taken from its start and
-            end columns, else from an id of the form `<youtube id>_<start>_<end>` with decimals.
+            caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip is taken
+            from its start and end columns, otherwise from an id of the form `<youtube id>_<start>_<end>` with
+            decimals.
         report (`CurationReport`):
             Counts the records read and kept, and each drop with its reason.
         exclude_ids_file (`str`, `Path` or a list of them, *optional*):
-            Ids of clips, or YouTube ids, that must not be used; the forms are those of `excluded_ids`.
+            Ids of clips, or YouTube ids, to exclude, in the formats of `excluded_ids`.
         clip_duration (`float`, *optional*, defaults to 10.0):
-            Seconds of a clip whose record does not have its length (VALOR's clips have 10).
+            Duration in seconds of a clip whose record does not give it (10 for VALOR).
         min_clip_duration (`float`, *optional*, defaults to 1.0):
             Shorter clips are dropped (our choice).
         min_caption_words (`int`, *optional*, defaults to 2):
@@ -102,7 +103,7 @@ def _numbered_records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Records of a captions file as `{"id", "caption", "start", "end", "split"}`, values as the file has them.
+    """Records of a captions file as `{"id", "caption", "start", "end", "split"}`, with unchanged values.
 
     Raises:
         ValueError: no id or no caption among the csv's columns, or among the keys of all JSON records.
@@ -121,7 +122,7 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _objects(path: str | Path, records: list[Any]) -> list[dict[str, Any]]:
-    """The records, an empty one for each that is not an object; ValueError if none is."""
+    """The records, with {} for each that is not an object; raises ValueError if none is an object."""
     objects = [record if isinstance(record, dict) else {} for record in records]
     if not any(objects):
         raise ValueError(f"{path} must hold a list of objects, found {shorten(records)}")
@@ -129,7 +130,7 @@ def _objects(path: str | Path, records: list[Any]) -> list[dict[str, Any]]:
 
 
 def name_columns(path: str | Path, keys: list[str]) -> dict[str, str]:
-    """Which column of the file is the id, the caption, ...; ValueError where a needed one is missing."""
+    """The columns of the id, the caption, ...; raises ValueError if a required one is missing."""
     wanted = {"id": ID_KEYS, "caption": CAPTION_KEYS, "start": START_KEYS, "end": END_KEYS, "split": (SPLIT_KEY,)}
     columns = {}
     for name, candidates in wanted.items():
@@ -163,7 +164,7 @@ def make_clip(record: dict[str, Any], *, clip_duration: float) -> tuple[str | No
         given_start, given_end = read_seconds(record["start"]), read_seconds(record["end"])
         if given_start is None or given_end is None:
             return "time_is_not_a_number", None
-        if start is None:  # the id is the bare YouTube id (csv): name the clip as VALOR does
+        if start is None:  # the id is only the YouTube id (csv): name the clip in VALOR's format
             clip_id = f"{clip_id}_{given_start:.3f}_{given_end:.3f}"
         start, end = given_start, given_end
     if start is not None and end is not None and end <= start:
@@ -180,7 +181,7 @@ def make_clip(record: dict[str, Any], *, clip_duration: float) -> tuple[str | No
 
 
 def find_defect(clip: Clip, excluded: ExcludedIds, min_clip_duration: float, min_caption_words: int) -> str | None:
-    """The reason to leave a well-formed clip out, or None."""
+    """The reason to drop a well-formed clip, or None."""
     if excluded.matches((clip.clip_id, clip.youtube_id)):
         return "excluded_id"
     if clip.duration < min_clip_duration:

@@ -3,7 +3,7 @@
 import re
 
 
-# By what a file shows or sounds; the look-up of media (`media_folder.py`) and the training side take them from here.
+# File suffixes by media kind, used by `media_folder.py` and by the training code.
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .flv .wmv .ogv .3gp .3g2 .mpg .mpeg .ts .mts .m2ts .vob .asf".split()
 )
@@ -12,15 +12,15 @@ IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff".split())
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES | IMAGE_SUFFIXES
 
 YOUTUBE_ID = r"[\w-]{11}"
-# VALOR's "<youtube id>_<start>_<end>": with decimals, because ids such as "kitchen_03_15" end in two numbers as well.
-# Another id is split where its times have VALOR's three decimals (InternVid's excerpts, the sandbox).
+# VALOR's "<youtube id>_<start>_<end>": decimals are required, because ids such as "kitchen_03_15" also end in two
+# numbers. Other ids are split if their times have VALOR's three decimals (InternVid's excerpts, the sandbox).
 TIMED_ID = re.compile(rf"(?:({YOUTUBE_ID})_(\d+\.\d+)_(\d+\.\d+)|(.+)_(\d+\.\d{{3}})_(\d+\.\d{{3}}))", re.ASCII)
 STARTED_ID = re.compile(rf"({YOUTUBE_ID})_\d{{6}}", re.ASCII)  # VGGSound's "<youtube id>_<start>"
 LOOSELY_TIMED_ID = re.compile(rf"({YOUTUBE_ID})_\d+(?:\.\d+)?_\d+(?:\.\d+)?", re.ASCII)  # LLP's "<youtube id>_20_30"
 
 
 def split_clip_id(clip_id: str) -> tuple[str, float | None, float | None]:
-    """Id of the video, start and end in seconds of an id in VALOR's form; other ids as they are, without times.
+    """Video id, start and end in seconds of an id in VALOR's format; other ids unchanged, without times.
 
     ```python
     >>> split_clip_id("-u_HAvfqs2I_30.000_40.000")

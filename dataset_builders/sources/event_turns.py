@@ -1,7 +1,7 @@
-"""Timed events to rows of questions and answers: dense narration, grounding and segment captions.
+"""Converts timed events to rows of questions and answers: dense narration, grounding and segment captions.
 
-One row per video and family of questions. A family with many questions asks them as turns of one conversation, so that
-the video is shown once. Times stay seconds behind placeholders; the wordings live in `wordings.py`.
+One row per video and question type. The questions of one type are turns of one conversation, so that the video is
+processed once. Times are placeholders with values in seconds; the wordings are in `wordings.py`.
 """
 
 import hashlib
