@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from train.run_stages import Stage
+
 
 WORLDS = {
     "plain": ("--event-seconds", "4", "12", "--video-seconds", "20", "40"),
@@ -137,14 +139,10 @@ def train_stage(run: SandboxRun, stage: str, *, world: Path, features: Path, sta
         if changes and any(source["path"] == "pu_valor" for source in sources):
             options[name] = [change_pu_valor(source, changes) for source in sources]
     options |= run.overrides.get(stage, {})
-    return step(
-        stage,
-        *(*launch(run.num_processes), "train/sft.py", "--config", recipe),
-        *("--data_dir", world, "--features_dir", features),
-        *("--model_name_or_path", start, "--output_dir", output),
-        *(word for name, value in options.items() for word in option_words(name, value)),
-        product=output / "training_summary.json",
-    )
+    overrides = ["--data_dir", str(world), "--features_dir", str(features)]
+    overrides += [word for name, value in options.items() for word in option_words(name, value)]
+    command = Stage(recipe, str(start), output, overrides).command(shlex.join(launch(run.num_processes)))
+    return step(stage, *command, product=output / "training_summary.json")
 
 
 def change_pu_valor(source: dict, changes: dict) -> dict:
