@@ -46,7 +46,7 @@ class Options:
         default=str(Path(__file__).parent / "results" / "mutated_media.json"), metadata={"help": "JSON file to write"}
     )
     num_files: int = field(default=10_000, metadata={"help": "files to make and read"})
-    first: int = field(default=0, metadata={"help": "number of the first one; goes on where another run ended"})
+    first: int = field(default=0, metadata={"help": "number of the first one; continue where another run ended"})
     seed: int = 0
 
 

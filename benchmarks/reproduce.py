@@ -3,7 +3,7 @@
     nice -n 10 python benchmarks/reproduce.py --output outputs/reproduce                 # all rows, hours
     python benchmarks/reproduce.py --output outputs/reproduce --only "plain" "without sound" --seeds 0
 
-Started again it goes on where it stopped. A step's folder is named by what it depends on, so that rows share the steps
+Run again, it continues where it stopped. A step's folder is named by what it depends on, so that rows share the steps
 that they have in common. `results/reproduce.json` collects what is finished.
 """
 

@@ -31,8 +31,8 @@ from .sources.audio_selection import (
     blacklist_keys,
     captioned_clip_keys,
     clotho_keys,
-    curate,
     listed_keys,
+    select_sounds,
     unav100_keys,
 )
 from .sources.media_folder import MediaFolder
@@ -60,7 +60,7 @@ class A5222KSettings(InputSettings):
         exclude_captions_file: a captions file in VALOR's format; all its clips are excluded.
         exclude_ids_file: a list of YouTube ids, clip names or file names in any format of `sources.excluded_ids`.
         num_pairs: total number of pairs (222,000 as published); None takes all.
-        max_per_text, min_words, max_duration: see `sources.audio_selection.curate`.
+        max_per_text, min_words, max_duration: see `sources.audio_selection.select_sounds`.
         max_missing: share of sounds (0-1) that may be missing from a folder before the build fails.
     """
 
@@ -171,7 +171,7 @@ def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Sele
         source: MediaFolder(folders[source], kind="audio", bare_suffix=".mp4" if source == "captions" else None)
         for source in sources
     }
-    selected = curate(
+    selected = select_sounds(
         sources,
         held_out=read_held_out(config),
         media=media,

@@ -52,8 +52,10 @@ class AnswerLog:
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() and self.answers else settings
         changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if changed:
-            told = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
-            raise ValueError(f"{self.output} holds answers of a run with other settings ({told}): use another output")
+            changes = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
+            raise ValueError(
+                f"{self.output} holds answers of a run with other settings ({changes}): use another output"
+            )
         write_json(path, settings)
         for path in self.output.glob("unreadable.*.json"):
             path.unlink()

@@ -37,7 +37,7 @@ except ImportError:
     decord = None
 
     class DECORDError(Exception):  # type: ignore[no-redef]
-        """Stands in for decord's own error where decord is not installed."""
+        """Replaces decord's own error where decord is not installed."""
 
 
 CHUNK_SIZE = 16  # frames decoded at a time
@@ -113,7 +113,7 @@ def decode_frames(media: MediaFile, indices: np.ndarray) -> Generator[np.ndarray
                     for chunk in chunks:
                         yield reader.read(chunk)
                         num_done += 1
-            except DECORDError:  # damaged inside: PyAV goes on from the same chunk
+            except DECORDError:  # damaged inside: PyAV continues from the same chunk
                 pass
     if num_done == len(chunks):
         return

@@ -51,7 +51,7 @@ class AVicunaPipeline(Pipeline):
             interval (`tuple[float, float]` or a `list` of them, *optional*):
                 What happens from here to there? In seconds.
             question (`str` or `list[str]`, *optional*):
-                Any question, answered in words.
+                Any question; the answer is text.
             start, end (`float`, *optional*):
                 Look at this part of each video only, in seconds of the file.
             score (`str`, *optional*):

@@ -108,11 +108,11 @@ def read_video(
     times = source.times
     intervals = np.stack([times.begins, times.ends], axis=1)
     indices = frame_indices(intervals, num_frames, start=start, end=end, alignment=alignment)
-    different, place = np.unique(indices, return_inverse=True)  # a short video shows its frames several times
+    different, inverse = np.unique(indices, return_inverse=True)  # a short video shows its frames several times
     with closing(decode_frames(source, different)) as chunks:
         frames = torch.cat([transform(chunk) for chunk in chunks])
     metadata = describe_part(intervals, indices, start=start, end=end)
-    return (frames if len(different) == num_frames else frames[torch.from_numpy(place)]), metadata
+    return (frames if len(different) == num_frames else frames[torch.from_numpy(inverse)]), metadata
 
 
 def describe_part(
@@ -271,7 +271,7 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
         begins = np.arange(len(frames)) / (fps or 1.0)
         times = np.stack([begins, begins + 1 / (fps or 1.0)], axis=1)
         indices = frame_indices(times, num_frames, **part, alignment=alignment)
-        different, place = np.unique(indices, return_inverse=True)
+        different, inverse = np.unique(indices, return_inverse=True)
         if isinstance(frames, np.ndarray):
             rows = self.preprocess_frames(frames[different])
         else:
@@ -279,7 +279,7 @@ class AVicunaVideoProcessor(BaseVideoProcessor):
         metadata = describe_part(times, indices, **part)
         if fps is None:
             metadata.fps = metadata.duration = None
-        return rows[torch.from_numpy(place)], metadata
+        return rows[torch.from_numpy(inverse)], metadata
 
     def load_image(self, picture: Any) -> torch.Tensor:
         """

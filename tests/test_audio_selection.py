@@ -12,8 +12,8 @@ from dataset_builders.sources.audio_selection import (
     HeldOutSounds,
     blacklist_keys,
     captioned_clip_keys,
-    curate,
     listed_keys,
+    select_sounds,
     share_out,
     unav100_keys,
 )
@@ -33,7 +33,7 @@ def select(sources, **settings):
         report.read(source, num=len(pairs))
     media = {source: MediaFolder(None, kind="audio") for source in sources}
     held_out = settings.pop("held_out", HeldOutSounds())
-    selected = curate(sources, held_out=held_out, media=media, report=report, **settings)
+    selected = select_sounds(sources, held_out=held_out, media=media, report=report, **settings)
     return [(one.source, one.pair.record_id) for one in selected], report.counts()
 
 
@@ -125,7 +125,7 @@ def test_held_out_sounds_do_not_get_in_by_any_of_their_keys():
 def test_a_text_is_not_used_up_by_a_pair_whose_sound_is_missing(tmp_path):
     (tmp_path / "clip2.wav").write_bytes(b"-")
     report = CurationReport()
-    selected = curate(
+    selected = select_sounds(
         {"wavcaps": [pair(1, "A dog barks"), pair(2, "A dog barks")]},
         held_out=HeldOutSounds(),
         media={"wavcaps": MediaFolder(tmp_path, kind="audio")},

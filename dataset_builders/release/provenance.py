@@ -33,10 +33,10 @@ def git_commit() -> str | None:
     try:
         if subprocess.run(is_ours, **options).returncode:
             return None
-        told = subprocess.run(describe, **options)
+        described = subprocess.run(describe, **options)
     except FileNotFoundError:
         return None
-    return told.stdout.strip() or None if told.returncode == 0 else None
+    return described.stdout.strip() or None if described.returncode == 0 else None
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:

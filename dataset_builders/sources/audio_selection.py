@@ -1,7 +1,7 @@
 """Selects the pairs of A5-222K from captioned sounds of several sources.
 
-`curate` runs the steps in order: normalize, exclude the test sets, de-duplicate, find the media, take each source's
-share. Every dropped record is counted with its reason. `HeldOutSounds` are the sounds of the test sets.
+`select_sounds` runs the steps in order: normalize, exclude the test sets, de-duplicate, find the media, take each
+source's share. Every dropped record is counted with its reason. `HeldOutSounds` are the sounds of the test sets.
 """
 
 import hashlib
@@ -135,7 +135,7 @@ def listed_keys(path: str | Path) -> Iterator[str]:
             yield f"youtube:{youtube_id}"
 
 
-def curate(
+def select_sounds(
     sources: Mapping[str, Iterable[AudioCaption]],
     *,
     held_out: HeldOutSounds,

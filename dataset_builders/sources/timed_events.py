@@ -101,9 +101,9 @@ def _by_video(moments: Iterable[Moment]) -> Iterator[UncleanVideo]:
     videos: dict[str, list[Moment]] = {}
     for moment in moments:
         videos.setdefault(moment.video_id, []).append(moment)
-    for video_id, told in videos.items():
-        events = tuple(AnnotatedEvent(*span, moment.text) for moment in told for span in moment.spans)
-        durations = [moment.duration for moment in told if moment.duration is not None]
+    for video_id, group in videos.items():
+        events = tuple(AnnotatedEvent(*span, moment.text) for moment in group for span in moment.spans)
+        durations = [moment.duration for moment in group if moment.duration is not None]
         yield UncleanVideo(AnnotatedVideo(video_id, max(durations, default=None), events), (video_id,))
 
 
@@ -131,9 +131,9 @@ def internvid_excerpts(
     videos: dict[str, list[Moment]] = {}
     for clip in clips:
         videos.setdefault(clip.video_id, []).append(clip)
-    for youtube_id, told in videos.items():
-        told = sorted(told, key=lambda clip: (*clip.spans[0], clip.text))
-        for excerpt in _excerpts(told, max_gap=max_gap, max_duration=max_duration):
+    for youtube_id, group in videos.items():
+        group = sorted(group, key=lambda clip: (*clip.spans[0], clip.text))
+        for excerpt in _excerpts(group, max_gap=max_gap, max_duration=max_duration):
             first, last = excerpt[0].spans[0][0], max(clip.spans[0][1] for clip in excerpt)
             events = tuple(
                 AnnotatedEvent(round(clip.spans[0][0] - first, 3), round(clip.spans[0][1] - first, 3), clip.text)
