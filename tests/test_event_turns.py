@@ -94,7 +94,9 @@ def test_no_event_is_lost_whatever_the_number_of_turns(events, max_turns):
         spans[row["id"].split("-")[2]].update(
             (seconds[f"<s{number}>"], seconds[f"<e{number}>"]) for number in range(len(seconds) // 2)
         )
-    assert spans["grounding"] == collections.Counter((event.start, event.end) for event in video.events)
+    # a span that is annotated twice with one text is named once
+    different = {(event.start, event.end, event.text) for event in video.events}
+    assert spans["grounding"] == collections.Counter((start, end) for start, end, _ in different)
     assert set(spans["segment"]) == set(spans["grounding"]) and max(spans["segment"].values()) == 1
     assert len({row["id"] for row in rows}) == len(rows)
 
