@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -49,8 +49,15 @@ class Prediction:
     spans: tuple[tuple[float, float, float], ...]
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Errors are one line. `dataset_builders.command_line` has the same for commands that may import transformers."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval.events", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m eval.events", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--task", required=True, choices=TASKS, help="form of the annotation file")
     parser.add_argument("--annotations", required=True, type=Path)
     parser.add_argument("--predictions", required=True, type=Path, help="JSON lines, one per query")

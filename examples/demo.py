@@ -8,7 +8,6 @@ the output folder to start over). Sizes are chosen for two CPU cores and a few m
 event of its world and nothing else.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -16,14 +15,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dataset_builders.command_line import one_line_errors, parse_options  # noqa: E402
 from examples import sandbox_recipe as recipe  # noqa: E402
 
 
+PROGRAM = "python examples/demo.py"
 NUM_RENDERED = 3
 NUM_ASKED = 5  # held-out videos whose answers are printed
 MATCH = 0.5  # tIoU from which an answered event counts as found
@@ -199,22 +201,27 @@ def evaluate(demo: Demo) -> None:
     ).run()
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the training")
-    parser.add_argument(
-        "--video", type=Path, help="ask about this file instead of sandbox videos; skips the evaluation"
+@dataclass
+class DemoOptions:
+    """Command line of `python examples/demo.py`."""
+
+    output: Path = field(default=Path("outputs/demo"), metadata={"help": "Folder of the demo."})
+    seed: int = field(default=0, metadata={"help": "Seed of the world and of the training."})
+    video: Path | None = field(
+        default=None, metadata={"help": "Ask about this file instead of sandbox videos; skips the evaluation."}
     )
-    parser.add_argument("--max-steps", type=int, help="train each stage for so few steps, to try the commands")
-    parser.add_argument("--question", default="What happens in this video, and when?")
-    return parser.parse_args()
+    question: str = field(
+        default="What happens in this video, and when?", metadata={"help": "The question about `--video`."}
+    )
+    max_steps: int | None = field(default=None, metadata={"help": "Train each stage for at most this many steps."})
+
+    def __post_init__(self):
+        if self.video is not None and not self.video.is_file():
+            raise ValueError(f"{self.video} does not exist")
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    if arguments.video is not None and not arguments.video.is_file():
-        sys.exit(f"{arguments.video} does not exist")
+    arguments = parse_options(DemoOptions, program=PROGRAM, description=__doc__.splitlines()[0])
     demo = Demo(arguments.output.resolve(), seed=arguments.seed, max_steps=arguments.max_steps)
     demo.output.mkdir(parents=True, exist_ok=True)
     steps: tuple[tuple[str, Path, Callable[[Demo], None]], ...] = (
@@ -257,4 +264,5 @@ def report(demo: Demo) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors(PROGRAM):
+        main()
