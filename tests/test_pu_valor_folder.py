@@ -83,6 +83,7 @@ def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_pa
     times = {path.name: path.stat().st_mtime_ns for path in (output / "data").iterdir() if path.name[0] != "."}
     done = {f"{mark.stem}-of-00200.parquet" for mark in marks}
     (output / "data" / sorted(done)[0]).write_bytes(b"torn by a full disk")
+    (output / "data" / ".partial-0123abcd-train-00000-of-00200.parquet").touch()  # killed while it opened a shard
 
     settings = quick_settings(captions, **options)
     build_folder(settings, output)

@@ -150,7 +150,7 @@ def test_the_demo_refuses_a_video_that_is_not_there(tmp_path):
     done = run(
         "python", "examples/demo.py", "--output", tmp_path / "demo", "--video", tmp_path / "absent.mp4", check=False
     )
-    assert done.returncode != 0 and done.stderr.strip() == f"{tmp_path / 'absent.mp4'} does not exist"
+    assert done.returncode != 0 and done.stderr.strip().endswith(f"error: {tmp_path / 'absent.mp4'} does not exist")
     assert not (tmp_path / "demo").exists()
 
 

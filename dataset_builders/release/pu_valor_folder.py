@@ -166,6 +166,9 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     from .pu_valor_card import write_card
     from .report_figures import draw_report
 
+    for pattern in (".partial-*", ".*.part"):  # left by killed processes
+        for path in [path for folder in ("data", "videos", ".") for path in (output / folder).rglob(pattern)]:
+            path.unlink()
     done = {shard: read_done(prepared, shard) for shard in list_shards(prepared, settings)}
     num_rows: Counter[str] = Counter()
     sizes: dict[str, dict[str, int]] = {}
@@ -177,9 +180,6 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     for path in sorted(prepared.folder.glob("rejected-*.parquet")):
         shutil.copyfile(path, output / path.name)
     draw_report(output, prepared.folder, prepared.report)
-    for pattern in (".partial-*", ".*.part"):  # left by killed processes
-        for path in [path for folder in ("data", "videos", ".") for path in (output / folder).rglob(pattern)]:
-            path.unlink()
     report = write_account(
         output,
         prepared,
