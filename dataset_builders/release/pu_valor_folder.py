@@ -167,7 +167,7 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     from .report_figures import draw_report
 
     for pattern in (".partial-*", ".*.part"):  # left by killed processes
-        for path in [path for folder in ("data", "videos", ".") for path in (output / folder).rglob(pattern)]:
+        for path in list(output.rglob(pattern)):
             path.unlink()
     done = {shard: read_done(prepared, shard) for shard in list_shards(prepared, settings)}
     num_rows: Counter[str] = Counter()
