@@ -155,7 +155,8 @@ def try_mutation(reader: Reader, folder: Path, *, seed: str) -> tuple[str, str |
     problem = find_problem(rows, report)
     if problem is not None:
         return "failure", problem
-    return ("dropped" if report is not None and report.num_dropped() else "rows"), None
+    num_reasons = 0 if report is None else sum(len(row["dropped"]) for row in report.counts().values())
+    return ("dropped" if num_reasons else "rows"), None
 
 
 def find_problem(rows: list[dict], report: CurationReport | None) -> str | None:

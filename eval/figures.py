@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 
 def draw_bars(
@@ -24,42 +21,36 @@ def draw_bars(
     Args:
         highlight: series in another colour (ours among published ones).
     """
-    figure, axes = _figure(width=max(8.0, 1.1 * len(groups) + 0.35 * len(groups) * len(series)))
+    axes = _axes(width=max(8.0, 1.1 * len(groups) + 0.35 * len(groups) * len(series)))
     width = 0.8 / max(len(series), 1)
     for index, (name, values) in enumerate(series.items()):
         places = [group + (index - (len(series) - 1) / 2) * width for group, v in enumerate(values) if v is not None]
         colour = "#c44e52" if name == highlight else _shade(index, len(series))
         axes.bar(places, [value for value in values if value is not None], width, label=name, color=colour)
     axes.set_xticks(range(len(groups)), groups)
-    _finish(figure, axes, path, unit=unit, title=title)
+    _write(axes, path, unit=unit, title=title)
 
 
 def draw_lines(path: Path, *, series: dict[str, dict[float, float]], axis: str, unit: str, title: str) -> None:
     """One line per series, given as {x: y}."""
-    figure, axes = _figure(width=8.0)
+    axes = _axes(width=8.0)
     for name, points in series.items():
         places = sorted(points)
         axes.plot(places, [points[place] for place in places], marker="o", label=name)
     axes.set_xlabel(axis)
-    _finish(figure, axes, path, unit=unit, title=title)
+    _write(axes, path, unit=unit, title=title)
 
 
-def _figure(*, width: float) -> tuple["Figure", "Axes"]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(min(width, 14.0), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+def _axes(*, width: float) -> Axes:
+    return Figure(figsize=(min(width, 14.0), 4.5), layout="constrained").add_subplot()
 
 
-def _finish(figure: "Figure", axes: "Axes", path: Path, *, unit: str, title: str) -> None:
-    axes.set_ylabel(unit)
+def _write(axes: Axes, path: Path, *, unit: str, title: str) -> None:
+    axes.set(ylabel=unit, title=title)
     axes.set_ylim(bottom=0)
-    axes.set_title(title)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    axes.figure.savefig(path, dpi=120)
 
 
 def _shade(index: int, count: int) -> str:

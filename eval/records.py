@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builders.atomic_files import write_json, write_text
+from dataset_builders.sources.annotation_files import read_json
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .task import Answer, Example, Question
@@ -114,10 +115,7 @@ def read_answers(path: Path) -> list[Answer]:
 
 def read_result(path: Path) -> dict[str, Any]:
     """The content of a results.json or results_judge.json. ValueError, naming the file, if it is another file."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    result = read_json(path)
     missing = [
         key for key in ("task", "name", "metrics", "judge") if not isinstance(result, dict) or key not in result
     ]

@@ -6,6 +6,9 @@ One row per label; truth above, prediction below, darker with a higher score. La
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
 from modeling_avicuna.timestamp_avicuna import Event
 
 
@@ -25,16 +28,11 @@ def draw_timeline(
         duration: s, the length of the axis.
         title: usually the video's id.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     ranked = sorted(prediction, key=lambda event: -(1.0 if event.score is None else event.score))
     labels = list(dict.fromkeys(event.label for event in sorted(truth, key=lambda event: event.start)))
     labels += [label for label in dict.fromkeys(event.label for event in ranked) if label not in labels]
     shown = labels[:MAX_ROWS]
     figure = Figure(figsize=(10, 1.2 + 0.42 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     rows = {label: row for row, label in enumerate(shown)}
     for event in truth:

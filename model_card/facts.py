@@ -4,7 +4,6 @@ Returns the rows of the tables in the card. It writes nothing and computes no me
 models.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,16 +37,6 @@ class Part:
     description: str
     source: str
     num_parameters: int
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file as a dictionary; `ValueError` naming the file when it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:

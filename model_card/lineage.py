@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataset_builders.release.card_facts import LICENCE_FILE, NOT_RECORDED
+from dataset_builders.sources.annotation_files import read_json
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
-
-from .facts import read_json
 
 
 SUMMARY_FILE = "training_summary.json"  # written by train/summary.py

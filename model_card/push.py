@@ -21,9 +21,10 @@ from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.card_facts import CARD_FILE
 from dataset_builders.release.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
+from dataset_builders.sources.annotation_files import read_json
 
 from .code_samples import find_foreign_ids, pin_revision
-from .facts import has_both_towers, read_json
+from .facts import has_both_towers
 from .lineage import read_lineage
 from .release.dataset_release import (
     DATASET_PATTERNS,

@@ -19,6 +19,7 @@ from dataset_builders.release import a5_222k_card, pu_valor_card
 from dataset_builders.release.card_facts import CARD_FILE, LICENCE_FILE, licences_of
 from dataset_builders.release.citation import BIBTEX
 from dataset_builders.release.provenance import git_commit, model_hash
+from dataset_builders.sources.annotation_files import read_json
 
 from .code_samples import adapter_sample, model_sample
 from .facts import (
@@ -31,7 +32,6 @@ from .facts import (
     describe_stages,
     describe_time,
     model_index,
-    read_json,
 )
 from .lineage import LLAMA_2_NOTICE, NOTICE_FILE, Licence, Lineage, describe_licence, lineage_of, read_lineage
 
@@ -131,12 +131,10 @@ def with_licence(card: str, licence: Licence) -> dict[str, str]:
     return files
 
 
-def write_adapter_card(
-    adapter: Path, *, repo_id: str, base_model: str, lineage: Lineage, license: str | None = None
-) -> dict[str, str]:
+def write_adapter_card(adapter: Path, *, repo_id: str, base_model: str, lineage: Lineage) -> dict[str, str]:
     """The same for a LoRA folder of `train/sft.py`; `base_model` is the Hub id of its base model."""
     config = read_json(adapter / "adapter_config.json")
-    licence = describe_licence([base_model, *lineage.names], license=license)
+    licence = describe_licence([base_model, *lineage.names])
     metadata = ModelCardData(
         base_model=base_model,
         base_model_relation="adapter",

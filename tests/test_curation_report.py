@@ -23,12 +23,6 @@ def test_what_is_read_is_kept_or_dropped():
     assert row["repaired"] == {"end_after_duration": 1}
 
 
-def test_counts_can_be_asked_for_by_source_and_reason():
-    report = filled_report()
-    assert report.num_dropped() == 6 and report.num_dropped("clotho", "no_text") == 1
-    assert report.num_dropped("audiocaps") == 0 and report.num_repaired(reason="end_after_duration") == 1
-
-
 def test_the_written_account_lists_each_record_and_is_the_same_for_the_same_decisions(tmp_path):
     filled_report().write(tmp_path / "one")
     filled_report().write(tmp_path / "two")

@@ -227,7 +227,7 @@ def test_a_result_of_another_model_is_refused(checkpoint):
 
 
 def test_a_missing_result_file_is_named(checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="absent.json does not exist"):
+    with pytest.raises(FileNotFoundError, match="absent.json"):
         main(
             [
                 "--model",
@@ -374,7 +374,7 @@ def test_the_card_of_a_built_a5_222k_folder_is_written_from_its_report_alone(tmp
 
 
 def test_a_folder_without_a_report_of_ours_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="report.json does not exist"):
+    with pytest.raises(FileNotFoundError, match="report.json"):
         dataset_card(tmp_path, name="x")
     (tmp_path / "report.json").write_text('{"settings": {}}')
     with pytest.raises(ValueError, match="neither PU-VALOR nor A5-222K"):

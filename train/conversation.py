@@ -1,18 +1,18 @@
 """Rows of `dataset_builders.schema` -> messages for the chat template, with times as text.
 
-Used by the collator. The model's time codec replaces the placeholders of times; media slots become content blocks. It
-opens no media and makes no tokens.
+Used by the collator. The model's time codec replaces the placeholders of times; media slots become content blocks.
+Media are not opened and text is not tokenized here.
 """
 
 import re
 
+from dataset_builders.sources.text_cleaning import TIME_PLACEHOLDER
 from modeling_avicuna.prompt_avicuna import AUDIO_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN
 from modeling_avicuna.timestamp_avicuna import TimeCodec
 
 
 SLOT_TYPES = {VIDEO_TOKEN: "video", AUDIO_TOKEN: "audio", IMAGE_TOKEN: "image"}
 SLOT = re.compile("(" + "|".join(map(re.escape, SLOT_TYPES)) + ")")
-TIME = re.compile(r"<[se]\d+>")
 
 
 def write_times(text: str, *, seconds: dict[str, float], duration: float | None, codec: TimeCodec) -> str:
@@ -30,7 +30,7 @@ def write_times(text: str, *, seconds: dict[str, float], duration: float | None,
             raise ValueError(f"placeholder {name} in a row without a duration")
         return codec.encode(seconds[name], duration)
 
-    return TIME.sub(write, text)
+    return TIME_PLACEHOLDER.sub(write, text)
 
 
 def split_slots(text: str) -> list[dict]:
@@ -58,8 +58,3 @@ def build_messages(row: dict, *, codec: TimeCodec) -> list[dict]:
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError(f"row {row['id']!r} of {row['source']!r} has no assistant message")
     return messages
-
-
-def slot_types(messages: list[dict]) -> list[str]:
-    """The media slots of a conversation, in order: "video", "audio", "image"."""
-    return [block["type"] for message in messages for block in message["content"] if block["type"] != "text"]

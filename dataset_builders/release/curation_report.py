@@ -68,31 +68,11 @@ class CurationReport:
             entry["num"] = num
         self.entries.append(entry)
 
-    def num_dropped(self, source: str | None = None, reason: str | None = None) -> int:
-        """Number of drops, over all sources and reasons unless one is given."""
-        return self._count("dropped", source, reason)
-
-    def num_repaired(self, source: str | None = None, reason: str | None = None) -> int:
-        """Number of repairs, over all sources and reasons unless one is given."""
-        return self._count("repaired", source, reason)
-
-    def _count(self, decision: str, source: str | None, reason: str | None) -> int:
-        return sum(
-            num
-            for (of_source, of_decision, of_reason), num in self._totals().items()
-            if of_decision == decision and source in (None, of_source) and reason in (None, of_reason)
-        )
-
-    def _totals(self) -> Counter:
-        """Counts by (source, decision, reason)."""
-        totals = Counter(self.unlisted)
-        for entry in self.entries:
-            totals[entry["source"], entry["decision"], entry["reason"]] += entry.get("num", 1)
-        return totals
-
     def counts(self) -> dict[str, dict[str, Any]]:
         """`{source: {"read", "kept", "dropped": {reason: count}, "repaired": {reason: count}}}`, sorted by name."""
-        reasons = self._totals()
+        reasons = Counter(self.unlisted)
+        for entry in self.entries:
+            reasons[entry["source"], entry["decision"], entry["reason"]] += entry.get("num", 1)
         sources = sorted({*self.num_read, *self.num_kept, *(source for source, _, _ in reasons)})
         table: dict[str, dict[str, Any]] = {
             source: {"read": self.num_read[source], "kept": self.num_kept[source], "dropped": {}, "repaired": {}}

@@ -4,7 +4,6 @@
 what must not be published; `verify_dataset` reads it without this project. Nothing here uses the network.
 """
 
-import fnmatch
 import json
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from dataset_builders.release.card_facts import (
     licences_of,
     measure_parquet,
 )
+from dataset_builders.sources.annotation_files import read_json
 
-from ..facts import read_json
-from .fresh_process import TIMEOUT, run_in_fresh_process
+from .fresh_process import run_in_fresh_process
 from .local_paths import shorten_paths
-from .model_release import find_private_things
+from .model_release import find_private_things, matches
 
 
 TEXT_PATTERNS = ("report.json", "*.jsonl")
@@ -50,7 +49,7 @@ os._exit(0)
 """
 
 
-def assemble_dataset(folder: Path, *, output: Path, include_media: bool = False) -> list[Path]:
+def assemble_dataset(folder: Path, *, output: Path, include_media: bool = False) -> None:
     """Make the release of a built folder, without its card (see `write_card`), in the new folder `output`.
 
     Large files are linked. A Parquet file with absolute paths in `media` is rewritten with file names, and the sizes
@@ -69,14 +68,13 @@ def assemble_dataset(folder: Path, *, output: Path, include_media: bool = False)
     for name in names:
         target = output / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if any(fnmatch.fnmatch(name, pattern) for pattern in TEXT_PATTERNS):
+        if matches(name, TEXT_PATTERNS):
             target.write_text(shorten_paths((folder / name).read_text(encoding="utf-8")), encoding="utf-8")
         elif name.endswith(".parquet"):
             copy_parquet(folder / name, target)
-        elif any(fnmatch.fnmatch(name, pattern) for pattern in linked):
+        elif matches(name, linked):
             target.symlink_to((folder / name).resolve())
     update_sizes(output)
-    return sorted(path for path in output.rglob("*") if path.is_file())
 
 
 def update_sizes(release: Path) -> None:
@@ -143,11 +141,11 @@ def find_miscounted_shards(folder: Path) -> list[str]:
     return problems
 
 
-def verify_dataset(folder: Path, *, timeout: float = TIMEOUT) -> dict[str, str]:
+def verify_dataset(folder: Path) -> dict[str, str]:
     """The id of the first row of each split, read by `load_dataset` in a process without this project.
 
     Raises:
         RuntimeError: it cannot be read; includes the end of stderr.
     """
-    output = run_in_fresh_process(FRESH_PROCESS, folder, timeout=timeout)
+    output = run_in_fresh_process(FRESH_PROCESS, folder)
     return dict(line.split(" ", 1) for line in output.splitlines())

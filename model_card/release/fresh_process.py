@@ -10,7 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..facts import has_both_towers, read_json
+from dataset_builders.sources.annotation_files import read_json
+
+from ..facts import has_both_towers
 
 
 TIMEOUT = 3600.0  # seconds; a 7B model on a slow disk and a CPU answers within minutes
@@ -75,7 +77,7 @@ def run_in_fresh_process(code: str, folder: Path, *arguments: str, timeout: floa
     return done.stdout
 
 
-def ask_model(folder: Path, *, question: str, adapter: Path | None = None, timeout: float = TIMEOUT) -> dict[str, str]:
+def ask_model(folder: Path, *, question: str, adapter: Path | None = None) -> dict[str, str]:
     """Load a release with its remote code, ask it one question and return {"class", "answer"}.
 
     The question is asked about the example video if the release has one and both towers; otherwise without media.
@@ -89,5 +91,5 @@ def ask_model(folder: Path, *, question: str, adapter: Path | None = None, timeo
     video = folder / "example.mp4"
     shown = str(video.resolve()) if video.is_file() and has_both_towers(read_json(folder / "config.json")) else ""
     lora = "" if adapter is None else str(adapter.resolve())
-    output = run_in_fresh_process(ASK, folder, lora, shown, question, timeout=timeout)
+    output = run_in_fresh_process(ASK, folder, lora, shown, question)
     return json.loads(output.strip().splitlines()[-1])

@@ -8,7 +8,6 @@ import fnmatch
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,62 +15,31 @@ from .local_paths import find_local_path, shorten_paths
 
 
 PUBLISHED_PATTERNS = (
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "chat_template.jinja",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*_avicuna*.py",
-    "README.md",
-    "LICENSE.md",
-    "Notice",
-    "example.mp4",
-    "evaluation_results.json",
-    "origin.json",
-    "training_summary.json",
-)
+    "config.json generation_config.json model*.safetensors model.safetensors.index.json processor_config.json "
+    "preprocessor_config.json video_preprocessor_config.json chat_template.jinja tokenizer* special_tokens_map.json "
+    "added_tokens.json *_avicuna*.py README.md LICENSE.md Notice example.mp4 evaluation_results.json origin.json "
+    "training_summary.json"
+).split()
 ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model*.safetensors", "README.md", "LICENSE.md", "Notice")
-RECORDS = (
-    "evaluation_results.json",
-    "training_summary.json",
-)  # name local files; paths are reduced to file names in a release
+RECORDS = ("evaluation_results.json", "training_summary.json")  # they name local files
 REQUIRED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "chat_template.jinja",
-    "tokenizer_config.json",
-    "README.md",
-)
-REQUIRED_ADAPTER_FILES = ("adapter_config.json", "README.md")
+    "config.json generation_config.json processor_config.json chat_template.jinja tokenizer_config.json README.md"
+).split()
+REQUIRED_ADAPTER_FILES = ["adapter_config.json", "README.md"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib")
-TRAINING_STATE = (
-    "optimizer*",
-    "scheduler*",
-    "rng_state*",
-    "trainer_state*",
-    "training_args*",
-    "global_step*",
-    "latest",
-)
+TRAINING_STATE = "optimizer* scheduler* rng_state* trainer_state* training_args* global_step* latest".split()
 ACCESS_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 TEXTS = {".json", ".jsonl", ".md", ".jinja", ".py", ".txt", ".yaml"}
 
 
-def is_published(name: str, patterns: Iterable[str] = PUBLISHED_PATTERNS) -> bool:
-    """Whether a file of a checkpoint folder, given by its name, belongs to a release."""
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a file name matches one of the patterns."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def assemble_release(
     checkpoint: Path, *, output: Path, texts: dict[str, str], example_video: Path | None = None, adapter: bool = False
-) -> list[Path]:
+) -> None:
     """Put the publishable files of `checkpoint` into the new folder `output`.
 
     Weights are linked, because a second copy could fill the disk. In the records of training and evaluation, paths are
@@ -80,9 +48,6 @@ def assemble_release(
     Args:
         texts (`dict[str, str]`): text files to add or to replace, by name, such as the card.
 
-    Returns:
-        the written files, sorted.
-
     Raises:
         FileNotFoundError: `checkpoint` is not a checkpoint folder.
         FileExistsError: `output` exists; a release is never mixed with older files.
@@ -90,26 +55,20 @@ def assemble_release(
     marker = "adapter_config.json" if adapter else "config.json"
     if not (checkpoint / marker).is_file():
         raise FileNotFoundError(f"{checkpoint} has no {marker}: not a checkpoint folder")
-    if output.exists():
-        raise FileExistsError(f"{output} already exists: name a new folder for the release")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    output.mkdir(parents=True)
     patterns = ADAPTER_PATTERNS if adapter else PUBLISHED_PATTERNS
     for source in sorted(checkpoint.iterdir()):
-        if source.is_file() and is_published(source.name, patterns):
+        if source.is_file() and matches(source.name, patterns):
             if source.suffix == ".safetensors":
-                (staging / source.name).symlink_to(source.resolve())
+                (output / source.name).symlink_to(source.resolve())
             elif source.name in RECORDS:
-                (staging / source.name).write_text(shorten_paths(source.read_text(encoding="utf-8")), encoding="utf-8")
+                (output / source.name).write_text(shorten_paths(source.read_text(encoding="utf-8")), encoding="utf-8")
             else:
-                shutil.copy2(source, staging / source.name)
+                shutil.copy2(source, output / source.name)
     for name, text in texts.items():
-        (staging / name).write_text(text, encoding="utf-8")
+        (output / name).write_text(text, encoding="utf-8")
     if example_video is not None:
-        shutil.copy2(example_video, staging / "example.mp4")
-    staging.chmod(0o755)
-    staging.rename(output)
-    return sorted(output.iterdir())
+        shutil.copy2(example_video, output / "example.mp4")
 
 
 def find_problems(folder: Path, *, adapter: bool = False) -> list[str]:
@@ -129,9 +88,9 @@ def find_private_things(folder: Path) -> list[str]:
     problems = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        if any(fnmatch.fnmatch(path.name, pattern) for pattern in PICKLES):
+        if matches(path.name, PICKLES):
             problems.append(f"{name} is a pickle, which runs code when it is loaded")
-        if any(fnmatch.fnmatch(part, pattern) for part in Path(name).parts for pattern in TRAINING_STATE):
+        if any(matches(part, TRAINING_STATE) for part in Path(name).parts):
             problems.append(f"{name} is training state")
         if path.suffix in TEXTS and path.name != "tokenizer.json":  # a vocabulary contains arbitrary strings
             text = path.read_text(encoding="utf-8")

@@ -21,7 +21,9 @@ from pathlib import Path
 from huggingface_hub import SpaceCard, SpaceCardData, hf_hub_download
 from huggingface_hub.utils import validate_repo_id
 
-from ..facts import has_both_towers, read_json
+from dataset_builders.sources.annotation_files import read_json
+
+from ..facts import has_both_towers
 from .fresh_process import TIMEOUT, run_in_fresh_process
 from .model_release import find_private_things
 
@@ -63,8 +65,8 @@ print(json.dumps({"events": len(table["data"]), "answer": answer}))
 """
 
 
-def assemble_space(model_id: str, *, output: Path, title: str | None = None) -> list[Path]:
-    """Write the Space of the model `model_id` into the new folder `output`; returns its files, sorted.
+def assemble_space(model_id: str, *, output: Path) -> None:
+    """Write the Space of the model `model_id` into the new folder `output`.
 
     Raises:
         ValueError: `model_id` is not a Hub id of the form user/name.
@@ -73,7 +75,7 @@ def assemble_space(model_id: str, *, output: Path, title: str | None = None) -> 
     validate_repo_id(model_id)
     if "/" not in model_id:
         raise ValueError(f"a Space loads its model by an id user/name, got {model_id}")
-    title = title or f"{model_id.split('/')[-1]}: what happens in a video, and when?"
+    title = f"{model_id.split('/')[-1]}: what happens in a video, and when?"
     pins = read_pins(CONSTRAINTS)
     app, replaced = MODEL_LINE.subn(f'MODEL_ID = "{model_id}"', (SPACE / APP_FILE).read_text(encoding="utf-8"))
     assert replaced == 1, "the app has no MODEL_ID line"
@@ -100,7 +102,6 @@ def assemble_space(model_id: str, *, output: Path, title: str | None = None) -> 
     (output / CARD_FILE).write_text(str(card), encoding="utf-8")
     requirements = "".join(f"{name}=={pins[name]}\n" for name in REQUIRED_PACKAGES)
     (output / REQUIREMENTS_FILE).write_text(requirements, encoding="utf-8")
-    return sorted(output.iterdir())
 
 
 def read_pins(constraints: Path) -> dict[str, str]:
