@@ -1,17 +1,14 @@
-"""The conversations of golden/labels as messages, and what AVicuna does differently on purpose. Not a test itself."""
+"""Converts the conversations of the golden labels to messages, and lists the intended differences."""
 
 import json
 from pathlib import Path
 
 
-# Conversation -> why its ids or labels are not the published ones; each has a test of what we do instead.
+# Conversation: why its prompt or labels are not the published ones.
 INTENDED_DIFFERENCES = {
-    (
-        "v1",
-        "empty_answer",
-    ): "the empty answer is closed with </s>, which is supervised; published: nothing is, NaN loss",
-    ("v1", "contains_sep"): "'ASSISTANT: ' in an answer does not confuse the marks; published: nothing is supervised",
-    ("v1", "contains_eos_text"): "the whole answer is supervised; published: nothing is",
+    ("v1", "empty_answer"): "</s> is supervised; published: no supervised token, a NaN loss",
+    ("v1", "contains_sep"): "an answer with 'ASSISTANT: ' is supervised; published: no supervised token",
+    ("v1", "contains_eos_text"): "the whole answer is supervised; published: no supervised token",
     ("v1", "literal_later_audio"): "a literal <audio> in a user's text is an error; published: plain text",
     ("plain", "two_turn"): "an error with a message; published: a bare assertion",
     ("plain", "no_video"): "an error with a message; published: a bare assertion",
@@ -23,7 +20,7 @@ def read_labels(golden_dir: Path, legacy: int) -> dict:
 
 
 def to_messages(conversation: list[dict]) -> list[dict]:
-    """Published turns -> messages; the placeholder of a human turn becomes a video block."""
+    """Published turns as messages; each placeholder of a human turn becomes a video block."""
     messages = []
     for turn in conversation:
         if turn["from"] == "gpt":
@@ -38,7 +35,7 @@ def to_messages(conversation: list[dict]) -> list[dict]:
 
 
 def collapse(ids: list[int], values: list[int], placeholder_ids: set[int]) -> tuple[list[int], list[int]]:
-    """Each run of placeholder tokens as one -200, as in the published ids; `values` follow."""
+    """Replace each run of placeholder tokens by one -200, as in the published ids; `values` alike."""
     kept_ids, kept_values = [], []
     for token_id, value in zip(ids, values):
         if token_id in placeholder_ids:

@@ -1,6 +1,7 @@
 """Chat templates: their text, what they supervise, and the published ids and labels (golden/labels)."""
 
 import functools
+import json
 
 import jinja2
 import numpy as np
@@ -20,6 +21,7 @@ from modeling_avicuna.prompt_avicuna import (
     VICUNA_CHAT_TEMPLATE,
 )
 from tests.golden_conversations import INTENDED_DIFFERENCES, collapse, read_labels, to_messages
+from tests.tiny_tokenizers import byte_level_tokenizer
 
 
 TEMPLATES = {"v1": VICUNA_CHAT_TEMPLATE, "plain": PLAIN_CHAT_TEMPLATE}
@@ -146,6 +148,11 @@ def llama_processor(shared_golden_dir, legacy):
     return build_processor(tokenizer, num_av_tokens=8)
 
 
+@functools.cache
+def byte_level_processor():
+    return build_processor(byte_level_tokenizer(), num_av_tokens=8)
+
+
 def our_ids_and_labels(processor, conversation, template, **kwargs):
     """Our row with each run of placeholders as one -200, and labels from the assistant mask."""
     messages = to_messages(conversation)
@@ -163,26 +170,33 @@ def our_ids_and_labels(processor, conversation, template, **kwargs):
     return ids, [token_id if keep else -100 for token_id, keep in zip(ids, mask)]
 
 
-@pytest.mark.parametrize("legacy", [0, 1])
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_ids_and_labels_equal_the_published_ones(shared_golden_dir, family, name, legacy):
-    golden = read_labels(shared_golden_dir, legacy)[family]
-    assert set(golden) == {case for kind, case in CASES if kind == family}, "a golden conversation has no test"
-    case, processor = golden[name], llama_processor(shared_golden_dir, legacy)
-    conversation = case["conversation_after_placeholder_and_time_tokens"]
-    if (family, name) not in INTENDED_DIFFERENCES:
-        ids, labels = our_ids_and_labels(processor, conversation, TEMPLATES[family])
-        assert ids == case["input_ids"]
-        assert labels == case["labels"]
-    elif "error" in INTENDED_DIFFERENCES[family, name]:
+def test_prompts_and_supervised_text_equal_the_published_ones(golden_dir, family, name):
+    cases = json.loads((golden_dir / "labels" / "supervised_text.json").read_text(encoding="utf-8"))[family]
+    assert set(cases) == {case for kind, case in CASES if kind == family}, "a golden conversation has no test"
+    case, template = cases[name], TEMPLATES[family]
+    conversation = [{"from": role, "value": words} for role, words in case["conversation"]]
+    processor = byte_level_processor()
+    if "error" in INTENDED_DIFFERENCES.get((family, name), ""):
         with pytest.raises((ValueError, jinja2.TemplateError), match="<audio>|plain template"):
-            our_ids_and_labels(processor, conversation, TEMPLATES[family])
-    else:
-        ids, labels = our_ids_and_labels(processor, conversation, TEMPLATES[family])
-        assert case["n_supervised"] == 0, "published: no supervised token, hence a NaN loss"
-        answer = processor.tokenizer(conversation[-1]["value"] + "</s>", add_special_tokens=False).input_ids
-        assert [token_id for token_id in labels if token_id != -100] == answer
-        assert ids == case["input_ids"] + ([2] if name == "empty_answer" else [])
+            our_ids_and_labels(processor, conversation, template)
+        return
+    prompt, supervised = case["prompt"], case["supervised"]
+    if (family, name) in INTENDED_DIFFERENCES:
+        assert supervised == [], "published: no supervised token, hence a NaN loss"
+        answer = conversation[-1]["value"]
+        prompt, supervised = (prompt, [f" {answer}</s>"]) if answer else (f"{prompt}</s>", ["</s>"])
+    assert render(to_messages(conversation), template) == (prompt, supervised)
+    _, labels = our_ids_and_labels(processor, conversation, template)
+    assert processor.tokenizer.decode([token_id for token_id in labels if token_id != -100]) == "".join(supervised)
+
+
+@pytest.mark.parametrize("legacy", [0, 1])
+@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case not in INTENDED_DIFFERENCES])
+def test_ids_and_labels_equal_the_published_ones(shared_golden_dir, family, name, legacy):
+    case, processor = read_labels(shared_golden_dir, legacy)[family][name], llama_processor(shared_golden_dir, legacy)
+    conversation = case["conversation_after_placeholder_and_time_tokens"]
+    assert our_ids_and_labels(processor, conversation, TEMPLATES[family]) == (case["input_ids"], case["labels"])
 
 
 @pytest.mark.parametrize("legacy", [0, 1])
