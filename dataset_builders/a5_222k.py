@@ -36,7 +36,6 @@ from .sources.audio_selection import (
     unav100_keys,
 )
 from .sources.media_folder import MediaFolder
-from .sources.media_probe import find_media_defect
 from .sources.rows import Row, make_row
 from .wordings import AUDIO_QUESTIONS, choose_wording
 
@@ -176,9 +175,7 @@ def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Sele
         held_out=read_held_out(config),
         media=media,
         report=report,
-        find_media_defect={"captions": functools.partial(find_media_defect, needs="sound")}
-        if config.clips_dir
-        else None,
+        need_sound=("captions",) if config.clips_dir else (),
         num_pairs=config.num_pairs,
         max_per_text=config.max_per_text,
         min_words=config.min_words,

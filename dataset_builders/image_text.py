@@ -13,8 +13,9 @@ from .input_settings import Files, InputConfig, check_range
 from .release.curation_report import CurationReport
 from .sources.audio_captions import read_captioned_clips
 from .sources.media_folder import MediaFolder
-from .sources.media_probe import find_media_defect
+from .sources.media_probe import check_media
 from .sources.questions import question_rows, read_question_answers
+from .sources.records import count_drop
 from .sources.rows import Row, make_row, of_file
 from .sources.text_cleaning import normalize_caption
 from .wordings import IMAGE_QUESTIONS, choose_wording
@@ -66,25 +67,23 @@ def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Ro
 def _image_rows(path: Path, images: MediaFolder, *, max_turns: int, report: CurationReport) -> Iterator[Row]:
     source = path.name.split(".")[0]
     for record in read_question_answers(path, source=source, report=report):
-        image = images.find_or_drop(record.media_names, source=source, report=report, num=len(record.turns))
-        if image is not None:
-            report.keep(source, num=len(record.turns))
+        num = len(record.turns)
+        with count_drop(report, source, record.media_names[0], num=num):
+            image = images.find(record.media_names)
+            report.keep(source, num=num)
             yield from question_rows(record, source=source, media=image, kind="image", max_turns=max_turns)
 
 
 def _frame_rows(path: Path, clips: MediaFolder, *, report: CurationReport, seed: int) -> Iterator[Row]:
     for clip in read_captioned_clips(path, report=report):
-        found = clips.find_or_drop(clip.media_names, source="captions", report=report)
-        if found is None:
-            continue
-        defect = find_media_defect(found, "picture") if clips.folder is not None else None
-        if defect is not None:
-            report.drop("captions", clip.record_id, defect, detail=found)
-            continue
-        report.keep("captions")
-        row_id = f"captions-{clip.record_id}"
-        question = choose_wording(IMAGE_QUESTIONS, row_id, seed=seed)
-        yield make_row(row_id, source="captions", turns=[(question, normalize_caption(clip.caption))], image=found)
+        with count_drop(report, "captions", clip.record_id):
+            found = clips.find(clip.media_names)
+            if clips.folder is not None:
+                check_media(found, "picture")
+            report.keep("captions")
+            row_id = f"captions-{clip.record_id}"
+            question = choose_wording(IMAGE_QUESTIONS, row_id, seed=seed)
+            yield make_row(row_id, source="captions", turns=[(question, normalize_caption(clip.caption))], image=found)
 
 
 class ImageText(AnnotationBuilder):

@@ -17,11 +17,12 @@ from .sources import questions, timed_events
 from .sources.event_turns import CONVERSATION_TYPES, absent_labels, event_rows
 from .sources.excluded_ids import ExcludedIds
 from .sources.media_folder import MediaFolder
-from .sources.media_probe import find_media_defect, picture_duration
+from .sources.media_probe import check_media
 from .sources.published_events import read_durations
 from .sources.questions import QuestionedVideo, question_rows
+from .sources.records import count_drop
 from .sources.rows import Row, of_file
-from .sources.timed_events import TimedVideo, UncleanVideo
+from .sources.timed_events import TimedVideo
 from .sources.vtimellm import read_conversations
 
 
@@ -127,18 +128,18 @@ def _questioned_rows(
 ) -> Iterator[Row]:
     for video in read_questioned(config, path, report=report):
         num = len(video.turns)
-        found = _find(video.media_names, config.name, num, media=media, excluded=excluded, report=report)
-        if found is None:
-            continue
-        report.keep(config.name, num=num)
-        yield from question_rows(
-            video,
-            source=config.name,
-            media=found,
-            short_answers=QUESTION_SOURCES[config.name],
-            max_turns=config.max_turns,
-            seed=config.seed,
-        )
+        with count_drop(report, config.name, video.media_names[0], num=num):
+            excluded.check(video.media_names)
+            found = media.find(video.media_names)
+            report.keep(config.name, num=num)
+            yield from question_rows(
+                video,
+                source=config.name,
+                media=found,
+                short_answers=QUESTION_SOURCES[config.name],
+                max_turns=config.max_turns,
+                seed=config.seed,
+            )
 
 
 def count_absent(video: TimedVideo, config: InstructionConfig) -> int:
@@ -169,59 +170,21 @@ def _timed_rows(
             )
         num = len(video.events)
         report.read(config.name, num=num)
-        found = _find(unclean.media_names, config.name, num, media=media, excluded=excluded, report=report)
-        if found is None:
-            continue
-        yield from _video_rows(config, unclean, found, vocabulary, has_file=media.folder is not None, report=report)
-
-
-def _find(
-    names: tuple[str, ...],
-    source: str,
-    num: int,
-    *,
-    media: MediaFolder,
-    excluded: ExcludedIds,
-    report: CurationReport,
-) -> str | None:
-    """The media file of a video. If it is excluded or missing, its `num` records are dropped and the result is
-    None."""
-    if excluded.matches(names):
-        report.drop(source, names[0], "excluded_id", num=num)
-        return None
-    return media.find_or_drop(names, source=source, report=report, num=num)
-
-
-def _video_rows(
-    config: InstructionConfig,
-    unclean: UncleanVideo,
-    path: str,
-    vocabulary: Sequence[str],
-    *,
-    has_file: bool,
-    report: CurationReport,
-) -> Iterator[Row]:
-    """The rows of one video; none if its file or its annotation cannot be used."""
-    file_duration = None
-    if has_file:
-        defect = find_media_defect(path, "picture")
-        if defect is not None:
-            report.drop(config.name, unclean.video.video_id, defect, detail=path, num=len(unclean.video.events))
-            return
-        file_duration = picture_duration(path)
-    video = timed_events.clean_video(unclean, source=config.name, file_duration=file_duration, report=report)
-    if video is None:
-        return
-    report.keep(config.name, num=len(video.events))
-    yield from event_rows(
-        video,
-        source=config.name,
-        media=path,
-        conversation_types=config.conversation_types or EVENT_SOURCES[config.name],
-        absent=absent_labels(video, vocabulary, num=count_absent(video, config), seed=config.seed),
-        max_turns=config.max_turns,
-        seed=config.seed,
-    )
+        with count_drop(report, config.name, video.video_id, num=num):
+            excluded.check(unclean.media_names)
+            found = media.find(unclean.media_names)
+            file_duration = check_media(found, "picture") if media.folder is not None else None
+            cleaned = timed_events.clean_video(unclean, source=config.name, file_duration=file_duration, report=report)
+            report.keep(config.name, num=len(cleaned.events))
+            yield from event_rows(
+                cleaned,
+                source=config.name,
+                media=found,
+                conversation_types=config.conversation_types or EVENT_SOURCES[config.name],
+                absent=absent_labels(cleaned, vocabulary, num=count_absent(cleaned, config), seed=config.seed),
+                max_turns=config.max_turns,
+                seed=config.seed,
+            )
 
 
 class Instruction(AnnotationBuilder):

@@ -142,7 +142,7 @@ class MediaSource:
     def _locate(self, example: Example) -> str | None:
         """The path or the id in the cache of an example, or None where nothing has one of its names."""
         if self._folder is not None:
-            return self._folder.find(example.media_names)
+            return self._folder.locate(example.media_names)
         stems = [without_media_suffix(name) for name in example.media_names]
         names = (*example.media_names, *stems)
         keys = (store.find(name, example.start, example.end) for name in names for store in self.stores)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.event_turns import absent_labels, event_rows
-from dataset_builders.sources.timed_events import TimedEvent, TimedVideo, clean_video, read_videos, unav100_labels
+from dataset_builders.sources.timed_events import AnnotatedEvent, TimedVideo, clean_video, read_videos, unav100_labels
 from dataset_builders.wordings import (
     GROUNDING_QUESTIONS,
     NARRATION_QUESTIONS,
@@ -21,7 +21,7 @@ from modeling_avicuna.timestamp_avicuna import TimeCodec, parse_events
 
 
 def video_of(*events, duration=100.0):
-    return TimedVideo("v", duration, tuple(TimedEvent(*event) for event in events))
+    return TimedVideo("v", duration, tuple(AnnotatedEvent(*event) for event in events))
 
 
 def rows_of(video, *kinds, **settings):
@@ -106,7 +106,7 @@ def test_an_absent_event_is_asked_for_in_any_place_and_answered_in_the_negative(
     assert len(labels) == 100
     places = set()
     for number in range(20):
-        video = TimedVideo(str(number), 50.0, (TimedEvent(0, 9, "rain"), TimedEvent(3, 8, "dog barking")))
+        video = TimedVideo(str(number), 50.0, (AnnotatedEvent(0, 9, "rain"), AnnotatedEvent(3, 8, "dog barking")))
         (absent,) = absent_labels(video, labels, num=1)
         assert absent in labels and absent not in ("rain", "dog barking")
         (row,) = rows_of(video, "grounding", absent=[absent])
@@ -136,7 +136,7 @@ def test_every_label_of_a_real_video_is_grounded_in_text_that_parses_back(data_d
 
 
 def test_wordings_vary_over_rows_and_do_not_depend_on_their_order():
-    videos = [TimedVideo(str(number), 50.0, (TimedEvent(0, 9, "rain"),)) for number in range(200)]
+    videos = [TimedVideo(str(number), 50.0, (AnnotatedEvent(0, 9, "rain"),)) for number in range(200)]
     for kind, wordings in (
         ("narration", NARRATION_QUESTIONS),
         ("grounding", [question.format(query="rain") for question in GROUNDING_QUESTIONS]),

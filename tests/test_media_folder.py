@@ -4,6 +4,7 @@ import pytest
 
 from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.media_folder import MediaFolder, list_files
+from dataset_builders.sources.records import UnusableRecord, count_drop
 
 
 @pytest.fixture
@@ -44,8 +45,9 @@ def test_without_a_folder_rows_carry_bare_names_whose_stem_is_the_id():
 
 def test_missing_media_are_dropped_with_all_their_records_and_too_many_are_an_error(folder):
     media, report = MediaFolder(folder), CurationReport()
-    assert media.find_or_drop(["gone", "lost"], source="avsd", report=report, num=7) is None
-    assert media.find_or_drop(["x"], source="avsd", report=report) is not None
+    for names, num in ((["gone", "lost"], 7), (["x"], 1)):
+        with count_drop(report, "avsd", names[0], num=num):
+            media.find(names)
     assert report.counts()["avsd"]["dropped"] == {"missing_media": 7}
     media.check(max_missing=0.5)
     with pytest.raises(ValueError, match=r"1 of 2 media files are missing.*\['gone'\]"):
@@ -83,10 +85,11 @@ def test_files_of_other_kinds_are_not_media(tmp_path, kind, others, medium, name
 def test_an_empty_file_is_no_medium(tmp_path):
     fill(tmp_path, "v_a.mp4", "sub/v_b.mp4", data=b"")
     fill(tmp_path, "parts/v_a.webm")
-    media, report = MediaFolder(tmp_path), CurationReport()
+    media = MediaFolder(tmp_path)
     assert media.locate(["v_a"]) == str(tmp_path / "parts/v_a.webm") and media.locate(["v_b"]) is None
-    assert media.find_or_drop(["v_b"], source="s", report=report) is None
-    assert report.counts()["s"]["dropped"] == {"unreadable_media": 1} and media.missing == []
+    with pytest.raises(UnusableRecord, match="v_b.mp4") as unusable:
+        media.find(["v_b"])
+    assert unusable.value.reason == "unreadable_media" and media.missing == []
 
 
 def test_of_two_files_with_one_name_that_nearest_to_the_top_is_taken_and_a_path_decides(tmp_path):

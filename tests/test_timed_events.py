@@ -12,7 +12,7 @@ from dataset_builders.sources.published_events import (
     read_durations,
     read_internvid,
 )
-from dataset_builders.sources.records import refuse
+from dataset_builders.sources.records import UnusableRecord, count_drop, refuse
 from dataset_builders.sources.timed_events import (
     UncleanVideo,
     clean_events,
@@ -37,8 +37,9 @@ def read(source, path, *, durations=None, subset="train"):
     for unclean in read_videos(source, path, subset=subset, report=report):
         report.read(source, num=len(unclean.video.events))
         file_duration = None if durations is None else durations.get(unclean.video.video_id)
-        videos.append(clean_video(unclean, source=source, file_duration=file_duration, report=report))
-    return [video for video in videos if video is not None], report.counts()[source]
+        with count_drop(report, source, unclean.video.video_id, num=len(unclean.video.events)):
+            videos.append(clean_video(unclean, source=source, file_duration=file_duration, report=report))
+    return [video for video in videos if video.events], report.counts()[source]
 
 
 @pytest.mark.parametrize(
@@ -206,5 +207,9 @@ def test_internvid_clips_that_follow_each_other_become_one_excerpt(tmp_path):
 )
 def test_the_annotated_duration_must_be_that_of_the_file(annotated, measured, is_beginning, expected):
     unclean = UncleanVideo(AnnotatedVideo("v", annotated, ()), ("v",), is_beginning)
-    duration, media_end, reason = fit_duration(unclean, measured)
-    assert expected == (reason if reason is not None else (duration, media_end))
+    if isinstance(expected, tuple):
+        assert fit_duration(unclean, measured) == expected
+    else:
+        with pytest.raises(UnusableRecord) as unusable:
+            fit_duration(unclean, measured)
+        assert unusable.value.reason == expected

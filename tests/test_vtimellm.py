@@ -59,7 +59,7 @@ def test_published_records_are_read(tmp_path):
     assert report.counts()["internvid"]["dropped"] == {
         "clips_and_scales_differ_in_number": 1,
         "no_conversation": 1,
-        "no_media_file": 1,
+        "missing_media": 1,
         "time_without_seconds": 1,
     }
 

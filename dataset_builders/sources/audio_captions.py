@@ -18,7 +18,7 @@ from .annotation_files import read_csv, read_csv_rows, read_json, read_text
 from .captions import read_clips
 from .clip_ids import LOOSELY_TIMED_ID, without_media_suffix, youtube_id_of
 from .records import (
-    MalformedRecord,
+    UnusableRecord,
     as_number,
     count_in,
     member,
@@ -178,10 +178,10 @@ def _labelled_segments(path: str | Path, report: CurationReport) -> Iterator[tup
 
 def _parse_segment(row: list[str]) -> tuple[str, str, float, list[str]]:
     if len(row) != 4:
-        raise MalformedRecord(f"{len(row)} fields, expected YTID, start, end, labels: {row}"[:160], "malformed_row")
+        raise UnusableRecord(f"{len(row)} fields, expected YTID, start, end, labels: {row}"[:160], "malformed_row")
     start, end = as_number(row[1], "start"), as_number(row[2], "end")
     if not 0 <= start < end:
-        raise MalformedRecord(f"from {start} s to {end} s", "ends_before_it_starts")
+        raise UnusableRecord(f"from {start} s to {end} s", "ends_before_it_starts")
     return f"{row[0]}_{start:.3f}_{end:.3f}", row[0], end - start, row[3].split(",")
 
 

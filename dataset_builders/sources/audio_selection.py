@@ -6,7 +6,8 @@ source's share. Every dropped record is counted with its reason. `HeldOutSounds`
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from .captions import read_records
 from .clip_ids import youtube_id_of
 from .excluded_ids import read_excluded_ids
 from .media_folder import MediaFolder
+from .media_probe import check_media
 from .published_events import read_unav100
-from .records import MalformedRecord, refuse, text_of
+from .records import UnusableRecord, count_drop, refuse, text_of
 from .text_cleaning import caption_key, normalize_caption
 
 
@@ -122,7 +124,7 @@ def captioned_clip_keys(path: str | Path) -> Iterator[str]:
     for number, record in enumerate(read_records(path), start=1):
         try:
             yield captioned_clip_key(text_of(record, "id"))
-        except MalformedRecord as error:
+        except UnusableRecord as error:
             raise ValueError(f"{path}, record {number}: {error}") from error
 
 
@@ -141,7 +143,7 @@ def select_sounds(
     held_out: HeldOutSounds,
     media: Mapping[str, MediaFolder],
     report: CurationReport,
-    find_media_defect: Mapping[str, Callable[[str], str | None]] | None = None,
+    need_sound: Collection[str] = (),
     num_pairs: int | None = NUM_PAIRS,
     max_per_text: int = 1,
     min_words: int = 2,
@@ -155,39 +157,34 @@ def select_sounds(
             first. Within a source, several captions of one sound are several pairs (Clotho has five).
         held_out: sounds that must not be trained on.
         media: the folder of each source; a sound that is not in it is dropped as "missing_media".
-        find_media_defect: by source, a function that gives the defect of a found file, or None.
+        need_sound: sources whose files may be videos without sound; these are dropped.
         num_pairs: total number of pairs, divided by `TARGET_MIX`; None selects all.
         max_per_text: pairs that may have the same caption (our choice: one).
         min_words: captions with fewer words are dropped (our choice: 2; AudioCaps has "On|on").
         max_duration: seconds; longer sounds are dropped (our choice: 60, WavCaps has one of 2,438). None: no limit.
     """
-    checks = find_media_defect or {}
     owners: dict[str, str] = {}
-    texts: dict[str, int] = {}
+    texts: Counter[str] = Counter()
     found: dict[str, list[Selected]] = {}
     for source, pairs in sources.items():
         found[source], ids = [], set()
         for pair in pairs:
             pair = replace(pair, caption=normalize_caption(pair.caption))
             text = caption_key(pair.caption)
-            reason, detail = _find_defect(pair, text, min_words=min_words, max_duration=max_duration)
-            if pair.record_id in ids:  # the same file given twice, or in two versions
-                reason, detail = "duplicate_id", pair.caption
-            ids.add(pair.record_id)
-            if reason is None:
-                reason, detail = _find_overlap(source, pair, text, held_out, owners, texts, max_per_text)
-            if reason is not None:
-                report.drop(source, pair.record_id, reason, detail=detail)
-                continue
-            path = media[source].find_or_drop(pair.media_names, source=source, report=report)
-            if path is None:
-                continue
-            if source in checks and (reason := checks[source](path)) is not None:
-                report.drop(source, pair.record_id, reason, detail=path)
-                continue
-            texts[text] = texts.get(text, 0) + 1
-            owners.update(dict.fromkeys(pair.audio_keys, source))
-            found[source].append(Selected(source, pair, path))
+            with count_drop(report, source, pair.record_id, detail=pair.caption):
+                if pair.record_id in ids:  # the same file given twice, or in two versions
+                    raise UnusableRecord(None, "duplicate_id")
+                ids.add(pair.record_id)
+                _check_pair(pair, text, min_words=min_words, max_duration=max_duration)
+                _check_overlap(source, pair, held_out, owners)
+                if texts[text] >= max_per_text:
+                    raise UnusableRecord(None, "duplicate_text")
+                path = media[source].find(pair.media_names)
+                if source in need_sound:
+                    check_media(path, "sound")
+                texts[text] += 1
+                owners.update(dict.fromkeys(pair.audio_keys, source))
+                found[source].append(Selected(source, pair, path))
     held_out.warn_if_unmet()
     shares = share_out({source: len(pairs) for source, pairs in found.items()}, num_pairs=num_pairs)
     report.settings["target_mix"] = dict(TARGET_MIX)
@@ -204,36 +201,22 @@ def select_sounds(
     return selected
 
 
-def _find_defect(
-    pair: AudioCaption, text: str, *, min_words: int, max_duration: float | None
-) -> tuple[str | None, object]:
+def _check_pair(pair: AudioCaption, text: str, *, min_words: int, max_duration: float | None) -> None:
     if not any(letter.isalpha() for letter in text):
-        return "caption_without_words", pair.caption
+        raise UnusableRecord(None, "caption_without_words")
     if len(text.split()) < min_words or len(pair.caption.split()) < min_words:
-        return "caption_too_short", pair.caption
+        raise UnusableRecord(None, "caption_too_short")
     if max_duration is not None and pair.duration is not None and pair.duration > max_duration:
-        return "audio_too_long", pair.duration
-    return None, None
+        raise UnusableRecord(pair.duration, "audio_too_long")
 
 
-def _find_overlap(
-    source: str,
-    pair: AudioCaption,
-    text: str,
-    held_out: HeldOutSounds,
-    owners: Mapping[str, str],
-    texts: Mapping[str, int],
-    max_per_text: int,
-) -> tuple[str | None, object]:
+def _check_overlap(source: str, pair: AudioCaption, held_out: HeldOutSounds, owners: Mapping[str, str]) -> None:
     test_set = held_out.find(pair.audio_keys)
     if test_set is not None:
-        return "in_test_set", test_set
+        raise UnusableRecord(test_set, "in_test_set")
     owner = next((owners[key] for key in pair.audio_keys if owners.get(key, source) != source), None)
     if owner is not None:
-        return "duplicate_audio", owner
-    if texts.get(text, 0) >= max_per_text:
-        return "duplicate_text", pair.caption
-    return None, None
+        raise UnusableRecord(owner, "duplicate_audio")
 
 
 def share_out(usable: Mapping[str, int], *, num_pairs: int | None) -> dict[str, int]:

@@ -14,7 +14,7 @@ from .annotation_files import as_paths, read_csv_rows, read_json_records, read_t
 from .clip_ids import split_clip_id
 from .excluded_ids import ExcludedIds
 from .media_folder import is_unsafe
-from .records import MalformedRecord, read_number, shorten, text_of
+from .records import UnusableRecord, count_drop, read_number, shorten, text_of
 from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_tokens
 
 
@@ -75,18 +75,18 @@ def read_clips(
     clips: dict[str, Clip] = {}
     for name, record in _numbered_records(paths):
         report.read(SOURCE)
-        reason, clip = make_clip(record, clip_duration=clip_duration)
-        if clip is not None:
-            reason = find_defect(clip, excluded, min_clip_duration, min_caption_words)
-            if reason is None and clip.clip_id in clips:
-                reason = "repeated_record" if clips[clip.clip_id] == clip else "second_caption_of_a_clip"
-        if clip is None or reason is not None:
-            caption = record.get("caption")
-            detail = caption if isinstance(caption, str) and caption.isprintable() else shorten(caption)
-            report.drop(SOURCE, clip.clip_id if clip else name, str(reason), detail=detail)
-            continue
-        clips[clip.clip_id] = clip
-        report.keep(SOURCE)
+        caption = record.get("caption")
+        detail = caption if isinstance(caption, str) and caption.isprintable() else shorten(caption)
+        with count_drop(report, SOURCE, name, detail=detail):
+            clip = make_clip(record, clip_duration=clip_duration)
+            with count_drop(report, SOURCE, clip.clip_id, detail=detail):
+                excluded.check((clip.clip_id, clip.youtube_id))
+                check_clip(clip, min_clip_duration, min_caption_words)
+                if clip.clip_id in clips:
+                    same = clips[clip.clip_id] == clip
+                    raise UnusableRecord(None, "repeated_record" if same else "second_caption_of_a_clip")
+                clips[clip.clip_id] = clip
+                report.keep(SOURCE)
     if excluded.num_ids:
         report.settings["excluded_ids"] = {"in_file": excluded.num_ids, "hit": excluded.num_met}
         excluded.warn_if_unmet("exclude_ids_file")
@@ -144,32 +144,37 @@ def name_columns(path: str | Path, keys: list[str]) -> dict[str, str]:
     return columns
 
 
-def make_clip(record: dict[str, Any], *, clip_duration: float) -> tuple[str | None, Clip | None]:
-    """`(None, clip)`, or the reason why the record is not a clip and None."""
+def make_clip(record: dict[str, Any], *, clip_duration: float) -> Clip:
+    """
+    The clip of a record of `read_records`.
+
+    Raises:
+        UnusableRecord: the record is not a clip; see its `reason`.
+    """
     try:
         clip_id = text_of(record, "id").strip()
-    except MalformedRecord:
-        return "no_id", None
+    except UnusableRecord as error:
+        raise UnusableRecord(None, "no_id") from error
     try:
         caption = text_of(record, "caption")
-    except MalformedRecord:
-        return "empty_caption" if record.get("caption") is None else "malformed_record", None
+    except UnusableRecord as error:
+        raise UnusableRecord(None, "empty_caption" if record.get("caption") is None else error.reason) from error
     caption = " ".join(without_control_tokens(caption).split())
     if not clip_id or not clip_id.isprintable() or is_unsafe(clip_id):
-        return "no_id" if not clip_id else "unsafe_id", None
+        raise UnusableRecord(None, "unsafe_id" if clip_id else "no_id")
     if not caption:
-        return "empty_caption", None
+        raise UnusableRecord(None, "empty_caption")
     youtube_id, start, end = split_clip_id(clip_id)
     if record.get("start") not in (None, "") and record.get("end") not in (None, ""):
         given_start, given_end = read_seconds(record["start"]), read_seconds(record["end"])
         if given_start is None or given_end is None:
-            return "time_is_not_a_number", None
+            raise UnusableRecord(None, "time_is_not_a_number")
         if start is None:  # the id is only the YouTube id (csv): name the clip in VALOR's format
             clip_id = f"{clip_id}_{given_start:.3f}_{given_end:.3f}"
         start, end = given_start, given_end
     if start is not None and end is not None and end <= start:
-        return "ends_before_it_starts", None
-    clip = Clip(
+        raise UnusableRecord(None, "ends_before_it_starts")
+    return Clip(
         clip_id=clip_id,
         caption=caption,
         duration=clip_duration if start is None or end is None else round(end - start, 6),
@@ -177,20 +182,16 @@ def make_clip(record: dict[str, Any], *, clip_duration: float) -> tuple[str | No
         youtube_id=youtube_id,
         split=str(record.get("split") or "train"),
     )
-    return None, clip
 
 
-def find_defect(clip: Clip, excluded: ExcludedIds, min_clip_duration: float, min_caption_words: int) -> str | None:
-    """The reason to drop a well-formed clip, or None."""
-    if excluded.matches((clip.clip_id, clip.youtube_id)):
-        return "excluded_id"
+def check_clip(clip: Clip, min_clip_duration: float, min_caption_words: int) -> None:
+    """Raises `UnusableRecord` for a clip that is too short or has an unsuitable caption."""
     if clip.duration < min_clip_duration:
-        return "clip_too_short"
+        raise UnusableRecord(None, "clip_too_short")
     if sum(any(letter.isalpha() for letter in word) for word in clip.caption.split()) < min_caption_words:
-        return "caption_without_words"
+        raise UnusableRecord(None, "caption_without_words")
     if MEDIA_PLACEHOLDER.search(clip.caption) or TIME_PLACEHOLDER.search(clip.caption):
-        return "caption_with_placeholder"
-    return None
+        raise UnusableRecord(None, "caption_with_placeholder")
 
 
 def read_seconds(value: Any) -> float | None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from ..turns import CONVERSATION_TYPES, Conversation, read_conversation_types
 from ..wordings import GROUNDING_QUESTIONS, NARRATION_QUESTIONS, SEGMENT_QUESTIONS, choose_wording
+from .published_events import AnnotatedEvent
 from .rows import Row, make_row
 from .text_cleaning import caption_key
-from .timed_events import TimedEvent, TimedVideo
+from .timed_events import TimedVideo
 
 
 QUESTIONS = {"narration": NARRATION_QUESTIONS, "grounding": GROUNDING_QUESTIONS, "segment": SEGMENT_QUESTIONS}
@@ -27,7 +28,7 @@ def event_rows(
     max_turns: int = 10,
     seed: int = 0,
 ) -> Iterator[Row]:
-    """The rows of one video, `conversation_types` in order.
+    """The rows of one video, `conversation_types` in order; none for a video without events.
 
     Args:
         media: path of the video.
@@ -36,10 +37,8 @@ def event_rows(
             10).
         seed: chooses the wordings, independently of the order of the videos.
     """
-    if max_turns < 1:
-        raise ValueError(f"max_turns must be at least 1, got {max_turns}")
-    for kind in read_conversation_types(conversation_types):
-        groups: list[list[TimedEvent] | str] = [*GROUPINGS[kind](video.events)]
+    for kind in read_conversation_types(conversation_types) if video.events else ():
+        groups: list[list[AnnotatedEvent] | str] = [*GROUPINGS[kind](video.events)]
         if kind == "grounding" and absent:
             groups = _shuffle([*groups, *absent], key=f"{seed}-{video.video_id}")
         for number in range(0, len(groups), max_turns):
@@ -47,21 +46,21 @@ def event_rows(
             yield _row(row_id, kind, groups[number : number + max_turns], video, source=source, media=media, seed=seed)
 
 
-def _whole(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
+def _whole(events: Sequence[AnnotatedEvent]) -> list[list[AnnotatedEvent]]:
     return [list(events)]
 
 
-def _by_text(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
+def _by_text(events: Sequence[AnnotatedEvent]) -> list[list[AnnotatedEvent]]:
     """Occurrences grouped by event: an event that occurs three times is one question with three spans."""
-    groups: dict[str, list[TimedEvent]] = {}
+    groups: dict[str, list[AnnotatedEvent]] = {}
     for event in events:
         groups.setdefault(caption_key(event.text), []).append(event)
     return list(groups.values())
 
 
-def _by_span(events: Sequence[TimedEvent]) -> list[list[TimedEvent]]:
+def _by_span(events: Sequence[AnnotatedEvent]) -> list[list[AnnotatedEvent]]:
     """Events grouped by span: a question about a span has one answer, which lists all its events."""
-    groups: dict[tuple[float, float], list[TimedEvent]] = {}
+    groups: dict[tuple[float, float], list[AnnotatedEvent]] = {}
     for event in events:
         groups.setdefault((event.start, event.end), []).append(event)
     return list(groups.values())
@@ -77,7 +76,7 @@ def absent_labels(video: TimedVideo, vocabulary: Sequence[str], *, num: int, see
     return sorted(set(vocabulary) - present, key=rank)[:num]
 
 
-def _shuffle(groups: list[list[TimedEvent] | str], *, key: str) -> list[list[TimedEvent] | str]:
+def _shuffle(groups: list[list[AnnotatedEvent] | str], *, key: str) -> list[list[AnnotatedEvent] | str]:
     """Groups and absent events (as bare text) in an order chosen by a hash: the position reveals nothing about the
     answer."""
     digests = [hashlib.sha256(f"{key}-{number}".encode()).digest() for number in range(len(groups))]
@@ -90,7 +89,7 @@ GROUPINGS = {"narration": _whole, "grounding": _by_text, "segment": _by_span}
 def _row(
     row_id: str,
     kind: str,
-    groups: list[list[TimedEvent] | str],
+    groups: list[list[AnnotatedEvent] | str],
     video: TimedVideo,
     *,
     source: str,

@@ -12,7 +12,7 @@ from typing import Any
 
 from .annotation_files import read_csv_rows, read_json, read_json_records, read_lines, read_text
 from .clip_ids import without_media_suffix, youtube_id_of
-from .records import shorten
+from .records import UnusableRecord, shorten
 
 
 # Fields and columns that hold the id of a video, clip or sound, first match wins.
@@ -52,6 +52,11 @@ class ExcludedIds:
         met = {self._ids[one] for name in names if name for one in _spellings(name) if one in self._ids}
         self._met |= met
         return bool(met)
+
+    def check(self, names: Iterable[str | None]) -> None:
+        """Raises `UnusableRecord`, "excluded_id", if any of the names of a video is excluded."""
+        if self.matches(names):
+            raise UnusableRecord(None, "excluded_id")
 
     @property
     def num_met(self) -> int:

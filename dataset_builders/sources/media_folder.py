@@ -8,8 +8,8 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from ..release.curation_report import CurationReport
 from .clip_ids import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, without_media_suffix
+from .records import UnusableRecord
 
 
 SUFFIXES = {
@@ -85,40 +85,27 @@ class MediaFolder:
                 raise ValueError(f"{name!r} is in {nearest[0]} and in {other}: two different files of one name")
         return nearest[0]
 
-    def find(self, names: Sequence[str]) -> str | None:
-        """Like `locate`, with counting: None, recorded as missing, if no file is found. Without a folder, a bare
-        name."""
-        self.num_sought += 1
-        if self.folder is None:
-            return self._bare_name(names[0])
-        path = self.locate(names)
-        if path is None:
-            self.missing.append(names[0])
-        return path
-
-    def _bare_name(self, name: str) -> str:
-        if without_media_suffix(name) != name:
-            return name
-        return f"{name.rstrip('.')}{self.bare_suffix}"
-
-    def find_or_drop(self, names: Sequence[str], *, source: str, report: CurationReport, num: int = 1) -> str | None:
+    def find(self, names: Sequence[str]) -> str:
         """
-        Like `find`, but drops `num` records if there is no file: "missing_media", "unreadable_media" (an empty file,
-        not counted as missing) or "unsafe_media_name" (a path outside the folder).
+        Like `locate`, for the media of a row. Without a folder, the first name, with a suffix.
+
+        Raises:
+            UnusableRecord: "missing_media" (counted for `check`), "unreadable_media" (an empty file) or
+                "unsafe_media_name" (a path outside the folder).
         """
         if any(is_unsafe(name) for name in names):
-            report.drop(source, names[0], "unsafe_media_name", detail=list(names), num=num)
-            return None
-        if self.folder is not None and self.locate(names) is None:
-            empty = next((paths[0] for name in names for paths in self._spelled(name)), None)
-            if empty is not None:
-                self.num_sought += 1
-                report.drop(source, names[0], "unreadable_media", detail=empty, num=num)
-                return None
-        path = self.find(names)
-        if path is None:
-            report.drop(source, names[0], "missing_media", detail=list(names), num=num)
-        return path
+            raise UnusableRecord(list(names), "unsafe_media_name")
+        self.num_sought += 1
+        if self.folder is None:
+            has_suffix = without_media_suffix(names[0]) != names[0]
+            return names[0] if has_suffix else f"{names[0].rstrip('.')}{self.bare_suffix}"
+        path = self.locate(names)
+        if path is not None:
+            return path
+        for empty in (paths[0] for name in names for paths in self._spelled(name)):
+            raise UnusableRecord(empty, "unreadable_media")
+        self.missing.append(names[0])
+        raise UnusableRecord(list(names), "missing_media")
 
     def check(self, *, max_missing: float) -> None:
         """Raises ValueError if more than the share `max_missing` (0-1) of the requested files is missing."""

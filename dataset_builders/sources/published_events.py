@@ -15,7 +15,7 @@ from typing import Any
 from .annotation_files import read_csv, read_json, read_json_records, read_lines
 from .records import (
     Drop,
-    MalformedRecord,
+    UnusableRecord,
     as_number,
     as_span,
     as_text,
@@ -95,7 +95,7 @@ def _parse_unav100_event(event: Any) -> AnnotatedEvent:
     start, end = as_span(field_of(event, "segment"))
     class_id = event.get("label_id")
     if class_id is not None and not isinstance(class_id, int):
-        raise MalformedRecord(f"label_id is not a whole number: {class_id!r}"[:80])
+        raise UnusableRecord(f"label_id is not a whole number: {class_id!r}"[:80])
     return AnnotatedEvent(start, end, text_of(event, "label"), class_id)
 
 
@@ -107,8 +107,8 @@ def _parse_parts(
     for part in parts:
         try:
             events.append(parse(part))
-        except MalformedRecord as error:
-            drop(record_id, error.reason, str(error))
+        except UnusableRecord as error:
+            drop(record_id, error.reason, error.detail)
     return tuple(events)
 
 
@@ -119,7 +119,7 @@ def read_activitynet_captions(path: str | Path, *, drop: Drop) -> Iterator[Annot
         video_id, record = as_text(item[0], "video id"), item[1]
         times, sentences = list_of(record, "timestamps"), list_of(record, "sentences")
         if len(times) != len(sentences):
-            raise MalformedRecord(f"{len(times)} timestamps but {len(sentences)} sentences")
+            raise UnusableRecord(f"{len(times)} timestamps but {len(sentences)} sentences")
         pairs = list(zip(times, sentences))
         events = _parse_parts(
             video_id, pairs, lambda pair: AnnotatedEvent(*as_span(pair[0]), as_text(pair[1], "sentence")), drop
@@ -136,7 +136,7 @@ def read_charades_sta(path: str | Path, *, drop: Drop) -> Iterator[Moment]:
         number, line = numbered_line
         hit = re.fullmatch(r"(\S+) ([\d.]+) ([\d.]+)##(.*)", line.strip())
         if hit is None:
-            raise MalformedRecord(f"not a line of Charades-STA: {line[:80]!a}", "malformed_line")
+            raise UnusableRecord(f"not a line of Charades-STA: {line[:80]!a}", "malformed_line")
         span = as_number(hit[2], "start"), as_number(hit[3], "end")
         return Moment(str(number), hit[1], hit[4].strip(), (span,))
 
@@ -153,10 +153,10 @@ def read_didemo(path: str | Path, *, drop: Drop) -> Iterator[Moment]:
     def parse(record: Any) -> Moment:
         chunks = [as_span(pair) for pair in list_of(record, "times")]
         if not chunks:
-            raise MalformedRecord("times is empty")
+            raise UnusableRecord("times is empty")
         num_chunks = number_of(record, "num_segments")
         if any(first != int(first) or not 0 <= first <= last < num_chunks for first, last in chunks):
-            raise MalformedRecord(f"times {chunks} are not chunks of {num_chunks:g}"[:120])
+            raise UnusableRecord(f"times {chunks} are not chunks of {num_chunks:g}"[:120])
         spans = tuple((first * CHUNK_SECONDS, (last + 1) * CHUNK_SECONDS) for first, last in chunks)
         moment_id = text_of(record, "annotation_id") if "annotation_id" in record else ""
         video_id, text = text_of(record, "video"), text_of(record, "description")
@@ -186,7 +186,7 @@ def read_qvhighlights(path: str | Path, *, drop: Drop) -> Iterator[Moment]:
     def parse(record: Any) -> Moment:
         windows = list_of(record, "relevant_windows")
         if not windows:
-            raise MalformedRecord("relevant_windows is empty")
+            raise UnusableRecord("relevant_windows is empty")
         spans = tuple(as_span(window) for window in windows)
         video_id, text, duration = text_of(record, "vid"), text_of(record, "query"), number_of(record, "duration")
         return Moment(text_of(record, "qid"), video_id, text, spans, duration)
@@ -212,7 +212,7 @@ def parse_clock(text: str) -> float:
     """
     hit = re.fullmatch(r"(\d{1,4}):(\d{1,2}):(\d{1,2}(?:\.\d+)?)", text.strip(), re.ASCII)
     if hit is None:
-        raise MalformedRecord(f"not a time of the form HH:MM:SS.mmm: {text[:40]!a}", "time_is_not_a_number")
+        raise UnusableRecord(f"not a time of the form HH:MM:SS.mmm: {text[:40]!a}", "time_is_not_a_number")
     return int(hit[1]) * 3600 + int(hit[2]) * 60 + float(hit[3])
 
 
@@ -230,7 +230,7 @@ def read_durations(path: str | Path) -> dict[str, float]:
     for video_id, value in given.items():
         try:
             durations[video_id] = as_number(value, "duration")
-        except MalformedRecord as error:
+        except UnusableRecord as error:
             raise ValueError(f"{path}: {video_id}: {error}") from error
         if durations[video_id] <= 0:
             raise ValueError(f"{path}: {video_id}: a duration of {durations[video_id]} s")

@@ -14,7 +14,7 @@ from typing import Any
 from .annotation_files import read_json
 from .records import (
     Drop,
-    MalformedRecord,
+    UnusableRecord,
     as_text,
     field_of,
     list_of,
@@ -66,7 +66,7 @@ def read_avsd(path: str | Path, *, drop: Drop) -> Iterator[Dialog]:
     def parse(record: Any) -> Dialog:
         turns = tuple((text_of(turn, "question"), text_of(turn, "answer")) for turn in list_of(record, "dialog"))
         if not turns:
-            raise MalformedRecord("dialog is empty")
+            raise UnusableRecord("dialog is empty")
         return Dialog(text_of(record, "image_id"), turns)
 
     return parse_each(path, numbered(path, member(path, read_json(path), "dialogs", "AVSD")), parse, drop)
@@ -85,9 +85,9 @@ def read_music_avqa(path: str | Path, *, drop: Drop) -> Iterator[AskedQuestion]:
         try:
             kind, values = json.loads(text_of(record, "type")), json.loads(text_of(record, "templ_values"))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise MalformedRecord(f"type or templ_values is not JSON: {error}") from error
+            raise UnusableRecord(f"type or templ_values is not JSON: {error}") from error
         if not isinstance(kind, list) or not isinstance(values, list):
-            raise MalformedRecord(f"type or templ_values is not a list: {kind!r}, {values!r}"[:120])
+            raise UnusableRecord(f"type or templ_values is not a list: {kind!r}, {values!r}"[:120])
         question = fill_template(text_of(record, "question_content"), [as_text(value, "value") for value in values])
         return AskedQuestion(
             question_id=text_of(record, "question_id"),
@@ -105,14 +105,14 @@ def fill_template(template: str, values: Sequence[str]) -> str:
     """A MUSIC-AVQA question with its placeholders (<Object>, <LR>, ...) replaced in order.
 
     Raises:
-        MalformedRecord: the number of placeholders is not the number of values.
+        UnusableRecord: the number of placeholders is not the number of values.
 
     >>> fill_template("Is the <Object> on the <LR> louder than the <Object>? ", ["flute", "left", "cello"])
     'Is the flute on the left louder than the cello?'
     """
     parts = re.split(r"<[A-Za-z]+>", template.replace("\uff1f", "?"))
     if len(parts) != len(values) + 1:
-        raise MalformedRecord(f"{len(parts) - 1} placeholders but {len(values)} values: {template!r}, {list(values)}")
+        raise UnusableRecord(f"{len(parts) - 1} placeholders but {len(values)} values: {template!r}, {list(values)}")
     filled = parts[0] + "".join(f"{value.replace('_', ' ')}{part}" for value, part in zip(values, parts[1:]))
     return " ".join(filled.split())
 
@@ -128,13 +128,13 @@ def read_activitynet_qa(
     def parse_answer(record: Any) -> tuple[str, str, str]:
         number = field_of(record, "type")
         if not isinstance(number, int) or not 0 <= number < len(ACTIVITYNET_QA_TYPES):
-            raise MalformedRecord(f"type is not one of 0-8: {number!r}"[:80])
+            raise UnusableRecord(f"type is not one of 0-8: {number!r}"[:80])
         return text_of(record, "question_id"), text_of(record, "answer"), ACTIVITYNET_QA_TYPES[number]
 
     def parse_question(record: Any) -> AskedQuestion:
         question_id = text_of(record, "question_id")
         if question_id not in answers:
-            raise MalformedRecord(f"{answers_path} has no answer to {question_id!r}", "no_answer")
+            raise UnusableRecord(f"{answers_path} has no answer to {question_id!r}", "no_answer")
         return AskedQuestion(
             question_id, text_of(record, "video_name"), text_of(record, "question"), *answers[question_id]
         )
@@ -166,7 +166,7 @@ def read_indexed_qa(path: str | Path, *, subset: str | None, drop: Drop) -> Iter
         answer = field_of(record, "answer")
         if words is not None:
             if not isinstance(answer, int) or not 0 <= answer < len(words):
-                raise MalformedRecord(f"answer is not a number into the vocabulary: {answer!r}"[:80])
+                raise UnusableRecord(f"answer is not a number into the vocabulary: {answer!r}"[:80])
             answer = words[answer]
         return AskedQuestion(question_id, video_id, text_of(record, "question"), as_text(answer, "answer"))
 

@@ -15,7 +15,7 @@ from ..wordings import IMAGE_QUESTIONS, SHORT_ANSWER_QUESTIONS, choose_wording
 from . import published_questions
 from .annotation_files import read_json, read_json_records, read_text
 from .published_questions import UNDISCLOSED, AskedQuestion
-from .records import MalformedRecord, as_text, count_in, is_broken, list_of, optional_of, parse_each, text_of
+from .records import UnusableRecord, as_text, count_in, is_broken, list_of, optional_of, parse_each, text_of
 from .rows import Row, make_row
 from .text_cleaning import clean_lines, clean_text, detokenize
 
@@ -105,9 +105,9 @@ def read_question_answers(path: str | Path, *, source: str, report: CurationRepo
         key = next((key for key in ("video", "image", "video_id") if optional_of(record, key) is not None), None)
         turns = _turns(record)
         if turns is None or key is None:
-            raise MalformedRecord(f"{list(record)}"[:200], "unknown_form")
+            raise UnusableRecord(f"{list(record)}"[:200], "unknown_form")
         if not turns:
-            raise MalformedRecord("questions and answers do not alternate", "not_alternating")
+            raise UnusableRecord("questions and answers do not alternate", "not_alternating")
         name = text_of(record, key)
         names = (name, name.removeprefix("v_")) if name.startswith("v_") else (name,)
         return QuestionedVideo(f"{number:07d}", names, tuple(turns))

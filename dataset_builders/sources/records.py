@@ -1,11 +1,13 @@
-"""Typed access to the fields of published records, and handling of malformed records.
+"""Typed access to the fields of published records, and handling of records that cannot be used.
 
-Training drops such a record and counts the reason (`count_in`); an evaluation rejects the file (`refuse`). The format
-readers accept either as their argument `drop`.
+Code that finds a record unusable raises `UnusableRecord` with the reason. Training drops the record and counts the
+reason (`count_drop`, `count_in`); an evaluation rejects the file (`refuse`). The readers of published files accept
+`count_in` or `refuse` as their argument `drop`.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +20,16 @@ Parsed = TypeVar("Parsed")
 FORM_REASONS = frozenset({"malformed_record", "malformed_line", "malformed_row", "unknown_form"})
 
 
-class MalformedRecord(ValueError):
-    """A record that does not have the format of its data set; it is counted under `reason`."""
+class UnusableRecord(ValueError):
+    """A record that is not used.
 
-    def __init__(self, message: str, reason: str = "malformed_record"):
-        super().__init__(message)
-        self.reason = reason
+    detail: what the report lists beside the record; None: nothing.
+    reason (`str`): snake_case identifier under which the record is counted; by default, a wrong format.
+    """
+
+    def __init__(self, detail: Any, reason: str = "malformed_record"):
+        super().__init__(detail)
+        self.detail, self.reason = detail, reason
 
 
 def refuse(path: str | Path) -> Drop:
@@ -33,6 +39,17 @@ def refuse(path: str | Path) -> Drop:
         raise ValueError(f"{path}: {record_id}: {reason} ({detail})")
 
     return drop
+
+
+@contextmanager
+def count_drop(
+    report: CurationReport, source: str, record_id: str, *, detail: Any = None, num: int = 1
+) -> Iterator[None]:
+    """Counts `num` records as dropped if the body raises `UnusableRecord`; `detail` is used if the error has none."""
+    try:
+        yield
+    except UnusableRecord as error:
+        report.drop(source, record_id, error.reason, detail=detail if error.detail is None else error.detail, num=num)
 
 
 def count_in(report: CurationReport, source: str) -> Drop:
@@ -48,7 +65,7 @@ def count_in(report: CurationReport, source: str) -> Drop:
 def parse_each(
     path: str | Path, records: Iterable[tuple[str, Any]], parse: Callable[[Any], Parsed], drop: Drop
 ) -> Iterator[Parsed]:
-    """`parse` of each (name, record) pair; a record that raises `MalformedRecord` is dropped under its name.
+    """`parse` of each (name, record) pair; a record that raises `UnusableRecord` is dropped under its name.
 
     Raises:
         ValueError: there are records and all of them are malformed, so the file has another format.
@@ -57,10 +74,10 @@ def parse_each(
     for name, record in records:
         try:
             parsed = parse(record)
-        except MalformedRecord as error:
+        except UnusableRecord as error:
             first = first or error
             is_of_form = is_of_form or error.reason not in FORM_REASONS
-            drop(name, error.reason, str(error))
+            drop(name, error.reason, error.detail)
             continue
         is_of_form = True
         yield parsed
@@ -93,14 +110,14 @@ def field_of(record: Any, key: str) -> Any:
     """The value of a field, whatever its type."""
     value = optional_of(record, key)
     if value is None:
-        raise MalformedRecord(f"{key} is {'null' if key in record else 'not among ' + str(list(record))}"[:200])
+        raise UnusableRecord(f"{key} is {'null' if key in record else 'not among ' + str(list(record))}"[:200])
     return value
 
 
 def optional_of(record: Any, key: str) -> Any:
     """The value of a field, None if there is no such field."""
     if not isinstance(record, dict):
-        raise MalformedRecord(f"an object was expected, got {shorten(record)}")
+        raise UnusableRecord(f"an object was expected, got {shorten(record)}")
     return record.get(key)
 
 
@@ -114,9 +131,9 @@ def as_text(value: Any, name: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise MalformedRecord(f"{name} is not a text: {shorten(value)}")
+        raise UnusableRecord(f"{name} is not a text: {shorten(value)}")
     if is_broken(value):
-        raise MalformedRecord(f"{name} has half of a surrogate pair: {value[:40]!a}")
+        raise UnusableRecord(f"{name} has half of a surrogate pair: {value[:40]!a}")
     return value
 
 
@@ -129,7 +146,7 @@ def list_of(record: Any, key: str) -> list[Any]:
     """A list."""
     value = field_of(record, key)
     if not isinstance(value, list):
-        raise MalformedRecord(f"{key} is not a list: {shorten(value)}")
+        raise UnusableRecord(f"{key} is not a list: {shorten(value)}")
     return value
 
 
@@ -142,7 +159,7 @@ def as_number(value: Any, name: str) -> float:
     """`value`, a number or its text, as a finite float."""
     number = read_number(value)
     if number is None:
-        raise MalformedRecord(f"{name} is not a number: {shorten(value)}", "time_is_not_a_number")
+        raise UnusableRecord(f"{name} is not a number: {shorten(value)}", "time_is_not_a_number")
     return number
 
 
@@ -160,7 +177,7 @@ def read_number(value: Any) -> float | None:
 def as_span(value: Any) -> tuple[float, float]:
     """[start, end] as two finite floats."""
     if not isinstance(value, list) or len(value) != 2:
-        raise MalformedRecord(f"a pair of times was expected, got {shorten(value)}")
+        raise UnusableRecord(f"a pair of times was expected, got {shorten(value)}")
     return as_number(value[0], "start"), as_number(value[1], "end")
 
 

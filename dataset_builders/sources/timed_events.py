@@ -11,7 +11,7 @@ from pathlib import Path
 from ..release.curation_report import CurationReport
 from . import published_events
 from .published_events import AnnotatedEvent, AnnotatedVideo, Moment
-from .records import Drop, count_in
+from .records import Drop, UnusableRecord, count_drop, count_in
 from .text_cleaning import clean_text
 
 
@@ -23,15 +23,6 @@ RELATIVE_DURATION_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class TimedEvent:
-    """One event: `start` and `end` in seconds, `text` a caption or a class name."""
-
-    start: float
-    end: float
-    text: str
-
-
-@dataclass(frozen=True)
 class TimedVideo:
     """A video of `duration` seconds with its events in order of their start.
 
@@ -40,7 +31,7 @@ class TimedVideo:
 
     video_id: str
     duration: float
-    events: tuple[TimedEvent, ...]
+    events: tuple[AnnotatedEvent, ...]
     media_end: float | None = None
 
 
@@ -162,28 +153,33 @@ def unav100_labels(path: str | Path) -> list[str]:
     return sorted({clean_text(event.text) for video in videos for event in video.events})
 
 
-def fit_duration(unclean: UncleanVideo, file_duration: float | None) -> tuple[float | None, float | None, str | None]:
+def fit_duration(unclean: UncleanVideo, file_duration: float | None) -> tuple[float, float | None]:
     """
-    (duration, second of the file at which it ends, reason to drop the video), from annotation and media file.
+    (duration, second of the file at which it ends), from annotation and media file.
 
     Args:
         file_duration: seconds of the video stream of the media file; None if there is no file.
 
     Returns:
-        The second value is None if the annotation covers the whole file. The reason is None, "unknown_duration"
-        (the annotation has none and there is no file) or "duration_differs".
+        The second value is None if the annotation covers the whole file.
+
+    Raises:
+        UnusableRecord: "unknown_duration" (the annotation has none and there is no file) or "duration_differs".
     """
     annotated = unclean.video.duration
+    detail = {"annotated": annotated, "file": file_duration}
     if annotated is None or file_duration is None:
         duration = file_duration if annotated is None else annotated
-        return duration, duration if unclean.is_beginning else None, None if duration else "unknown_duration"
+        if not duration:
+            raise UnusableRecord(detail, "unknown_duration")
+        return duration, duration if unclean.is_beginning else None
     if unclean.is_beginning:
         # the last chunk of a short video is cut at its end
         if file_duration > annotated - published_events.CHUNK_SECONDS:
-            return min(annotated, file_duration), annotated if file_duration > annotated else None, None
+            return min(annotated, file_duration), annotated if file_duration > annotated else None
     elif not durations_differ(annotated, file_duration):
-        return annotated, None, None
-    return annotated, None, "duration_differs"
+        return annotated, None
+    raise UnusableRecord(detail, "duration_differs")
 
 
 def durations_differ(annotated: float, measured: float) -> bool:
@@ -197,56 +193,55 @@ def durations_differ(annotated: float, measured: float) -> bool:
 
 def clean_video(
     unclean: UncleanVideo, *, source: str, file_duration: float | None = None, report: CurationReport
-) -> TimedVideo | None:
-    """The cleaned video; None, with every event counted as dropped, if its duration is wrong or no event is left.
+) -> TimedVideo:
+    """The cleaned video with the events that are left. `report` counts the dropped events.
 
-    `report` counts events; the caller has counted them as read.
+    Raises:
+        UnusableRecord: see `fit_duration`.
     """
     video = unclean.video
-    duration, media_end, reason = fit_duration(unclean, file_duration)
-    if duration is None or reason is not None:
-        detail = {"annotated": video.duration, "file": file_duration}
-        report.drop(source, video.video_id, str(reason), detail=detail, num=len(video.events))
-        return None
+    duration, media_end = fit_duration(unclean, file_duration)
     events = clean_events(video.events, video_id=video.video_id, duration=duration, source=source, report=report)
-    return TimedVideo(video.video_id, duration, events, media_end) if events else None
+    return TimedVideo(video.video_id, duration, events, media_end)
 
 
 def clean_events(
     raw: Iterable[AnnotatedEvent], *, video_id: str, duration: float, source: str, report: CurationReport
-) -> tuple[TimedEvent, ...]:
+) -> tuple[AnnotatedEvent, ...]:
     """Events in order of start and end, all inside the video of `duration` seconds.
 
     Dropped, by reason: "no_text", "zero_length", "end_before_start", "start_after_duration", "ends_before_the_video",
     "duplicate_event" (same times and text). Repaired: "end_after_duration" and "negative_start" (clamped). The two
     times of a reversed event are not swapped, since they may be mistyped rather than swapped (our choice).
     """
-    events: dict[tuple[float, float, str], TimedEvent] = {}
+    events: dict[tuple[float, float, str], AnnotatedEvent] = {}
     for event in raw:
-        text, detail = clean_text(event.text), [event.start, event.end]
+        text, detail = clean_text(event.text), [event.start, event.end, duration]
         key = (event.start, event.end, text.casefold())
-        reason = find_defect(event.start, event.end, duration) if text else "no_text"
-        if reason is None and key in events:
-            reason = "duplicate_event"
-        if reason is not None:
-            report.drop(source, video_id, reason, detail=[*detail, duration])
-            continue
-        if event.end > duration + ROUNDING:
-            report.repair(source, video_id, "end_after_duration", detail=[*detail, duration])
-        if event.start < 0:
-            report.repair(source, video_id, "negative_start", detail=detail)
-        events[key] = TimedEvent(max(event.start, 0.0), min(event.end, duration), text)
+        with count_drop(report, source, video_id, detail=detail):
+            if not text:
+                raise UnusableRecord(None, "no_text")
+            check_span(event.start, event.end, duration)
+            if key in events:
+                raise UnusableRecord(None, "duplicate_event")
+            if event.end > duration + ROUNDING:
+                report.repair(source, video_id, "end_after_duration", detail=detail)
+            if event.start < 0:
+                report.repair(source, video_id, "negative_start", detail=detail[:2])
+            events[key] = AnnotatedEvent(max(event.start, 0.0), min(event.end, duration), text)
     return tuple(sorted(events.values(), key=lambda event: (event.start, event.end, event.text)))
 
 
-def find_defect(start: float, end: float, duration: float) -> str | None:
-    """The defect of a span in a video of `duration` seconds; None if the span is usable after clamping to the video.
+def check_span(start: float, end: float, duration: float) -> None:
+    """
+    Checks that a span is usable after clamping to a video of `duration` seconds.
 
-    >>> find_defect(35.0, 3.0, 30.0), find_defect(28.0, 31.0, 30.0)
-    ('end_before_start', None)
+    Raises:
+        UnusableRecord: "zero_length", "end_before_start", "start_after_duration" or "ends_before_the_video".
     """
     if end <= start:
-        return "zero_length" if end == start else "end_before_start"
+        raise UnusableRecord(None, "zero_length" if end == start else "end_before_start")
     if start >= duration:
-        return "start_after_duration"
-    return "ends_before_the_video" if end <= 0 else None
+        raise UnusableRecord(None, "start_after_duration")
+    if end <= 0:
+        raise UnusableRecord(None, "ends_before_the_video")

@@ -23,12 +23,13 @@ from ..schema import FEATURES, MEDIA, MEDIA_KINDS
 from .annotation_files import read_json_records
 from .excluded_ids import ExcludedIds
 from .media_folder import MediaFolder, is_unsafe
-from .media_probe import find_media_defect, picture_duration
+from .media_probe import check_media
 from .records import (
-    MalformedRecord,
+    UnusableRecord,
     as_number,
     as_span,
     as_text,
+    count_drop,
     count_in,
     list_of,
     numbered,
@@ -39,7 +40,7 @@ from .records import (
 )
 from .rows import Row
 from .text_cleaning import TIME_PLACEHOLDER, without_control_tokens
-from .timed_events import ROUNDING, durations_differ, find_defect
+from .timed_events import ROUNDING, check_span, durations_differ
 
 
 SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
@@ -104,8 +105,8 @@ def read_conversations(
     `read_vtimellm` with a media folder that counts missing files, and ids to exclude.
 
     Dropped, by reason: malformed records, "no_conversation", "time_without_seconds" (a time in the text without a
-    value), "clips_and_scales_differ_in_number", the reasons of `timed_events.find_defect`, "unknown_duration",
-    "excluded_id", "no_media_file", "unreadable_media", "no_picture" and "duration_differs" (from the file).
+    value), "clips_and_scales_differ_in_number", "unknown_duration", "excluded_id", "duration_differs" (from the file)
+    and the reasons of `timed_events.check_span`, `MediaFolder.find` and `media_probe.check_media`.
     """
 
     def parse(item: tuple[int, Any]) -> tuple[Row, tuple[str, ...], tuple[float, float] | None]:
@@ -115,42 +116,28 @@ def read_conversations(
     items = ((name, (number, record)) for number, (name, record) in enumerate(numbered(path, read_json_records(path))))
     for row, names, part in parse_each(path, items, parse, count_in(report, source)):
         report.read(source)
-        reason = clamp_times(row, report=report, source=source)
-        if reason is None and excluded is not None and excluded.matches([*names, *_media_files(row)]):
-            reason = "excluded_id"
-        if reason is None and names and not row["segments"]:
-            reason = _fill_media(row, names, part, media)
-        if reason is not None:
-            report.drop(source, row["id"], reason)
-            continue
-        report.keep(source)
-        yield row
+        with count_drop(report, source, row["id"]):
+            clamp_times(row, report=report, source=source)
+            if excluded is not None:
+                excluded.check([*names, *(row["media"][kind] for kind in MEDIA_KINDS)])
+            if names and not row["segments"]:
+                _fill_media(row, names, part, media)
+            report.keep(source)
+            yield row
 
 
-def _media_files(row: Row) -> list[str]:
-    return [row["media"][kind] for kind in MEDIA_KINDS if row["media"][kind] is not None]
-
-
-def _fill_media(row: Row, names: tuple[str, ...], part: tuple[float, float] | None, media: MediaFolder) -> str | None:
-    """Writes the video of a published record into its row; returns the reason to drop the row, or None."""
-    if media.folder is None:  # the reasons used by the other builders
-        row["media"]["video"] = media.find(names)
-        return None
+def _fill_media(row: Row, names: tuple[str, ...], part: tuple[float, float] | None, media: MediaFolder) -> None:
+    """Writes the video of a published record into its row."""
     excerpt = media.locate(names[:1])
-    path = excerpt or media.find(names)
-    if path is None:
-        return "no_media_file"
-    row["media"]["video"] = path
-    reason = find_media_defect(path, "picture")
-    if reason is not None:
-        return reason
-    measured = picture_duration(path)
+    path = row["media"]["video"] = excerpt or media.find(names)
+    if media.folder is None:
+        return
+    measured = check_media(path, "picture")
     if excerpt is None and part is not None:
         row["media"] |= {"start": part[0], "end": part[1]}
         measured = max(0.0, min(measured, part[1]) - part[0])
     if row["duration"] is not None and durations_differ(row["duration"], measured):
-        return "duration_differs"
-    return None
+        raise UnusableRecord({"annotated": row["duration"], "file": measured}, "duration_differs")
 
 
 def row_to_record(row: Row) -> dict[str, Any]:
@@ -177,21 +164,21 @@ def record_to_row(record: Any, number: int, *, source: str) -> Row:
     The row of one record. Ids of published files, which repeat, get a running number.
 
     Raises:
-        MalformedRecord: the record does not have this format; see its `reason`.
+        UnusableRecord: the record does not have this format; see its `reason`.
     """
     turns, meta = optional_of(record, "conversations") or [], optional_of(record, "meta") or {}
     if not isinstance(turns, list) or not isinstance(meta, dict):
-        raise MalformedRecord("conversations is not a list, or meta is not an object")
+        raise UnusableRecord("conversations is not a list, or meta is not an object")
     messages = [_message(turn) for turn in turns]
     if not messages:
-        raise MalformedRecord("no turns", "no_conversation")
+        raise UnusableRecord("no turns", "no_conversation")
     token = meta.get("token") or {}
     if not isinstance(token, dict):
-        raise MalformedRecord(f"token is not an object: {shorten(token)}")
+        raise UnusableRecord(f"token is not an object: {shorten(token)}")
     times = [{"name": name, "seconds": as_number(seconds, name)} for name, seconds in token.items()]
     written = {name for message in messages for name in TIME_PLACEHOLDER.findall(message["content"])}
     if written - set(token):
-        raise MalformedRecord(f"no seconds for {sorted(written - set(token))}"[:120], "time_without_seconds")
+        raise UnusableRecord(f"no seconds for {sorted(written - set(token))}"[:120], "time_without_seconds")
     own = meta.get(OWN)
     row_id = as_text(source if optional_of(record, "id") is None else record["id"], "id")
     duration = meta.get("duration")
@@ -209,10 +196,10 @@ def record_to_row(record: Any, number: int, *, source: str) -> Row:
 def _message(turn: Any) -> dict[str, str]:
     speaker, value = optional_of(turn, "from"), optional_of(turn, "value")
     if not isinstance(speaker, str) or speaker not in ROLES or not value:
-        raise MalformedRecord(f"a turn of {shorten(speaker)} that says {shorten(value)}", "no_conversation")
+        raise UnusableRecord(f"a turn of {shorten(speaker)} that says {shorten(value)}", "no_conversation")
     content = without_control_tokens(as_text(value, "value")).strip()
     if not content:
-        raise MalformedRecord("a turn of control tokens alone", "no_conversation")
+        raise UnusableRecord("a turn of control tokens alone", "no_conversation")
     return {"role": ROLES[speaker], "content": content}
 
 
@@ -220,37 +207,35 @@ def _own_media(own: Any) -> dict[str, Any]:
     """The media of a record written by this project."""
     media = optional_of(own, "media")
     if not isinstance(media, dict) or not set(media) <= set(MEDIA):
-        raise MalformedRecord(f"media is {shorten(media)}")
+        raise UnusableRecord(f"media is {shorten(media)}")
     paths = [as_text(media[kind], kind) for kind in MEDIA_KINDS if media.get(kind) is not None]
     if any(is_unsafe(path) for path in paths):
-        raise MalformedRecord(f"media leads out of its folder: {shorten(paths)}", "unsafe_media_name")
+        raise UnusableRecord(f"media leads out of its folder: {shorten(paths)}", "unsafe_media_name")
     return media | {key: as_number(media[key], key) for key in ("start", "end") if media.get(key) is not None}
 
 
-def clamp_times(row: Row, *, report: CurationReport, source: str) -> str | None:
+def clamp_times(row: Row, *, report: CurationReport, source: str) -> None:
     """
-    The defect of the row's first unusable span, or None; spans that begin before 0 or end after the duration are
-    clamped.
+    Clamps the spans of a row that begin before 0 or end after the duration.
 
-    One unusable span makes the whole conversation unusable, because its text refers to it.
+    Raises:
+        UnusableRecord: a span that cannot be used (`check_span`), or times without a duration. One such span makes the
+            whole conversation unusable, because its text refers to it.
     """
     times = {time["name"]: time for time in row["times"]}
     if times and row["duration"] is None:
-        return "unknown_duration"
+        raise UnusableRecord(None, "unknown_duration")
     for name, begin in times.items():
         finish = times.get(f"<e{name[2:]}")
         if not re.fullmatch(r"<s\d+>", name) or finish is None:
             continue
-        reason = find_defect(begin["seconds"], finish["seconds"], row["duration"])
-        if reason is not None:
-            return reason
+        check_span(begin["seconds"], finish["seconds"], row["duration"])
         if begin["seconds"] < 0:
             report.repair(source, row["id"], "negative_start", detail=begin["seconds"])
             begin["seconds"] = 0.0
         if finish["seconds"] > row["duration"] + ROUNDING:
             report.repair(source, row["id"], "end_after_duration", detail=[finish["seconds"], row["duration"]])
             finish["seconds"] = row["duration"]
-    return None
 
 
 def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
@@ -260,16 +245,16 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
     A published record has no clip times: its clips are 10 s long, consecutive, and each stretched by its scale.
 
     Raises:
-        MalformedRecord: ids, scales and times that differ in number or have the wrong type.
+        UnusableRecord: ids, scales and times that differ in number or have the wrong type.
     """
     ids, scales = meta.get("sub_videos") or [], meta.get("scale") or []
     if not isinstance(ids, list) or not isinstance(scales, list) or len(ids) != len(scales):
         reason = "clips_and_scales_differ_in_number"
-        raise MalformedRecord(f"clips {shorten(ids)}, scales {shorten(scales)}", reason)
+        raise UnusableRecord(f"clips {shorten(ids)}, scales {shorten(scales)}", reason)
     clip_ids = [as_text(clip_id, "clip id") for clip_id in ids]
     lengths = [as_number(scale, "scale") for scale in scales]
     if any(is_unsafe(clip_id) for clip_id in clip_ids) or any(length <= 0 for length in lengths):
-        raise MalformedRecord(f"clips {shorten(ids)}, scales {shorten(scales)}")
+        raise UnusableRecord(f"clips {shorten(ids)}, scales {shorten(scales)}")
     if own:
         starts, ends = ([as_number(time, key) for time in list_of(own, key)] for key in ("starts", "ends"))
         captions = [None if text is None else as_text(text, "caption") for text in list_of(own, "captions")]
@@ -277,7 +262,7 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
         ends = np.cumsum([10.0 * length for length in lengths]).tolist()
         starts, captions = [0.0, *ends][: len(ids)], [None] * len(ids)
     if not len(starts) == len(ends) == len(captions) == len(ids):
-        raise MalformedRecord("starts, ends, captions and clips differ in number", "clips_and_scales_differ_in_number")
+        raise UnusableRecord("starts, ends, captions and clips differ in number", "clips_and_scales_differ_in_number")
     keys = ("clip_id", "start", "end", "scale", "caption")
     return [dict(zip(keys, values)) for values in zip(clip_ids, starts, ends, scales, captions)]
 
@@ -294,10 +279,10 @@ def name_media(record: Any) -> tuple[tuple[str, ...], tuple[float, float] | None
         return (), None
     name = text_of(record, "id")
     if is_unsafe(name):
-        raise MalformedRecord(f"an id that leads out of the media folder: {shorten(name)}", "unsafe_media_name")
+        raise UnusableRecord(f"an id that leads out of the media folder: {shorten(name)}", "unsafe_media_name")
     if meta.get("split") is None:
         return (name,), None
     start, end = as_span(meta["split"])
     if not 0 <= start < end:
-        raise MalformedRecord(f"an excerpt from {start} s to {end} s", "end_before_start")
+        raise UnusableRecord(f"an excerpt from {start} s to {end} s", "end_before_start")
     return (f"{name}_{start:.3f}_{end:.3f}", name), (start, end)
