@@ -25,7 +25,7 @@ from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import render_video
-from dataset_builders.pseudo_untrimmed.time_line import check_spans
+from dataset_builders.pseudo_untrimmed.time_line import read_spans
 from modeling_avicuna.media_avicuna import decode_audio, decode_video, probe
 
 
@@ -65,7 +65,7 @@ def compare_with_encoder(
 ) -> dict:
     """One video rendered, and its finished frames and samples given to the same encoder from memory."""
     output = folder / "video.mp4"
-    spans = check_spans([(segment.start, segment.end) for segment in segments])
+    spans = read_spans([vars(segment) for segment in segments])
     rendered = render_video(
         segments, clip_paths, output, background_noise_snr_db=SNR_DB, preset=preset, crf=10, **FORMAT
     )

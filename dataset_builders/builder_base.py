@@ -52,6 +52,11 @@ class AnnotationBuilder(RowsBuilder):
         rows = list(with_unique_ids(self.read_rows(report)))
         if not rows:
             raise ValueError(f"{self.dataset_name}/{self.config.name}: no row is left\n{report.summary()}")
+        if tracked := [row["id"] for row in rows if any(segment.get("tracks") for segment in row["segments"])]:
+            raise ValueError(
+                f"{self.dataset_name}/{self.config.name}: row {tracked[0]!r} says which tracks its segments play, but "
+                "this builder has no column for it: train on the folder of pu_valor that the row was exported from"
+            )
         if not dl_manager.is_streaming:
             report.write(self._output_dir)
         shards = [rows[first : first + ROWS_PER_SHARD] for first in range(0, len(rows), ROWS_PER_SHARD)]

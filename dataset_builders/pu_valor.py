@@ -40,6 +40,9 @@ class PUValor(RowsBuilder):
     BUILDER_CONFIG_CLASS = PUValorConfig
     DESCRIPTION = "Pseudo-untrimmed videos composed of captioned clips, with time-stamped audio-visual events"
 
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description=self.DESCRIPTION, features=self.config.row_features)
+
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         cache = Path(self._cache_dir_root)
         if self.config.embeddings_dir is None:

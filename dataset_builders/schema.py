@@ -35,3 +35,6 @@ FEATURES = Features(
         "times": List(TIME),  # seconds of each "<s0>" and "<e0>", counted from media.start
     }
 )
+# For compositions in which a segment may have one track of its clip (`time_line.TRACKS`; null: both). Only builds with
+# such segments have the additional field.
+TRACKED_FEATURES = Features({**FEATURES, "segments": List({**SEGMENT, "tracks": Value("string")})})

@@ -50,6 +50,8 @@ def test_ids_without_times_are_whole_youtube_ids():
         ({**GOOD, "video_id": "abc_9.000_3.000"}, "ends_before_it_starts"),
         ({**GOOD, "video_id": "abc_9.000_9.500"}, "clip_too_short"),
         ({**GOOD, "start": "soon", "end": "later"}, "time_is_not_a_number"),
+        ({**GOOD, "tracks": "smell"}, "unknown_tracks"),
+        ({**GOOD, "tracks": ["audio"]}, "unknown_tracks"),
     ],
 )
 def test_a_defective_record_is_dropped_with_its_reason(tmp_path, record, reason):

@@ -11,7 +11,7 @@ from dataset_builders.pseudo_untrimmed.composing import compose_features, missin
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import render_video
 from modeling_avicuna import AVicunaFeatureExtractor, build_processor
-from tests.media_files import write_media
+from tests.media_files import tone, write_media
 from tests.tiny_tokenizers import byte_level_tokenizer
 
 
@@ -218,3 +218,68 @@ def test_rows_composed_from_clips_are_those_of_the_rendered_file(tmp_path, align
         assert picture.max() <= 0.5 and picture.mean() <= 0.1 and sound.max() <= 1.0
     else:
         assert picture.mean() > 0.2 and sound.max() > 4.0
+
+
+def write_scene(path, *, level, frequency):
+    """A 10-s clip of one grey level and one tone."""
+    frames = np.full((100, 64, 64, 3), level, np.uint8)
+    return write_media(path, frames=frames, fps=10, waveform=tone(10.0, frequency=frequency))
+
+
+SCENES = {"room": (40, 400), "dog": (100, 1200), "bell": (160, 3000), "rain": (220, 7000)}  # grey level, Hz
+EDGES = (0, 800, 2000, 5000, 20000)  # Hz, between the tones
+
+
+def read_scene(processor, path):
+    """Video rows `(V, 1)`, the grey level of each frame, and audio rows `(M, 4)`, the shares of the tones in each
+    window."""
+    batch = processor("<video>", videos=path)
+    grey = batch["pixel_values_videos"][0].mean(dim=(1, 2, 3)).numpy()
+    extractor = processor.feature_extractor
+    top = extractor.frequency_max
+    mel = 2595 * np.log10(1 + np.array([50, *np.minimum(EDGES[1:], top)]) / 700)
+    bands = np.clip(np.round((mel - mel[0]) / (mel[-1] - mel[0]) * 64).astype(int), 0, 64)
+    power = 10 ** (batch["input_features"][0].numpy() / 10)  # [M, frames, mels]
+    shares = np.stack([power[:, :, a:b].max(axis=2).mean(axis=1) for a, b in zip(bands, bands[1:])], axis=1)
+    return grey[:, None], shares / shares.sum(axis=1, keepdims=True), batch["audio_row_ids"][0].numpy()
+
+
+def test_a_composition_over_a_background_is_that_of_the_rendered_file(tmp_path):
+    """
+    An event that is only heard leaves the picture, and one that is only seen leaves the sound. Composed and extracted
+    rows differ by at most 4 of 255 grey levels, and the shares of the sounds in a window by 0.1: overlaps included.
+    """
+    paths = {
+        name: write_scene(tmp_path / f"{name}.mp4", level=level, frequency=frequency)
+        for name, (level, frequency) in SCENES.items()
+    }
+    segments = [
+        Segment("room", 0.0, 9.0, 0.9, tracks="background"),
+        Segment("dog", 3.3, 8.3, 0.5, "A dog barks.", tracks="audio"),
+        Segment("bell", 6.1, 12.1, 0.6, "A bell is shown.", tracks="video"),
+        Segment("room", 9.0, 18.0, 0.9, tracks="background"),
+        Segment("rain", 10.6, 15.6, 0.5, "Rain falls."),
+        Segment("dog", 13.0, 16.7, 0.37, "A dog barks.", tracks="audio"),
+    ]
+    rendered = render_video(segments, paths, tmp_path / "rendered.mp4", width=64, height=64, crf=5, fps=10).path
+    processor = build_processor(
+        byte_level_tokenizer(),
+        image_size=32,
+        num_av_tokens=60,
+        alignment="centred",
+        feature_extractor=AVicunaFeatureExtractor(window_seconds=2.0, stride_seconds=1.0),
+    )
+    clips = {}
+    for name, path in paths.items():
+        video, audio, _ = read_scene(processor, path)
+        clips[name] = (video, audio)
+    video, audio = compose_features(segments, clips, num_video_tokens=45, num_audio_tokens=15, windows=(2.0, 1.0))
+    shown, heard, row_ids = read_scene(processor, rendered)
+    # a frame beside a cut may be the one before it: the frames of the file are 0.1 s apart
+    cuts = [time for segment in segments for time in (segment.start, segment.end)]
+    moments = (np.arange(45) + 0.5) / 45 * 18.0
+    inside = np.abs(moments[:, None] - np.array(cuts)).min(axis=1) > 0.1
+    assert inside.sum() > 35 and np.abs(video - shown)[inside].max() < 4 / 255 / 0.26
+    assert np.abs(audio - heard[row_ids]).max() < 0.1
+    only_heard = (moments > 3.5) & (moments < 6.0)
+    assert np.allclose(video[only_heard], clips["room"][0][0], atol=0.01)

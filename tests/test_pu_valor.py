@@ -12,7 +12,9 @@ from datasets import load_dataset
 from dataset_builders.pseudo_untrimmed.absent_events import draw_absent
 from dataset_builders.pseudo_untrimmed.planning import draw_plan
 from dataset_builders.pu_valor import PUValor
-from dataset_builders.schema import FEATURES, MEDIA
+from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.schema import FEATURES, MEDIA, TRACKED_FEATURES
+from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 from modeling_avicuna.media_avicuna import probe
 
 from .curation_fixtures import make_captions, quick_options, write_captions
@@ -263,3 +265,45 @@ def test_an_absent_event_is_not_too_much_like_one_of_the_video():
     absent = draw_absent(plan, clusters, events=np.arange(40), embeddings=embeddings, **options).absent[:, 0]
     shown = np.where(plan.clips >= 0, plan.clips % 20, -1)
     assert (absent >= 0).mean() > 0.95 and not (shown[absent >= 0] == absent[absent >= 0, None] % 20).any()
+
+
+def test_an_overlay_replaces_only_the_tracks_that_carry_the_event(tmp_path, load):
+    backgrounds = tmp_path / "backgrounds.json"
+    backgrounds.write_text(json.dumps(["quiet_0.000_10.000", "room_0.000_10.000"]), encoding="utf-8")
+    records = make_captions(60)
+    for number, record in enumerate(records[:40]):
+        record["tracks"] = ("audio", "video")[number % 2]
+    path = tmp_path / "desc.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    tracks = {record["video_id"]: record.get("tracks", "both") for record in records}
+    options = {"gap_share": 0.5, "overlap_share": 0.3, "backgrounds_file": str(backgrounds)}
+    plain, rows = (load(path, overlay=overlay, **options)["train"] for overlay in (False, True))
+    assert plain.features == FEATURES and rows.features == TRACKED_FEATURES
+    assert rows["messages"] == plain["messages"] and rows["times"] == plain["times"]
+    for row, other in zip(rows, plain):
+        events = [segment for segment in row["segments"] if segment["tracks"] != "background"]
+        assert [{**segment, "tracks": None} for segment in events] == [
+            {**segment, "tracks": None} for segment in other["segments"] if segment["caption"] is not None
+        ]
+        assert all(segment["tracks"] == tracks[segment["clip_id"]] for segment in events)
+        repeated = [segment for segment in row["segments"] if segment["tracks"] == "background"]
+        assert len({segment["clip_id"] for segment in repeated}) == 1
+        assert repeated[0]["start"] == 0 and repeated[-1]["end"] == row["duration"]
+        assert all(one["end"] == other["start"] for one, other in zip(repeated, repeated[1:]))
+        assert all(0.5 <= segment["scale"] <= 1 and segment["caption"] is None for segment in repeated)
+        starts = [segment["start"] for segment in row["segments"]]
+        assert starts == sorted(starts)
+    assert len({row["segments"][0]["clip_id"] for row in rows}) == 2
+
+
+def test_a_row_that_names_tracks_is_exported_with_them_and_not_read_without(tmp_path, load):
+    backgrounds = tmp_path / "backgrounds.json"
+    backgrounds.write_text(json.dumps(["quiet_0.000_10.000"]), encoding="utf-8")
+    rows = load(write_captions(tmp_path / "desc.json"), overlay=True, backgrounds_file=str(backgrounds))["train"]
+    write_vtimellm(rows, tmp_path / "rows.json")
+    again = list(read_vtimellm(tmp_path / "rows.json", report=CurationReport()))
+    assert [row["segments"] for row in again] == rows["segments"]
+    with pytest.raises(ValueError, match="says which tracks its segments play"):
+        load_dataset(
+            "instruction", "vtimellm", annotations_file=str(tmp_path / "rows.json"), cache_dir=str(tmp_path / "cache")
+        )

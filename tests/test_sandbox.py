@@ -44,6 +44,11 @@ def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
         info = probe(small_world / "clips" / f"{row['video_id']}.mp4")
         assert info.duration == float(end) - float(start) == 10.0
         assert info.has_audio and info.sampling_rate == 48_000 and info.fps == FPS
+    short_captions = json.loads((small_world / "short_captions.json").read_text())
+    known = {event.label: event.tracks for event in EVENT_CLASSES}
+    assert [row["video_id"] for row in short_captions] == [row["video_id"] for row in captions]
+    assert all(row["tracks"] == known[row["desc"]] for row in short_captions)
+    assert set(known.values()) == {"audio", "video", "both"}
     backgrounds = json.loads((small_world / "backgrounds.json").read_text())
     assert len(backgrounds) == 1 and VALOR_ID.match(backgrounds[0])
     names = {path.stem for path in (small_world / "clips").iterdir()}

@@ -67,6 +67,11 @@ class CachedMedia:
             store.check_settings(processor.feature_settings)
         self.num_av_tokens = processor.num_av_tokens
         self.rate = processor.audio_interleaving_rate
+        settings = processor.feature_settings
+        # the published alignment composes as the published code does
+        self.windows = (
+            (settings["window_seconds"], settings["stride_seconds"]) if settings["alignment"] == "centred" else None
+        )
 
     def check_towers(self, model: PreTrainedModel):
         """Raises ValueError where the features were made by other towers than the model's."""
@@ -121,7 +126,9 @@ class CachedMedia:
         num_video, num_audio = num_modality_tokens(self.num_av_tokens, self.rate)
         segments = row["segments"]
         store = cast(FeatureStore, self)  # with the methods that composing calls
-        video, audio = compose_features(segments, store, num_video_tokens=num_video, num_audio_tokens=num_audio)
+        video, audio = compose_features(
+            segments, store, num_video_tokens=num_video, num_audio_tokens=num_audio, windows=self.windows
+        )
         if not len(audio):  # a silent video fills all tokens with frames
             video, audio = compose_features(segments, store, num_video_tokens=self.num_av_tokens)
         return video, audio

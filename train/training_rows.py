@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 
 import dataset_builders  # noqa: F401  (importing registers the builders with `datasets`)
-from dataset_builders.schema import FEATURES
+from dataset_builders.schema import FEATURES, TRACKED_FEATURES
 from dataset_builders.sources.mixture import mix
 from train.arguments import StageArguments
 from train.data_sources import DataSource
@@ -50,14 +50,14 @@ def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
     if is_file and not Path(path).is_file():
         raise ValueError(f"no such file of rows: {path}")
     if is_file:
-        options = {**options, "data_files": path, "features": FEATURES}
+        options = {**options, "data_files": path, "features": TRACKED_FEATURES}
         path = FILE_FORMATS[Path(path).suffix]
     rows = load_dataset(path, name=source.name, split=source.split, **options)
     if absent := sorted(set(FEATURES) - set(rows.column_names)):
         raise ValueError(f"data source {source.path!r} lacks the columns {absent} of dataset_builders.schema")
     if not len(rows):
         raise ValueError(f"data source {source.path!r}, split {source.split!r} has no rows")
-    return rows.select_columns(list(FEATURES)).cast(FEATURES)
+    return rows.select_columns(list(FEATURES)).cast(TRACKED_FEATURES)
 
 
 def load_stage_rows(

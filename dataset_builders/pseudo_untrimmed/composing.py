@@ -3,7 +3,8 @@
 Token k of n corresponds to the time (k + 1/2) / n of the duration. Each clip is divided into equal intervals, one per
 row, and the row whose interval contains that time is used: the processor's alignment "centred" for files. If two clips
 play at once, the visual row is that of the clip that began last, and the audio row is the mean over the clips with
-sound (`time_line.py`). No file is read; a missing clip raises an error and is never replaced by zeros.
+sound (`time_line.py`). With `windows`, an audio token shows a window of the composed video instead, which can hold the
+end of one sound and the beginning of the next. No file is read. A clip without features raises an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,11 @@ import numpy as np
 
 from ..features.feature_store import FeatureStore
 from .planning import Segment
-from .time_line import check_spans, find_playing, list_pictures
+from .time_line import AUDIO, Span, find_playing, list_pictures, list_sounds, read_spans
 
 
 RULES = ("even", "published")
+NO_SILENCE = "only silent clips at {:.2f} s, and no row of silence is known: pass `silence`"
 
 
 def compose_features(
@@ -25,13 +27,15 @@ def compose_features(
     num_video_tokens: int = 75,
     num_audio_tokens: int = 25,
     rule: str = "even",
+    windows: tuple[float, float] | None = None,
     silence: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Build the visual and audio rows of a composed video.
 
     Args:
         segments (list of `Segment` or of dicts with `clip_id`, `start`, `end`, `scale`):
-            The composition in seconds, by start. It has no gaps: a background is also a segment.
+            The composition in seconds, by start, optionally with `tracks` (`time_line.TRACKS`). It has no gaps: a
+            background is also a segment.
         clip_features (`FeatureStore` or mapping):
             Clip id -> `(video, audio)`, `video` of shape `(num_rows, vision_feature_size)` and `audio` of shape
             `(num_windows, audio_feature_size)`; a `{"video": ..., "audio": ...}` dictionary is accepted as well. A
@@ -42,6 +46,10 @@ def compose_features(
             `"even"`: token j of n shows the row of the clip that plays at (j + 1/2) / n of the duration.
             `"published"`: the published code, for ablation: `int(10 * scale)` rows per clip, concatenated. If there
             are fewer rows than tokens, the tail is zero, and visual position no longer corresponds to time.
+        windows (`tuple(float, float)`, *optional*):
+            Length and stride in seconds of the windows that the audio rows stand for (rule "even"). Token j then shows
+            the window of the composed video that the processor's alignment "centred" shows for its file, as the mean
+            of the clips' rows, weighted by how long each is heard in the window. None: each token shows one row.
         silence (`np.ndarray` of shape `(audio_feature_size,)`, *optional*):
             The audio row of a silent clip among clips with sound (rule "even"). By default that of the store, if any.
 
@@ -57,7 +65,7 @@ def compose_features(
     if rule not in RULES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
     spans = [read_span(segment) for segment in segments]
-    times = check_spans([(span["start"], span["end"]) for span in spans])
+    times = read_spans(spans)
     missing = missing_clips(segments, clip_features)
     if missing:
         raise ValueError(f"no features of {len(missing)} clip(s): {missing}")
@@ -70,7 +78,11 @@ def compose_features(
     video = show_rows(times, videos, num_video_tokens)  # [V, vision_feature_size]
     if not any(len(rows) for rows in audios):
         return video, np.zeros((0, audios[0].shape[1]), np.float32)
-    return video, mix_rows(times, audios, num_audio_tokens, silence=find_silence(clip_features, silence))
+    silence = find_silence(clip_features, silence)
+    if windows is None:
+        return video, mix_rows(times, audios, num_audio_tokens, silence=silence)
+    scales = [float(span["scale"]) for span in spans]
+    return video, mix_windows(times, audios, scales, num_audio_tokens, windows=windows, silence=silence)
 
 
 def missing_clips(segments: Sequence[Segment | Mapping], clip_features: FeatureStore | Mapping) -> list[str]:
@@ -79,23 +91,23 @@ def missing_clips(segments: Sequence[Segment | Mapping], clip_features: FeatureS
     return [clip_id for clip_id in ids if clip_id not in clip_features]
 
 
-def token_moments(times: list[tuple[float, float]], num_tokens: int) -> np.ndarray:
+def token_moments(times: list[Span], num_tokens: int) -> np.ndarray:
     """The centre of each token's interval, in seconds."""
-    return (np.arange(num_tokens) + 0.5) / num_tokens * max(end for _, end in times)
+    return (np.arange(num_tokens) + 0.5) / num_tokens * max(span.end for span in times)
 
 
-def row_at(span: tuple[float, float], num_rows: int, moment: float) -> int:
+def row_at(span: Span, num_rows: int, moment: float) -> int:
     """Index of the row of a clip, with rows evenly spaced over its segment, at a moment of the composition."""
-    return min(int((moment - span[0]) / (span[1] - span[0]) * num_rows), num_rows - 1)
+    return min(int((moment - span.start) / (span.end - span.start) * num_rows), num_rows - 1)
 
 
-def show_rows(times: list[tuple[float, float]], clips: Sequence[np.ndarray], num_tokens: int) -> np.ndarray:
+def show_rows(times: list[Span], clips: Sequence[np.ndarray], num_tokens: int) -> np.ndarray:
     """The visual rows of a composition, `(num_tokens, feature_size)` float32.
 
     Raises:
         ValueError: a moment at which no clip plays, since the features of a black frame are not available.
     """
-    pictures = list_pictures(times, max(end for _, end in times))
+    pictures = list_pictures(times, max(span.end for span in times))
     dark = [(start, end) for start, end, index in pictures if index is None]
     if dark:
         raise ValueError(
@@ -109,17 +121,67 @@ def show_rows(times: list[tuple[float, float]], clips: Sequence[np.ndarray], num
 
 
 def mix_rows(
-    times: list[tuple[float, float]], clips: Sequence[np.ndarray], num_tokens: int, *, silence: np.ndarray | None
+    times: list[Span], clips: Sequence[np.ndarray], num_tokens: int, *, silence: np.ndarray | None
 ) -> np.ndarray:
     """The audio rows of a composition, `(num_tokens, feature_size)` float32: means over the clips with sound."""
     mixed = []
     for moment in token_moments(times, num_tokens):
-        playing = [index for index in find_playing(times, moment) if len(clips[index])]
+        playing = [index for index in find_playing(times, moment, track=AUDIO) if len(clips[index])]
         if not playing and silence is None:
-            raise ValueError(f"only silent clips at {moment:.2f} s, and no row of silence is known: pass `silence`")
+            raise ValueError(NO_SILENCE.format(moment))
         rows = [clips[index][row_at(times[index], len(clips[index]), moment)] for index in playing] or [silence]
         mixed.append(np.mean(rows, axis=0, dtype=np.float32))
     return np.stack(mixed) if mixed else np.zeros((0, clips[0].shape[1]), np.float32)
+
+
+def mix_windows(
+    times: list[Span],
+    clips: Sequence[np.ndarray],
+    scales: Sequence[float],
+    num_tokens: int,
+    *,
+    windows: tuple[float, float],
+    silence: np.ndarray | None,
+) -> np.ndarray:
+    """The audio rows of a composition, `(num_tokens, feature_size)` float32, each of one window of the composed video.
+
+    A window is the mean of the rows of the sounds in it, weighted by their seconds. The row of a clip is the one whose
+    window has its centre closest to the middle of the part that is heard.
+    """
+    from modeling_avicuna.feature_extraction_avicuna import split_windows
+    from modeling_avicuna.interleaving_avicuna import resample_rows
+
+    length, stride = windows
+    spans = split_windows(
+        round(1000 * max(span.end for span in times)),
+        sampling_rate=1000,
+        window_seconds=length,
+        stride_seconds=stride,
+    )
+    shown = np.array(spans, np.float64)[resample_rows(len(spans), num_tokens, "centred")] / 1000  # [num_tokens, 2]
+    sounds = list_sounds(times)
+    heard = np.array([piece[:2] for piece in sounds])  # [S, 2]
+    first = np.maximum(shown[:, :1], heard[:, 0])  # [num_tokens, S]
+    last = np.minimum(shown[:, 1:], heard[:, 1])
+    weights = np.maximum(last - first, 0.0)
+    mixed = np.zeros((num_tokens, max(rows.shape[1] for rows in clips)), np.float32)
+    known = np.zeros(num_tokens)
+    for column, (_, _, index) in enumerate(sounds):
+        rows = clips[index]
+        tokens = np.flatnonzero(weights[:, column])
+        if not len(rows) or not len(tokens):
+            continue
+        middle = ((first + last)[tokens, column] / 2 - times[index].start) / scales[index]
+        numbers = np.clip(np.rint((middle - length / 2) / stride).astype(np.int64), 0, len(rows) - 1)
+        mixed[tokens] += weights[tokens, column, None] * rows[numbers]
+        known[tokens] += weights[tokens, column]
+    silent = known == 0
+    if silent.any() and silence is None:
+        raise ValueError(NO_SILENCE.format(shown[silent][0, 0]))
+    if silent.any():
+        mixed[silent] = silence
+    mixed[~silent] /= known[~silent, None]
+    return mixed
 
 
 def compose_published(
@@ -167,10 +229,8 @@ def find_silence(clip_features: FeatureStore | Mapping, silence: np.ndarray | No
 
 
 def read_span(segment: Segment | Mapping) -> Mapping:
-    """clip_id, start, end and scale of a `Segment` or of a row's dictionary."""
-    if isinstance(segment, Mapping):
-        return segment
-    return {"clip_id": segment.clip_id, "start": segment.start, "end": segment.end, "scale": segment.scale}
+    """The fields of a `Segment` or of a row's dictionary."""
+    return segment if isinstance(segment, Mapping) else vars(segment)
 
 
 def read_features(clip_features: FeatureStore | Mapping, clip_id: str) -> tuple[np.ndarray, np.ndarray]:

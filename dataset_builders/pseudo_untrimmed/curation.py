@@ -136,6 +136,7 @@ def write_tables(planned: PlannedSplit, split: str, folder: Path) -> None:
         "duration": pa.array([clip.duration for clip in planned.clips]),
         "event": pa.array(planned.events),
         "cluster": pa.array(planned.labels),
+        "tracks": pa.array([clip.tracks for clip in planned.clips]),
     }
     pq.write_table(pa.table(clips), folder / CLIPS_FILE.format(split=split))
     write_plan(planned.plan, folder / PLAN_FILE.format(split=split))

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .time_line import BOTH
+
 
 SAME_VIDEO = "same_video"
 REJECTION = np.dtype([("row", np.int64), ("attempt", np.int64), ("reason", "U32")])
@@ -40,7 +42,8 @@ OVERLAP_PERCENT = (20, 70)  # of the previous segment, as in the sandbox's untri
 class Segment:
     """One clip in a composed video: from `start` to `end` seconds, which is `scale` times its length.
 
-    A segment without a caption is background: it has no event and no question.
+    A segment without a caption is background: it has no event and no question. `tracks` is one of
+    `time_line.TRACKS`.
     """
 
     clip_id: str
@@ -48,6 +51,7 @@ class Segment:
     end: float
     scale: float
     caption: str | None = None
+    tracks: str = BOTH
 
     def transfer_time(self, time: float) -> float:
         """Map a time in the original clip to the composed video, in seconds (step 5 of the paper)."""
@@ -63,7 +67,7 @@ class Plan:
     scales: np.ndarray  # [R, K] hundredths: integers have the same representation in every file
     gaps: np.ndarray  # [R, K + 1] background before each segment and, last, at the end: hundredths of a second
     overlaps: np.ndarray  # [R, K] percent of the previous segment that remains when a segment begins
-    backgrounds: np.ndarray  # [R, K + 1] clips that fill the gaps
+    backgrounds: np.ndarray  # [R, K + 1] clips that fill the gaps, or first the one of the whole video (`overlay`)
     absent: np.ndarray  # [R, T] clips whose event does not occur, one per turn that asks about it
 
     @staticmethod
@@ -112,6 +116,7 @@ def draw_plan(
     gap_seconds: tuple[float, float] = (0.5, 5.0),
     backgrounds: np.ndarray | None = None,
     overlap_share: float = 0.0,
+    overlay: bool = False,
     attempts: np.ndarray | int = 0,
     seed: int = 0,
 ) -> Plan:
@@ -141,6 +146,8 @@ def draw_plan(
             Positions of the clips without an event that fill gaps. None: gaps are black and silent.
         overlap_share (`float`, *optional*, defaults to 0.0):
             Probability that a segment begins before the previous one has ended. At most two clips play at once.
+        overlay (`bool`, *optional*, defaults to `False`):
+            Draw one background for the whole video, which the segments are laid over.
         attempts (`np.ndarray` or `int`, *optional*, defaults to 0):
             How often each row was rejected before.
         seed (`int`, *optional*, defaults to 0):
@@ -186,13 +193,18 @@ def draw_plan(
         wanted = (draw_all("overlap", most) < overlap_share) & (clips >= 0)
         wanted[:, 0] = False
         plan = dataclasses.replace(plan, overlaps=np.where(wanted, percent, 0))
+    if overlay:
+        assert backgrounds is not None
+        chosen_background = backgrounds[(draw("background") * len(backgrounds)).astype(np.int64)]
+        backgrounds_drawn = np.where(np.arange(most + 1) == 0, chosen_background[:, None], -1)
+        plan = dataclasses.replace(plan, backgrounds=backgrounds_drawn)
     if gap_share:
         low, high = (round(100 * bound) for bound in gap_seconds)
         lengths = low + (draw_all("gap_length", most + 1) * (high - low + 1)).astype(np.int64)
         wanted = draw_all("gap", most + 1) < gap_share
         wanted[:, :-1] &= (clips >= 0) & (plan.overlaps == 0)
         plan = dataclasses.replace(plan, gaps=np.where(wanted, lengths, 0))
-        if backgrounds is not None:
+        if backgrounds is not None and not overlay:
             shown = backgrounds[(draw_all("background", most + 1) * len(backgrounds)).astype(np.int64)]
             plan = dataclasses.replace(plan, backgrounds=np.where(plan.gaps > 0, shown, -1))
     return plan

@@ -18,7 +18,7 @@ import numpy as np
 from ..media_writer import MediaWriter
 from .planning import Segment
 from .soundtrack import add_background_noise, join_tracks, limit_peak, stretch_audio
-from .time_line import Span, check_spans, divide_tracks, list_pictures
+from .time_line import Span, divide_tracks, list_pictures, list_sounds, read_spans
 
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def render_video(
         segments (list of `Segment` or of dictionaries with its fields):
             The composition in seconds, by start, each `scale` times as long as its part of the clip. If clips overlap,
             the picture is that of the clip that began last and the sound is the sum; gaps are black and silent.
+            `tracks` selects what a segment shows (`time_line.TRACKS`).
         clip_paths (`Mapping[str, Path]`):
             File of each clip id.
         output (`Path`):
@@ -97,7 +98,7 @@ def render_video(
     plan = [segment if isinstance(segment, Segment) else Segment(**segment) for segment in segments]
     rate = Fraction(fps).limit_denominator(1001)
     spans = _check_plan(plan, clip_paths)
-    duration = max(end for _, end in spans) if duration is None else duration
+    duration = max(span.end for span in spans) if duration is None else duration
     samples = _compose_soundtrack(
         plan, spans, clip_paths, duration, sampling_rate=sampling_rate, num_channels=num_channels
     )
@@ -133,7 +134,7 @@ def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -
     """The spans of the segments; raises for every error that can be detected before the first frame is decoded."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
-    spans = check_spans([(segment.start, segment.end) for segment in segments])
+    spans = read_spans([vars(segment) for segment in segments])
     for index, segment in enumerate(segments):
         if not segment.scale > 0:
             raise ValueError(f"segment {index} must have a positive scale: {segment}")
@@ -162,15 +163,18 @@ def _compose_soundtrack(
     """The time-stretched audio of all segments, joined and summed, `(num_channels, round(duration *
     sampling_rate))`."""
     mixed = np.zeros((num_channels, round(duration * sampling_rate)), np.float32)
-    for track in divide_tracks(spans):
+    for track in divide_tracks(list_sounds(spans)):
         pieces, reached = [], 0
-        for index in track:
+        for start, end, index in track:
             # differences of rounded times, not rounded differences, so that rounding errors do not accumulate over
             # clips
-            first, last = (round(time * sampling_rate) for time in spans[index])
+            begin, first, last, finish = (
+                round(time * sampling_rate) for time in (spans[index].start, start, end, spans[index].end)
+            )
             if first > reached:
                 pieces.append(np.zeros((num_channels, first - reached), np.float32))
-            pieces.append(_stretch_clip(segments[index], clip_paths, last - first, sampling_rate, num_channels))
+            stretched = _stretch_clip(segments[index], clip_paths, finish - begin, sampling_rate, num_channels)
+            pieces.append(stretched[:, first - begin : last - begin])
             reached = last
         joined = join_tracks(pieces, sampling_rate=sampling_rate)[:, : mixed.shape[1]]
         mixed[:, : joined.shape[1]] += joined
@@ -206,7 +210,7 @@ def _compose_frames(
     """All frames of the video, scaled to the output size. A source frame that is used twice is scaled once."""
     from modeling_avicuna.media_avicuna import decode_video, naming_errors
 
-    pictures = list_pictures(spans, max(float(num_frames / rate), max(end for _, end in spans)))
+    pictures = list_pictures(spans, max(float(num_frames / rate), max(span.end for span in spans)))
     index = 0
     for number, (_, end, shown_segment) in enumerate(pictures):
         moments = []

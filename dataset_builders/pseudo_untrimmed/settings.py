@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets import Features
+
 from ..input_settings import InputSettings, check_range, fingerprint_folder
+from ..schema import FEATURES, TRACKED_FEATURES
 from ..sources.annotation_files import fingerprint
 from ..turns import CONVERSATION_TYPES, LISTING, read_conversation_types
 from .clustering import METHODS, SMALL_CLUSTERS
@@ -63,6 +66,10 @@ class CurationSettings(InputSettings):
             See `planning.draw_plan`.
         gap_share, gap_seconds, overlap_share:
             See `planning.draw_plan`. 0 by default, as in the paper's set.
+        overlay (`bool`, *optional*, defaults to `False`):
+            Give each video one background clip, repeated to its length, and lay the clips over it: a clip replaces
+            only the tracks that its caption record names in `tracks` ("video", "audio" or "both", the default). An
+            event that is only heard then leaves the picture unchanged, as in an untrimmed video (our choice).
         backgrounds_file (`str`, *optional*):
             Ids of clips without an event, used to fill gaps: one id per line, or a JSON list. None: gaps are black and
             silent, which only rendered videos support.
@@ -119,6 +126,7 @@ class CurationSettings(InputSettings):
     gap_seconds: list[float] = pair(0.5, 5.0)
     backgrounds_file: str | None = None
     overlap_share: float = 0.0
+    overlay: bool = False
     background_noise_snr_db: float | None = 20.0
     coherence_threshold: float | str | None = RANDOM_GROUPS
     ambiguity_threshold: float | None = 0.9
@@ -171,6 +179,8 @@ class CurationSettings(InputSettings):
             raise ValueError("media='rendered' needs clips_dir, the folder of the clips' media files")
         if self.gap_share and self.backgrounds_file is None and self.media == "virtual":
             raise ValueError("gap_share needs backgrounds_file: the features of dark and silent gaps are not known")
+        if self.overlay and self.backgrounds_file is None:
+            raise ValueError("overlay needs backgrounds_file, the ids of the clips that events are laid over")
 
     @property
     def least_cluster_size(self) -> int:
@@ -181,6 +191,11 @@ class CurationSettings(InputSettings):
     def needs_embeddings(self) -> bool:
         """False only without clustering and without filters on cosines."""
         return self.clustering != "none" or (self.coherence_threshold, self.ambiguity_threshold) != (None, None)
+
+    @property
+    def row_features(self) -> Features:
+        """The columns of the rows."""
+        return TRACKED_FEATURES if self.overlay else FEATURES
 
     @property
     def shard_rows(self) -> int:

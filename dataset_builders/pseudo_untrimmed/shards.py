@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Features
 
-from ..schema import FEATURES
+from ..schema import FEATURES, TRACKED_FEATURES
 from .conversations import draw_turns, write_conversation
 from .planning import Plan
 from .settings import CurationSettings
+from .time_line import BACKGROUND
 
 
 SOURCE = "pseudo-valor"
@@ -49,7 +51,7 @@ def count_shards(num_rows: int, shard_rows: int) -> int:
 
 
 def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSettings) -> pa.Table:
-    """The rows of planned videos. `clips` has the columns clip_id, caption, duration and event."""
+    """The rows of planned videos. `clips` has the columns clip_id, caption, duration, event and tracks."""
     starts, ends, totals = plan.place(clips["duration"].to_numpy())
     messages, times = write_messages(plan, clips, starts, ends, split=split, settings=settings)
     columns = {
@@ -57,12 +59,16 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSetti
         "source": pa.array([SOURCE] * len(plan)),
         "duration": totals,
         "media": [{}] * len(plan),
-        "segments": list_segments(plan, clips, starts, ends),
+        "segments": (
+            overlay_segments(plan, clips, starts, ends, totals)
+            if settings.overlay
+            else list_segments(plan, clips, starts, ends)
+        ),
         "messages": messages,
         "times": times,
     }
-    arrays = [to_array(columns[field.name], field.type) for field in FEATURES.arrow_schema]
-    return pa.Table.from_arrays(arrays, schema=FEATURES.arrow_schema)
+    schema = settings.row_features.arrow_schema
+    return pa.Table.from_arrays([to_array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def list_segments(plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndarray) -> pa.ListArray:
@@ -86,6 +92,41 @@ def list_segments(plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndar
         "caption": clips["caption"].take(indices),
     }
     return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments")
+
+
+def overlay_segments(
+    plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndarray, totals: np.ndarray
+) -> pa.ListArray:
+    """The column `segments` of videos whose clips are laid over one background, by start.
+
+    The background is repeated as often as the video needs, each time at the same speed, at most twice its own.
+    """
+    durations = clips["duration"].to_numpy()
+    background = plan.backgrounds[:, :1]  # [R, 1]
+    repeats = np.maximum(1, np.ceil(totals[:, None] / durations[background] - 1e-6)).astype(np.int64)
+    number = np.arange(repeats.max(initial=1))[None]  # [1, P]
+    length = totals[:, None] / repeats  # [R, 1]
+    shown = np.concatenate([np.where(number < repeats, background, -1), plan.clips], axis=1)  # [R, P + K]
+    first = np.concatenate([number * length, starts], axis=1)
+    last = np.concatenate([np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends], axis=1)
+    scale = np.concatenate(
+        [np.repeat(length / durations[background], number.shape[1], axis=1), plan.scales / 100.0], axis=1
+    )
+    order = np.argsort(np.where(shown >= 0, first, np.inf), axis=1, kind="stable")
+    shown, first, last, scale = (np.take_along_axis(values, order, axis=1) for values in (shown, first, last, scale))
+    mask = shown >= 0
+    indices = pa.array(shown[mask])
+    is_background = order[mask] < number.shape[1]
+    tracks = np.array(clips["tracks"].to_pylist(), object)[shown[mask]]
+    fields = {
+        "clip_id": clips["clip_id"].take(indices),
+        "start": first[mask],
+        "end": last[mask],
+        "scale": scale[mask],
+        "caption": clips["caption"].take(indices),
+        "tracks": np.where(is_background, BACKGROUND, tracks).tolist(),
+    }
+    return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments", TRACKED_FEATURES)
 
 
 def write_messages(
@@ -132,9 +173,11 @@ def write_messages(
     return messages, make_lists(time_offsets, {"name": names, "seconds": seconds}, "times")
 
 
-def make_lists(offsets: Sequence[int] | np.ndarray, fields: dict, column: str) -> pa.ListArray:
+def make_lists(
+    offsets: Sequence[int] | np.ndarray, fields: dict, column: str, features: Features = FEATURES
+) -> pa.ListArray:
     """A list-of-structs column from flat values and row offsets."""
-    wanted = FEATURES.arrow_schema.field(column).type.value_type
+    wanted = features.arrow_schema.field(column).type.value_type
     arrays = [to_array(fields[field.name], field.type) for field in wanted]
     structs = pa.StructArray.from_arrays(arrays, fields=list(wanted))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs)

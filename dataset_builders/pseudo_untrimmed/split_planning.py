@@ -86,6 +86,7 @@ def plan_split(
         gap_seconds=settings.gap_seconds,
         backgrounds=np.arange(len(clips), len(durations)) if backgrounds else None,
         overlap_share=settings.overlap_share,
+        overlay=settings.overlay,
         seed=seed,
     )
     plan = draw_absent(

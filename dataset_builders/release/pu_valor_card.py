@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 
 from ..pseudo_untrimmed.settings import CurationSettings
-from ..schema import FEATURES
+from ..schema import FEATURES, TRACKED_FEATURES
 from .card_facts import (
     NOT_RECORDED,
     card_metadata,
@@ -49,6 +49,7 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
     splits = sorted(report["num_rows"], key=lambda split: (split != "train", split))
     num_rows = {split: report["num_rows"][split] for split in splits}
     rendered = report["settings"]["settings"]["media"] == "rendered"
+    features = TRACKED_FEATURES if report["settings"]["settings"].get("overlay") else FEATURES
     metadata = card_metadata(
         pretty_name="PU-VALOR",
         license_name="as-the-captioned-clips",
@@ -56,7 +57,7 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
         tags=["audio-visual", "temporal-grounding", "dense-video-captioning", "pseudo-untrimmed"],
         num_rows=num_rows,
         sizes=sizes,
-        features=datasets.Features(FEATURES | {"video": datasets.Video()}) if rendered else FEATURES,
+        features=datasets.Features(features | {"video": datasets.Video()}) if rendered else features,
     )
     return fill_template(
         TEMPLATE,

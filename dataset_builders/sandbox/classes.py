@@ -68,6 +68,11 @@ class EventClass:
     sound: Sound | None = None
     noise: str = ""
 
+    @property
+    def tracks(self) -> str:
+        """The tracks of a video that carry the event: "video", "audio" or "both"."""
+        return "audio" if self.picture is None else "video" if self.sound is None else "both"
+
 
 AUDIO_VISUAL = (
     EventClass(

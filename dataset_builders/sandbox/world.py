@@ -89,8 +89,8 @@ def make_world(
     time_line: TimeLine = TimeLine(),
     num_proc: int = 1,
 ) -> None:
-    """Write `clips/`, `captions.json`, `short_captions.json` (the event's label alone), `backgrounds.json`, `test/`,
-    `train/` and `annotations.json` below a folder.
+    """Write `clips/`, `captions.json`, `short_captions.json` (the event's label, and the tracks that carry it),
+    `backgrounds.json`, `test/`, `train/` and `annotations.json` below a folder.
 
     Args:
         output (`Path`): folder, created if needed; files of the same name are overwritten.
@@ -122,7 +122,7 @@ def make_world(
         video_id, caption, take = plan_clip(index, seed=seed, num_classes=num_classes)
         jobs.append((output / "clips" / f"{video_id}.mp4", [take], CLIP_SECONDS, (seed, CLIPS, index, 1)))
         captions.append({"video_id": video_id, "desc": caption})
-        short_captions.append({"video_id": video_id, "desc": take.event.label})
+        short_captions.append({"video_id": video_id, "desc": take.event.label, "tracks": take.event.tracks})
     for index in range(num_background_clips):
         video_id = _draw_clip_id(_rng(seed, BACKGROUNDS, index, 0))
         jobs.append((output / "clips" / f"{video_id}.mp4", [], CLIP_SECONDS, (seed, BACKGROUNDS, index, 1)))

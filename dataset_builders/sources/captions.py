@@ -25,6 +25,8 @@ CAPTION_KEYS = ("desc", "caption")
 START_KEYS = ("start", "start_time")
 END_KEYS = ("end", "end_time")
 SPLIT_KEY = "split"
+TRACKS_KEY = "tracks"
+EVENT_TRACKS = ("both", "video", "audio")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Clip:
     start: float | None = None
     youtube_id: str | None = None
     split: str = "train"
+    tracks: str = "both"  # those that carry the event: "video", "audio" or "both"
 
 
 def read_clips(
@@ -55,7 +58,7 @@ def read_clips(
             `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end and
             caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip is taken
             from its start and end columns, otherwise from an id of the form `<youtube id>_<start>_<end>` with
-            decimals.
+            decimals. A field `tracks` may say which tracks of the clip carry the event: "video", "audio" or "both".
         report (`CurationReport`):
             Counts the records read and kept, and each drop with its reason.
         exclude_ids_file (`str`, `Path` or a list of them, *optional*):
@@ -103,7 +106,7 @@ def _numbered_records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Records of a captions file as `{"id", "caption", "start", "end", "split"}`, with unchanged values.
+    """Records of a captions file as `{"id", "caption", "start", "end", "split", "tracks"}`, with unchanged values.
 
     Raises:
         ValueError: no id or no caption among the csv's columns, or among the keys of all JSON records.
@@ -131,7 +134,8 @@ def _objects(path: str | Path, records: list[Any]) -> list[dict[str, Any]]:
 
 def name_columns(path: str | Path, keys: list[str]) -> dict[str, str]:
     """The columns of the id, the caption, ...; raises ValueError if a required one is missing."""
-    wanted = {"id": ID_KEYS, "caption": CAPTION_KEYS, "start": START_KEYS, "end": END_KEYS, "split": (SPLIT_KEY,)}
+    wanted = {"id": ID_KEYS, "caption": CAPTION_KEYS, "start": START_KEYS, "end": END_KEYS}
+    wanted |= {"split": (SPLIT_KEY,), "tracks": (TRACKS_KEY,)}
     columns = {}
     for name, candidates in wanted.items():
         found = next((key for key in candidates if key in keys), None)
@@ -174,6 +178,9 @@ def make_clip(record: dict[str, Any], *, clip_duration: float) -> Clip:
         start, end = given_start, given_end
     if start is not None and end is not None and end <= start:
         raise UnusableRecord(None, "ends_before_it_starts")
+    tracks = record.get("tracks") or "both"
+    if tracks not in EVENT_TRACKS:
+        raise UnusableRecord(f"tracks is {shorten(tracks)}", "unknown_tracks")
     return Clip(
         clip_id=clip_id,
         caption=caption,
@@ -181,6 +188,7 @@ def make_clip(record: dict[str, Any], *, clip_duration: float) -> Clip:
         start=start,
         youtube_id=youtube_id,
         split=str(record.get("split") or "train"),
+        tracks=tracks,
     )
 
 

@@ -155,6 +155,8 @@ def row_to_record(row: Row) -> dict[str, Any]:
             "captions": [segment["caption"] for segment in segments],
         },
     }
+    if any("tracks" in segment for segment in segments):
+        meta[OWN]["tracks"] = [segment.get("tracks") for segment in segments]
     turns = [{"from": SPEAKERS[message["role"]], "value": message["content"]} for message in row["messages"]]
     return {"id": row["id"], "source": row["source"], "conversations": turns, "meta": meta}
 
@@ -263,8 +265,12 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
         starts, captions = [0.0, *ends][: len(ids)], [None] * len(ids)
     if not len(starts) == len(ends) == len(captions) == len(ids):
         raise UnusableRecord("starts, ends, captions and clips differ in number", "clips_and_scales_differ_in_number")
-    keys = ("clip_id", "start", "end", "scale", "caption")
-    return [dict(zip(keys, values)) for values in zip(clip_ids, starts, ends, scales, captions)]
+    columns = {"clip_id": clip_ids, "start": starts, "end": ends, "scale": scales, "caption": captions}
+    if own and own.get("tracks") is not None:
+        columns["tracks"] = [None if name is None else as_text(name, "tracks") for name in list_of(own, "tracks")]
+    if len({len(column) for column in columns.values()}) > 1:
+        raise UnusableRecord("tracks and clips differ in number", "clips_and_scales_differ_in_number")
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
 def name_media(record: Any) -> tuple[tuple[str, ...], tuple[float, float] | None]:
