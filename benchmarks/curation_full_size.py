@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
-from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 
 
 PROGRAM = "python -m benchmarks.curation_full_size"
@@ -38,7 +39,7 @@ class CurationOptions:
     num_workers: list[int] = field(default_factory=lambda: [1, 2, 4], metadata={"help": "Numbers of workers to try."})
 
     def __post_init__(self):
-        check_at_least(self, 1, "num_videos")
+        check_range(self, 1, "num_videos")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

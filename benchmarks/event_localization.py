@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
-from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from eval.metrics import load_metric
 
 
@@ -33,7 +34,7 @@ class LocalizationOptions:
     output: Path = field(default=RESULTS / "event_localization.json", metadata={"help": "File for the figures."})
 
     def __post_init__(self):
-        check_at_least(self, 1, "rounds")
+        check_range(self, 1, "rounds")
 
 
 def make_sets(num_predictions: int, *, seed: int = 0) -> tuple[list[list[dict]], list[list[dict]]]:

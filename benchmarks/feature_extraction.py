@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
-from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
+from dataset_builders.input_settings import check_range
 from dataset_builders.sandbox.world import make_world
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.media_avicuna import load_audio, probe
@@ -43,7 +44,7 @@ class ExtractionOptions:
     output: Path = field(default=RESULTS / "feature_extraction.json", metadata={"help": "File for the figures."})
 
     def __post_init__(self):
-        check_at_least(self, 1, "num_clips", "num_workers", "rounds")
+        check_range(self, 1, "num_clips", "num_workers", "rounds")
 
 
 def timed(run: Callable[[], object]) -> dict[str, float]:

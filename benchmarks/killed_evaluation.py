@@ -27,8 +27,9 @@ import torch
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.atomic_files import write_json
-from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter
+from dataset_builders.input_settings import check_range
 from eval import judge, run
 from eval.metrics import load_metric
 from train.initialize import build_tiny
@@ -48,7 +49,7 @@ class KillOptions:
     output: Path = field(default=RESULTS / "killed_evaluation.json", metadata={"help": "File for the figures."})
 
     def __post_init__(self):
-        check_at_least(self, 1, "num_kills")
+        check_range(self, 1, "num_kills")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
-from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from dataset_builders.media_writer import MediaWriter
 from dataset_builders.sandbox.classes import EVENT_CLASSES
 from modeling_avicuna import AVicunaPipeline
@@ -43,7 +44,7 @@ class QueryOptions:
     output: Path = field(default=RESULTS / "multi_query.json", metadata={"help": "File for the figures."})
 
     def __post_init__(self):
-        check_at_least(self, 1, "num_queries", "batch_size", "max_new_tokens", "rounds")
+        check_range(self, 1, "num_queries", "batch_size", "max_new_tokens", "rounds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,14 +2,14 @@
 AudioSet, as `load_dataset("a5_222k", audiocaps_file=..., ...)` after `import dataset_builders`.
 
 The paper gives the name and size of the set but not its composition, so the selection (`sources/audio_selection.py`)
-is our choice. `release.a5_222k_release` writes it as a folder with a card that
-`datasets` loads without this project.
+is our choice. `release/a5_222k_folder.py` writes it as a folder with a card, which `datasets` loads without this
+project.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from itertools import chain
 
 from .builder_base import AnnotationBuilder
 from .input_settings import Files, InputConfig, InputSettings, check_range
@@ -38,6 +38,17 @@ from .sources.audio_selection import (
 from .sources.media_folder import MediaFolder
 from .sources.rows import Row, make_row
 from .wordings import AUDIO_QUESTIONS, choose_wording
+
+
+# The sources, the most trusted first: a sound that occurs in two sources is kept in the first.
+READERS: dict[str, Callable[..., Iterator[AudioCaption]]] = {
+    "audiocaps": read_audiocaps,
+    "clotho": read_clotho,
+    "captions": read_captioned_clips,
+    "auto_acd": read_auto_acd,
+    "wavcaps": read_wavcaps,
+    "audioset": read_audioset_labels,
+}
 
 
 @dataclass
@@ -90,11 +101,9 @@ class A5222KSettings(InputSettings):
 
     def check(self) -> None:
         """Raises ValueError for a number out of range."""
-        check_range("num_pairs", self.num_pairs, 1)
-        check_range("max_per_text", self.max_per_text, 1)
-        check_range("min_words", self.min_words, 0)
-        check_range("max_duration", self.max_duration, 0)
-        check_range("max_missing", self.max_missing, 0, 1)
+        check_range(self, 1, "num_pairs", "max_per_text")
+        check_range(self, 0, "min_words", "max_duration")
+        check_range(self, 0, "max_missing", high=1)
 
 
 @dataclass
@@ -103,33 +112,24 @@ class A5222KConfig(A5222KSettings, InputConfig):
 
 
 def read_sources(config: A5222KSettings, *, report: CurationReport) -> dict[str, Iterator[AudioCaption]]:
-    """The records of each configured source, read lazily; human captions come first.
+    """The records of each configured source, read lazily.
 
     Raises:
         ValueError: no source, or label files without the list of classes.
     """
-    readers = {
-        "audiocaps": (config.files("audiocaps_file"), read_audiocaps),
-        "clotho": (config.files("clotho_file"), read_clotho),
-        "captions": (config.files("captions_file"), read_captioned_clips),
-        "auto_acd": (config.files("auto_acd_file"), read_auto_acd),
-        "wavcaps": (config.files("wavcaps_file"), read_wavcaps),
-    }
-    sources = {name: _read_files(files, reader, report) for name, (files, reader) in readers.items() if files}
-    if config.audioset_file is not None:
-        classes = config.files("class_labels_file")
-        if len(classes) != 1:
-            raise ValueError(f"audioset_file needs one class_labels_file (class_labels_indices.csv), got {classes}")
-        reader = functools.partial(read_audioset_labels, class_labels_file=classes[0])
-        sources["audioset"] = _read_files(config.files("audioset_file"), reader, report)
+    sources = {}
+    for name, reader in READERS.items():
+        options = {}
+        if name == "audioset" and config.audioset_file is not None:
+            classes = config.files("class_labels_file")
+            if len(classes) != 1:
+                raise ValueError(f"audioset_file needs class_labels_file, one class_labels_indices.csv, got {classes}")
+            options = {"class_labels_file": classes[0]}
+        if paths := config.files(f"{name}_file"):
+            sources[name] = chain.from_iterable(map(partial(reader, report=report, **options), paths))
     if not sources:
-        raise ValueError(f"a5_222k needs a source: one of {[f'{name}_file' for name in (*readers, 'audioset')]}")
+        raise ValueError(f"a5_222k needs a source: one of {[f'{name}_file' for name in READERS]}")
     return sources
-
-
-def _read_files(paths: list[Path], reader: Callable, report: CurationReport) -> Iterator[AudioCaption]:
-    for path in paths:
-        yield from reader(path, report=report)
 
 
 def read_held_out(config: A5222KSettings) -> HeldOutSounds:
@@ -157,19 +157,12 @@ def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Sele
     """
     config.check()
     report.settings.update(config.settings())
-    folders = {
-        "audiocaps": config.folder("audiocaps_dir"),
-        "clotho": config.folder("clotho_dir"),
-        "captions": config.folder("clips_dir"),
-        "auto_acd": config.folder("auto_acd_dir"),
-        "wavcaps": config.folder("wavcaps_dir"),
-        "audioset": config.folder("audioset_dir"),
-    }
     sources = read_sources(config, report=report)
     media = {
-        source: MediaFolder(folders[source], kind="audio", bare_suffix=".mp4" if source == "captions" else None)
-        for source in sources
+        source: MediaFolder(config.folder(f"{source}_dir"), kind="audio") for source in sources if source != "captions"
     }
+    if "captions" in sources:
+        media["captions"] = MediaFolder(config.folder("clips_dir"), kind="audio", bare_suffix=".mp4")
     selected = select_sounds(
         sources,
         held_out=read_held_out(config),

@@ -47,9 +47,8 @@ class PUValorOptions(CurationSettings, BuilderOption):
 
     def __post_init__(self):
         self.check()
-        check_range("num_workers", self.num_workers, 1)
-        check_range("num_tasks", self.num_tasks, 1)
-        check_range("task", self.task, 0, self.num_tasks - 1)
+        check_range(self, 1, "num_workers", "num_tasks")
+        check_range(self, 0, "task", high=self.num_tasks - 1)
 
 
 @dataclass(kw_only=True)

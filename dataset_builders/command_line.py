@@ -1,8 +1,8 @@
 """Parses the options of every command and reports user errors.
 
 The options are the fields of a dataclass, parsed by transformers' `HfArgumentParser`; each is accepted with dashes or
-with underscores. The converter (`modeling_avicuna`) and `train/sft.py` (TRL's own parser) follow the same
-convention.
+with underscores. The converter (`modeling_avicuna`), `eval.events` and `train/sft.py` (TRL's own parser) follow the
+same convention.
 """
 
 import logging
@@ -67,24 +67,11 @@ def accept_none(parser: HfArgumentParser, options_class: type) -> None:
             action.type = read
 
 
-def check_at_least(options: object, minimum: float, *names: str):
-    """
-    Rejects numbers that are too small; for use in `__post_init__` of an options class. None is not checked.
-
-    Raises:
-        ValueError: a field of `names` is below `minimum`, or not a number; the message names the option and its value.
-    """
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and not value >= minimum:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {minimum:g}, got {value}")
-
-
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """
-    Exits with status 1 and one line on stderr if the body raises `ValueError` or `OSError`, whose messages name the
-    invalid value or file. The traceback goes to the log at level DEBUG.
+    Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError` or `OSError`,
+    whose messages name the invalid value or file. The traceback goes to the log at level DEBUG.
 
     Example:
 
@@ -97,4 +84,5 @@ def one_line_errors(program: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         logger.debug("traceback of the error below", exc_info=True)
         message = " ".join(str(error).split()) or type(error).__name__
-        sys.exit(f"{program}: error: {message}")
+        sys.stderr.write(f"{program}: error: {message}\n")
+        sys.exit(2)

@@ -49,8 +49,8 @@ def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Ro
     Raises:
         ValueError: no file, or more images missing than `max_missing` allows.
     """
-    check_range("max_turns", config.max_turns, 1)
-    check_range("max_missing", config.max_missing, 0, 1)
+    check_range(config, 1, "max_turns")
+    check_range(config, 0, "max_missing", high=1)
     annotations, captions = config.files("annotations_file"), config.files("captions_file")
     if not annotations and not captions:
         raise ValueError("image_text needs annotations_file or captions_file")

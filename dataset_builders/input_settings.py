@@ -73,17 +73,14 @@ class InputSettings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_range(name: str, value: float | None, low: float, high: float = math.inf) -> None:
-    """Raises ValueError unless a setting is a number from `low` to `high`; None is not checked.
-
-    >>> check_range("max_missing", 0.5, 0, 1)
-    """
-    if value is None:
-        return
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(
-            f"{name} must be at least {low}" + (f" and at most {high}" if high < math.inf else "") + f", got {value!r}"
-        )
+def check_range(settings: object, low: float, *names: str, high: float = math.inf) -> None:
+    """Raises ValueError unless each field of `names` is a number from `low` to `high`, or None."""
+    for name in names:
+        value = getattr(settings, name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (is_number and low <= value <= high):
+            limits = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
+            raise ValueError(f"{name} must be {limits}, got {value!r}")
 
 
 def fingerprint_folder(folder: str | Path) -> str:

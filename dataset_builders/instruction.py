@@ -77,9 +77,9 @@ class InstructionConfig(InputConfig):
 
     def check(self) -> None:
         """Raises ValueError for a number out of range."""
-        check_range("max_turns", self.max_turns, 1)
-        check_range("num_absent", self.num_absent, 0)
-        check_range("max_missing", self.max_missing, 0, 1)
+        check_range(self, 1, "max_turns")
+        check_range(self, 0, "num_absent")
+        check_range(self, 0, "max_missing", high=1)
 
 
 def read_questioned(config: InstructionConfig, path: Path, *, report: CurationReport) -> Iterator[QuestionedVideo]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset_builders.atomic_files import write_json
-from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from dataset_builders.release.provenance import git_commit
 from dataset_builders.sources.annotation_files import fingerprint
 
@@ -58,8 +59,8 @@ class JudgeOptions:
     max_cost: float | None = field(default=None, metadata={"help": "No question is asked once this is spent."})
 
     def __post_init__(self):
-        check_at_least(self, 1, "num_workers")
-        check_at_least(self, 0, "num_retries", "price_input", "price_output", "max_cost")
+        check_range(self, 1, "num_workers")
+        check_range(self, 0, "num_retries", "price_input", "price_output", "max_cost")
         if not self.timeout > 0:
             raise ValueError(f"--timeout must be positive, got {self.timeout}")
         if not self.endpoint.startswith(("http://", "https://")):

@@ -19,7 +19,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset_builders.atomic_files import write_json
-from dataset_builders.command_line import check_at_least, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from dataset_builders.release.provenance import git_commit, model_hash, package_versions
 from dataset_builders.sources.annotation_files import fingerprint
 from modeling_avicuna.interleaving_avicuna import INTERLEAVING_RULES
@@ -80,10 +81,9 @@ class RunOptions:
     timelines: int = field(default=1, metadata={"help": "Number of videos to draw; localization tasks only."})
 
     def __post_init__(self):
-        check_at_least(self, 1, "limit", "batch_size", "num_workers", "max_new_tokens", "num_beams")
-        check_at_least(self, 0, "timelines")
-        if self.audio_interleaving_rate is not None and not 0 <= self.audio_interleaving_rate <= 1:
-            raise ValueError(f"--audio-interleaving-rate must be in 0 to 1, got {self.audio_interleaving_rate}")
+        check_range(self, 1, "limit", "batch_size", "num_workers", "max_new_tokens", "num_beams")
+        check_range(self, 0, "timelines")
+        check_range(self, 0, "audio_interleaving_rate", high=1)
 
     @property
     def generation(self) -> GenerationSettings:

@@ -1,7 +1,7 @@
 """Trains and evaluates variants of a chain of recipes: the paper's ablation table, its sweep of the interleaving rate.
 
-    python -m eval.study --plan eval/studies/ablations.yaml --start outputs/stage0 --recipes train/recipes/sandbox \
-        --output outputs/ablations -- --task sandbox --annotations FILE --media-dir DIR
+    python -m eval.study --plan eval/studies/ablations.yaml --model outputs/stage0 --output outputs/ablations \
+        --recipes-dir train/recipes/sandbox -- --task sandbox --annotations FILE --media-dir DIR
 
 A plan (YAML) names stages and variants. Each stage is `python -m train.run_stages` on the changed recipe, from the
 model of the previous stage; variants whose first stages are equal share these models. Finished work is not repeated.
@@ -78,8 +78,8 @@ class StudyOptions:
     """Options of `python -m eval.study`, before `--`."""
 
     plan: Path = field(metadata={"help": "YAML file of stages and variants."})
-    start: Path = field(metadata={"help": "Checkpoint that the first stage starts from."})
-    recipes: Path = field(metadata={"help": "Folder with one recipe per stage."})
+    model: Path = field(metadata={"aliases": ["--start"], "help": "Checkpoint that the first stage starts from."})
+    recipes_dir: Path = field(metadata={"aliases": ["--recipes"], "help": "Folder with one recipe per stage."})
     output: Path = field(metadata={"help": "Folder of the models, the evaluations and the table."})
     metric: str = field(default="average_mAP", metadata={"help": "Metric of the figure and of the printed table."})
     variants: list[str] | None = field(default=None, metadata={"help": "Only these variants. Default: all."})
@@ -262,8 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"{options.plan} has no variant {unknown[0]!r}; its variants are {names}")
     study = Study(
         plan,
-        start=options.start,
-        recipes=options.recipes,
+        start=options.model,
+        recipes=options.recipes_dir,
         output=options.output,
         train_arguments=shlex.split(options.train_arguments),
         evaluate_arguments=evaluate_arguments,
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.variants is None or variant.name in options.variants:
             results[variant.name] = study.evaluate(variant, study.train(variant))
             rows = table_of(plan, results)  # after each variant, so that a long study can be read while it runs
-            write_json(options.output / "study.json", {"title": plan.title, "start": str(options.start), "rows": rows})
+            write_json(options.output / "study.json", {"title": plan.title, "start": str(options.model), "rows": rows})
             draw_study(options.output / "study.png", plan, rows, metric=options.metric)
     for row in table_of(plan, results):
         print(f"{row['variant']:<28} {options.metric} {row['metrics'][options.metric]:6.2f}")

@@ -152,7 +152,7 @@ def test_missing_clips_are_an_error_unless_allowed(data_dir):
 def test_what_cannot_be_built_is_told(data_dir, tmp_path):
     with pytest.raises(ValueError, match="a5_222k needs a source: one of .*'audiocaps_file'"):
         select_pairs(A5222KConfig(), report=CurationReport())
-    with pytest.raises(ValueError, match="needs one class_labels_file"):
+    with pytest.raises(ValueError, match="needs class_labels_file, one class_labels_indices.csv"):
         select_pairs(A5222KConfig(audioset_file=tmp_path / "a.csv"), report=CurationReport())
     pointer = data_dir / "wavcaps" / "fsd_final.lfs_pointer.json"
     with pytest.raises(ValueError, match="git-LFS pointer"):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoModel, MistralConfig
+from transformers import AutoModel, AutoProcessor, MistralConfig
 
 from tests.train_fixtures import CAPTIONS, FEATURE_SIZE, ROWS, composed_row, workshop  # noqa: F401
-from train.checkpoint import load_model, load_processor
+from train.checkpoint import load_model
 from train.collator import IGNORED, AVicunaCollator
 from train.media_rows import CachedMedia, MediaFiles, unused_media
 from train.packed_attention import PACKED_SDPA, prepare_for_packing
@@ -18,7 +18,7 @@ from train.packed_attention import PACKED_SDPA, prepare_for_packing
 
 @pytest.fixture(scope="module")
 def processor(workshop):  # noqa: F811
-    return load_processor(str(workshop.checkpoint))
+    return AutoProcessor.from_pretrained(str(workshop.checkpoint))
 
 
 @pytest.fixture(scope="module")

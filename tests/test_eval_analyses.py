@@ -179,7 +179,7 @@ def study_folder(tmp_path):
 
 def run_study(folder, plan, *more, evaluation=()):
     launcher = f"{sys.executable} {folder / 'launcher.py'}"
-    own = ["--plan", str(plan), "--start", str(folder / "start"), "--recipes", str(folder / "recipes")]
+    own = ["--plan", str(plan), "--model", str(folder / "start"), "--recipes-dir", str(folder / "recipes")]
     task = ["--", "--task", "sandbox", "--annotations", "a.json", *evaluation]
     study.main([*own, "--output", str(folder / "out"), "--launcher", launcher, *more, *task])
     return json.loads((folder / "out" / "study.json").read_text())["rows"]
@@ -217,7 +217,7 @@ def test_an_ablation_trains_each_variant_without_its_part_and_shares_what_is_equ
         (["--metric", "mAP@0.55"], [], {}, "sandbox has no metric 'mAP@0.55'"),
         (["--metric", "mIoU"], [], {}, "sandbox has no metric 'mIoU'"),
         ([], ["--model", "m"], {}, "--model of the evaluation is set here"),
-        ([], ["--limit", "-1"], {}, "--limit must be at least 1"),
+        ([], ["--limit", "-1"], {}, "limit must be at least 1"),
         ([], [], {"drop_datasets": ["pu_velor"]}, "drops 'pu_velor'; the recipes have the sources"),
         ([], [], {"config": {"interleafing": "uniform"}}, "has no field 'interleafing'"),
     ],
@@ -314,7 +314,7 @@ def test_a_study_really_trains_and_evaluates(tmp_path, sentence_encoder_dir):
         {"name": "w/o audio", "paper": "w/o audio", "config": {"audio_interleaving_rate": 0.0}},
     ]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**plan, "variants": variants}))
-    own = ["--plan", "plan.yaml", "--start", "start", "--recipes", "recipes", "--output", "out"]
+    own = ["--plan", "plan.yaml", "--model", "start", "--recipes_dir", "recipes", "--output", "out"]
     own = [str(tmp_path / value) if not value.startswith("--") else value for value in own]
     task = [
         "--task",

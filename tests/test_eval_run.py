@@ -208,11 +208,11 @@ def test_a_question_or_video_that_occurs_twice_is_refused(world, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("--limit -1", "--limit must be at least 1, got -1"),
-        ("--limit 0", "--limit must be at least 1, got 0"),
-        ("--batch_size 0", "--batch-size must be at least 1"),
-        ("--audio_interleaving_rate 25", "--audio-interleaving-rate must be in 0 to 1, got 25.0"),
-        ("--timelines -1", "--timelines must be at least 0"),
+        ("--limit -1", "limit must be at least 1, got -1"),
+        ("--limit 0", "limit must be at least 1, got 0"),
+        ("--batch_size 0", "batch_size must be at least 1"),
+        ("--audio_interleaving_rate 25", "audio_interleaving_rate must be at least 0 and at most 1, got 25.0"),
+        ("--timelines -1", "timelines must be at least 0"),
         ("--model nowhere", "nowhere"),
         ("--annotations nowhere.json", "nowhere.json"),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoProcessor
 
 from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
 from dataset_builders.features.towers import check_towers, tower_fingerprint, tower_settings
@@ -16,7 +17,7 @@ from dataset_builders.sources.rows import make_row
 from tests.train_fixtures import changed_names, run_stage, saved_weights
 from tests.two_processes import run_on_two_processes
 from train import extract_features
-from train.checkpoint import load_model, load_processor
+from train.checkpoint import load_model
 from train.collator import AVicunaCollator
 from train.extract_features import list_media
 from train.initialize import build_tiny
@@ -54,7 +55,10 @@ def rows_of(world) -> list[dict]:
 
 @pytest.mark.parametrize("index", range(4))
 def test_the_loss_from_features_is_the_loss_from_media(world, index):
-    processor, model = load_processor(str(world / "checkpoint")), load_model(str(world / "checkpoint")).eval()
+    processor, model = (
+        AutoProcessor.from_pretrained(str(world / "checkpoint")),
+        load_model(str(world / "checkpoint")).eval(),
+    )
     row = rows_of(world)[index]
     cached = AVicunaCollator(processor, media=CachedMedia([str(world / "features")], processor=processor))([row])
     raw = AVicunaCollator(processor, media=MediaFiles(None, processor=processor))([row])
@@ -174,7 +178,10 @@ def test_rows_about_a_part_of_a_file_get_that_part(world, tmp_path, start, end):
     output = tmp_path / "features"
     for media_dir in ("clips", "test"):
         extract_features.main([*command(world, world / media_dir, output), "--datasets", str(path)])
-    processor, model = load_processor(str(world / "checkpoint")), load_model(str(world / "checkpoint")).eval()
+    processor, model = (
+        AutoProcessor.from_pretrained(str(world / "checkpoint")),
+        load_model(str(world / "checkpoint")).eval(),
+    )
     cached = CachedMedia([str(output)], processor=processor)
     files = MediaFiles(None, processor=processor)
     assert CachedMedia([str(world / "features")], processor=processor).missing(rows[0])  # the whole file is no part
@@ -268,4 +275,4 @@ def test_the_loss_is_the_same_with_centred_tokens_and_short_windows(world, tmp_p
         with torch.no_grad():
             assert model(**cached).loss.item() == pytest.approx(model(**raw).loss.item(), rel=1e-5)
     with pytest.raises(ValueError, match="alignment='centred', but the processor has alignment='published'"):
-        CachedMedia([str(tmp_path / "features")], processor=load_processor(str(world / "checkpoint")))
+        CachedMedia([str(tmp_path / "features")], processor=AutoProcessor.from_pretrained(str(world / "checkpoint")))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoProcessor,
     ClapAudioModelWithProjection,
     ClapFeatureExtractor,
     CLIPVisionModelWithProjection,
@@ -19,7 +20,7 @@ from modeling_avicuna.feature_extraction_avicuna import clap_settings
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 from tests.tiny_models import tiny_model
 from tests.train_fixtures import CAPTIONS
-from train.checkpoint import load_model, load_processor
+from train.checkpoint import load_model
 from train.initialize import TINY_TEXTS, assemble, build_tiny, main, train_tokenizer
 from train.whitening import whitening_map
 
@@ -59,7 +60,7 @@ def test_assembled_parts_are_bit_identical_and_only_adapters_are_new(tmp_path):
     main(
         [w for name, folder in line.items() for w in (f"--{name}", str(tmp_path / folder))] + ["--output", str(output)]
     )
-    model, processor = load_model(str(output)), load_processor(str(output))
+    model, processor = load_model(str(output)), AutoProcessor.from_pretrained(str(output))
     for name, tensor in AutoModelForCausalLM.from_pretrained(tmp_path / "llama").model.layers.state_dict().items():
         assert torch.equal(model.model.language_model.layers.state_dict()[name], tensor)
     for kind, folder, tower in (
@@ -89,9 +90,9 @@ def test_a_checkpoint_may_have_no_towers(tmp_path):
 def test_alignment_and_windows_are_options_of_the_command(tmp_path):
     captions, output = tmp_path / "captions.json", tmp_path / "out"
     captions.write_text(json.dumps([{"video_id": "a", "desc": text} for text in CAPTIONS]), encoding="utf-8")
-    made = ["--size", "tiny", "--captions", str(captions), "--output", str(output)]
+    made = ["--size", "tiny", "--captions-file", str(captions), "--output", str(output)]
     main([*made, "--alignment", "centred", "--window-seconds", "2", "--stride-seconds", "1", "--num-av-tokens", "8"])
-    processor, model = load_processor(str(output)), load_model(str(output)).eval()
+    processor, model = AutoProcessor.from_pretrained(str(output)), load_model(str(output)).eval()
     expected = {"alignment": "centred", "window_seconds": 2.0, "stride_seconds": 1.0, "mel_scale": "htk"}
     assert processor.feature_settings == expected
     windows = processor.feature_extractor.extract_windows(np.zeros(480_000, np.float32))
@@ -131,7 +132,18 @@ def test_the_command_says_what_it_needs(tmp_path):
     captions.write_text(json.dumps([{"video_id": "a", "desc": text} for text in CAPTIONS]), encoding="utf-8")
     with pytest.raises(ValueError, match="--size tiny with --captions"):
         main(["--size", "tiny", "--output", str(tmp_path / "out")])
-    main(["--size", "tiny", "--captions", str(captions), "--output", str(tmp_path / "out"), "--num_av_tokens", "12"])
-    assert load_processor(str(tmp_path / "out")).num_av_tokens == 12
+    main(
+        [
+            "--size",
+            "tiny",
+            "--captions-file",
+            str(captions),
+            "--output",
+            str(tmp_path / "out"),
+            "--num_av_tokens",
+            "12",
+        ]
+    )
+    assert AutoProcessor.from_pretrained(str(tmp_path / "out")).num_av_tokens == 12
     parts = json.loads((tmp_path / "out" / ORIGIN_FILE).read_text(encoding="utf-8"))["parts"]
     assert len(parts) == 5 and set(parts.values()) == {RANDOM}

@@ -179,9 +179,9 @@ def test_missing_token_counts_are_zero(server, usage):
 @pytest.mark.parametrize(
     "option, message",
     [
-        (["--num-workers", "0"], "--num-workers must be at least 1"),
-        (["--num_retries", "-1"], "--num-retries must be at least 0"),
-        (["--max-cost", "nan"], "--max-cost must be at least 0"),
+        (["--num-workers", "0"], "num_workers must be at least 1"),
+        (["--num_retries", "-1"], "num_retries must be at least 0"),
+        (["--max-cost", "nan"], "max_cost must be at least 0"),
         (["--timeout", "0"], "--timeout must be positive"),
         (["--endpoint", "host/v1"], "--endpoint must begin with http"),
     ],

@@ -285,7 +285,7 @@ def test_a_really_full_disk_is_told_and_nothing_is_sent(hub, checkpoint, tmp_pat
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "No space left on device" in done.stderr.strip().splitlines()[-1], done.stderr
+    assert done.returncode == 2 and "No space left on device" in done.stderr.strip().splitlines()[-1], done.stderr
     assert hub.requests == []
 
 

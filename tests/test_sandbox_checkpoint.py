@@ -80,7 +80,7 @@ def test_a_short_training_learns_from_its_media(tmp_path):
     captions, clips = tmp_path / "world" / "captions.json", tmp_path / "world" / "clips"
     initialize(
         f"--size tiny --language-model biogpt --alignment centred --window-seconds 2 --stride-seconds 1 "
-        f"--captions {captions} --media-dir {clips} --output {tmp_path}/stage0".split()
+        f"--captions-file {captions} --media-dir {clips} --output {tmp_path}/stage0".split()
     )
     extract(f"--model {tmp_path}/stage0 --media-dir {clips} --output {tmp_path}/seen".split())
     store = FeatureStore(tmp_path / "seen")

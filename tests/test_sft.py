@@ -12,7 +12,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from dataset_builders.schema import FEATURES
 from tests.train_fixtures import CAPTIONS, changed_names, run_stage, saved_weights, workshop  # noqa: F401
-from train.checkpoint import ADAPTER_FOLDER, load_model, load_processor
+from train.checkpoint import ADAPTER_FOLDER, load_model
 from train.collator import AVicunaCollator
 from train.initialize import build_tiny
 from train.media_rows import CachedMedia
@@ -77,7 +77,7 @@ def test_the_summary_says_what_was_done(trained):
 
 def test_the_merged_model_says_what_base_and_adapter_say(workshop, tmp_path):  # noqa: F811
     output = run_stage(workshop, "composed", tmp_path / "out", use_peft=True, lora_r=4, lora_alpha=64)
-    processor = load_processor(str(output))
+    processor = AutoProcessor.from_pretrained(str(output))
     media = CachedMedia([str(workshop.features)], processor=processor)
     batch = AVicunaCollator(processor, media=media)(list(Dataset.from_parquet(str(workshop.rows("composed"))))[:3])
     base = load_model(str(workshop.checkpoint)).eval()

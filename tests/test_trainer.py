@@ -6,10 +6,11 @@ import pytest
 import torch
 import trl.trainer.utils
 from datasets import Dataset
+from transformers import AutoProcessor
 
 from tests.train_fixtures import run_stage, workshop  # noqa: F401
 from train.arguments import parse_arguments
-from train.checkpoint import load_model, load_processor
+from train.checkpoint import load_model
 from train.collator import AVicunaCollator
 from train.media_rows import CachedMedia
 from train.summary import SUMMARY_FILE
@@ -50,7 +51,7 @@ def test_evaluation_reports_teacher_forced_accuracy(workshop, tmp_path):  # noqa
     output = run_stage(
         workshop, "video", tmp_path, trainable="vision_adapter", eval_datasets=rows, learning_rate=0.0, **EVALUATION
     )
-    processor, model = load_processor(str(output)), load_model(str(output)).eval()
+    processor, model = AutoProcessor.from_pretrained(str(output)), load_model(str(output)).eval()
     media = CachedMedia([str(workshop.features)], processor=processor)
     batch = AVicunaCollator(processor, media=media)(list(Dataset.from_parquet(str(rows))))
     with torch.no_grad():
@@ -124,7 +125,7 @@ def test_label_smoothing_leaves_the_placeholders_out(workshop, tmp_path):  # noq
     """The reported loss is that of torch on the logits without the two placeholders."""
     options = {"label_smoothing_factor": 0.1, "learning_rate": 0.0, "per_device_train_batch_size": 6}
     output = run_stage(workshop, "video", tmp_path, trainable="vision_adapter", effective_batch_size=6, **options)
-    processor, model = load_processor(str(output)), load_model(str(output)).eval()
+    processor, model = AutoProcessor.from_pretrained(str(output)), load_model(str(output)).eval()
     media = CachedMedia([str(workshop.features)], processor=processor)
     batch = AVicunaCollator(processor, media=media)(list(Dataset.from_parquet(str(workshop.rows("video")))))
     placeholders = {processor.video_token_id, processor.audio_token_id}

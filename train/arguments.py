@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from dataset_builders.command_line import OneLineParser
 from train.data_sources import DataSource, read_data_source
 
 
@@ -148,6 +148,9 @@ class AVicunaTrainingArguments(SFTConfig):
     gradient_accumulation_steps: int | None = field(
         default=None, metadata={"help": "Micro batches per step; by default derived from effective_batch_size."}
     )
+    output_dir: str | None = field(
+        default=None, metadata={"aliases": ["--output"], "help": "Folder of the finished stage and its checkpoints."}
+    )
     use_muon: bool = field(
         default=False,
         metadata={"help": "Muon for the weights of linear layers; embeddings, head, norms and biases by `optim`."},
@@ -272,12 +275,8 @@ def accumulation_steps(
     return given
 
 
-class StageParser(TrlParser):
+class StageParser(OneLineParser, TrlParser):
     """TRL's parser with errors of one line, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-        raise AssertionError("ArgumentParser.exit does not return")
 
 
 def parse_arguments(

@@ -25,17 +25,6 @@ ADAPTER_FOLDER = "adapter"
 MERGED_START_FOLDER = "merged_start"
 
 
-def load_processor(path: str | None, *, revision: str | None = None) -> ProcessorMixin:
-    """The processor of a checkpoint.
-
-    Raises:
-        ValueError: no path given.
-    """
-    if not path:
-        raise ValueError("model_name_or_path is not set: the checkpoint that this stage starts from")
-    return AutoProcessor.from_pretrained(path, revision=revision)
-
-
 def load_model(
     path: str,
     *,
@@ -117,7 +106,7 @@ def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> s
     with training.main_process_first(local=False, desc="merging LoRA into its base model"), whole_models(training):
         if training.process_index == 0:
             merge_adapter(base, adapter=path, output=merged, dtype=stage.dtype, revision=stage.model_revision)
-            load_processor(base).save_pretrained(merged)
+            AutoProcessor.from_pretrained(base).save_pretrained(merged)
     return str(merged)
 
 

@@ -19,17 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from dataset_builders.atomic_files import write_text
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter, media_key
 from dataset_builders.features.towers import tower_settings
+from dataset_builders.input_settings import check_range
 from dataset_builders.sources.clip_ids import MEDIA_SUFFIXES
+from dataset_builders.sources.media_folder import list_files
 from modeling_avicuna.media_avicuna import MediaError, probe
 from train.arguments import read_share
-from train.checkpoint import load_model, load_processor
+from train.checkpoint import load_model
 from train.data_sources import read_data_source
 from train.media_rows import IMAGE_SUFFIXES
 from train.training_rows import load_source
@@ -64,9 +66,7 @@ class ExtractionOptions:
 
     def __post_init__(self):
         read_share(self.max_missing)
-        for name in ("num_workers", "media_per_part"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_range(self, 1, "num_workers", "media_per_part")
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,8 @@ def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
     """
     if media_dir is not None and not Path(media_dir).is_dir():
         raise ValueError(f"no such media folder: {media_dir}")
-    found = (
-        []
-        if media_dir is None
-        else sorted(p for p in Path(media_dir).rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES)
-    )
-    paths = [*found, *map(Path, files)]
+    found = [] if media_dir is None else list_files(media_dir, MEDIA_SUFFIXES)
+    paths = [Path(path) for path in (*found, *files)]
     if not paths:
         raise ValueError(f"no media files to extract: media_dir={media_dir!r}, media={files}")
     by_id: dict[str, Path] = {}
@@ -242,7 +238,7 @@ def main(arguments: list[str] | None = None):
     keys = {medium.key for medium in media}
     earlier = [entry for entry in read_failures(options.output) if entry["media_id"] not in keys]
     state.wait_for_everyone()  # nobody writes a list before all have read the earlier ones
-    processor = load_processor(options.model)
+    processor = AutoProcessor.from_pretrained(options.model)
     model = load_model(options.model, dtype=options.compute_dtype).eval()
     model.model.language_model = None  # only the towers run: a 7B language model would take memory for nothing
     model.to(state.device)

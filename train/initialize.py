@@ -1,15 +1,13 @@
 """Makes the checkpoint that stage I starts from: a tiny random AVicuna, or one assembled from pretrained parts.
 
-    python -m train.initialize --size tiny --captions captions.json --media-dir clips --output outputs/stage0
+    python -m train.initialize --size tiny --captions-file captions.json --media-dir clips --output outputs/stage0
     python -m train.initialize --language-model lmsys/vicuna-7b-v1.5 --vision-tower openai/clip-vit-large-patch14 \
         --audio-tower laion/clap-htsat-fused --output outputs/stage0
 
 Adapters are always random at first. The tiny model is for tests and the demo. Nothing is trained here.
 """
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from transformers import (
 
 from dataset_builders import wordings
 from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.sources.captions import read_records
 from modeling_avicuna import AVicunaConfig, AVicunaFeatureExtractor, AVicunaForConditionalGeneration
 from modeling_avicuna.feature_extraction_avicuna import clap_settings
 from modeling_avicuna.origin_avicuna import RANDOM, write_origin
@@ -302,7 +301,10 @@ class InitializeOptions:
 
     output: str = field(metadata={"help": "Folder for the checkpoint."})
     size: str | None = field(default=None, metadata={"help": '"tiny": random weights, made from nothing.'})
-    captions: str | None = field(default=None, metadata={"help": "Caption file that the tiny tokenizer learns from."})
+    captions_file: str | None = field(
+        default=None,
+        metadata={"aliases": ["--captions"], "help": "Captioned clips whose captions the tiny tokenizer learns from."},
+    )
     language_model: str | None = field(
         default=None,
         metadata={"help": 'Pretrained causal language model; with --size tiny, "llama", "lfm2", "biogpt" or "gpt2".'},
@@ -328,20 +330,15 @@ class InitializeOptions:
     seed: int = field(default=0, metadata={"help": "Of all random weights."})
 
 
-def read_captions(path: str) -> list[str]:
-    """The captions of a file in VALOR's form, `[{"video_id", "desc"}]`."""
-    return [entry["desc"] for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
-
-
 def main(arguments: list[str] | None = None):
     args = parse_options(InitializeOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     names = "num_av_tokens audio_interleaving_rate interleaving alignment window_seconds stride_seconds"
     settings = {name: getattr(args, name) for name in names.split()}
     torch.manual_seed(args.seed)
-    if args.size == "tiny" and args.captions:
-        model, processor = build_tiny(
-            read_captions(args.captions), seed=args.seed, language_model=args.language_model or "llama", **settings
-        )
+    if args.size == "tiny" and args.captions_file:
+        captions = [str(record["caption"]) for record in read_records(args.captions_file) if record["caption"]]
+        language_model = args.language_model or "llama"
+        model, processor = build_tiny(captions, seed=args.seed, language_model=language_model, **settings)
         if args.media_dir:
             whiten_towers(model, processor, spread(list_media(args.media_dir, []), NUM_WHITENING_CLIPS))
     elif args.size is None and args.language_model:
@@ -353,7 +350,7 @@ def main(arguments: list[str] | None = None):
             **settings,
         )
     else:
-        raise ValueError("give either --size tiny with --captions FILE, or --language_model (and towers)")
+        raise ValueError("give either --size tiny with --captions-file FILE, or --language_model (and towers)")
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)
     adapters = {"vision_adapter": RANDOM, "audio_adapter": RANDOM}

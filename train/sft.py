@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from accelerate.logging import get_logger
+from transformers import AutoProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 
@@ -23,7 +24,6 @@ from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing regis
 from train.arguments import parse_arguments  # noqa: E402
 from train.checkpoint import (  # noqa: E402
     load_model,
-    load_processor,
     merged_start,
     quantization_config,
     save_stage,
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None):
     resume = resume_point(training.resume_from_checkpoint, training.output_dir)
 
     base = merged_start(stage, training)
-    processor = load_processor(base, revision=stage.model_revision)
+    processor = AutoProcessor.from_pretrained(base, revision=stage.model_revision)
     start = describe_start(str(stage.model_name_or_path), revision=stage.model_revision)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
     with whole_models(training):

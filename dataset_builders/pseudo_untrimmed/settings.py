@@ -167,11 +167,8 @@ class CurationSettings(InputSettings):
         if self.min_turns > self.max_turns:
             raise ValueError(f"min_turns={self.min_turns} is more than max_turns={self.max_turns}")
         counts = ("num_videos", "cluster_size", "min_cluster_size", "max_repeats", "min_turns", "max_turns")
-        for name in (*counts, "videos_per_shard"):
-            check_range(name, getattr(self, name), 1)
-        for name in ("repeat_probability", "gap_share", "overlap_share", "absent_share"):
-            check_range(name, getattr(self, name), 0, 1)
-        check_range("render_fps", self.render_fps, 1)
+        check_range(self, 1, *counts, "videos_per_shard", "render_fps")
+        check_range(self, 0, "repeat_probability", "gap_share", "overlap_share", "absent_share", high=1)
         self.coherence_threshold = read_threshold(self.coherence_threshold)
         if self.captions_file is None:
             raise ValueError("pu_valor needs a captions_file, for example VALOR-32K's desc_train.json")
