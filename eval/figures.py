@@ -41,8 +41,24 @@ def draw_lines(path: Path, *, series: dict[str, dict[float, float]], axis: str, 
     _write(axes, path, unit=unit, title=title)
 
 
-def _axes(*, width: float) -> Axes:
-    return Figure(figsize=(min(width, 14.0), 4.5), layout="constrained").add_subplot()
+def draw_intervals(
+    path: Path, *, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], title: str
+) -> None:
+    """One horizontal bar per value, with its interval where there is one."""
+    axes = _axes(width=8.0, height=max(3.0, 0.28 * len(values)))
+    names = list(values)[::-1]  # the first one at the top
+    axes.barh(names, [values[name] for name in names], color=_shade(0, 2))
+    for name in names:
+        if name in intervals:
+            axes.plot(intervals[name], [name, name], color="black")
+    axes.set_xlim(left=0)
+    axes.set_title(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes.figure.savefig(path, dpi=120)
+
+
+def _axes(*, width: float, height: float = 4.5) -> Axes:
+    return Figure(figsize=(min(width, 14.0), height), layout="constrained").add_subplot()
 
 
 def _write(axes: Axes, path: Path, *, unit: str, title: str) -> None:

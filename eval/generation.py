@@ -227,6 +227,7 @@ def _answer(example: Example, encoded: _Encoded, question: Question, *, said: Mo
         events=events,
         prompt=question.prompt,
         presence=None if question.kind == "text" else _rounded(said.presence),
+        query=question.label,
     )
 
 

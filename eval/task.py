@@ -68,6 +68,7 @@ class Answer:
     text (`str`): without special tokens.
     events (`tuple[Event, ...]`): the events read from it, in seconds, scored by their time tokens.
     presence (`float`, *optional*): the probability that the answer names a span rather than "No event.".
+    query (`str`): the event or sentence that was asked for; empty for a narration and for free questions.
     """
 
     question_id: str
@@ -77,6 +78,7 @@ class Answer:
     events: tuple[Event, ...] = ()
     prompt: str = ""
     presence: float | None = None
+    query: str = ""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class TimeCodec:
         """Seconds of a written time, clamped to what `encode` can write. ValueError if it is not a number."""
         if not re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?", text.strip()):
             raise ValueError(f"not a written time: {text!r}")
-        return self._seconds(float(text), None, _checked(duration))
+        return self.to_seconds(float(text), None, _checked(duration))
 
     def is_complete(self, text: str) -> bool:
         """Whether `text` is one complete written time, to which no character can be added."""
@@ -122,13 +122,36 @@ class TimeCodec:
             return None
         return float(min(int(text.ljust(self.num_digits, "9")), self.num_bins - 1))
 
-    def _seconds(self, value: float, unit: str | None, duration: float) -> float:
-        """`value` in "seconds", "percent" or None (this codec's own unit) as seconds inside the video."""
-        if unit == "seconds" or (unit is None and self.unit == "seconds"):
+    def to_seconds(self, value: float, unit: str | None, duration: float) -> float:
+        """`value` in "seconds", "percent" or None (this codec's own unit) as seconds inside the video.
+
+        "frames" is this codec's own unit as well: models of this family call the steps of a video frames.
+        """
+        if unit == "percent":
+            return min(max(value / 100, 0.0), 1.0) * duration
+        if unit == "seconds" or self.unit == "seconds":
             return min(max(value, 0.0), duration)
-        steps = value if unit is None else value * self.num_bins / 100
-        steps = min(max(steps, 0.0), self.num_bins - 1.0)
-        return steps * duration / self.num_bins
+        return min(max(value, 0.0), self.num_bins - 1.0) * duration / self.num_bins
+
+
+@dataclass(frozen=True)
+class FrameCodec:
+    """How frame numbers of the video are read; models of other families write them, ours do not.
+
+    fps (`float`): frames per second.
+    """
+
+    fps: float
+
+    def __post_init__(self):
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps must be a positive number, got {self.fps!r}")
+
+    def to_seconds(self, value: float, unit: str | None, duration: float) -> float:
+        """As `TimeCodec.to_seconds`; "frames" and None are frame numbers."""
+        if unit in ("frames", None):
+            return min(max(value / self.fps, 0.0), duration)
+        return DEFAULT_CODEC.to_seconds(value, unit, duration)
 
 
 @dataclass(frozen=True)
@@ -196,7 +219,7 @@ def format_events(events: list[Event], duration: float, *, codec: TimeCodec = DE
     return " ".join(_sentence(label, spans) for label, spans in runs) or NO_EVENTS
 
 
-def read_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC) -> EventReading:
+def read_events(text: str, duration: float, *, codec: TimeCodec | FrameCodec = DEFAULT_CODEC) -> EventReading:
     """Reads the output of a model; see `EventReading`. No text raises an error, only a wrong `duration` does.
 
     Times without a unit have the codec's; "s", "seconds", "0:17" and "%" are understood. Times outside of the
@@ -215,7 +238,7 @@ def read_events(text: str, duration: float, *, codec: TimeCodec = DEFAULT_CODEC)
         return EventReading([], [], [])
     events, places = [], []
     for label, first, last in written:
-        start, end = (codec._seconds(time.value, time.unit, duration) for time in (first, last))
+        start, end = (codec.to_seconds(time.value, time.unit, duration) for time in (first, last))
         if start > end:
             unread.append(Unread(text[first.begin : last.stop], "end before start, swapped"))
         events.append(Event(min(start, end), max(start, end), label))

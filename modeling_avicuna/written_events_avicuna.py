@@ -14,7 +14,7 @@ NO_TIME_SPAN = "no time span"
 
 
 class WrittenTime(NamedTuple):
-    """One time as written, `text[begin:stop]`; `unit` is "seconds", "percent" or None (the codec's)."""
+    """One time as written, `text[begin:stop]`; `unit` is "seconds", "percent", "frames" or None (the codec's)."""
 
     value: float
     unit: str | None
@@ -46,17 +46,22 @@ class _Group(NamedTuple):
     label: str | None
 
 
-_NUMBER = r"-?[0-9]+(?::[0-5]?[0-9]){1,2}(?:\.[0-9]+)?|-?[0-9]+(?:\.[0-9]+)?"
-_UNIT = r"%|percent\b|seconds?\b|secs?\b|s\b"
-_DASH = r"[-\u2013\u2014~]"
+# "1:05", "0:01:05.2", "1 minute 5 seconds", "65.2"
+_NUMBER = (
+    r"-?[0-9]+(?::[0-5]?[0-9]){1,2}(?:\.[0-9]+)?"
+    r"|[0-9]+\s*m(?:in(?:ute)?s?)?\s*(?:and\s+)?[0-9]+(?:\.[0-9]+)?\s*s(?:ec(?:ond)?s?)?\b"
+    r"|-?[0-9]+(?:\.[0-9]+)?"
+)
+_UNIT = r"%|percent\b|seconds?\b|secs?\b|s\b|frames?\b|minutes?\b|mins?\b"
+_DASH = r"(?:-?->|[-\u2013\u2014~\u2192])"
 _TO = rf"\s*(?:to|and|until|till|through|{_DASH}|(?:,|and|,\s*and)?\s*(?:ending|ends|end|stops)\s+at)\s*"
-_START = rf"(?P<start>{_NUMBER})(?:\s*(?P<start_unit>{_UNIT}))?"
-_END = rf"(?:(?P<end>{_NUMBER})(?![0-9])(?:\s*(?P<end_unit>{_UNIT}))?|(?P<last>the\s+end\b))"
-_MARK = r"(?:(?:frames?|timestamps?)\s+)?"
+_MARK = r"(?:(?P<{}_mark>frames?|timestamps?|seconds?)\s+)?"
+_START = rf"{_MARK.format('start')}(?P<start>{_NUMBER})(?:\s*(?P<start_unit>{_UNIT}))?"
+_END = rf"{_MARK.format('end')}(?:(?P<end>{_NUMBER})(?![0-9])(?:\s*(?P<end_unit>{_UNIT}))?|(?P<last>the\s+end\b))"
 # "from 03 to 17", "between 3 and 17 seconds", "starting at 0:03 and ending at 0:17"
 _SPAN_IN_WORDS = re.compile(
     rf"\b(?:from|between|during|start(?:s|ing)?\s+(?:at|from)|begin(?:s|ning)?\s+at|start(?:\s+time)?\s*[:=])"
-    rf"\s*(?<![A-Za-z]){_MARK}{_START}(?:{_TO}|\s*[,;]?\s*(?:and\s+)?end(?:\s+time)?\s*[:=]\s*){_MARK}{_END}",
+    rf"\s*(?<![A-Za-z]){_START}(?:{_TO}|\s*[,;]?\s*(?:and\s+)?end(?:\s+time)?\s*[:=]\s*){_END}",
     re.IGNORECASE,
 )
 # "03 - 17", "90.0 - 102.0 seconds", "[03, 17]": read only in a text without a span in words
@@ -84,7 +89,7 @@ _SHOWN = (
 )
 _ABSENCE = re.compile(
     rf"\b(?:does|do|did|is|are|was|were|has|have|can|could|would){_NOT}\s+(?:\w{{1,20}}\s+){{0,2}}?{_SHOWN}"
-    rf"|\b(?:cannot|not|never)\s+{_SHOWN}|\bnever\s+(?:happens|occurs|appears|takes\s+place)"
+    rf"|\b(?:cannot|not|never)\s+{_SHOWN}|\b(?:cannot|can{_NOT}|could{_NOT})\s+(?:find|locate|detect|identify)\b|\bnever\s+(?:happens|occurs|appears|takes\s+place)"
     rf"|\bno\s+(?:\w{{1,20}}\s+){{1,4}}?(?:is|are|was|were|can|could)\s+(?:be\s+)?{_SHOWN}|\bnot\s+find\b"
     r"|\bthere\s+(?:is|are|was|were)\s+(?:no|not|never|nothing)\b|\b(?:is|are|was|were)\s+absent\b"
     r"|\bno\s+(?:(?:such|matching|relevant|corresponding)\s+)?"
@@ -95,6 +100,7 @@ _ABSENCE = re.compile(
 _NEGATIVE_WORD = re.compile(
     r"\W*(?:(?:json\W*)?(?:\[\s*\]|\{\s*\})|none|no|nope|nothing|never|absent|n/?a|null)\W*", re.IGNORECASE
 )
+_DIGITS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _OPENERS = re.compile(r"[\[{]")
 _BRACKETS = re.compile(r"[\[\]{}]")
 _PYTHON_STRING = re.compile(r"'((?:[^'\\\n]|\\.)*)'(?=\s*[:,\]}])")
@@ -114,8 +120,8 @@ _TIME_KEYS = (
     "segments",
     "segment",
 )
-_START_KEYS = ("start", "start_time", "begin", "onset", "from")
-_END_KEYS = ("end", "end_time", "stop", "offset", "to")
+_START_KEYS = ("start", "start_time", "begin", "onset", "from", "start_frame")
+_END_KEYS = ("end", "end_time", "stop", "offset", "to", "end_frame")
 _LABEL_KEYS = ("event", "label", "caption", "description", "sentence", "query", "name", "action", "activity", "text")
 
 
@@ -190,6 +196,9 @@ def _span_run(text: str, first: re.Match) -> _Group:
             break
         spans.append(_written_span(following))
         stop = following.end()
+    unit = spans[-1][1].unit if text[spans[-1][1].stop : stop].strip() else None
+    if unit:  # written after the last span alone: "from 3 to 17 and from 40 to 52 seconds"
+        spans = [tuple(time if time.unit else time._replace(unit=unit) for time in span) for span in spans]
     label, quoted_stop = _quoted_label(text, stop)
     return _Group(first.start(), quoted_stop, tuple(spans), label)
 
@@ -293,22 +302,32 @@ def _clean(label: str) -> str:
 
 def _written_span(match: re.Match) -> tuple[WrittenTime, WrittenTime]:
     """Both times of a matched span; a unit that is written once applies to both."""
-    start_unit, end_unit = match["start_unit"] or match["end_unit"], match["end_unit"] or match["start_unit"]
+    start_unit = match["start_unit"] or _unit_of_mark(match["start_mark"])
+    end_unit = match["end_unit"] or _unit_of_mark(match["end_mark"])
+    start_unit, end_unit = start_unit or end_unit, end_unit or start_unit
     start = _written_time(match["start"], start_unit, *match.span("start"))
     if match["last"]:
         return start, WrittenTime(float("inf"), None, *match.span("last"))
     return start, _written_time(match["end"], end_unit, *match.span("end"))
 
 
+def _unit_of_mark(mark: str | None) -> str | None:
+    """The unit that a word before a number says: "frame 48", "second 3"; "timestamp 3" says none."""
+    return mark if mark and mark[0].lower() in "fs" else None
+
+
 def _written_time(number: str, unit: str | None, begin: int, stop: int) -> WrittenTime:
     sign = -1.0 if number.startswith("-") else 1.0
     value = 0.0
-    for part in number.lstrip("-").split(":"):
+    parts = _DIGITS.findall(number)
+    for part in parts:
         value = 60.0 * value + float(part)
-    if ":" in number:
+    if len(parts) > 1:
         return WrittenTime(sign * value, "seconds", begin, stop)
+    if unit is not None and unit[0] in "mM":
+        return WrittenTime(sign * 60.0 * value, "seconds", begin, stop)
     if unit is not None:
-        unit = "percent" if unit.lower() in ("%", "percent") else "seconds"
+        unit = {"%": "percent", "p": "percent", "f": "frames"}.get(unit[0].lower(), "seconds")
     return WrittenTime(sign * value, unit, begin, stop)
 
 
@@ -383,7 +402,8 @@ def _json_spans(value: Any, label: str, depth: int) -> list[tuple[str, re.Match 
     start = next((value[keys[key]] for key in _START_KEYS if key in keys), None)
     end = next((value[keys[key]] for key in _END_KEYS if key in keys), None)
     if start is not None and end is not None:
-        return _json_spans(f"from {start} to {end}", label, depth)
+        mark = "frame " if "start_frame" in keys else ""
+        return _json_spans(f"from {mark}{start} to {end}", label, depth)
     times = next((value[keys[key]] for key in _TIME_KEYS if key in keys), None)
     if times is not None:
         return _json_spans(times, label, depth + 1)

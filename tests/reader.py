@@ -43,6 +43,7 @@ LEAVES = {
     "dataset_builders.build": "data/*.parquet",
     "dataset_builders.sandbox": "annotations.json",
     "eval.comparison": "comparison.md",
+    "eval.events": "values.png",
     "eval.run": "results.json",
     "eval.sound_use": "sound_use.json",
     "eval.study": "study.json",

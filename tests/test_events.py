@@ -1,24 +1,30 @@
-"""The evaluator of anybody's predictions: runs without torch, reads spans and texts, counts what it cannot read."""
+"""The evaluator of anybody's predictions: what it reads, what it reports, and that it needs numpy and scipy alone."""
 
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from eval import events
+from eval.events_reading import read_queries
 from eval.metrics.event_localization.average_precision import mean_average_precision
+from eval.metrics.temporal_grounding.spans import score_spans
 
 
 # the libraries of the training environment; importing one of them fails
 BLOCKED = ("torch", "transformers", "datasets", "evaluate", "accelerate", "modeling_avicuna", "dataset_builders")
+BLOCKED += ("nltk", "matplotlib", "pandas", "sklearn")
 RUN_BLOCKED = f"""
-import runpy, sys
+import importlib.util, runpy, sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {BLOCKED!r}:
             raise ImportError("blocked: " + name)
 sys.meta_path.insert(0, Blocker())
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {BLOCKED!r} else find_spec(name, package)
 sys.argv = ["eval.events", *sys.argv[1:]]
 runpy.run_module("eval.events", run_name="__main__")
 """
@@ -53,10 +59,16 @@ def said(video_id, query, said, **more):
 
 
 def evaluate(annotations, path, *more, task="unav100"):
-    output = path.with_suffix(".values.json")
+    output = path.with_suffix("")
     words = ["--task", task, "--annotations", str(annotations), "--predictions", str(path), "--output", str(output)]
-    events.main([*words, *more])
-    return json.loads(output.read_text())
+    events.main([*words, "--num-resamples", "20", *more])
+    return json.loads((output / "values.json").read_text())
+
+
+def evaluate_one(tmp_path, text, *, spans=((10.0, 20.0),), duration=50.0, options=()):
+    """The result for one text about one query of a video."""
+    own = write_lines(tmp_path / "own.jsonl", {"video_id": "v", "query": "x", "spans": spans, "duration": duration})
+    return evaluate(own, write_lines(tmp_path / "p.jsonl", said("v", "x", text)), *options, task="spans")
 
 
 def test_texts_and_spans_of_the_truth_score_100_with_tight_intervals(annotations, tmp_path):
@@ -66,29 +78,19 @@ def test_texts_and_spans_of_the_truth_score_100_with_tight_intervals(annotations
         said("b", "dog", "0:50 - 1:30"),
         said("b", "rain", "It does not happen."),
     ]
-    result = evaluate(annotations, write_lines(tmp_path / "p.jsonl", *lines), "--num_resamples", "20")
-    expected = (
-        "average_mAP",
-        "mIoU",
-        "R1@0.7",
-        "union_IoU",
-        "F1@0.5",
-        "CountF1",
-        "rejection_precision",
-        "rejection_F1",
-    )
-    assert all(result["values"][name] == pytest.approx(100.0) for name in expected), result
-    assert all(result["intervals"][name] == pytest.approx([100.0, 100.0]) for name in expected)
-    assert result["counts"] == {
-        "num_videos": 2,
-        "num_queries": 4,
-        "num_without_prediction": 0,
-        "num_predictions_of_unknown_queries": 0,
-        "num_texts_not_fully_read": 0,
-    }
+    result = evaluate(annotations, write_lines(tmp_path / "p.jsonl", *lines))
+    names = {"average_mAP", "mAP@0.5", "mIoU", "R1@0.7", "union_IoU", "F1@0.5", "tF1@0.5", "EtF1", "CountF1"}
+    names |= {"count_accuracy", "rejection_precision", "rejection_recall", "rejection_F1"}
+    assert names <= result["values"].keys() == result["intervals"].keys()
+    assert all(value == pytest.approx(100.0) for value in result["values"].values())
+    # a resample without an absent class has nothing to reject: its value is 100 as well
+    assert all(interval == pytest.approx([100.0, 100.0]) for interval in result["intervals"].values())
+    counts = result["counts"]
+    assert (counts.pop("num_videos"), counts.pop("num_queries"), counts.pop("num_absent_queries")) == (2, 4, 1)
+    assert set(counts.values()) == {0}
 
 
-def test_values_are_those_of_the_metrics_and_what_is_missing_is_counted(annotations, tmp_path):
+def test_values_are_those_of_the_metrics_and_what_is_missing_is_counted(annotations, tmp_path, capsys):
     lines = [
         said("a", "dog", [[0, 10, 0.9], [70, 80, 0.8]]),
         said("b", "dog", "It barks a lot."),
@@ -109,28 +111,161 @@ def test_values_are_those_of_the_metrics_and_what_is_missing_is_counted(annotati
         [{"start": 0, "end": 5, "label": "rain", "score": 0.95}],
     ]
     assert result["values"]["average_mAP"] == pytest.approx(mean_average_precision(predicted, truth)["average_mAP"])
-    assert result["values"]["rejection_recall"] == 0.0 and result["values"]["mIoU"] == pytest.approx(100 / 3)
-    assert result["counts"]["num_without_prediction"] == 1 and result["counts"]["num_texts_not_fully_read"] == 1
+    moments = score_spans([[(0, 10), (70, 80)], [], []], [[(0, 10), (40, 60)], [(5, 20)], [(50, 90)]])
+    assert {name: result["values"][name] for name in moments} == pytest.approx(moments)
+    assert result["values"]["rejection_recall"] == 0.0
+    assert result["counts"]["num_without_prediction"] == 1 and result["counts"]["num_pieces_of_text_not_read"] == 1
+    assert result["not_read"] == {"no time span": {"count": 1, "examples": ["line 2: 'It barks a lot.'"]}}
     assert result["unknown_queries"] == ["line 4: c 'dog'"] and result["intervals"] == {}
+    printed = capsys.readouterr().out
+    assert "not read, no time span (1): line 2: 'It barks a lot.'" in printed and "| mIoU " in printed
 
 
-def test_the_other_forms_are_read(tmp_path):
+def test_intervals_are_those_of_scoring_each_drawn_set_of_videos(tmp_path):
+    """Against scoring the drawn videos as so many videos, for every value of the task."""
+    videos = [[(2.0, 20.0, "dog"), (15.0, 40.0, "rain"), (60.0, 75.0, "dog")], [(10.0, 30.0, "dog")]]
+    videos += [[(0.0, 20.0, "rain"), (40.0, 50.0, "rain")], [(5.0, 9.0, "dog")]]
+
+    def run(drawn, num_resamples):
+        database, lines = {}, []
+        for copy, index in enumerate(drawn):
+            events = [{"segment": [start, end], "label": label} for start, end, label in videos[index]]
+            database[f"v{copy}"] = {"duration": 100.0, "subset": "test", "annotations": events}
+            for asked in ("dog", "rain"):
+                spans = [[s + index, e + 2 * index, 1 - s / 100] for s, e, label in videos[index] if label == asked]
+                lines.append(said(f"v{copy}", asked, spans))
+        (tmp_path / "drawn.json").write_text(json.dumps({"database": database}))
+        path = write_lines(tmp_path / "p.jsonl", *lines)
+        return evaluate(tmp_path / "drawn.json", path, "--num-resamples", str(num_resamples))
+
+    intervals = run(range(4), 20)["intervals"]
+    rows = [run(sorted(drawn), 0)["values"] for drawn in np.random.default_rng(0).integers(4, size=(20, 4))]
+    for name, interval in intervals.items():
+        # where no event is absent there is nothing to reject: the value of a resample is 100
+        expected = np.percentile([row.get(name, 100.0) for row in rows], [2.5, 97.5])
+        assert interval == pytest.approx(expected.tolist()), name
+
+
+NARRATION = "From 00 to 10 and from 40 to 60, Dog. From 05 to 20, rain. From 70 to 80, a cat."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"video_id": "a", "text": NARRATION},
+        {"video_id": "a", "query": "", "text": f"<think>From 80 to 90, dog.</think>{NARRATION}"},
+        {
+            "video_id": "a",
+            "events": [
+                {"start": 0, "end": 10, "label": "dog"},
+                {"start": 40, "end": 60, "label": "dog"},
+                {"start": 5, "end": 20, "label": "Rain", "score": 0.5},
+                {"start": 70, "end": 80, "caption": "a cat"},
+            ],
+        },
+    ],
+)  # fmt: skip
+def test_a_narration_answers_the_queries_about_all_classes(annotations, tmp_path, line):
+    other = {"video_id": "b", "text": "From 50 to 90, dog."}
+    result = evaluate(annotations, write_lines(tmp_path / "p.jsonl", line, other))
+    assert result["values"]["average_mAP"] == result["values"]["rejection_F1"] == pytest.approx(100.0)
+    assert result["labels_without_class"] == ["a cat"] and result["counts"]["num_events_without_class"] == 1
+    assert result["counts"]["num_without_prediction"] == 0
+
+
+@pytest.mark.parametrize(
+    "text, options",
+    [
+        ("From 20 to 40.", ()),
+        ("20% - 40%", ()),
+        ("from 10.0 to 20.0 seconds", ()),
+        ("10 to 20", ("--unit", "seconds")),
+        ("0:10 - 0:20", ()),
+        ("00:00:10 to 00:00:20", ()),
+        ("From frame 250 to frame 500", ("--unit", "frames", "--fps", "25")),
+        ("[250, 500]", ("--unit", "frames", "--fps", "25")),
+        ("[[10, 20]]", ("--unit", "seconds")),
+        ('[{"start": 10.0, "end": "20 s"}]', ("--unit", "seconds")),
+        ("<think>At 30 - 40 s?</think><answer>10.0 to 20.0</answer>", ("--unit", "seconds")),
+        ("<time>10.0 - 20.0 seconds</time>", ()),
+    ],
+)
+def test_every_form_of_a_time_is_read(tmp_path, text, options):
+    result = evaluate_one(tmp_path, text, options=options)
+    assert result["values"]["mIoU"] == pytest.approx(100.0) and result["not_read"] == {}
+
+
+def test_absent_events_of_own_files_are_rejected_by_words_or_an_empty_list(tmp_path):
+    for answer in ("The event does not happen in this video.", "none", "[]", []):
+        assert evaluate_one(tmp_path, answer, spans=())["values"] == dict.fromkeys(
+            ("rejection_precision", "rejection_recall", "rejection_F1"), 100.0
+        )
+    assert evaluate_one(tmp_path, "from 10 to 20", spans=())["values"]["rejection_recall"] == 0.0
+
+
+def test_the_forms_of_published_moments_are_read(tmp_path):
     record = {"qid": 1, "vid": "v", "duration": 150, "query": "A dog barks.", "relevant_windows": [[10, 20], [30, 40]]}
     moments = write_lines(tmp_path / "highlight.jsonl", record)
     path = write_lines(tmp_path / "p.jsonl", said("v", "a dog barks", "10 to 20 seconds, 30 to 40 seconds"))
-    result = evaluate(moments, path, "--unit", "seconds", "--num-resamples", "5", task="qvhighlights")
-    assert result["values"]["mIoU"] == 100.0 and result["values"]["CountF1"] == 100.0
+    result = evaluate(moments, path, "--unit", "seconds", task="qvhighlights")
+    assert result["values"]["mIoU"] == result["values"]["CountF1"] == result["values"]["MR-mAP"] == 100.0
+    submission = {
+        "qid": 1,
+        "vid": "v",
+        "query": "A dog barks.",
+        "pred_relevant_windows": [[10, 20, 0.2], [90, 95, 0.9]],
+    }
+    result = evaluate(moments, write_lines(tmp_path / "s.jsonl", submission), task="qvhighlights")
+    assert result["values"]["mIoU"] == 0.0 and result["values"]["MR-mAP"] == 25.0  # the second of two is right
+
+    lines = tmp_path / "charades.txt"
+    lines.write_text("V 1.0 2.0##a man sits.\nV 4.0 6.0##a man sits.\n")
+    (tmp_path / "lengths.csv").write_text("id,length\nV,10.0\n")
+    queries = read_queries("charades_sta", [lines, tmp_path / "lengths.csv"], None)
+    assert [(query.duration, query.copy) for query in queries] == [(10.0, 0), (10.0, 1)]
+    both = write_lines(tmp_path / "c.jsonl", said("V", "a man sits", [[1, 2]]), said("V", "a man sits", [[4, 6]]))
+    assert evaluate(lines, both, task="charades_sta")["values"]["mIoU"] == 100.0
+    one = write_lines(tmp_path / "c.jsonl", said("V", "a man sits", [[1, 2]]))
+    assert evaluate(lines, one, task="charades_sta")["values"]["mIoU"] == 50.0
+
+
+def test_dense_captions_have_the_values_of_the_metric(tmp_path, capsys):
+    record = {"duration": 100.0, "timestamps": [[0, 10], [50, 90]], "sentences": ["a dog barks", "rain falls"]}
+    (tmp_path / "val.json").write_text(json.dumps({"a": record, "b": record}))
+    story = {"video_id": "a", "text": "From 00 to 10, a dog barks. From 50 to 90, rain falls."}
+    result = evaluate(tmp_path / "val.json", write_lines(tmp_path / "p.jsonl", story), task="activitynet_captions")
+    assert result["values"]["precision"] == result["values"]["recall"] == 50.0  # half of the videos have a story
+    assert {"SODA_c_nltk", "METEOR_nltk", "CIDEr"} <= result["values"].keys() and result["protocol"][
+        "meteor"
+    ] == "nltk"
+    assert result["intervals"]["recall"] == [0.0, 100.0] and result["counts"]["num_without_prediction"] == 1
+
+
+def test_a_table_and_a_figure_are_written(annotations, tmp_path, capsys):
+    evaluate(annotations, write_lines(tmp_path / "p.jsonl", said("a", "dog", "From 00 to 10.")), "--figure")
+    assert (tmp_path / "p/values.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "p/table.md").read_text()
+    assert table in capsys.readouterr().out and table.count("\n") == 2 + 28
 
 
 @pytest.mark.parametrize(
     "line, message",
     [
         ("{", "line 1 is not JSON"),
-        ('{"video_id": "a"}', "line 1 has no text in one of video_id, query"),
-        (json.dumps({"video_id": "a", "query": "dog"}), "must have either a text or a list of spans"),
+        ("[1]", "line 1 is not an object"),
+        (json.dumps({"query": "dog"}), "line 1 has no text in 'video_id'"),
+        (json.dumps({"video_id": "a", "query": 3}), "line 1 has no text in 'query'"),
+        (json.dumps({"video_id": "a", "query": "dog"}), "has neither a text nor a list of spans or events"),
         (json.dumps(said("a", "dog", [[0]])), "a span that is not two times"),
+        (json.dumps(said("a", "dog", [["0", 1]])), "a span that is not two times"),
         (json.dumps(said("a", "dog", [[0, float("nan")]])), "a span that is not two times"),
+        (json.dumps({"video_id": "a", "spans": {}}), "where a list is expected"),
+        (json.dumps({"video_id": "a", "events": [{"start": 1}]}), "an event without numbers in start and end"),
         ("\n".join([json.dumps(said("a", "dog", [[0, 1]]))] * 2), "line 2 answers the query 'dog' of a a second time"),
+        (
+            json.dumps({"video_id": "a", "text": "x"}) + "\n" + json.dumps(said("a", "dog", [])),
+            "line 2 .* a second time",
+        ),
     ],
 )
 def test_a_wrong_line_is_named(annotations, tmp_path, line, message):
@@ -139,11 +274,38 @@ def test_a_wrong_line_is_named(annotations, tmp_path, line, message):
         evaluate(annotations, tmp_path / "p.jsonl")
 
 
-def test_it_runs_with_numpy_and_scipy_alone(annotations, tmp_path, project_dir):
-    path = write_lines(tmp_path / "p.jsonl", said("a", "dog", "From 00 to 10."))
-    words = ["--task", "unav100", "--annotations", str(annotations), "--num-resamples", "5"]
+def test_a_text_without_a_known_duration_is_named(tmp_path):
+    with pytest.raises(ValueError, match="line 1 needs a duration: the annotation file has none for v"):
+        evaluate_one(tmp_path, "from 10 to 20", duration=None)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--unit", "frames"], "--unit frames and --fps belong together"),
+        (["--fps", "25"], "--unit frames and --fps belong together"),
+        (["--figure"], "--figure needs --output"),
+    ],
+)
+def test_options_that_belong_together(words, message, capsys):
+    with pytest.raises(SystemExit):
+        events.main(["--task", "spans", "--annotations", "a", "--predictions", "p", *words])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["unav100", "activitynet_captions"])
+def test_it_runs_with_numpy_and_scipy_alone(annotations, tmp_path, project_dir, task):
+    path = write_lines(tmp_path / "p.jsonl", {"video_id": "a", "text": "From 00 to 10, dog."})
+    record = {"duration": 100.0, "timestamps": [[0, 10]], "sentences": ["dog"]}
+    (tmp_path / "val.json").write_text(json.dumps({"a": record}))
+    files = {"unav100": annotations, "activitynet_captions": tmp_path / "val.json"}
+    words = ["--task", task, "--annotations", str(files[task]), "--num-resamples", "5"]
     command = [sys.executable, "-c", RUN_BLOCKED, *words, "--predictions"]
     done = subprocess.run([*command, str(path)], cwd=project_dir, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "average_mAP" in done.stdout, done.stderr
+    assert done.returncode == 0 and ("average_mAP" if task == "unav100" else "CIDEr") in done.stdout, done.stderr
+    assert ("METEOR and SODA_c need nltk" in done.stdout) == (task == "activitynet_captions")
     wrong = subprocess.run([*command, "nowhere"], cwd=project_dir, capture_output=True, text=True, timeout=120)
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "nowhere" in wrong.stderr
+    picture = [*command, str(path), "--output", str(tmp_path), "--figure"]
+    wrong = subprocess.run(picture, cwd=project_dir, capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 1 and "--figure needs matplotlib" in wrong.stderr

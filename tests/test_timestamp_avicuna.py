@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_builders.wordings import grounding_answer
-from modeling_avicuna.timestamp_avicuna import Event, TimeCodec, format_events, parse_events, read_events
+from modeling_avicuna.timestamp_avicuna import Event, FrameCodec, TimeCodec, format_events, parse_events, read_events
 from modeling_avicuna.written_events_avicuna import names_absence
 from train.conversation import write_times
 
@@ -246,6 +246,12 @@ def spans(text, duration=100.0):
         ("**From 03 to 17**: X\n**From 20 to 30**: Y", [(3, 17, "X"), (20, 30, "Y")]),
         ("Event 1: dog\nTime: from 03 to 17\n\nEvent 2: cat\nTime: from 20 to 30", [(3, 17, "dog"), (20, 30, "cat")]),
         ("Time: 03 - 17\nEvent: dog\n\nTime: 20 - 30\nEvent: cat", [(3, 17, "dog"), (20, 30, "cat")]),
+        ("X from 1 minute 5 seconds to 1 min 30 s.", [(65, 90, "X")]),
+        ("1m5s - 1m30s", [(65, 90, "")]),
+        ("From 1 to 1.5 minutes, X.", [(60, 90, "X")]),
+        ("00:01:05.500 --> 00:01:30.000", [(65.5, 90, "")]),
+        ("From second 3 to second 17, X.", [(3, 17, "X")]),
+        ("From 0% to 100%, X.", [(0, 100, "X")]),
         ("From frame 03 to frame 17, X.", [(3, 17, "X")]),
         ("X. Start: 03, end: 17", [(3, 17, "")]),
         ("Start time: 3 end time: 17", [(3, 17, "")]),
@@ -278,6 +284,27 @@ def test_reads_what_models_say(text, expected):
     assert spans(text) == expected
 
 
+def test_a_unit_after_the_last_span_counts_for_all_spans_of_the_answer():
+    assert spans("From 3 to 17 and from 40 to 52 seconds.", 200.0) == [(3, 17, ""), (40, 52, "")]
+    assert spans("From 3 to 17 and from 0:40 to 0:52.", 200.0) == [(6, 34, ""), (40, 52, "")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["From frame 50 to frame 250.", "frames 50-250", "Frame 50 - Frame 250", "[50, 250]", "50 to 250 frames"]
+    + ['{"start_frame": 50, "end_frame": 250}', "from 2 s to 10 s", "from 0:02 to 0:10", "from 5% to 25%"],
+)
+def test_frame_numbers_are_read_by_the_frames_per_second(text):
+    reading = read_events(text, 40.0, codec=FrameCodec(fps=25.0))
+    assert [(event.start, event.end) for event in reading.events] == [(2.0, 10.0)] and not reading.unread
+
+
+@pytest.mark.parametrize("fps", [0, -1, math.nan])
+def test_frames_per_second_must_be_positive(fps):
+    with pytest.raises(ValueError, match="fps must be a positive number"):
+        FrameCodec(fps=fps)
+
+
 ABSENT = [
     "No event.", "no", "None", "None.", "N/A", "Nothing.", "[]", "{}", "```json\n[]\n```", "not present", "does not occur",  # noqa: E501
     "It does not happen.", "The event does not occur in the video.", "There is no dog barking in the video.",
@@ -285,6 +312,7 @@ ABSENT = [
     "The sound of rain cannot be heard.", "A dog barking never happens.", "There isn't any dog in this video.",
     "No, the event does not take place in this video.", "Sorry, I could not find any matching event.",
     "No dog is present in the video.", "There are no time spans in which it occurs.", "It has not happened.",
+    "I cannot find this event.",
     "The video does not contain a barking dog.", "I don't see a dog there; the event is absent.",
 ]  # fmt: skip
 UNREADABLE = ["I hear nothing.", "No idea.", "A man is walking.", "I do not know.", "I cannot see it clearly.", "..."]

@@ -15,7 +15,8 @@ METRIC_NAMES = {
     "event_localization": (*(f"mAP@0.{tenth}" for tenth in range(1, 10)), "average_mAP"),
     "temporal_grounding": (
         *("mIoU", "R1@0.3", "R1@0.5", "R1@0.7", "union_IoU"),
-        *("F1@0.3", "F1@0.5", "F1@0.7", "CountF1", "answered"),
+        *("F1@0.3", "F1@0.5", "F1@0.7", "tF1@0.3", "tF1@0.5", "tF1@0.7", "EtF1", "count_accuracy"),
+        *("answered", "CountF1"),
     ),
     "dense_captioning": ("SODA_c_nltk", "METEOR_nltk", "CIDEr", "precision", "recall"),
     "open_ended_qa": ("exact_match", "contained"),

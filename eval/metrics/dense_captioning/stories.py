@@ -48,9 +48,9 @@ def soda_c(prediction: Story, reference: Story, *, meteor: Meteor) -> float:
 
 
 def captions_at(
-    prediction: Story, annotators: Sequence[Story], *, threshold: float, meteor: Meteor
+    prediction: Story, annotators: Sequence[Story], *, threshold: float, meteor: Meteor | None
 ) -> dict[str, float]:
-    """METEOR (0-1), CIDEr (0-10), precision and recall (0-1) of one video at one tIoU.
+    """METEOR (0-1), CIDEr (0-10), precision and recall (0-1) of one video at one tIoU; no METEOR without `meteor`.
 
     Each predicted caption is compared with every reference of every annotator that its span overlaps by `threshold`;
     one that overlaps none is one comparison with a reference that shares no word. CIDEr's document frequencies are
@@ -68,30 +68,31 @@ def captions_at(
     cider = cider_d([caption for caption, _ in pairs], [[reference] for _, reference in pairs])
     covered = [iou > threshold for iou in ious]
     return {
-        "METEOR": meteor.compare(pairs)[0],
+        **({"METEOR": meteor.compare(pairs)[0]} if meteor else {}),
         "CIDEr": sum(cider) / len(cider) if cider else 0.0,
         "precision": max((float(hits.any(axis=1).mean()) for hits in covered if len(prediction)), default=0.0),
         "recall": max(float(hits.any(axis=0).mean()) for hits in covered),
     }
 
 
-def score_stories(
+def score_each_story(
     predictions: Sequence[Story],
     references: Sequence[Sequence[Story]],
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    meteor: Meteor | None = None,
-) -> dict[str, float]:
-    """All scores over a data set.
+    meteor: Meteor | None,
+) -> dict[str, np.ndarray]:
+    """The values of each video, `(num_videos,)`.
 
     Args:
         predictions: one story per video: a list of events with `start`, `end` and `caption`.
         references: for each video the stories of one or several annotators.
-        meteor: default: `NltkMeteor`, whose suffix "_nltk" the names of the values that depend on it then have.
+        thresholds: tIoU thresholds of the challenge's protocol.
+        meteor: the names of the values that depend on it end in its suffix; None leaves these values out.
 
     Returns:
-        Means over videos, in 0-100: `SODA_c` (mean over annotators), `METEOR`, `CIDEr` (as papers print it: 100 times
-        the value of 0-10, so up to 1000), `precision`, `recall` (means over the thresholds).
+        In 0-100: `SODA_c` (mean over annotators), `METEOR`, `CIDEr` (as papers print it: 100 times the value of 0-10,
+        so up to 1000), `precision`, `recall` (means over the thresholds).
 
     Raises:
         ValueError: unequal lists, no video, a video without an annotator, an annotator without an event, or an event
@@ -107,15 +108,29 @@ def score_stories(
     for video, (prediction, stories) in enumerate(zip(predictions, references)):
         for kind, story in (("prediction", prediction), *(("reference", story) for story in stories)):
             _check_story(story, f"{kind} of video {video}")
-    meteor = NltkMeteor() if meteor is None else meteor
     rows = []
     for prediction, stories in zip(predictions, references):
         counted = prediction[:MAX_PREDICTIONS]
         found = [captions_at(counted, stories, threshold=t, meteor=meteor) for t in thresholds]
-        means = {name: 100.0 * np.mean([scores[name] for scores in found]) for name in found[0]}
-        soda = 100.0 * np.mean([soda_c(prediction, story, meteor=meteor) for story in stories])
-        rows.append({f"SODA_c{meteor.suffix}": soda, f"METEOR{meteor.suffix}": means.pop("METEOR"), **means})
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        row = {name: 100.0 * np.mean([scores[name] for scores in found]) for name in found[0]}
+        if meteor:
+            soda = 100.0 * np.mean([soda_c(prediction, story, meteor=meteor) for story in stories])
+            row = {f"SODA_c{meteor.suffix}": soda, f"METEOR{meteor.suffix}": row.pop("METEOR"), **row}
+        rows.append(row)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def score_stories(
+    predictions: Sequence[Story],
+    references: Sequence[Sequence[Story]],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    meteor: Meteor | None = None,
+) -> dict[str, float]:
+    """The means over videos of `score_each_story`; without `meteor`, METEOR is nltk's (`NltkMeteor`)."""
+    meteor = NltkMeteor() if meteor is None else meteor
+    values = score_each_story(predictions, references, thresholds=thresholds, meteor=meteor)
+    return {name: float(value.mean()) for name, value in values.items()}
 
 
 def _check_story(story: Story, where: str) -> None:

@@ -6,6 +6,7 @@ They do not parse text, map text to classes or invent scores: these are protocol
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,44 +58,65 @@ def match_predictions(ious: np.ndarray, thresholds: Sequence[float]) -> np.ndarr
     return found
 
 
-def interpolated_average_precision(true_positives: np.ndarray, num_references: int) -> float:
+def interpolated_average_precision(true_positives: np.ndarray, num_references: float) -> np.ndarray:
     """Area under the precision-recall curve with VOC-2011 interpolation.
 
     Args:
-        true_positives (boolean `np.ndarray` of shape `(num_predictions,)`): in decreasing order of score.
+        true_positives (boolean `np.ndarray` of shape `(..., num_predictions)`): in decreasing order of score.
         num_references: number of positives, at least 1.
 
     Returns:
-        Average precision in 0-1; 0 without predictions.
+        Average precision in 0-1 of each row, `(...)`; 0 without predictions.
     """
-    if len(true_positives) == 0:
-        return 0.0
-    hits = np.cumsum(true_positives).astype(float)
-    recall = np.concatenate([[0.0], hits / num_references, [1.0]])
-    precision = np.concatenate([[0.0], hits / np.arange(1, len(hits) + 1), [0.0]])
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    steps = np.flatnonzero(recall[1:] != recall[:-1]) + 1
-    return float(np.sum((recall[steps] - recall[steps - 1]) * precision[steps]))
+    precision = np.cumsum(true_positives, axis=-1) / np.arange(1, true_positives.shape[-1] + 1)
+    envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    # recall rises by one reference at each true positive and nowhere else
+    return (envelope * true_positives).sum(axis=-1) / num_references
 
 
-def average_precisions(
+@dataclass(frozen=True)
+class RankedMatches:
+    """The predictions of one class in decreasing order of score, matched with its references.
+
+    found (boolean `np.ndarray` of shape `(num_thresholds, num_predictions)`): the true positives.
+    videos (`np.ndarray` of shape `(num_predictions,)`): index of the video of each prediction.
+    num_references (`np.ndarray` of shape `(num_videos,)`): references of the class in each video.
+    """
+
+    found: np.ndarray
+    videos: np.ndarray
+    num_references: np.ndarray
+
+    def average_precision(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Average precision at each threshold, `(num_thresholds,)` in 0-1; not a number without a reference.
+
+        Args:
+            weights (integer `np.ndarray` of shape `(num_videos,)`, *optional*): how often each video counts.
+        """
+        found, counts = self.found, self.num_references
+        if weights is not None:
+            found, counts = np.repeat(found, weights[self.videos], axis=1), counts * weights
+        total = counts.sum()
+        return interpolated_average_precision(found, total) if total else np.full(len(found), np.nan)
+
+
+def match_classes(
     predictions: Sequence[Sequence[Mapping]],
     references: Sequence[Sequence[Mapping]],
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-) -> dict[str, np.ndarray]:
-    """Average precision of each class that occurs in the references, at each threshold.
+) -> dict[str, RankedMatches]:
+    """The matches of each class that occurs in the references.
 
     Args:
         predictions: for each video a list of events with `start`, `end` (s), `label` and `score` (higher is more
-        certain).
-            Equal scores rank in input order. Events of a class without any reference are ignored: the official mean is
-            over the reference classes.
+            certain). Equal scores rank in input order. Events of a class without any reference are ignored: the
+            official mean is over the reference classes.
         references: for each video, in the same order, a list of events with `start`, `end` and `label`.
         thresholds: tIoU thresholds.
 
     Returns:
-        Label -> `np.ndarray` of shape `(num_thresholds,)` in 0-1, labels sorted.
+        Label -> `RankedMatches`, labels sorted.
 
     Raises:
         ValueError: lists of unequal length, no reference at all, or an event whose numbers are missing or not finite.
@@ -103,28 +125,31 @@ def average_precisions(
         raise ValueError(
             f"{len(predictions)} lists of predictions for {len(references)} lists of references: one per video"
         )
-    kept: list[Sequence[Mapping]] = [
-        drop_duplicate_references(_checked(events, video, "reference")) for video, events in enumerate(references)
-    ]
-    spans = defaultdict(list)  # (label, video) -> reference spans
-    for video, events in enumerate(kept):
-        for event in events:
-            spans[event["label"], video].append((event["start"], event["end"]))
-    counts: dict[str, int] = defaultdict(int)
-    for (label, _), listed in spans.items():
-        counts[label] += len(listed)
-    if not counts:
+    spans: dict[str, dict[int, list]] = defaultdict(lambda: defaultdict(list))  # label -> video -> reference spans
+    for video, events in enumerate(references):
+        for event in drop_duplicate_references(_checked(events, video, "reference")):
+            spans[event["label"]][video].append((event["start"], event["end"]))
+    if not spans:
         raise ValueError(f"the references of {len(references)} videos hold no event: average precision is undefined")
-
     ranked = defaultdict(list)  # label -> (score, video, start, end) in input order
     for video, events in enumerate(predictions):
         for event in _checked(events, video, "prediction", with_score=True):
-            if event["label"] in counts:
+            if event["label"] in spans:
                 ranked[event["label"]].append((event["score"], video, event["start"], event["end"]))
     return {
-        label: _class_average_precisions(np.array(ranked[label], float).reshape(-1, 4), label, spans, num, thresholds)
-        for label, num in sorted(counts.items())
+        label: _match_class(np.array(ranked[label], float).reshape(-1, 4), spans[label], len(references), thresholds)
+        for label in sorted(spans)
     }
+
+
+def mean_over_classes(
+    classes: Mapping[str, RankedMatches], thresholds: Sequence[float], *, weights: np.ndarray | None = None
+) -> dict[str, float]:
+    """`{"mAP@0.1": ..., "average_mAP": ...}` in 0-100; `weights` is as in `RankedMatches.average_precision`."""
+    per_class = np.array([matches.average_precision(weights) for matches in classes.values()])  # [classes, thresholds]
+    means = 100.0 * per_class[~np.isnan(per_class[:, 0])].mean(axis=0)  # [thresholds]
+    result = {f"mAP@{threshold:g}": float(value) for threshold, value in zip(thresholds, means, strict=True)}
+    return result | {"average_mAP": float(means.mean())}
 
 
 def mean_average_precision(
@@ -133,7 +158,7 @@ def mean_average_precision(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[str, float]:
-    """`{"mAP@0.1": ..., "average_mAP": ...}` in 0-100; arguments and errors as in `average_precisions`.
+    """`{"mAP@0.1": ..., "average_mAP": ...}` in 0-100; arguments and errors as in `match_classes`.
 
     Example:
 
@@ -141,29 +166,25 @@ def mean_average_precision(
     >>> mean_average_precision([[dog | {"end": 2.5, "score": 1.0}]], [[dog]], thresholds=[0.5, 0.75])
     {'mAP@0.5': 100.0, 'mAP@0.75': 0.0, 'average_mAP': 50.0}
     """
-    per_class = average_precisions(predictions, references, thresholds=thresholds)
-    means = 100.0 * np.mean(list(per_class.values()), axis=0)  # [num_thresholds]
-    result = {f"mAP@{threshold:g}": float(value) for threshold, value in zip(thresholds, means, strict=True)}
-    return result | {"average_mAP": float(means.mean())}
+    return mean_over_classes(match_classes(predictions, references, thresholds=thresholds), thresholds)
 
 
-def _class_average_precisions(
-    ranked: np.ndarray,
-    label: str,
-    spans: Mapping[tuple[str, int], Sequence[tuple[float, float]]],
-    num_references: int,
-    thresholds: Sequence[float],
-) -> np.ndarray:
-    """Average precision of one class at each threshold. The columns of `ranked` are score, video, start, end."""
+def _match_class(
+    ranked: np.ndarray, spans: Mapping[int, Sequence], num_videos: int, thresholds: Sequence[float]
+) -> RankedMatches:
+    """The matches of one class. The columns of `ranked` are score, video, start, end; `spans` are those of a video."""
     ranked = ranked[np.argsort(-ranked[:, 0], kind="stable")]
     found = np.zeros((len(thresholds), len(ranked)), bool)
     videos = ranked[:, 1].astype(int)
     by_video = np.argsort(videos, kind="stable")  # within a video the order by score is kept
     for members in np.split(by_video, np.flatnonzero(np.diff(videos[by_video])) + 1):
-        if len(members) and (label, videos[members[0]]) in spans:
-            ious = pairwise_iou(ranked[members, 2:], np.array(spans[label, videos[members[0]]]))
+        if len(members) and videos[members[0]] in spans:
+            ious = pairwise_iou(ranked[members, 2:], np.array(spans[videos[members[0]]]))
             found[:, members] = match_predictions(ious, thresholds)
-    return np.array([interpolated_average_precision(row, num_references) for row in found])
+    num_references = np.zeros(num_videos, int)
+    for video, listed in spans.items():
+        num_references[video] = len(listed)
+    return RankedMatches(found, videos, num_references)
 
 
 def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bool = False) -> Sequence[Mapping]:

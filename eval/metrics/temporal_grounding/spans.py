@@ -6,8 +6,7 @@ Pure functions over lists of (start, end) in seconds. Spans come best first; the
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.optimize import linear_sum_assignment
 
 from .temporal_iou import pairwise_iou
 
@@ -53,30 +52,43 @@ def num_matches(ious: np.ndarray, threshold: float) -> int:
     Args:
         ious (`np.ndarray` of shape `(num_spans, num_references)`)
     """
-    if not ious.size:
-        return 0
-    return int((maximum_bipartite_matching(csr_array(ious >= threshold)) >= 0).sum())
+    hits = ious >= threshold
+    return int(hits[linear_sum_assignment(hits, maximize=True)].sum())
 
 
-def count_f1(predicted: Sequence[int], expected: Sequence[int]) -> float:
+def assigned_ious(ious: np.ndarray) -> np.ndarray:
+    """IoUs of the one-to-one assignment with the highest sum, `(min(num_spans, num_references),)`: OMTG's matching.
+
+    Args:
+        ious (`np.ndarray` of shape `(num_spans, num_references)`)
+    """
+    return ious[linear_sum_assignment(ious, maximize=True)]
+
+
+def count_f1(predicted: Sequence[int], expected: Sequence[int], weights: np.ndarray | None = None) -> float:
     """Macro F1 in 0-1 of the number of spans, each number that occurs in the references being a class.
 
     A model that always answers one span gets the F1 of "one" divided by the number of classes. The definition is ours:
-    published figures of this name do not state theirs.
+    published figures of this name do not state theirs. A query of weight 2 counts as two queries.
     """
-    scores = []
-    for count in sorted(set(expected)):
-        hits = sum(p == count and e == count for p, e in zip(predicted, expected))
-        scores.append(2 * hits / (sum(p == count for p in predicted) + sum(e == count for e in expected)))
-    return float(np.mean(scores))
+    predicted, expected = np.asarray(predicted, int), np.asarray(expected, int)
+    weights = np.ones(len(expected)) if weights is None else weights
+    size, equal = int(max(predicted.max(), expected.max())) + 1, predicted == expected
+    said, meant = np.bincount(predicted, weights, size), np.bincount(expected, weights, size)
+    both = np.bincount(expected[equal], weights[equal], size)
+    classes = meant > 0
+    return float(np.mean(2 * both[classes] / (said + meant)[classes]))
 
 
-def score_queries_by_count(answered: Sequence[int], annotated: Sequence[int]) -> dict[str, float]:
+def score_queries_by_count(
+    answered: Sequence[int], annotated: Sequence[int], weights: np.ndarray | None = None
+) -> dict[str, float]:
     """How well a model tells whether, and how often, the event of a query occurs; in 0-100.
 
     Args:
         answered: number of spans of each answer; 0: the answer says that the event does not occur, or has no time.
         annotated: number of annotated spans of each query; 0: the event is absent.
+        weights (`np.ndarray` of shape `(num_queries,)`, *optional*): how often each query counts; once by default.
 
     Returns:
         `CountF1` over the queries about present events; `rejection_precision`, `rejection_recall` and `rejection_F1`
@@ -88,15 +100,46 @@ def score_queries_by_count(answered: Sequence[int], annotated: Sequence[int]) ->
     >>> {name: round(value, 1) for name, value in scores.items()}
     {'CountF1': 66.7, 'rejection_precision': 50.0, 'rejection_recall': 50.0, 'rejection_F1': 50.0}
     """
-    present = [(a, b) for a, b in zip(answered, annotated, strict=True) if b]
-    rejected, absent = sum(a == 0 for a in answered), sum(b == 0 for b in annotated)
-    right = sum(a == b == 0 for a, b in zip(answered, annotated))
-    return {
-        "CountF1": 100.0 * (count_f1(*zip(*present)) if present else 1.0),
-        "rejection_precision": 100.0 * (right / rejected if rejected else 1.0),
-        "rejection_recall": 100.0 * (right / absent if absent else 1.0),
-        "rejection_F1": 100.0 * (2 * right / (rejected + absent) if rejected + absent else 1.0),
+    said, meant = np.asarray(answered, int), np.asarray(annotated, int)
+    weights = np.ones(len(meant)) if weights is None else weights
+    present = (meant > 0) & (weights > 0)
+    rejected, absent = weights @ (said == 0), weights @ (meant == 0)
+    right = weights @ ((said == 0) & (meant == 0))
+    values = {
+        "CountF1": count_f1(said[present], meant[present], weights[present]) if present.any() else 1.0,
+        "rejection_precision": right / rejected if rejected else 1.0,
+        "rejection_recall": right / absent if absent else 1.0,
+        "rejection_F1": 2 * right / (rejected + absent) if rejected + absent else 1.0,
     }
+    return {name: 100.0 * float(value) for name, value in values.items()}
+
+
+def score_each(
+    predictions: Sequence[Sequence[Span]],
+    references: Sequence[Sequence[Span]],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[str, np.ndarray]:
+    """The values of each query, `(num_queries,)` in 0-1; arguments and errors as in `score_spans`.
+
+    `count_accuracy`, `tF1@t` and `EtF1` are the arithmetic of OMTG Bench (arXiv 2606.06294): the spans are assigned so
+    that the sum of the IoUs is highest, and EtF1 is the mean of tF1 over the thresholds where the number of spans is
+    right, 0 where it is not.
+    """
+    _check(predictions, references)
+    ious = [pairwise_iou(np.array(p), np.array(r)) for p, r in zip(predictions, references)]
+    sizes = np.array([sum(matrix.shape) for matrix in ious])
+    first = np.array([matrix[0].max() if len(matrix) else 0.0 for matrix in ious])
+    values = {"mIoU": first}
+    values |= {f"R1@{t:g}": (first >= t).astype(float) for t in thresholds}
+    values["union_IoU"] = np.array([union_iou(p, r) for p, r in zip(predictions, references)])
+    values |= {f"F1@{t:g}": np.array([2 * num_matches(m, t) for m in ious]) / sizes for t in thresholds}
+    assigned = [assigned_ious(matrix) for matrix in ious]
+    omtg = {f"tF1@{t:g}": np.array([2 * (row >= t).sum() for row in assigned]) / sizes for t in thresholds}
+    equal = np.array([len(matrix) == matrix.shape[1] for matrix in ious], float)
+    values |= {**omtg, "EtF1": equal * np.mean(list(omtg.values()), axis=0), "count_accuracy": equal}
+    values["answered"] = np.array([len(matrix) > 0 for matrix in ious], float)
+    return values
 
 
 def score_spans(
@@ -113,11 +156,18 @@ def score_spans(
 
     Returns:
         `mIoU` and `R1@t`: the first span and the reference with the highest IoU; `union_IoU`; `F1@t`: one-to-one
-        matches; `CountF1`; `answered`: share of queries with a span.
+        matches; `tF1@t`, `EtF1`, `count_accuracy`: those of OMTG Bench; `CountF1`; `answered`: share of queries with a
+        span.
 
     Raises:
         ValueError: unequal lists, no query, a query without reference, or a time that is not a finite number.
     """
+    values = score_each(predictions, references, thresholds=thresholds)
+    means = {name: 100.0 * float(value.mean()) for name, value in values.items()}
+    return means | {"CountF1": 100.0 * count_f1([len(p) for p in predictions], [len(r) for r in references])}
+
+
+def _check(predictions: Sequence[Sequence[Span]], references: Sequence[Sequence[Span]]) -> None:
     if len(predictions) != len(references) or not references:
         raise ValueError(
             f"{len(predictions)} predictions for {len(references)} references: equal, positive counts needed"
@@ -130,13 +180,3 @@ def score_spans(
             wrong = [span for span in spans if None in span or not np.isfinite(span).all()]
             if wrong:
                 raise ValueError(f"{kind} of query {index} has a span whose times are not finite numbers: {wrong[0]}")
-    ious = [pairwise_iou(np.array(p), np.array(r)) for p, r in zip(predictions, references)]
-    first = np.array([matrix[0].max() if len(matrix) else 0.0 for matrix in ious])
-    result = {"mIoU": first.mean()}
-    result |= {f"R1@{threshold:g}": (first >= threshold).mean() for threshold in thresholds}
-    result["union_IoU"] = np.mean([union_iou(p, r) for p, r in zip(predictions, references)])
-    for threshold in thresholds:
-        result[f"F1@{threshold:g}"] = np.mean([2 * num_matches(m, threshold) / sum(m.shape) for m in ious])
-    result["CountF1"] = count_f1([len(p) for p in predictions], [len(r) for r in references])
-    result["answered"] = np.mean([len(p) > 0 for p in predictions])
-    return {name: 100.0 * float(value) for name, value in result.items()}
