@@ -31,9 +31,7 @@ def project_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Real data files, tokenizers and weights beside the checkout. A clone of the project does not have this
-    folder.
-    """
+    """Real data files, tokenizers and weights next to the checkout; not part of the project."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: real data files, tokenizers and weights are not part of the project")
     return SHARED
@@ -66,7 +64,7 @@ def sentence_encoder_dir() -> Path:
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A stand-in for the Hub (tests/hub_server.py), and `huggingface_hub` in this process willing to speak with it."""
+    """A local Hub server (tests/hub_server.py); `huggingface_hub` in this process is no longer offline."""
     from huggingface_hub import constants
 
     from tests.hub_server import serve_hub

@@ -1,4 +1,4 @@
-"""Small inputs for the tests of the curation: made-up captions and settings that need no encoder."""
+"""Small inputs for the tests of the curation: synthetic captions and settings that need no sentence encoder."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ PLACES = (
 
 
 def make_captions(num_clips: int) -> list[dict]:
-    """`num_clips` records in VALOR's form, no two captions alike."""
+    """`num_clips` records in the format of VALOR, all captions different."""
     records = []
     for index in range(num_clips):
         rest, thing = divmod(index, len(THINGS))
@@ -50,7 +50,7 @@ def write_captions(path: Path, num_clips: int = 60) -> Path:
 
 
 def quick_options(captions_file: Path, /, **changes) -> dict:
-    """Options of a build without an encoder: one cluster, no filter on cosines."""
+    """Options of a build without a sentence encoder: one cluster, no filter on cosines."""
     options = {
         "captions_file": str(captions_file),
         "num_videos": 40,

@@ -1,4 +1,4 @@
-"""Reads the pages: which code they show, where a test can run it, and what makes it short. Runs nothing."""
+"""Reads the code of the documentation: where a test runs each snippet, and how it is shortened. Runs nothing."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 PROJECT = Path(__file__).resolve().parents[1]
-# in the order in which a reader who makes everything himself comes by
+# the order in which a user who builds everything reads them
 PAGES = (
     "docs/data.md",
     "docs/train.md",
@@ -21,30 +21,30 @@ PAGES = (
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 IN_TEXT = re.compile(r"`((?:accelerate|git|hf|make|pip|python|sbatch|torchrun)\s[^`]+)`")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
-# what runs in a process of its own, as typed into a shell
+# snippets that run in a separate process, through a shell
 IN_A_SHELL = {
     "lmsys/": "downloads models of the Hub",
     "stage3_time_event": "starts DeepSpeed",
-    "sbatch": "is Slurm's command",
-    "SlurmPipelineExecutor": "calls Slurm's command",
-    "push_to_hub": "sends to the Hub",
+    "sbatch": "is a command of Slurm",
+    "SlurmPipelineExecutor": "calls a command of Slurm",
+    "push_to_hub": "uploads to the Hub",
 }
-# what takes minutes, or installs things: `make test-slow`
+# snippets that take minutes or install packages: `make test-slow`
 SLOW = {
-    "outputs/stage2 ": "trains stage III once more, on one process",
+    "outputs/stage2 ": "trains stage III again, in one process",
     "eval.study": "trains dozens of stages",
     "run_stages": "trains four stages",
     "lmms-eval": "installs another project",
     "lmms_eval": "runs another project",
-    "make demo": "sets up an environment and trains four stages",
+    "make demo": "creates an environment and trains four stages",
 }
-# what no test can run
+# snippets that no test runs
 NOWHERE = {
     "make reproduce": "takes hours; tests/test_sandbox_recipe.py reads its plan",
-    "make test": "runs these tests: CI is what runs it (.ci/run)",
+    "make test": "runs these tests; CI runs it (.ci/run)",
 }
 
-# so much is enough to see a command work; what it does stays what the page says
+# upper limits of the numbers in a command
 AT_MOST = {
     "--num-clips": 24,
     "--num-background-clips": 2,
@@ -56,21 +56,19 @@ AT_MOST = {
 }
 ONE_STEP = "--max_steps 1 --per_device_train_batch_size 1 --effective_batch_size 2"
 FEW_VIDEOS = "--num-videos 12 --videos-per-shard 6"
-# the recipe's two sources, the first one cut down; its precision and ZeRO stage are the recipe's
+# the two data sources of the recipe, the first with fewer videos
 FEW_ROWS = """--datasets '{"path": "pu_valor", "options": {"captions_file": "data/valor/desc_train.json", "num_videos": 8}}' \
  '{"path": "instruction", "name": "vtimellm", "options": {"annotations_file": "data/vtimellm/stage2.json"}}'"""  # noqa: E501
 SHORTER = (
     (r"(--captions-file data/valor/desc_train.json)", rf"\1 {FEW_VIDEOS}"),
     (r'(captions_file="data/valor/desc_train.json")', r"\1, num_videos=12, videos_per_shard=6"),
     (r"^make demo", rf"make -C {PROJECT} demo MAX_STEPS=2 OUTPUT=$PWD/outputs/made"),
-    # without --multi_gpu accelerate starts one process where there is no GPU, whatever number it is given
+    # without --multi_gpu and without a GPU, accelerate starts one process whatever the number
     (r"--num_processes 8", "--multi_gpu --num_processes 2"),
     (r"--media rendered --num-videos 3", "--media rendered --num-videos 1"),
     (r"(interleaving_rates\.yaml)", r"\1 --variants 0 25 100"),  # tests/test_eval_analyses.py reads the whole plan
-    (
-        r"^pip install ",
-        "python -m pip install --quiet --target site ",
-    ),  # on the reader's path, not in this environment
+    # into a folder on PYTHONPATH, not into this environment
+    (r"^pip install ", "python -m pip install --quiet --target site "),
     (r"--array=0-63", "--array=0-1"),
     (r"tasks=64", "tasks=2"),
     (r"(?s)(.*sft\.py.*)", rf"\1 {ONE_STEP}"),
@@ -83,7 +81,7 @@ SHORTER = (
 
 @dataclass(frozen=True)
 class Snippet:
-    """A fenced block of python, or one command of a block of bash."""
+    """A fenced Python block, or one command of a fenced bash block."""
 
     page: str
     language: str
@@ -95,14 +93,12 @@ class Snippet:
 
     @property
     def place(self) -> str:
-        """Where it runs: "here" (in the test's process), "shell" (in one of its own), "slow" (the same) or
-        "nowhere".
-        """
+        """Where it runs: "here" (in this process), "shell" or "slow" (in a separate process), or "nowhere"."""
         places = (("nowhere", NOWHERE), ("slow", SLOW), ("shell", IN_A_SHELL))
         return next((place for place, marks in places if any(mark in self.text for mark in marks)), "here")
 
     def shortened(self, judge: str = "") -> str:
-        """The text with smaller numbers, and the address of a judge in place of the page's."""
+        """The text with smaller numbers; the address of `judge` replaces that of the page."""
         text = self.text.replace("https://host/v1", judge)
         for option, most in AT_MOST.items():
             text = re.sub(
@@ -115,7 +111,7 @@ class Snippet:
         return text
 
     def words(self, text: str | None = None) -> list[str]:
-        """The words of the command, or of a changed `text` of it, without comment and environment variables."""
+        """The words of the command (or of a changed `text`), without its comment and environment variables."""
         words = shlex.split(self.text if text is None else text, comments=True)
         while ASSIGNMENT.fullmatch(words[0]):
             words = words[1:]
@@ -138,7 +134,7 @@ def snippets() -> list[Snippet]:
 
 
 def commands_in_text() -> list[Snippet]:
-    """The commands that stand in the running text of the pages, without those that a block begins with."""
+    """The commands in the running text of the pages that no block starts with."""
     blocks = [snippet.text for snippet in snippets()]
     found = []
     for page in PAGES:
@@ -150,10 +146,10 @@ def commands_in_text() -> list[Snippet]:
 
 
 def module_and_arguments(words: list[str]) -> tuple[str, list[str]]:
-    """What `python` or `accelerate launch` starts, as a module's name, and its arguments.
+    """The module that `python` or `accelerate launch` starts, and its arguments.
 
     Raises:
-        ValueError: neither of the two, or an option that the launcher does not have.
+        ValueError: another launcher, or a script that does not exist.
     """
     if words[0] == "python":
         is_module, rest = words[1] == "-m", words[2:] if words[1] == "-m" else words[1:]
@@ -163,7 +159,7 @@ def module_and_arguments(words: list[str]) -> tuple[str, list[str]]:
         launch = launch_command_parser().parse_args(words[2:])
         is_module, rest = launch.module, [launch.training_script, *launch.training_script_args]
     else:
-        raise ValueError(f"no known way to start: {words}")
+        raise ValueError(f"unknown launcher: {words}")
     name = rest[0] if is_module else rest[0].removesuffix(".py").replace("/", ".")
     if not is_module and not (PROJECT / rest[0]).is_file():
         raise ValueError(f"no such script: {rest[0]}")

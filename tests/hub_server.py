@@ -1,8 +1,8 @@
-"""A stand-in for the Hugging Face Hub on this machine: create, upload (LFS included), list and download repositories.
+"""A local Hugging Face Hub: create, upload (LFS included), list and download repositories.
 
-Holds models, datasets and Spaces in memory with their branches, speaks the few endpoints that `huggingface_hub`,
-`transformers` and `datasets` call, and can be told to fail. Use `serve_hub()`; its `environment` goes to a fresh
-process, because the libraries read the address when they are imported.
+Holds models, datasets and Spaces in memory with their branches, implements the endpoints that `huggingface_hub`,
+`transformers` and `datasets` call, and fails on request. Use `serve_hub()`; pass its `environment` to a new process,
+because the libraries read the address when they are imported.
 """
 
 import base64
@@ -18,8 +18,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
-# Larger files, and files of these kinds, take the LFS way: as the Hub's .gitattributes and, for the size, as small
-# tests like
+# Larger files and files with these suffixes are uploaded through LFS; the size limit is lower than that of the Hub.
 LFS_LIMIT = 10_000  # bytes
 LFS_KINDS = (".parquet", ".safetensors", ".mp4", ".bin")
 DATE = "2026-01-01T00:00:00.000Z"
@@ -32,12 +31,11 @@ TOKEN = "hf_stand_in"
 
 @dataclass
 class Hub:
-    """What the server holds: `repos[kind, name]` maps the paths of "main" to bytes; `address` is its URL.
+    """State of the server: `repos[kind, name]` maps the paths of "main" to bytes; `address` is its URL.
 
-    `branches[kind, name, branch]` are the other branches, `commits[sha]` what stood at each commit, `private` the
-    repositories that only their owner sees, `space_sdks` what each Space runs on. `faults` maps a pattern of "METHOD
-    /path"
-    to an HTTP status, or to None: the connection is dropped.
+    `branches[kind, name, branch]` are the other branches, `commits[sha]` the files of each commit, `private` the
+    private repositories, `space_sdks` the SDK of each Space. `faults` maps a pattern of "METHOD /path" to an HTTP
+    status, or to None: the connection is dropped.
     """
 
     address: str = ""
@@ -51,7 +49,7 @@ class Hub:
     faults: dict[str, int | None] = field(default_factory=dict)
 
     def environment(self, home: str | Path) -> dict[str, str]:
-        """Variables of a process that takes this server for the Hub and keeps its cache in `home`."""
+        """Environment of a process that uses this server as the Hub and keeps its cache in `home`."""
         clean = {
             name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
         }
@@ -68,7 +66,7 @@ class Hub:
 
 @contextmanager
 def serve_hub():
-    """Run the server on a free port for the length of a `with` block; gives its `Hub`."""
+    """Run the server on a free port within a `with` block; yields its `Hub`."""
     hub = Hub()
     handler = type("Handler", (HubHandler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -150,7 +148,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.answer({"type": "user", "name": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}})
 
     def give_device_code(self) -> None:
-        """What `hf auth login` shows to somebody, who here has opened the page and agreed before it asks."""
+        """The device code of `hf auth login`; the next token request counts as authorised."""
         codes = {"device_code": "device", "user_code": "USER-CODE", "verification_uri": f"{self.hub.address}/oauth"}
         self.answer({**codes, "interval": 0, "expires_in": 60})
 
@@ -194,11 +192,11 @@ class HubHandler(BaseHTTPRequestHandler):
         main = self.files(kind, repo, "main")
         if main is not None:
             branches = {name: files for (*place, name), files in self.hub.branches.items() if place == [kind, repo]}
-            told = [
+            refs = [
                 {"name": name, "ref": f"refs/heads/{name}", "targetCommit": self.sha(files)}
                 for name, files in {"main": main, **branches}.items()
             ]
-            self.answer({"branches": told, "converts": [], "tags": []})
+            self.answer({"branches": refs, "converts": [], "tags": []})
 
     def tell_repo(self, kind: str, repo: str, revision: str) -> None:
         files = self.files(kind, repo, revision)
@@ -308,7 +306,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.send(data, status, {"Content-Type": "application/octet-stream", **headers})
 
     def files(self, kind: str, repo: str, revision: str) -> dict[str, bytes] | None:
-        """A repository's files at a branch or commit; answers 404 itself, and gives None, where there is none."""
+        """A repository's files at a branch or commit; where there are none, answers 404 and returns None."""
         files = self.hub.repos.get((kind, repo))
         if files is None:
             self.fail("RepoNotFound")
@@ -350,7 +348,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, *arguments) -> None:
-        """Keep the test output quiet; `Hub.requests` has what was asked."""
+        """Write nothing to the test output; `Hub.requests` lists the requests."""
 
 
 def describe_file(path: str, data: bytes) -> dict:

@@ -1,4 +1,4 @@
-"""Writes small real media files with PyAV for the tests: a moving picture, a tone, or both. Not a test itself."""
+"""Writes small media files with PyAV for the tests: video, audio, or both."""
 
 import struct
 from fractions import Fraction
@@ -36,9 +36,9 @@ def write_media(
     Writes a media file; the container follows from the suffix.
 
     Args:
-        frames: uint8 `(num_frames, height, width, 3)`; None for a file without a picture.
+        frames: uint8 `(num_frames, height, width, 3)`; None for a file without a video stream.
         frame_times: seconds at which the frames appear (variable frame rate); None for a constant `fps`.
-        waveform: mono float32; None for a silent file.
+        waveform: mono float32; None for a file without an audio stream.
     """
     with av.open(str(path), "w") as container:
         video = audio = None
@@ -75,11 +75,11 @@ def write_ramp(
     silence: tuple[float, float] | None = None,
 ) -> Path:
     """
-    A video whose brightness is its time, grey 16 + 10 t, with a 1-kHz beep from 14 to 15 s of its sound.
+    A video whose brightness encodes its time, grey 16 + 10 t, with a 1-kHz beep at 14 to 15 s of its audio.
 
     Args:
-        sound_start: seconds at which the sound's own time 0 is written, relative to the picture; may be negative.
-        silence: seconds of the sound whose packets are left out, a hole.
+        sound_start: start time of the audio stream in seconds, relative to the video; may be negative.
+        silence: start and end (seconds) of the audio packets that are left out, a gap in the stream.
     """
     rate, later = 48_000, max(0.0, -sound_start)
     with av.open(str(path), "w") as container:
@@ -124,7 +124,7 @@ def _encode_sound(audio: av.audio.AudioStream, samples: np.ndarray) -> list[av.P
 
 
 def cut_without_encoding(source: Path, output: Path, *, start: float, end: float) -> Path:
-    """The packets from the key frame before `start` to `end`, with `start` at time 0: as `ffmpeg -ss -c copy` does."""
+    """Copy the packets from the key frame before `start` to `end`; `start` becomes time 0 (`ffmpeg -ss -c copy`)."""
     with av.open(str(source)) as given:
         with av.open(str(output), "w", container_options={"avoid_negative_ts": "disabled"}) as made:
             streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}

@@ -1,8 +1,6 @@
-"""Small files in the published forms, which a reader of the pages would have downloaded: annotations, weights, Hub
-models.
+"""Small synthetic files in the published formats that the documentation uses: annotations, weights, Hub models.
 
-All are invented: rows about the clips of a sandbox world, and random weights. `NAMES` says where the pages look for
-them.
+The annotations describe the clips of a sandbox world; the weights are random.
 """
 
 import io
@@ -25,7 +23,7 @@ from tests.train_fixtures import CAPTIONS
 from train.initialize import TINY_AUDIO, TINY_TEXTS, TINY_VISION, token_ids, train_tokenizer
 
 
-# Hub ids of the pages, and the folders of the published release that hold the same models
+# Hub ids in the documentation: folders of the published release with the same models
 HUB_MODELS = {
     "lmsys/vicuna-7b-v1.5": "vicuna-7b-v1.5",
     "openai/clip-vit-large-patch14": "clip-vit-large-patch14",
@@ -43,7 +41,7 @@ bells.wav,Bells ring.,A bell tolls far away.,Many bells ring.,Church bells sound
 
 
 def write_published_captions(folder: Path) -> None:
-    """AudioCaps and Clotho below `folder`/data."""
+    """AudioCaps and Clotho in `folder`/data."""
     for name, text in (("audiocaps", AUDIOCAPS), ("clotho", CLOTHO)):
         (folder / "data" / name).mkdir(parents=True)
         header, *rows = text.splitlines(keepends=True)
@@ -52,9 +50,7 @@ def write_published_captions(folder: Path) -> None:
 
 
 def write_published_annotations(folder: Path, world: Path) -> None:
-    """What VALOR, UnAV-100, ActivityNet-QA and VTimeLLM publish, about the files of a sandbox world, below
-    `folder`/data.
-    """
+    """VALOR, UnAV-100, ActivityNet-QA and VTimeLLM annotations of the files of a sandbox world, in `folder`/data."""
     data = folder / "data"
     links = {
         "valor/desc_train.json": world / "captions.json",
@@ -71,8 +67,8 @@ def write_published_annotations(folder: Path, world: Path) -> None:
     (data / "unav100" / "test_ids.txt").write_text(clip.rsplit("_", 2)[0] + "\n", encoding="utf-8")
     names = sorted(path.stem for path in (world / "test").iterdir())
     asked = [{"video_name": name, "question": "is it raining", "question_id": f"{name}_1"} for name in names]
-    told = [{"answer": "yes", "type": 3, "question_id": record["question_id"]} for record in asked]
-    for name, records in (("test_q.json", asked), ("test_a.json", told)):
+    answered = [{"answer": "yes", "type": 3, "question_id": record["question_id"]} for record in asked]
+    for name, records in (("test_q.json", asked), ("test_a.json", answered)):
         (data / "activitynet_qa" / name).write_text(json.dumps(records), encoding="utf-8")
     turns = [
         {"from": "human", "value": "<video>\nWhen does it begin to rain?"},
@@ -87,9 +83,7 @@ def write_published_annotations(folder: Path, world: Path) -> None:
 
 
 def write_published_weights(folder: Path) -> None:
-    """The first release of AVicuna in small, below `folder`: a language model, two towers, two projectors, two LoRA
-    folders.
-    """
+    """A tiny copy of the first AVicuna release: a language model, two towers, two projectors, two LoRA folders."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=600)
     names = {name: value for name, value in TINY_TEXTS["llama"].items() if name != "model_type"}
@@ -119,7 +113,7 @@ def write_published_weights(folder: Path) -> None:
 
 
 def charades_repository(world: Path) -> dict[str, bytes]:
-    """Charades-STA as lmms-eval's own repository holds it: annotations, and the videos in an archive."""
+    """Charades-STA in the layout of the lmms-eval repository: annotations, and the videos in an archive."""
     clips = sorted((world / "clips").iterdir())[:2]
     rows = [{"video": clip.name, "caption": "a dog barks", "timestamp": [1.0, 6.0]} for clip in clips]
     archive = io.BytesIO()
@@ -130,5 +124,5 @@ def charades_repository(world: Path) -> dict[str, bytes]:
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """The files of a checkpoint as a repository of the stand-in Hub holds them."""
+    """The files of a checkpoint as the contents of a Hub repository."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}

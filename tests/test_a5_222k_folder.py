@@ -1,4 +1,4 @@
-"""A5-222K as a folder: Parquet that needs nothing of ours, and a card whose every number is counted."""
+"""A5-222K as a folder: Parquet that loads without the project, and a card whose numbers are in the report."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def release(data_dir, tmp_path_factory):
     return write_folder(config, tmp_path_factory.mktemp("release") / "a5")
 
 
-def test_the_folder_loads_in_a_process_that_has_never_seen_the_project(release, tmp_path):
+def test_the_folder_loads_without_the_project(release, tmp_path):
     command = [sys.executable, "-c", LOAD_WITHOUT_OURS, str(release), str(tmp_path / "cache")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["900", "user"]
@@ -53,12 +53,12 @@ def test_every_number_of_the_card_is_in_the_report(release):
             assert f"| {source} | {reason} | {num:,} |" in card
     assert "clotho (`test.csv.gz`)" in card and "our choices" in card and "222,000" in card
     assert "{{" not in card and "audiocaps" not in card.split("## Sources")[1].split("The paper")[0]
-    assert card.index("| `clotho` |") < card.index("| `wavcaps` |")  # a sound that both have stays in the first
+    assert card.index("| `clotho` |") < card.index("| `wavcaps` |")  # a sound in both sources belongs to the first
     held_out = report["sources"]["clotho"]["dropped"].get("in_test_set", 0)
     assert f"Pairs dropped by this check: {held_out}." in card
 
 
-def test_a_release_is_made_whole_or_not_at_all(release, tmp_path):
+def test_a_failed_build_writes_nothing(release, tmp_path):
     with pytest.raises(ValueError, match="exists: choose a new folder"):
         write_folder(A5222KConfig(), release)
     with pytest.raises(ValueError, match="needs a source"):
@@ -85,7 +85,7 @@ def test_each_setting_is_an_option_of_the_command():
     assert options.max_missing == 0.5 and options.output == "out" and options.min_words == A5222KConfig().min_words
 
 
-def test_the_command_builds_the_set_and_names_what_is_wrong(data_dir, tmp_path, capsys):
+def test_the_command_builds_the_set_and_names_wrong_values(data_dir, tmp_path, capsys):
     path = str(data_dir / "clotho" / "val.csv.gz")
     build.main(["--builder", "a5_222k", "--clotho-file", path, "--num-pairs", "30", "--output", str(tmp_path / "a5")])
     assert "{'train': 30} rows" in capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_the_command_builds_the_set_and_names_what_is_wrong(data_dir, tmp_path, 
         build.main(["--builder=a5_222k", "--output", str(tmp_path / "none")])
 
 
-def test_a_card_without_limits_or_evaluation_sets_says_so(release):
+def test_the_card_of_a_build_without_limits_and_evaluation_sets(release):
     report = json.loads((release / "report.json").read_text())
     report["settings"] |= {"max_duration": None, "num_pairs": None, "exclude_clotho_file": None}
     card = card_text(report, name="me/a5")

@@ -1,4 +1,4 @@
-"""Opening annotation files: what is broken is told by name."""
+"""Reading annotation files; errors name the file."""
 
 import gzip
 
@@ -14,34 +14,32 @@ from dataset_builders.sources.annotation_files import (
 )
 
 
-def test_a_git_lfs_pointer_is_told_as_such_with_the_size_of_the_real_file(data_dir):
+def test_a_git_lfs_pointer_is_an_error_with_the_size_of_the_real_file(data_dir):
     with pytest.raises(ValueError, match=r"fsd_final\.lfs_pointer\.json is a git-LFS pointer.*147300685 bytes"):
         read_json(data_dir / "wavcaps" / "fsd_final.lfs_pointer.json")
 
 
-def test_gzip_is_known_by_its_bytes_not_by_its_name(tmp_path):
+def test_gzip_is_detected_by_content_not_by_suffix(tmp_path):
     for name, data in (("plain.gz", b"caption\n"), ("packed.txt", gzip.compress(b"caption\n"))):
         (tmp_path / name).write_bytes(data)
         assert read_text(tmp_path / name) == "caption\n"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+def test_a_byte_order_mark_is_removed(tmp_path):
     (tmp_path / "a.csv").write_bytes("\ufeffid,caption\r\n1,a dog\r\n".encode())
     assert list(read_csv(tmp_path / "a.csv", columns=("id", "caption"))) == [{"id": "1", "caption": "a dog"}]
 
 
-def test_a_csv_without_the_expected_column_lists_what_it_has(tmp_path):
+def test_a_csv_without_the_expected_column_is_an_error_that_lists_its_columns(tmp_path):
     (tmp_path / "a.csv").write_text("name,text\n1,a dog\n")
     with pytest.raises(ValueError, match=r"has the columns \['name', 'text'\], expected \['caption'\]"):
         list(read_csv(tmp_path / "a.csv", columns=("name", "caption")))
 
 
-def test_records_come_from_a_list_and_from_lines_alike(tmp_path):
-    (tmp_path / "list.json").write_text('[{"q": 1},\n {"q": 2}]')
-    (tmp_path / "lines.json").write_text('{"q": 1}\n\n{"q": 2}')  # QVHighlights has no newline at its end
-    assert (
-        read_json_records(tmp_path / "list.json") == read_json_records(tmp_path / "lines.json") == [{"q": 1}, {"q": 2}]
-    )
+@pytest.mark.parametrize("text", ['[{"q": 1},\n {"q": 2}]', '{"q": 1}\n\n{"q": 2}'])  # no newline: QVHighlights
+def test_records_are_read_from_a_json_list_and_from_json_lines(tmp_path, text):
+    (tmp_path / "records.json").write_text(text)
+    assert read_json_records(tmp_path / "records.json") == [{"q": 1}, {"q": 2}]
 
 
 def test_broken_json_names_file_and_line(tmp_path):
@@ -52,7 +50,7 @@ def test_broken_json_names_file_and_line(tmp_path):
         read_json(tmp_path / "lines.json")
 
 
-def test_the_fingerprint_follows_the_contents_and_their_bounds(tmp_path):
+def test_the_fingerprint_depends_on_the_content_of_each_file(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("ab"), two.write_text("c")
     before = fingerprint([one, two])
@@ -62,7 +60,7 @@ def test_the_fingerprint_follows_the_contents_and_their_bounds(tmp_path):
     assert fingerprint([one, two]) == before
 
 
-def test_paths_may_be_one_several_or_none(tmp_path):
+def test_as_paths_accepts_one_several_or_no_path(tmp_path):
     (tmp_path / "a").touch()
     assert as_paths(None) == [] and as_paths(str(tmp_path / "a")) == as_paths([tmp_path / "a"]) == [tmp_path / "a"]
     with pytest.raises(ValueError, match="no such annotation file"):

@@ -1,4 +1,4 @@
-"""Many questions about one video give the answers of asking one by one, and the video is looked at once."""
+"""Several questions about one video: the same answers as one by one, with one encoding of the video."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def one_by_one(model, processor, block, questions, **kwargs):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-def test_shared_answers_equal_those_of_asking_one_by_one(model, processor, strategy, batch_size):
+def test_answers_equal_those_to_single_questions(model, processor, strategy, batch_size):
     settings = {"max_new_tokens": 20, **strategy}
     shared = answer_questions(
         model,
@@ -72,8 +72,8 @@ OTHER_TEXT = {
 
 
 @pytest.mark.parametrize("kind", OTHER_TEXT)
-def test_shared_tokens_and_probabilities_equal_a_plain_generate(processor, kind):
-    """Exact ids, and the logits of every step within rounding, also where layers keep another kind of past."""
+def test_shared_tokens_and_logits_equal_those_of_generate(processor, kind):
+    """Equal ids and close logits of every step, for several kinds of caches."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2} if kind != "GPT-2" else {}  # fmt: skip
     text = {**sizes, "pad_token_id": 0, **OTHER_TEXT[kind]}
@@ -117,7 +117,7 @@ def test_the_video_is_encoded_and_prefilled_once(processor, model, monkeypatch):
         model, processor=processor, media=media(), questions=QUESTIONS, duration=50.0, batch_size=5, max_new_tokens=2,
         do_sample=False,
     )  # fmt: skip
-    assert len(encoded) == 2  # video and audio, one row of the batch each, once
+    assert len(encoded) == 2  # one call for video, one for audio
     (prefix_batch, prefix), (rest_batch, rest), *steps = lengths
     assert (prefix_batch, rest_batch) == (1, len(QUESTIONS)) and prefix > processor.num_av_tokens
     assert rest < 80 and all(step == (len(QUESTIONS), 1) for step in steps)
@@ -131,7 +131,7 @@ def _spy(function, calls: list):
     return called
 
 
-def test_a_batch_of_different_videos_equals_its_rows(model, processor):
+def test_a_batch_of_different_videos_equals_single_videos(model, processor):
     blocks = [media(1), media(2, num_audio=0), media(3, num_video=7, num_audio=40)]
     questions = QUESTIONS[:3]
     together = answer_batch(
@@ -144,8 +144,8 @@ def test_a_batch_of_different_videos_equals_its_rows(model, processor):
     assert len({answer.text for answer in together}) == 3
 
 
-def test_events_come_with_scores(model, processor):
-    """A random model that is made to speak in spans: each event lies in the video and has a probability."""
+def test_events_have_scores(model, processor):
+    """Spans are made likely in a random model: each event is within the video and has a probability."""
     settings = {"max_new_tokens": 30, "do_sample": False, "logits_processor": [Talkative(processor.tokenizer)]}
     settings["logits_processor"].append(TimeSpanLogitsProcessor(processor.tokenizer, codec=processor.time_codec))
     shared = answer_questions(
@@ -160,7 +160,7 @@ def test_events_come_with_scores(model, processor):
     assert sum(len(answer.events) for answer in shared) >= len(QUESTIONS)
 
 
-def test_what_cannot_be_shared_is_an_error(model, processor):
+def test_prompts_without_a_common_prefix_are_an_error(model, processor):
     first, second = (
         torch.tensor([1, processor.video_token_id, 5, 6]),
         torch.tensor([3, processor.video_token_id, 5, 7]),

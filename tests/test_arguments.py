@@ -1,4 +1,4 @@
-"""Arguments: dataclass = command line = recipe, one clear error for what is wrong, published values in the recipes."""
+"""Training arguments: command line and recipe, errors that name the value, the published values in the recipes."""
 
 import dataclasses
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_an_unknown_recipe_key_is_named(tmp_path):
         parse_arguments(["--config", recipe])
 
 
-def test_the_command_line_beats_the_recipe(tmp_path):
+def test_the_command_line_overrides_the_recipe(tmp_path):
     text = "trainable: [vision_adapter]\nlearning_rate: 1.0e-4\nbf16: false\nlora_r: 3\nmax_missing: 1%\n"
     recipe = write_recipe(tmp_path, text)
     name, stage, training = parse_arguments(
@@ -59,8 +59,8 @@ def test_published_settings_are_the_defaults():
         ("stage4_instruction", [], True, 2, 1e-4, 8, "vicuna", "train/recipes/ds_zero2.json"),
     ],
 )
-def test_recipes_hold_the_published_table(name, trainable, use_peft, epochs, lr, batch, template, zero):
-    # --deepspeed "" and --bf16 false: this machine need have neither DeepSpeed's launcher nor a GPU to read a recipe
+def test_recipes_have_the_published_hyperparameters(name, trainable, use_peft, epochs, lr, batch, template, zero):
+    # --deepspeed "" and --bf16 false: no launcher and no GPU
     line = ["--config", str(RECIPES / f"{name}.yaml"), "--bf16", "false", "--deepspeed", ""]
     _, stage, training = parse_arguments(line)
     assert (stage.trainable, stage.use_peft, stage.chat_template) == (trainable, use_peft, template)
@@ -79,7 +79,7 @@ def test_sandbox_recipes_parse(number):
 @pytest.mark.parametrize(
     ("world_size", "batch", "given", "expected"), [(8, 16, None, 1), (1, 16, None, 8), (2, 8, 8, 8), (4, 4, None, 8)]
 )
-def test_accumulation_keeps_the_effective_batch_on_any_number_of_processes(world_size, batch, given, expected):
+def test_accumulation_keeps_the_effective_batch_size(world_size, batch, given, expected):
     steps = accumulation_steps(
         effective_batch_size=128, per_device_batch_size=batch, world_size=world_size, given=given
     )
@@ -87,7 +87,7 @@ def test_accumulation_keeps_the_effective_batch_on_any_number_of_processes(world
 
 
 @pytest.mark.parametrize(("batch", "given"), [(24, None), (16, 4), (256, None)])
-def test_another_effective_batch_raises_and_zero_accepts_it(batch, given):
+def test_an_unreachable_effective_batch_size_is_an_error_unless_zero(batch, given):
     values = {"per_device_batch_size": batch, "world_size": 1, "given": given}
     with pytest.raises(ValueError, match=f"effective batch is 128.*batch {batch}"):
         accumulation_steps(effective_batch_size=128, **values)
@@ -124,7 +124,7 @@ def test_a_wrong_value_is_named(line, words):
 
 
 @pytest.mark.parametrize("option", ["--model", "--model_name_or_path", "--model-name-or-path"])
-def test_the_checkpoint_has_one_option_with_both_names(option):
+def test_all_spellings_of_the_model_option_are_accepted(option):
     assert parse_arguments([*BASE, option, "somewhere"])[1].model_name_or_path == "somewhere"
 
 
@@ -134,7 +134,7 @@ def test_an_unreadable_value_is_one_line_on_stderr(capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_data_source_reads_from_path_json_or_mapping():
+def test_a_data_source_is_a_path_json_or_a_mapping():
     full = DataSource("pu_valor", weight=0.5, options={"num_videos": 3})
     assert read_data_source("folder/rows.parquet") == DataSource("folder/rows.parquet")
     assert read_data_source('{"path": "pu_valor", "weight": 0.5, "options": {"num_videos": 3}}') == full
@@ -142,7 +142,7 @@ def test_a_data_source_reads_from_path_json_or_mapping():
 
 
 @pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.01", 0.01), (0, 0.0), ("100%", 1.0)])
-def test_a_share_reads_as_percent_or_number(text, share):
+def test_a_share_is_a_percentage_or_a_number(text, share):
     assert read_share(text) == pytest.approx(share)
 
 

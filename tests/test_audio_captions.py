@@ -1,4 +1,4 @@
-"""Readers of captioned sounds, on the real files with their real quirks."""
+"""Readers of captioned sounds, on the real files."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def read(reader, path, **settings):
         ("v2_test", 4_875, 975),
     ],
 )
-def test_audiocaps_is_read_whole_in_both_versions(data_dir, name, num_pairs, num_clips):
+def test_all_pairs_of_audiocaps_are_read_in_both_versions(data_dir, name, num_pairs, num_clips):
     pairs, report = read(read_audiocaps, data_dir / "audiocaps" / f"{name}.csv.gz")
     assert len(pairs) == report.num_read["audiocaps"] == num_pairs
     assert len({pair.audio_keys for pair in pairs}) == num_clips
@@ -38,7 +38,7 @@ def test_audiocaps_is_read_whole_in_both_versions(data_dir, name, num_pairs, num
 
 
 @pytest.mark.parametrize(("name", "num_files"), [("train", 3_839), ("val", 1_045), ("test", 1_045)])
-def test_clotho_has_five_captions_a_file_and_names_without_entities(data_dir, name, num_files):
+def test_clotho_has_five_captions_per_file_and_names_without_html_entities(data_dir, name, num_files):
     pairs, report = read(read_clotho, data_dir / "clotho" / f"{name}.csv.gz")
     assert len(pairs) == report.num_read["clotho"] == 5 * num_files
     names = {pair.media_names[0] for pair in pairs}
@@ -46,13 +46,13 @@ def test_clotho_has_five_captions_a_file_and_names_without_entities(data_dir, na
     assert not [name for name in names if "&amp;" in name or "&#39;" in name or name != name.strip()]
 
 
-def test_wavcaps_soundbible_part_is_read_whole(data_dir):
+def test_all_pairs_of_wavcaps_soundbible_are_read(data_dir):
     pairs, _ = read(read_wavcaps, data_dir / "wavcaps" / "sb_final.json.gz")
     assert len(pairs) == 1_232 and pairs[0].audio_keys == ("soundbible:2219",)
     assert max(pair.duration for pair in pairs) > 2_400 and all(isinstance(pair.duration, float) for pair in pairs)
 
 
-def test_wavcaps_parts_are_told_apart_by_their_records(tmp_path):
+def test_the_source_of_a_wavcaps_record_is_detected_from_its_fields(tmp_path):
     (tmp_path / "wavcaps.json").write_text(
         '{"data": [{"id": "Y-0SdAVK79lg.wav", "caption": "c", "duration": 10},'
         '{"id": "12", "file_name": "Rain &amp; Wind.wav", "caption": "c", "duration": 3, "href": "x",'
@@ -67,7 +67,7 @@ def test_wavcaps_parts_are_told_apart_by_their_records(tmp_path):
     ]
 
 
-def test_auto_acd_ids_are_read_in_each_spelling_and_malformed_ones_dropped(tmp_path):
+def test_auto_acd_ids_are_read_in_each_format_and_malformed_ids_dropped(tmp_path):
     (tmp_path / "auto_acd.csv").write_text(
         "youtube_id,caption\n-0SdAVK79lg,Rain falls.\nYb0RFKhbpFJA.wav,Wind blows.\n"
         "---g-f_I2yQ_000001,A band.\nabc,x\n"
@@ -100,7 +100,7 @@ def test_audioset_segments_become_sentences_of_their_class_names(data_dir, tmp_p
     assert counts["read"] == 3 and counts["dropped"] == counts["repaired"] == {"unknown_label": 1}
 
 
-def test_llp_label_lists_find_every_one_of_their_classes(data_dir):
+def test_all_labels_of_llp_are_known_classes(data_dir):
     classes = data_dir / "audioset" / "class_labels_indices.csv"
     path = data_dir / "llp" / "AVVP_dataset_full.csv.gz"
     pairs, report = read(read_audioset_labels, path, class_labels_file=classes)
@@ -119,14 +119,14 @@ def test_malformed_llp_names_are_dropped(data_dir, tmp_path):
     assert len(pairs) == 1 and report.counts()["audioset"]["dropped"] == {"malformed_id": 1}
 
 
-def test_valor_captions_come_through_with_their_three_damaged_ones_told(data_dir):
+def test_three_damaged_captions_of_valor_are_dropped(data_dir):
     pairs, report = read(read_captioned_clips, data_dir / "valor" / "valor32k_captions.jsonl.gz")
     assert len(pairs) == 6_138 and report.num_read["captions"] == 6_141
     assert report.counts()["captions"]["dropped"] == {"caption_without_words": 3}
     assert len({pair.audio_keys for pair in pairs}) == 6_138 and min(pair.duration for pair in pairs) < 10.0
 
 
-def test_normalising_is_done_after_one_pass_on_every_real_caption(data_dir):
+def test_normalising_is_idempotent_on_real_captions(data_dir):
     files = ((read_audiocaps, "audiocaps/train.csv.gz"), (read_clotho, "clotho/train.csv.gz"))
     for reader, name in files:
         captions = [pair.caption for pair in read(reader, data_dir / name)[0]]

@@ -1,4 +1,4 @@
-"""From captioned sounds to the selection of A5-222K: pure functions, every record accounted for."""
+"""Selection of A5-222K from captioned sounds; every record is selected or dropped with a reason."""
 
 import pytest
 from hypothesis import given, settings
@@ -37,11 +37,11 @@ def select(sources, **settings):
     return [(one.source, one.pair.record_id) for one in selected], report.counts()
 
 
-def test_the_published_five_add_up_to_the_published_size():
+def test_the_published_mix_sums_to_the_published_size():
     assert sum(share for source, share in TARGET_MIX.items() if source != "captions") == NUM_PAIRS == 222_000
 
 
-def test_with_the_real_sizes_of_the_sources_the_mix_reaches_222_000():
+def test_sources_of_the_real_sizes_give_222_000_pairs():
     usable = {"audiocaps": 45_341, "clotho": 19_162, "auto_acd": 1_500_000, "wavcaps": 380_000, "audioset": 600_000}
     shares = share_out(usable, num_pairs=NUM_PAIRS)
     assert sum(shares.values()) == NUM_PAIRS
@@ -54,7 +54,7 @@ def test_with_the_real_sizes_of_the_sources_the_mix_reaches_222_000():
     usable=st.dictionaries(st.sampled_from(sorted(TARGET_MIX)), st.integers(0, 300_000), min_size=1),
     num_pairs=st.integers(1, 400_000),
 )
-def test_shares_never_exceed_a_source_and_add_up_wherever_the_sources_reach_it(usable, num_pairs):
+def test_shares_never_exceed_a_source_and_sum_to_the_requested_number(usable, num_pairs):
     shares = share_out(usable, num_pairs=num_pairs)
     assert list(shares) == list(usable)
     assert all(0 <= shares[source] <= usable[source] for source in usable)
@@ -80,7 +80,7 @@ def test_every_record_is_kept_or_dropped_with_a_reason(captions, num_pairs, seed
     assert selected == select(sources, num_pairs=num_pairs, seed=seed)[0]
 
 
-def test_defects_are_named():
+def test_each_defect_is_dropped_with_its_reason():
     sources = {
         "wavcaps": [
             pair(1, "800"),
@@ -95,7 +95,7 @@ def test_defects_are_named():
     assert counts["wavcaps"]["dropped"] == {"audio_too_long": 1, "caption_too_short": 2, "caption_without_words": 1}
 
 
-def test_a_sound_stays_with_the_first_source_and_a_text_with_its_first_sound():
+def test_duplicate_sounds_and_texts_are_dropped_from_later_sources():
     sources = {
         "audiocaps": [pair(1, "A dog barks", "youtube:x"), pair(2, "a  dog barks!", "youtube:y")],
         "clotho": [pair(1, "Rain on a roof", "freesound_name:r"), pair(2, "Heavy rain", "freesound_name:r")],
@@ -114,7 +114,7 @@ def test_a_file_given_twice_adds_nothing():
     assert len(selected) == 2 and counts["audiocaps"]["dropped"] == {"duplicate_id": 2}
 
 
-def test_held_out_sounds_do_not_get_in_by_any_of_their_keys():
+def test_a_held_out_sound_is_excluded_by_any_of_its_keys():
     held_out = HeldOutSounds()
     held_out.add("clotho", ["freesound_name:rain"])
     one = AudioCaption("7", "Heavy rain falls", ("freesound:7", "freesound_name:rain"), ("7",))
@@ -122,7 +122,7 @@ def test_held_out_sounds_do_not_get_in_by_any_of_their_keys():
     assert selected == [("wavcaps", "1")] and counts["wavcaps"]["dropped"] == {"in_test_set": 1}
 
 
-def test_a_text_is_not_used_up_by_a_pair_whose_sound_is_missing(tmp_path):
+def test_a_pair_with_a_missing_sound_does_not_make_its_text_a_duplicate(tmp_path):
     (tmp_path / "clip2.wav").write_bytes(b"-")
     report = CurationReport()
     selected = select_sounds(
@@ -135,7 +135,7 @@ def test_a_text_is_not_used_up_by_a_pair_whose_sound_is_missing(tmp_path):
     assert report.counts()["wavcaps"]["dropped"] == {"missing_media": 1}
 
 
-def test_another_seed_takes_another_sample_and_the_order_stays():
+def test_another_seed_gives_another_sample_in_the_same_order():
     sources = {"audiocaps": [pair(number, f"Sound number {number}") for number in range(100)]}
     first, second = (select(sources, num_pairs=30, seed=seed)[0] for seed in (0, 1))
     assert first != second and len(first) == len(second) == 30
@@ -144,7 +144,7 @@ def test_another_seed_takes_another_sample_and_the_order_stays():
         assert numbers == sorted(numbers)
 
 
-def test_evaluation_lists_give_keys_of_every_sound(data_dir):
+def test_keys_of_the_real_evaluation_sets(data_dir):
     blacklist = set(blacklist_keys(data_dir / "wavcaps" / "blacklist_exclude_test_ac.json.gz"))
     assert len(blacklist) == 1_451 + 2_078  # 2,090 lines, 12 of them twice
     assert {"youtube:vfY_TJq7n_U", "freesound:156"} <= blacklist

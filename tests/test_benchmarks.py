@@ -1,4 +1,4 @@
-"""The commands of the benchmarks, and the conditions that they record."""
+"""Command lines of the benchmarks, and the conditions that they record."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ def test_a_wrong_option_of_a_benchmark_is_one_line(name, capsys):
     assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-def test_figures_are_written_with_their_conditions(tmp_path):
+def test_results_are_written_with_their_conditions(tmp_path):
     conditions = describe_conditions(["numpy"], rounds=3, captions_file=tmp_path / "captions.json")
     write_results(tmp_path / "results" / "x.json", conditions=conditions, results={"seconds": 1.0})
     written = json.loads((tmp_path / "results" / "x.json").read_text())

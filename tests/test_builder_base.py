@@ -1,4 +1,4 @@
-"""The base of the annotation builders: cache keys that follow files and folders, unique ids, shards, split names."""
+"""The base class of the annotation builders: cache keys, unique ids, shards, split names."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_a_changed_media_folder_is_read_again(tmp_path):
     assert len(load_pairs(tmp_path, **options, max_missing=0.5)) == 1
 
 
-def test_the_same_relative_folder_of_another_project_is_another_build(tmp_path, monkeypatch):
+def test_the_same_relative_path_in_another_folder_gives_another_cache_key(tmp_path, monkeypatch):
     found = []
     for project in ("one", "two"):
         (tmp_path / project / "images").mkdir(parents=True)
@@ -52,14 +52,14 @@ def test_the_same_relative_folder_of_another_project_is_another_build(tmp_path, 
     assert found[0] != found[1]
 
 
-def test_repeated_ids_get_a_number():
+def test_a_number_is_appended_to_repeated_ids():
     names = ["a", "a", "b", "a#2", "a", "a#2"]
     ids = [row["id"] for row in with_unique_ids({"id": name} for name in names)]
     assert len(set(ids)) == 6 and ids[:3] == ["a", "a#2", "b"]
     assert all(unique.split("#")[0] == name.split("#")[0] for unique, name in zip(ids, names))
 
 
-def test_a_stream_has_shards_of_some_thousand_rows(tmp_path, monkeypatch):
+def test_a_stream_has_shards_of_rows_per_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(builder_base, "ROWS_PER_SHARD", 4)
     path = write_pairs(tmp_path / "p.json", [f"{number}.jpg" for number in range(10)])
     stream = load_pairs(tmp_path, annotations_file=path, streaming=True)
@@ -68,17 +68,17 @@ def test_a_stream_has_shards_of_some_thousand_rows(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["val-1", "Test Set", "", "a/b", "..", "all", "t\u00e9st", "a."])
-def test_a_split_that_could_not_be_loaded_is_refused(name):
+def test_an_invalid_split_name_is_an_error(name):
     with pytest.raises(ValueError, match="use letters, digits and underscores"):
         check_split_name(name)
 
 
 @pytest.mark.parametrize("name", ["train", "val_1", "test.v2", "2024"])
-def test_a_split_that_can_be_loaded_is_accepted(name):
+def test_a_valid_split_name_is_accepted(name):
     check_split_name(name)
 
 
-def test_the_instruction_builder_refuses_such_a_subset(tmp_path):
+def test_an_invalid_subset_of_the_instruction_builder_is_an_error(tmp_path):
     path = write_pairs(tmp_path / "p.json", ["a.mp4"])
     with pytest.raises(ValueError, match="split 'val-1'"):
         load_dataset(

@@ -1,4 +1,4 @@
-"""Captions in: every published form and every real quirk, each left-out record with its reason."""
+"""Reading clips with captions: all published formats; each dropped record has a reason."""
 
 import gzip
 import json
@@ -27,13 +27,13 @@ def reasons(report):
 GOOD = {"video_id": "-u_HAvfqs2I_7.800_17.800", "desc": "A dog barks."}
 
 
-def test_ids_with_dashes_underscores_and_fractional_starts_are_read(tmp_path):
+def test_ids_with_dashes_underscores_and_fractional_times_are_parsed(tmp_path):
     clips, _ = read(write_json(tmp_path / "desc.json", [GOOD]))
     assert (clips[0].clip_id, clips[0].youtube_id) == ("-u_HAvfqs2I_7.800_17.800", "-u_HAvfqs2I")
     assert (clips[0].start, clips[0].duration, clips[0].split) == (7.8, 10.0, "train")
 
 
-def test_ids_without_times_are_whole_youtube_ids():
+def test_an_id_without_times_is_a_youtube_id():
     assert split_clip_id("_xdYMgoI2rY") == ("_xdYMgoI2rY", None, None)
     assert split_clip_id("a_b_c") == ("a_b_c", None, None)
     assert split_clip_id("nLKEdmVu3FY_000040") == ("nLKEdmVu3FY", None, None)
@@ -63,7 +63,7 @@ def test_a_defective_record_is_dropped_with_its_reason(tmp_path, record, reason)
     assert report.counts()["captions"]["read"] == 2 and report.counts()["captions"]["kept"] == 1
 
 
-def test_a_clip_named_twice_is_kept_once(tmp_path):
+def test_a_repeated_clip_is_kept_once(tmp_path):
     clips, report = read(write_json(tmp_path / "desc.json", [GOOD, GOOD, {**GOOD, "desc": "A cat sings."}]))
     assert len(clips) == 1
     assert reasons(report) == {"repeated_record": 1, "second_caption_of_a_clip": 1}
@@ -79,7 +79,7 @@ def test_json_json_lines_and_gzip_give_the_same_clips(tmp_path):
     assert read(plain)[0] == read(lines)[0] == read(packed)[0]
 
 
-def test_a_ragged_csv_is_read_by_its_first_columns(tmp_path):
+def test_additional_columns_of_a_ragged_csv_are_ignored(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text(
         "video_id,start_time,end_time,caption,type,answer\n"
@@ -95,7 +95,7 @@ def test_a_ragged_csv_is_read_by_its_first_columns(tmp_path):
     assert reasons(report) == {"repeated_record": 1, "empty_caption": 1}
 
 
-def test_a_file_without_a_caption_column_is_refused_by_name(tmp_path):
+def test_a_missing_column_or_file_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "titles.csv"
     path.write_text("video_id,title\na_0_10,A dog\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"titles\.csv has no caption column.*title"):
@@ -106,7 +106,7 @@ def test_a_file_without_a_caption_column_is_refused_by_name(tmp_path):
         read(tmp_path / "absent.json")
 
 
-def test_a_file_that_leaves_no_clip_says_why(tmp_path):
+def test_a_file_without_a_usable_clip_is_an_error_with_the_reasons(tmp_path):
     with pytest.raises(ValueError, match="leaves no usable clip.*empty_caption"):
         read(write_json(tmp_path / "desc.json", [{**GOOD, "desc": " "}]))
 
@@ -124,7 +124,7 @@ def test_excluded_ids_match_clips_and_youtube_ids(tmp_path, excluded):
     assert len(read(tmp_path / "desc.json", exclude_ids_file=ids)[0]) == 1
 
 
-def test_the_real_valor_captions_lose_only_the_damaged_ones(data_dir):
+def test_only_damaged_captions_of_valor_are_dropped(data_dir):
     clips, report = read(data_dir / "valor" / "valor32k_captions.jsonl.gz")
     assert report.counts()["captions"]["read"] == 6141
     assert reasons(report) == {"caption_without_words": 3}  # "800", "200" and "100"
@@ -134,7 +134,7 @@ def test_the_real_valor_captions_lose_only_the_damaged_ones(data_dir):
     assert all(len(clip.youtube_id) == 11 for clip in clips)
 
 
-def test_the_real_ragged_csv_gives_the_same_captions(data_dir):
+def test_the_published_csv_of_valor_gives_the_same_captions(data_dir):
     derived = {clip.clip_id: clip.caption for clip in read(data_dir / "valor" / "valor32k_captions.jsonl.gz")[0]}
     csv_clips = {}
     for name, num_read, num_empty in (("val", 7569, 393), ("test", 9063, 486)):
@@ -145,7 +145,7 @@ def test_the_real_ragged_csv_gives_the_same_captions(data_dir):
     assert csv_clips == derived
 
 
-def test_the_leak_of_unav_test_videos_into_valor_is_real_and_can_be_closed(data_dir, tmp_path):
+def test_unav_test_videos_can_be_excluded_from_valor(data_dir, tmp_path):
     with gzip.open(data_dir / "unav100" / "unav100_annotations.json.gz", "rt") as file:
         database = json.load(file)["database"]
     test_ids = {name for name, video in database.items() if video["subset"] == "test"}

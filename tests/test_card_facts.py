@@ -1,4 +1,4 @@
-"""What both cards share: sizes from files, the Hub's size categories, the licences' file."""
+"""Facts of both dataset cards: file sizes, size categories of the Hub, the licence file."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ from dataset_builders.release.card_facts import (
 )
 
 
-CARD = "---\nlicense_link: LICENSE.md\n---\n\n## Use\n\nAs you like.\n\n## Licences\n\nNone.\n"
+CARD = "---\nlicense_link: LICENSE.md\n---\n\n## Use\n\nAny.\n\n## Licences\n\nNone.\n"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ CARD = "---\nlicense_link: LICENSE.md\n---\n\n## Use\n\nAs you like.\n\n## Licen
         (10**7, "10M<n<100M"),
     ],
 )
-def test_a_size_category_holds_its_lower_bound(num_rows, category):
+def test_a_size_category_includes_its_lower_bound(num_rows, category):
     assert size_category(num_rows) == category
 
 
@@ -37,15 +37,14 @@ def test_a_file_is_measured_on_disk_and_in_memory(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
     size = measure_parquet(tmp_path / "a.parquet")
     assert size["file_bytes"] == (tmp_path / "a.parquet").stat().st_size
-    assert 0 <= size["num_bytes"] - 3 * 8 <= 2  # a bit for each row that may be null, in whole bytes
+    assert 0 <= size["num_bytes"] - 3 * 8 <= 2  # the validity bitmap
     assert add_sizes([size, size]) == {name: 2 * value for name, value in size.items()}
 
 
-def test_the_licences_go_into_the_file_that_the_card_names(tmp_path):
+def test_the_licence_section_is_written_to_the_licence_file(tmp_path):
     write_card_files(tmp_path, CARD)
-    assert (tmp_path / "README.md").read_text() == CARD and (
-        tmp_path / "LICENSE.md"
-    ).read_text() == "# Licences\n\nNone.\n"
+    assert (tmp_path / "README.md").read_text() == CARD
+    assert (tmp_path / "LICENSE.md").read_text() == "# Licences\n\nNone.\n"
     (tmp_path / "other").mkdir()
     write_card_files(tmp_path / "other", "---\nlicense: mit\n---\n")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["README.md"]
@@ -53,7 +52,7 @@ def test_the_licences_go_into_the_file_that_the_card_names(tmp_path):
         licences_of("# Title\n")
 
 
-def test_a_folder_is_called_from_the_folder_above(tmp_path, monkeypatch):
+def test_a_folder_is_named_relative_to_its_parent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert local_name(tmp_path / "pu_valor") == local_name("pu_valor") == "./pu_valor"
     assert local_name(".") == f"./{tmp_path.name}"

@@ -1,4 +1,4 @@
-"""Loading and saving under DeepSpeed; the folders themselves are in tests/test_sft.py."""
+"""Loading models under DeepSpeed; tests/test_sft.py checks the saved folders."""
 
 import os
 from unittest import mock
@@ -14,7 +14,7 @@ from train.checkpoint import whole_models
 
 @pytest.fixture
 def environment():
-    """The environment without a launcher's variables, restored afterwards; DeepSpeed's configuration is unset."""
+    """The environment without the variables of a launcher; restores it and unsets the DeepSpeed configuration."""
     with mock.patch.dict(os.environ):
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
@@ -27,8 +27,8 @@ def arguments(project_dir, tmp_path, *more: str):
     return parse_arguments(line)[2]
 
 
-def test_a_model_that_a_builder_loads_is_whole_under_zero3(project_dir, tmp_path, environment):
-    """The recipe of stage III builds PU-VALOR when it starts, with a sentence encoder."""
+def test_a_model_loaded_by_a_builder_is_not_partitioned_under_zero3(project_dir, tmp_path, environment):
+    """The recipe of stage III builds PU-VALOR with a sentence encoder."""
     tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     BertModel(BertConfig(vocab_size=11, **tiny)).save_pretrained(tmp_path / "encoder")
     training = arguments(project_dir, tmp_path, "--deepspeed", str(project_dir / "ds_config.json"))
@@ -36,11 +36,11 @@ def test_a_model_that_a_builder_loads_is_whole_under_zero3(project_dir, tmp_path
     with whole_models(training):
         encoder = BertModel.from_pretrained(tmp_path / "encoder")
     assert encoder.embeddings.word_embeddings.weight.shape == (11, 8)
-    assert is_deepspeed_zero3_enabled(), "the stage's own model is partitioned"
+    assert is_deepspeed_zero3_enabled(), "the trained model must be partitioned"
 
 
-def test_one_process_without_a_launcher_gets_its_variables(project_dir, tmp_path, environment):
-    """Without them DeepSpeed looks for MPI; `accelerate launch` sets none for one process."""
+def test_distributed_variables_are_set_without_a_launcher(project_dir, tmp_path, environment):
+    """Without them DeepSpeed requires MPI; `accelerate launch` sets none for one process."""
     arguments(project_dir, tmp_path)
     assert "RANK" not in environment
     arguments(project_dir, tmp_path, "--deepspeed", str(project_dir / "ds_config.json"))

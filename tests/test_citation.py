@@ -1,4 +1,4 @@
-"""The BibTeX entry that cards show says what CITATION.cff says."""
+"""The BibTeX entry of the cards agrees with CITATION.cff."""
 
 import re
 
@@ -7,7 +7,7 @@ import yaml
 from dataset_builders.release.citation import BIBTEX
 
 
-def test_the_entry_of_the_cards_and_the_citation_file_name_the_same_paper(project_dir):
+def test_bibtex_and_citation_file_describe_the_same_paper(project_dir):
     paper = yaml.safe_load((project_dir / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
     entry = {
         name: value.replace("{", "").replace("}", "") for name, value in re.findall(r"(\w+)\s*= \{(.*)\},?\n", BIBTEX)

@@ -1,4 +1,4 @@
-"""Clusters of captions: whole, large enough to permute, and tighter than chance."""
+"""Clusters of captions: minimum sizes, and more similar captions than in random groups."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def make_blobs(sizes, *, spread=0.15, width=16, seed=0):
 
 
 @pytest.mark.parametrize("method", ["kmeans", "agglomerative"])
-def test_clusters_are_tighter_than_random_groups_and_large_enough(method):
+def test_clusters_are_more_similar_than_random_groups_and_large_enough(method):
     rows, _ = make_blobs([40] * 12)
     labels, _ = cluster_clips(rows, method=method, cluster_size=20, min_cluster_size=8)
     report = measure_clusters(rows, labels)
@@ -47,7 +47,7 @@ def test_small_clusters_are_merged_into_the_nearest_or_dropped():
     assert set(np.flatnonzero(dropped == DROPPED)) == set(np.flatnonzero(owners == 2))
 
 
-def test_labels_depend_on_the_seed_alone():
+def test_labels_depend_on_the_seed_only():
     rows, _ = make_blobs([25] * 8, spread=0.6)
     first, again = (cluster_clips(rows, cluster_size=10, seed=3)[0] for _ in range(2))
     assert np.array_equal(first, again)
@@ -70,12 +70,12 @@ def test_many_captions_are_clustered_in_buckets(monkeypatch, method, small_clust
     assert np.array_equal(labels, cluster_clips(rows, **options)[0])
 
 
-def test_none_is_one_cluster():
+def test_method_none_gives_one_cluster():
     labels, num_small = cluster_clips(np.eye(5), method="none", min_cluster_size=3)
     assert labels.tolist() == [0] * 5 and num_small == 0
 
 
-def test_wrong_values_are_refused_by_name():
+def test_a_wrong_value_is_an_error_that_names_it():
     with pytest.raises(ValueError, match="'dbscan'"):
         cluster_clips(np.eye(9), method="dbscan")
     with pytest.raises(ValueError, match="2 clips"):
@@ -85,7 +85,7 @@ def test_wrong_values_are_refused_by_name():
         cluster_clips(rows, method="agglomerative", cluster_size=4, min_cluster_size=8, small_clusters="drop")
 
 
-def test_the_mean_cosine_is_that_of_all_pairs():
+def test_the_mean_cosine_is_over_all_pairs_of_a_cluster():
     rows, owners = make_blobs([5, 7])
     pairs = [rows[i] @ rows[j] for i in range(12) for j in range(12) if i != j and owners[i] == owners[j]]
     assert measure_clusters(rows, owners)["mean_cosine"] == pytest.approx(np.mean(pairs), abs=1e-6)

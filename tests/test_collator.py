@@ -1,4 +1,4 @@
-"""Batches: labels for the answers only, any mixture of media in a batch, flattened batches equal to padded ones."""
+"""Batches: labels of the answers only, mixed media, and flattened batches equal to padded ones."""
 
 from types import SimpleNamespace
 
@@ -33,7 +33,7 @@ def model(workshop):  # noqa: F811
 
 @pytest.fixture(params=["sdpa", "eager", PACKED_SDPA])
 def packing_model(request, model):
-    """The model with each attention function for flattened batches on a CPU; two of them make a mask."""
+    """The model with each attention function for flattened batches on a CPU."""
     language_model = model.model.language_model
     language_model.set_attn_implementation("eager" if request.param == "eager" else "sdpa")
     if request.param == PACKED_SDPA:
@@ -49,19 +49,19 @@ def supervised_text(batch: dict, index: int, processor) -> str:
 
 
 def mixed_rows() -> list[dict]:
-    """Video with and without sound, composed, sound only, picture only and text only, of different lengths."""
+    """Rows of different lengths: video with and without sound, composed, audio, image and text only."""
     rows = [*ROWS["video"]()[4:6], composed_row(0, [0, 1, 2]), ROWS["audio"]()[0], ROWS["image"]()[1]]
     words = ROWS["image"]()[2]
     words["messages"][0]["content"] = "Say something."
     return [*rows, words]
 
 
-def test_labels_are_exactly_the_answers(processor, media):
+def test_labels_are_the_answers_only(processor, media):
     batch = AVicunaCollator(processor, media=media)(ROWS["video"]()[:1])
     assert supervised_text(batch, 0, processor) == f" From 00 to 50, {CAPTIONS[0]} </s> No event.</s>"
 
 
-def test_the_plain_template_supervises_the_caption_alone(processor, media):
+def test_the_plain_template_supervises_the_caption_only(processor, media):
     batch = AVicunaCollator(processor, media=media, chat_template="plain")(ROWS["image"]()[:2])
     assert [supervised_text(batch, i, processor).strip() for i in (0, 1)] == CAPTIONS[:2]
     assert (batch["input_ids"] == processor.video_token_id).sum(dim=1).tolist() == [1, 1]
@@ -72,7 +72,7 @@ def test_one_sound_is_one_token(processor, media):
     assert (batch["input_ids"] == processor.audio_token_id).sum(dim=1).tolist() == [1, 1]
 
 
-def test_each_row_of_a_mixed_batch_loses_what_it_loses_alone(processor, media, model):
+def test_logits_of_a_mixed_batch_equal_those_of_single_rows(processor, media, model):
     collate = AVicunaCollator(processor, media=media)
     rows = mixed_rows()
     with torch.no_grad():
@@ -86,7 +86,7 @@ def without_labels(batch: dict) -> dict:
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
-def test_a_composed_row_shows_each_clip_for_its_share_of_the_time(processor, media, workshop):  # noqa: F811
+def test_a_composed_row_has_tokens_of_each_clip_by_duration(processor, media, workshop):  # noqa: F811
     batch = AVicunaCollator(processor, media=media)([composed_row(0, [0, 1])])
     rows = batch["video_features"][0].numpy()
     first, second = media.video("clip0"), media.video("clip1")
@@ -95,12 +95,12 @@ def test_a_composed_row_shows_each_clip_for_its_share_of_the_time(processor, med
     assert batch["video_lengths"].tolist() == [6] and batch["audio_lengths"].tolist() == [2]
 
 
-def test_a_silent_composition_fills_every_token_with_pictures(processor, media):
+def test_a_silent_composition_has_video_tokens_only(processor, media):
     batch = AVicunaCollator(processor, media=media)([composed_row(0, [5, 5])])
     assert batch["video_lengths"].tolist() == [8] and "audio_features" not in batch
 
 
-def test_a_silent_clip_among_sounding_ones_gets_the_answer_to_silence(processor, media):
+def test_a_silent_clip_in_a_composition_has_the_feature_of_silence(processor, media):
     batch = AVicunaCollator(processor, media=media)([composed_row(0, [0, 5])])
     np.testing.assert_array_equal(batch["audio_features"][0, 1].numpy(), media.silence())
 
@@ -114,11 +114,11 @@ def loss_and_gradient(model, batch: dict) -> tuple[float, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def padded_outcome(processor, media, model):
-    """Loss and gradient of the padded batch, with transformers' own SDPA."""
+    """Loss and gradient of the padded batch, with SDPA of transformers."""
     return loss_and_gradient(model, AVicunaCollator(processor, media=media)(mixed_rows()))
 
 
-def test_flattened_batches_lose_what_padded_ones_lose(processor, media, padded_outcome, packing_model):
+def test_flattened_batches_have_the_loss_and_gradient_of_padded_ones(processor, media, padded_outcome, packing_model):
     rows = mixed_rows()
     padded = AVicunaCollator(processor, media=media)(rows)
     flat = AVicunaCollator(processor, media=media, flatten=True)(rows)
@@ -140,7 +140,7 @@ def test_no_token_attends_across_samples_of_a_flattened_batch(processor, media, 
     torch.testing.assert_close(first[-length:], second[-length:], rtol=1e-5, atol=1e-5)
 
 
-def test_a_flattened_batch_says_where_its_samples_begin(processor, media):
+def test_a_flattened_batch_has_the_boundaries_of_its_samples(processor, media):
     rows = mixed_rows()
     lengths = AVicunaCollator(processor, media=media)(rows)["attention_mask"].sum(dim=1)
     flat = AVicunaCollator(processor, media=media, flatten=True)(rows)
@@ -149,7 +149,7 @@ def test_a_flattened_batch_says_where_its_samples_begin(processor, media):
     assert (flat["position_ids"][0][flat["cu_seq_lens_q"][:-1].long()] == 0).all()
 
 
-def test_packed_attention_keeps_sliding_windows_and_shared_heads():
+def test_packed_attention_supports_sliding_windows_and_grouped_heads():
     torch.manual_seed(0)
     config = MistralConfig(
         hidden_size=32,
@@ -174,7 +174,7 @@ def test_packed_attention_keeps_sliding_windows_and_shared_heads():
     torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-5, atol=1e-5)
 
 
-def test_layers_that_run_along_the_row_are_refused_by_name():
+def test_recurrent_layers_are_an_error_for_packing():
     layers = {"layer_types": ["full_attention", "linear_attention"], "model_type": "other"}
     language_model = torch.nn.Module()
     language_model.config = SimpleNamespace(**layers)
@@ -182,7 +182,7 @@ def test_layers_that_run_along_the_row_are_refused_by_name():
         prepare_for_packing(SimpleNamespace(model=SimpleNamespace(language_model=language_model)))
 
 
-def test_a_tower_without_rows_runs_on_one_that_nothing_shows(processor, workshop, tmp_path):  # noqa: F811
+def test_unused_media_run_both_towers_and_do_not_change_the_loss(processor, workshop, tmp_path):  # noqa: F811
     model = load_model(str(workshop.checkpoint)).eval()
     Image.new("RGB", (40, 30), "red").save(tmp_path / "clip2.png")
     words, picture = ROWS["image"]()[1:3]
@@ -199,7 +199,7 @@ def test_a_tower_without_rows_runs_on_one_that_nothing_shows(processor, workshop
         assert loss.item() == expected.item()
 
 
-def test_both_towers_run_for_a_text(processor, model):
+def test_unused_media_run_both_towers_for_text(processor, model):
     ran = []
     batch = {"input_ids": torch.arange(5, 9)[None]}
     batch = AVicunaCollator(
@@ -212,7 +212,7 @@ def test_both_towers_run_for_a_text(processor, model):
     assert ran == [model.model.vision_tower, model.model.audio_tower]
 
 
-def test_long_answers_are_cut_and_media_never(processor, media):
+def test_long_answers_are_truncated_and_media_are_not(processor, media):
     row = ROWS["video"]()[0]
     length = AVicunaCollator(processor, media=media)([row])["input_ids"].shape[1]
     cut = AVicunaCollator(processor, media=media, max_length=length - 3)([row])
@@ -221,7 +221,7 @@ def test_long_answers_are_cut_and_media_never(processor, media):
         AVicunaCollator(processor, media=media, max_length=20)([row])
 
 
-def test_a_row_without_its_medium_is_named(processor, media):
+def test_a_row_with_missing_media_is_an_error_that_names_it(processor, media):
     row = ROWS["video"]()[0]
     row["media"]["video"] = "missing.mp4"
     with pytest.raises(ValueError, match="missing.mp4"):
@@ -229,10 +229,6 @@ def test_a_row_without_its_medium_is_named(processor, media):
     row["media"]["video"] = None
     with pytest.raises(ValueError, match="video-0.*no video"):
         AVicunaCollator(processor, media=media)([row])
-
-
-def test_features_have_the_size_of_the_towers(media):
-    assert media.video("clip0").shape == (6, FEATURE_SIZE)
 
 
 def test_rows_survive_parquet(workshop):  # noqa: F811

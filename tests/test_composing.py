@@ -1,6 +1,4 @@
-"""Virtual videos: the token at k/100 shows what the plan has there; the published rule against the published
-numbers.
-"""
+"""Virtual videos: each token shows the planned clip and moment; the published rule gives the published numbers."""
 
 import json
 
@@ -16,7 +14,7 @@ from tests.tiny_tokenizers import byte_level_tokenizer
 
 
 def numbered(clip, num_rows, width=3):
-    """Rows that hold their clip, their number and how many there are."""
+    """Rows `[clip, row number, number of rows]`."""
     return np.array([[clip, row, num_rows] for row in range(num_rows)], np.float32).reshape(num_rows, width)
 
 
@@ -32,7 +30,7 @@ def make_case(scales, *, num_rows=10, num_windows=1, seconds=10.0):
 
 @pytest.mark.parametrize("scales", [(0.6, 1.9, 1.0), (1.0,), (0.6,) * 3, (1.9,) * 8, (1.23, 0.87, 1.5, 0.61)])
 @pytest.mark.parametrize("num_tokens", [75, 100, 25, 7])
-def test_each_token_shows_the_clip_and_the_moment_of_the_plan(scales, num_tokens):
+def test_each_token_shows_the_planned_clip_and_moment(scales, num_tokens):
     segments, features = make_case(scales)
     video, audio = compose_features(segments, features, num_video_tokens=num_tokens)
     assert video.shape == (num_tokens, 3) and audio.shape == (25, 3)
@@ -48,14 +46,14 @@ def test_each_token_shows_the_clip_and_the_moment_of_the_plan(scales, num_tokens
         assert segments[int(clip)].start <= moment <= segments[int(clip)].end
 
 
-def test_no_token_is_zero_however_short_the_video_is():
+def test_no_token_of_a_short_video_is_zero():
     segments, features = make_case((0.6, 0.6, 0.6))
     features = {name: (video + 1, audio + 1) for name, (video, audio) in features.items()}
     video, audio = compose_features(segments, features)
     assert (video != 0).all() and (audio != 0).all()
 
 
-def test_rows_of_the_dataset_serve_as_segments():
+def test_segments_may_be_dicts_of_a_dataset_row():
     segments, features = make_case((1.0, 1.5))
     rows = [
         {"clip_id": s.clip_id, "start": np.float32(s.start), "end": np.float32(s.end), "scale": s.scale, "caption": ""}
@@ -65,25 +63,25 @@ def test_rows_of_the_dataset_serve_as_segments():
         assert np.array_equal(one, other)
 
 
-def test_two_clips_at_once_show_the_later_one_and_sound_as_their_mean():
+def test_overlapping_clips_show_the_later_one_and_average_the_sound():
     segments = [Segment("clip0", 0, 10, 1.0), Segment("clip1", 6, 12, 0.6), Segment("clip2", 12, 20, 0.8)]
     features = make_case((1.0,) * 3)[1]
     video, audio = compose_features(segments, features, num_video_tokens=20, num_audio_tokens=20)
     assert video[:, 0].tolist() == [0] * 6 + [1] * 6 + [2] * 8
     assert audio[:, 0].tolist() == [0] * 6 + [0.5] * 4 + [1] * 2 + [2] * 8
-    features["clip1"] = (features["clip1"][0], np.zeros((0, 3), np.float32))  # silent: only the other is heard
+    features["clip1"] = (features["clip1"][0], np.zeros((0, 3), np.float32))  # silent: not part of the mean
     audio = compose_features(segments, features, num_audio_tokens=20, silence=np.full(3, 7))[1]
     assert audio[:, 0].tolist() == [0] * 10 + [7] * 2 + [2] * 8
 
 
-def test_a_clip_that_ends_within_another_gives_the_picture_back():
+def test_a_clip_inside_another_covers_it_only_while_it_lasts():
     segments = [Segment("clip0", 0, 10, 1.0), Segment("clip1", 4, 6, 0.2)]
     video = compose_features(segments, make_case((1.0, 1.0))[1], num_video_tokens=10)[0]
     assert video[:, 0].tolist() == [0] * 4 + [1] * 2 + [0] * 4
-    assert video[[3, 6], 1].tolist() == [3, 6]  # and went on in the meantime
+    assert video[[3, 6], 1].tolist() == [3, 6]  # the outer clip continues at its own time
 
 
-def test_a_gap_without_a_background_clip_is_refused():
+def test_a_gap_without_a_background_clip_is_an_error():
     segments = [Segment("clip0", 0, 10, 1.0), Segment("clip1", 12, 22, 1.0)]
     with pytest.raises(ValueError, match="no clip plays from 10.* to 12.* s: gaps of virtual videos need background"):
         compose_features(segments, make_case((1.0, 1.0))[1])
@@ -99,7 +97,7 @@ def test_a_missing_clip_is_an_error_that_names_it():
         compose_features(segments, features, rule="published")
 
 
-def test_silent_clips_need_a_row_for_silence_and_all_silent_gives_no_audio():
+def test_silent_clips_need_a_feature_of_silence_unless_all_clips_are_silent():
     segments, features = make_case((1.0, 1.0))
     silent = np.zeros((0, 3), np.float32)
     features["clip1"] = (features["clip1"][0], silent)
@@ -111,7 +109,7 @@ def test_silent_clips_need_a_row_for_silence_and_all_silent_gives_no_audio():
     assert compose_features(segments, features)[1].shape == (0, 3)
 
 
-def test_wrong_compositions_are_refused():
+def test_an_invalid_composition_is_an_error():
     segments, features = make_case((1.0, 1.0))
     with pytest.raises(ValueError, match="'centre'"):
         compose_features(segments, features, rule="centre")
@@ -145,7 +143,7 @@ def test_the_published_rule_gives_the_published_rows(golden_dir):
     assert compared == 10
 
 
-def test_the_published_linspace_is_reproduced_to_the_last_truncation(golden_dir):
+def test_the_published_linspace_is_reproduced_exactly(golden_dir):
     tables = np.load(golden_dir / "resample" / "linspace_long_10_to_m.npz")
     for name in tables.files:
         for num_picked in range(1, 101):
@@ -159,7 +157,7 @@ def test_the_published_linspace_is_reproduced_to_the_last_truncation(golden_dir)
 
 
 def write_ramp(path, *, number):
-    """A 10-s clip whose brightness and pitch both rise with time, in a range of their own for each clip."""
+    """A 10-s clip whose brightness and pitch increase with time, in a different range for each clip."""
     times = np.arange(250) / 25
     levels = (25 + 70 * number + 6 * times).astype(np.uint8)
     seconds = np.arange(480_000) / 48_000
@@ -170,7 +168,7 @@ def write_ramp(path, *, number):
 
 
 def read_ramps(processor, path):
-    """Video rows `(V, 1)`, the grey level of each frame, and audio rows `(M, 1)`, the mean pitch of each window."""
+    """Grey level of each frame, `(V, 1)`, and mean pitch of each audio window, `(M, 1)`."""
     batch = processor("<video>", videos=path)
     grey = batch["pixel_values_videos"][0].mean(dim=(1, 2, 3)).numpy()
     power = 10 ** (batch["input_features"][0].numpy() / 10)  # [M, frames, mels]
@@ -179,17 +177,17 @@ def read_ramps(processor, path):
 
 
 def source_seconds(rows, clips):
-    """Inverts the ramps: rows of a composition -> clip number * 10 + seconds in that clip."""
+    """Inverts the ramps: from rows of a composition to clip number * 10 + seconds in that clip."""
     known = np.concatenate([rows_of_clip[:, 0] for rows_of_clip in clips])
     times = [10 * n + (np.arange(len(c)) + 0.5) / len(c) * 10 for n, c in enumerate(clips)]
     return np.interp(rows[:, 0], known, np.concatenate(times))
 
 
 @pytest.mark.parametrize(("alignment", "windows"), [("centred", (2.0, 1.0)), ("published", (10.0, 4.0))])
-def test_rows_composed_from_clips_are_those_of_the_rendered_file(tmp_path, alignment, windows):
+def test_composed_features_match_those_of_the_rendered_file(tmp_path, alignment, windows):
     """
-    Centred with 2-s windows, the moments that a token shows differ by at most 0.5 s (pictures; 0.1 s on average, which
-    is less than a row of the clip, 0.22 s) and 1 s (sounds, half a window). Published, both differ by more.
+    Centred with 2-s windows, the times shown by a token differ by at most 0.5 s (video; 0.1 s on average, less than
+    one row of the clip, 0.22 s) and 1 s (audio, half a window). With the published alignment both differ by more.
     """
     segments, paths, position = [], {}, 0.0
     for number, scale in enumerate((0.8, 1.7, 1.4)):

@@ -1,4 +1,4 @@
-"""The configuration: what it fills in, what it keeps through a file, what it refuses."""
+"""The configuration: defaults, saving and loading, and errors."""
 
 import json
 
@@ -9,7 +9,7 @@ from modeling_avicuna import AVicunaConfig
 from tests.tiny_models import TINY_AUDIO, TINY_TEXT, TINY_VISION, tiny_config
 
 
-def test_the_default_is_the_paper_without_towers():
+def test_defaults_are_the_values_of_the_paper_without_towers():
     config = AVicunaConfig()
     assert (config.num_av_tokens, config.audio_interleaving_rate, config.interleaving) == (100, 0.25, "uniform")
     assert (config.vision_config, config.audio_config) == (None, None)
@@ -19,7 +19,7 @@ def test_the_default_is_the_paper_without_towers():
     assert (config.time_unit, config.num_time_bins, config.projector_hidden_act) == ("relative", 100, None)
 
 
-def test_sub_configs_come_from_dicts_configs_or_their_model_type():
+def test_sub_configs_are_dicts_or_configs():
     config = AVicunaConfig(
         vision_config={"hidden_size": 24, "projection_dim": 24},
         audio_config={key: value for key, value in TINY_AUDIO.items() if key != "model_type"},
@@ -33,12 +33,12 @@ def test_sub_configs_come_from_dicts_configs_or_their_model_type():
     assert (config.vision_feature_size, config.audio_feature_size) == (24, 20)
 
 
-def test_the_feature_size_is_read_from_the_tower_before_anything_else():
+def test_the_feature_size_of_a_tower_takes_precedence():
     siglip = Siglip2VisionConfig(hidden_size=48, num_attention_heads=4)
     assert tiny_config(vision_config=siglip, vision_feature_size=768).vision_feature_size == 48
     assert tiny_config(vision_config=None, vision_feature_size=1152).vision_feature_size == 1152
     assert tiny_config(vision_config=None).vision_feature_size == 768
-    # an edited copy of a saved configuration follows its new tower
+    # the same for an edited copy of a saved configuration
     fields = tiny_config().to_dict()
     fields["vision_config"] = {**TINY_VISION, "projection_dim": 12}
     assert AVicunaConfig(**fields).vision_feature_size == 12
@@ -54,18 +54,18 @@ def test_the_feature_size_is_read_from_the_tower_before_anything_else():
         {"time_unit": "seconds", "num_time_bins": 1000, "unused_token_ids": [96]},
     ],
 )
-def test_every_field_survives_a_file(tmp_path, overrides):
+def test_a_saved_configuration_loads_with_equal_fields(tmp_path, overrides):
     config = tiny_config(**overrides)
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is AVicunaConfig
-    by_the_file = {"transformers_version": loaded.transformers_version, "_name_or_path": loaded.name_or_path}
-    assert loaded.to_dict() == {**config.to_dict(), **by_the_file}
+    set_by_loading = {"transformers_version": loaded.transformers_version, "_name_or_path": loaded.name_or_path}
+    assert loaded.to_dict() == {**config.to_dict(), **set_by_loading}
     for name, value in overrides.items():
         assert getattr(loaded, name) == value
 
 
-def test_the_file_tells_a_stranger_where_the_code_is(tmp_path):
+def test_the_saved_configuration_refers_to_the_remote_code(tmp_path):
     tiny_config().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["auto_map"]["AutoConfig"] == "configuration_avicuna.AVicunaConfig"
@@ -76,7 +76,7 @@ def test_the_file_tells_a_stranger_where_the_code_is(tmp_path):
     assert (tmp_path / "configuration_avicuna.py").is_file()
 
 
-def test_entries_of_others_in_the_auto_map_are_kept():
+def test_other_entries_of_the_auto_map_are_kept():
     config = tiny_config(auto_map={"AutoTokenizer": ["mine.Tokenizer", None]})
     assert config.auto_map["AutoTokenizer"] == ["mine.Tokenizer", None]
     assert "AutoModel" in config.auto_map

@@ -1,4 +1,4 @@
-"""Content blocks: every known form becomes a slot, and what is not known is an error that names it."""
+"""Content blocks: every known format becomes a slot; errors name what is unknown."""
 
 import base64
 
@@ -26,7 +26,7 @@ def test_a_literal_placeholder_in_text_is_an_error_that_names_it(literal, role):
             read_conversations([messages])
 
 
-def test_a_dropped_opening_turn_may_hold_anything():
+def test_a_dropped_opening_turn_is_not_checked():
     opening = {"role": "assistant", "content": [{"type": "picture"}, {"type": "video", "path": "a"}]}
     conversation = [opening, {"role": "user", "content": "Hi"}]
     assert read_conversations([conversation]) == ([conversation], None)
@@ -51,7 +51,7 @@ def test_a_dropped_opening_turn_may_hold_anything():
         ("a", "must be a dict, got 'a'"),
     ],
 )
-def test_a_block_that_is_not_understood_is_named(block, message):
+def test_an_invalid_block_is_an_error_that_names_it(block, message):
     with pytest.raises(ValueError, match=f"message 0.*{message}|{message}"):
         read_conversations([user(block)])
 
@@ -69,7 +69,7 @@ def test_a_block_that_is_not_understood_is_named(block, message):
         ([["Hi"]], "message 0 must have a role and a content"),
     ],
 )
-def test_a_message_without_content_is_named(conversations, message):
+def test_an_invalid_message_is_an_error_that_names_it(conversations, message):
     with pytest.raises(ValueError, match=message):
         read_conversations(conversations)
 
@@ -94,13 +94,13 @@ def test_blocks_become_slots():
 
 @pytest.mark.parametrize("kind", ["video", "audio"])
 @pytest.mark.parametrize("names", [("start", "end"), ("{}_start", "{}_end")])
-def test_a_block_may_name_a_part(kind, names):
+def test_a_block_may_have_start_and_end(kind, names):
     keys = dict(zip((name.format(kind) for name in names), (12.0, 19.5)))
     (slot,) = slots_of(user({"type": kind, "path": "a", **keys}))[0]
     assert (slot.start, slot.end) == (12.0, 19.5)
 
 
-def test_forms_of_openai_become_the_same_slots():
+def test_openai_formats_become_the_same_slots():
     url, data = "https://example.org/a.mp4", base64.b64encode(b"sound").decode()
     blocks = [
         {"type": "video_url", "video_url": {"url": url}},
@@ -117,7 +117,7 @@ def test_forms_of_openai_become_the_same_slots():
     assert slots[3].sound == url and slots[4].sound.read() == slots[5].picture.read() == b"sound"
 
 
-def test_blocks_may_carry_features():
+def test_blocks_may_hold_features():
     rows, sound_rows = np.ones((3, 4)), np.ones((2, 5))
     (slot,) = slots_of(user({"type": "video", "video_features": rows, "audio_features": sound_rows}))[0]
     assert slot.picture is rows and slot.picture_is_features and slot.sound is sound_rows and slot.sound_is_features
@@ -125,7 +125,7 @@ def test_blocks_may_carry_features():
     assert slot.picture_is_features and slot.sound is None
 
 
-def test_bare_blocks_leave_the_media_to_the_call():
+def test_blocks_without_media_give_no_slots():
     assert slots_of(user({"type": "video"}, {"type": "audio"})) is None
 
 
@@ -137,6 +137,6 @@ def test_bare_blocks_leave_the_media_to_the_call():
         [{"type": "video", "path": "a"}, {"type": "audio", "audio_features": np.ones((1, 1))}],
     ],
 )
-def test_media_beside_features_or_nothing_are_an_error(blocks):
+def test_media_mixed_with_features_or_empty_blocks_are_an_error(blocks):
     with pytest.raises(ValueError, match="content block"):
         read_conversations([user(*blocks)])

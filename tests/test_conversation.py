@@ -1,4 +1,4 @@
-"""Rows become messages: times as the codec writes them, media slots as content blocks."""
+"""Conversion of rows to messages: times in the format of the codec, media slots as content blocks."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_times_are_written_by_the_codec_of_the_model():
     assert messages[1]["content"][0]["text"] == "From 5.0 to 20.0, a dog barks."
 
 
-def test_a_name_that_begins_like_another_is_left_alone():
+def test_a_name_that_is_the_prefix_of_another_is_replaced_exactly():
     seconds = {"<s1>": 10.0, "<s10>": 90.0}
     text = write_times("<s10> then <s1>", seconds=seconds, duration=100.0, codec=TimeCodec())
     assert text == "90 then 10"
@@ -44,7 +44,7 @@ def test_slots_become_blocks_in_order():
         ({"messages": [{"role": "assistant", "content": "  "}]}, ["r1", "empty answer"]),
     ],
 )
-def test_a_row_that_cannot_be_learned_from_is_named(changes, words):
+def test_a_row_unusable_for_training_is_an_error_that_names_it(changes, words):
     with pytest.raises(ValueError) as error:
         build_messages(example_row(**changes), codec=TimeCodec())
     assert all(word in str(error.value) for word in words)

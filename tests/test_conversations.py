@@ -1,4 +1,4 @@
-"""Conversations of planned videos: every time has its seconds, every answer is what the plan says."""
+"""Conversations about planned videos: times and answers agree with the plan."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def answers(conversation):
     return [answer for _, answer in conversation.turns]
 
 
-def test_every_placeholder_has_its_seconds_and_the_reverse():
+def test_placeholders_and_times_correspond():
     for conversation in conversations():
         written = re.findall(r"<[se]\d+>", " ".join(text for turn in conversation.turns for text in turn))
         named = [f"<{name}>" for name, _ in conversation.times]
@@ -41,13 +41,13 @@ def test_every_placeholder_has_its_seconds_and_the_reverse():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_spans_are_joined_as_the_model_joins_them(count):
+def test_spans_are_joined_as_in_the_time_codec(count):
     spans = [wordings.span_text(index) for index in range(count)]
     assert wordings.grounding_answer(range(count)) == f"F{join_spans(spans)[1:]}."
 
 
 def test_a_shard_is_built_without_torch():
-    """Each worker of a build would load it: 4 s of CPU and half a gigabyte."""
+    """Importing it costs each worker of a build 4 s of CPU time and half a gigabyte."""
     code = (
         "import sys; from dataset_builders.pseudo_untrimmed import shards; from dataset_builders import wordings\n"
         "assert wordings.grounding_answer([0]) and 'torch' not in sys.modules"
@@ -55,7 +55,7 @@ def test_a_shard_is_built_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
-def test_a_narration_names_every_segment_in_order():
+def test_a_narration_lists_all_segments_in_order():
     for conversation in conversations(conversation_types=("narration",)):
         assert len(conversation.turns) == 1
         assert [seconds for _, seconds in conversation.times] == [time for span in SPANS for time in span]
@@ -66,7 +66,7 @@ def test_a_narration_names_every_segment_in_order():
         )
 
 
-def test_grounding_gives_every_span_of_an_event():
+def test_grounding_lists_all_spans_of_an_event():
     seen = set()
     for conversation in conversations(conversation_types=("grounding",), max_turns=1):
         question, answer = questions(conversation)[0], answers(conversation)[0]
@@ -80,14 +80,14 @@ def test_grounding_gives_every_span_of_an_event():
     assert len(seen) == 2
 
 
-def test_a_segment_question_is_answered_by_the_caption_there():
+def test_a_segment_question_is_answered_by_the_caption_of_the_segment():
     shown = set()
     for conversation in conversations(conversation_types=("segment",), max_turns=1):
         (_, start), (_, end) = conversation.times
         place = SPANS.index((start, end))
         assert answers(conversation)[0].rstrip(".") == CAPTIONS[place].rstrip(".")
         shown.add(place)
-    assert shown == {0, 1, 2, 3}  # also the second occurrence of an event
+    assert shown == {0, 1, 2, 3}  # including the second occurrence of an event
 
 
 def test_later_turns_are_about_other_events():
@@ -107,7 +107,7 @@ def test_later_turns_are_about_other_events():
         ("segment", wordings.SEGMENT_QUESTIONS),
     ],
 )
-def test_every_wording_of_a_family_is_used_about_as_often(family, stems):
+def test_wordings_of_a_family_are_used_about_equally_often(family, stems):
     assert len(stems) >= 5
     heads = [re.split(r"\{", stem)[0] for stem in stems]
     asked = [questions(conversation)[0] for conversation in conversations(conversation_types=(family,))]
@@ -115,14 +115,14 @@ def test_every_wording_of_a_family_is_used_about_as_often(family, stems):
     assert min(counts) > 600 / len(stems) / 2
 
 
-def test_families_are_drawn_alike():
+def test_families_are_drawn_equally_often():
     firsts = [answers(conversation)[0] for conversation in conversations()]
     narrations = sum(answer.count("<s") == 4 for answer in firsts)
     segments = sum("<s" not in answer for answer in firsts)
     assert abs(narrations - 200) < 40 and abs(segments - 200) < 40
 
 
-def test_a_grounding_turn_about_an_absent_event_is_answered_by_that():
+def test_a_grounding_turn_about_an_absent_event_has_the_absent_answer():
     absent = ["A cat purrs.", None, "Rain falls"]
     seen = set()
     for conversation in conversations(conversation_types=("grounding",), absent=absent):
@@ -137,7 +137,7 @@ def test_a_grounding_turn_about_an_absent_event_is_answered_by_that():
     assert unchanged == conversations(conversation_types=("narration", "segment"))
 
 
-def test_a_listing_holds_the_digits_alone_and_fills_its_turns_with_absent_events():
+def test_a_listing_has_times_only_and_remaining_turns_about_absent_events():
     absent = ["wind", None, "rain", None, "fire", None]
     draws = draw_turns(np.arange(50), max_turns=6, seed=0).tolist()
     for row in draws:

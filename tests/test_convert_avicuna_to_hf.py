@@ -1,4 +1,4 @@
-"""The converter against the published release in miniature, number by number, and against files it must refuse."""
+"""The converter: equal numbers to a tiny checkpoint of the published code, and errors for invalid files."""
 
 import json
 import pickle
@@ -42,7 +42,7 @@ def golden(release):
 
 @pytest.fixture(scope="module")
 def convert(release, tmp_path_factory):
-    """Converts one adapter chain once and gives the loaded model; the folder is in `model.name_or_path`."""
+    """Converts each adapter chain once and returns the loaded model; its folder is `model.name_or_path`."""
     made = {}
 
     def _convert(stage3=None, stage4=None, stage1="stage1"):
@@ -90,7 +90,7 @@ def model_inputs(model, golden, name, index):
 
 
 def merged_embeddings(model, **inputs):
-    """What the language model is given, and the output."""
+    """The input embeddings of the language model, and the output."""
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
     return output.hidden_states[0], output
@@ -113,14 +113,14 @@ def test_golden_prompts_give_the_published_numbers(model, golden, name, index):
     _, outputs, _ = golden
     inputs = model_inputs(model, golden, name, index)
     embeddings, output = merged_embeddings(model, **inputs)
-    # rtol: the golden numbers themselves lie up to 1.15e-6 from a float64 sum over the 768 products
+    # rtol: the golden numbers differ by up to 1.15e-6 from a float64 sum over the 768 products
     torch.testing.assert_close(embeddings[0], outputs[f"{name}.inputs_embeds"], atol=1e-6, rtol=1e-6)
     logits = output.logits[0, :, :PUBLISHED_VOCAB_SIZE]
     torch.testing.assert_close(logits, outputs[f"{name}.logits"], atol=5e-5, rtol=0)
     assert generate(model, **inputs)[0].tolist() == outputs[f"{name}.generated"].tolist()
 
 
-def test_golden_text_alone(model, golden):
+def test_a_golden_text_prompt_gives_the_published_numbers(model, golden):
     _, outputs, _ = golden
     inputs = {"input_ids": outputs["textonly.input_ids"][None]}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -195,7 +195,7 @@ def test_each_adapter_chain_generates_the_published_tokens(convert, golden, chai
     assert generate(model, **inputs)[0].tolist() == golden[2]["chains"][name]
 
 
-def test_projectors_tuned_by_a_lora_stage_win(convert, release):
+def test_projectors_of_a_lora_stage_replace_earlier_ones(convert, release):
     tuned = read_tensors(release / "stage3_unfrozen/non_lora_trainables.bin")
     for chain in (("stage3_unfrozen", None), ("stage3_unfrozen", "stage4_unfrozen")):
         adapter = convert(*chain).model.audio_adapter
@@ -212,14 +212,14 @@ def test_merged_weights_are_the_published_ones(model, release):
     assert len(merged) == len(parameters)
 
 
-def test_both_forms_of_the_stage_1_file_give_the_same_model(convert):
+def test_both_formats_of_the_stage_1_file_give_the_same_model(convert):
     cut, as_saved = convert(), convert(stage1="stage1_as_saved")
     for name, parameter in cut.named_parameters():
         assert torch.equal(parameter, as_saved.get_parameter(name)), name
 
 
 def test_batched_generation_equals_single(model, golden, release):
-    """Unequal lengths, left-padded: the published code is wrong here unless two of its flags are set by hand."""
+    """Different lengths, left padding: the published code is wrong here unless two of its flags are set by hand."""
     inputs, _, _ = golden
     description = json.loads((release / "golden/batched_generation_fp32.json").read_text(encoding="utf-8"))
     processor = AVicunaProcessor.from_pretrained(model.name_or_path)
@@ -239,7 +239,7 @@ def test_batched_generation_equals_single(model, golden, release):
     assert generate(model, max_new_tokens=12, **batch).tolist() == description["single"]
 
 
-def test_placeholders_are_found_in_a_prompt_given_as_embeddings(model, golden):
+def test_placeholders_are_found_in_input_embeddings(model, golden):
     inputs = model_inputs(model, golden, "p0", 0)
     with torch.no_grad():
         expected = model(**inputs).logits
@@ -248,7 +248,7 @@ def test_placeholders_are_found_in_a_prompt_given_as_embeddings(model, golden):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_ragged_batch_gives_the_numbers_of_each_sample_alone(model, golden, side):
+def test_a_ragged_batch_gives_the_logits_of_single_samples(model, golden, side):
     inputs, outputs, _ = golden
     prompts = [expand(model, outputs[f"{name}.input_ids"]) for name in ("p0", "p1")]
     padding = len(prompts[1]) - len(prompts[0])
@@ -276,9 +276,7 @@ def test_a_ragged_batch_gives_the_numbers_of_each_sample_alone(model, golden, si
 
 @pytest.mark.parametrize("case", ["b2_v75_a25", "b1_v90_a10", "b1_v50_a50"])
 def test_golden_interleaved_embeddings(shared_golden_dir, case):
-    """Projection and order of the published interleaver, without a checkpoint; `b1_v40_a60` is its case of silent
-    zeros.
-    """
+    """Projection and order of the published interleaver (`b1_v40_a60`, which it fills with zeros, is left out)."""
     arrays = np.load(shared_golden_dir / "interleave/projected_fp32.npz")
     part = {name: torch.from_numpy(arrays[f"{case}_{name}"]) for name in ("video", "audio", "Wv", "bv", "Wa", "ba")}
     ids, embeds = torch.from_numpy(arrays[f"{case}_ids"]), torch.from_numpy(arrays[f"{case}_embeds"])
@@ -300,13 +298,13 @@ def test_golden_interleaved_embeddings(shared_golden_dir, case):
     torch.testing.assert_close(merged, embeds, atol=1e-5, rtol=1e-5)
 
 
-def test_no_token_of_ours_is_generated_or_has_a_share_in_the_loss(model, golden):
+def test_added_tokens_have_probability_zero(model, golden):
     inputs = model_inputs(model, golden, "p0", 0)
     with torch.no_grad():
         logits = model(**inputs).logits
-    ours = logits[..., PUBLISHED_VOCAB_SIZE:]
-    assert ours.shape[-1] == len(AutoTokenizer.from_pretrained(model.name_or_path)) - PUBLISHED_VOCAB_SIZE
-    assert torch.equal(logits.softmax(-1)[..., PUBLISHED_VOCAB_SIZE:], torch.zeros_like(ours))
+    added = logits.softmax(-1)[..., PUBLISHED_VOCAB_SIZE:]
+    assert added.shape[-1] == len(AutoTokenizer.from_pretrained(model.name_or_path)) - PUBLISHED_VOCAB_SIZE
+    assert (added == 0).all()
 
 
 def test_the_checkpoint_is_complete(model):
@@ -324,7 +322,7 @@ def test_the_checkpoint_is_complete(model):
     assert "/" not in json.dumps(config.to_dict()), "a local path in config.json"
 
 
-def test_the_checkpoint_tells_what_it_was_made_of(model):
+def test_the_checkpoint_records_its_origin(model):
     origin = json.loads((Path(model.name_or_path) / "origin.json").read_text(encoding="utf-8"))
     assert origin["parts"]["language_model"] == "base" and origin["parts"]["vision_adapter"] == "mm_projector.bin"
     assert origin["merged"] == ["stage3", "stage4"] and origin["parts"]["vision_tower"] is None
@@ -364,14 +362,14 @@ def test_towers_are_read_from_folders_of_clip_and_clap(release, tmp_path):
         audio_embeds = clap_tower(windows.expand(-1, 4, -1, -1), is_longer=is_longer).audio_embeds
         video_features = model.model.encode_video(frames).pooler_output[0]
         audio_features = model.model.encode_audio(windows).pooler_output[0]
-    # bfloat16 weights: two to three digits
+    # bfloat16 weights have two to three significant digits
     torch.testing.assert_close(video_features, image_embeds, atol=0.05, rtol=0.05)
     torch.testing.assert_close(
         audio_features, audio_embeds / audio_embeds.norm(dim=-1, keepdim=True), atol=0.02, rtol=0.05
     )
 
 
-# ---- what must be refused ----
+# ---- errors ----
 
 
 def convert_with(release, tmp_path, **replaced):
@@ -384,7 +382,7 @@ def convert_with(release, tmp_path, **replaced):
     try:
         convert_checkpoint(arguments.pop("base", release / "base"), **arguments)
     finally:
-        assert not (tmp_path / "out").exists(), "something was written in spite of the error"
+        assert not (tmp_path / "out").exists(), "output was written in spite of the error"
 
 
 class _Payload:
@@ -427,7 +425,7 @@ def test_a_wrong_projector_file_is_an_error_that_names_the_key(release, tmp_path
         convert_with(release, tmp_path, vision_adapter=tmp_path / "mm_projector.bin")
 
 
-def test_swapped_and_missing_projector_files_are_errors(release, tmp_path):
+def test_swapped_missing_and_truncated_projector_files_are_errors(release, tmp_path):
     with pytest.raises(ValueError, match="mm_projector_a"):
         convert_with(release, tmp_path, vision_adapter=release / "stage2/mm_projector_a.bin")
     with pytest.raises(ValueError, match="mm_projector"):
@@ -460,14 +458,14 @@ def test_a_wrong_lora_folder_is_an_error_that_names_the_module(release, tmp_path
 
 
 @pytest.mark.parametrize("setting, value", [("use_dora", True), ("bias", "all"), ("rank_pattern", {"q_proj": 4})])
-def test_a_lora_that_is_not_plain_is_an_error(release, tmp_path, setting, value):
+def test_an_unsupported_lora_setting_is_an_error(release, tmp_path, setting, value):
     config = json.loads((release / "stage3/adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, setting: value}))
     with pytest.raises(ValueError, match=setting):
         merge_lora({}, tmp_path)
 
 
-def test_a_base_that_lacks_or_adds_keys_is_an_error(release, tmp_path):
+def test_missing_and_unknown_keys_of_the_base_are_errors(release, tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     for file in (release / "base").glob("*"):
@@ -532,7 +530,7 @@ def test_a_wrong_value_on_the_command_line_is_one_line(tmp_path, monkeypatch, ca
     assert list((tmp_path / "base").iterdir()) == []
 
 
-def test_a_tower_in_the_form_of_another_library_is_named(release, tmp_path):
+def test_a_tower_that_is_not_a_transformers_folder_is_an_error(release, tmp_path):
     torch.save({"visual.proj": torch.zeros(1)}, tmp_path / "ViT-L-14.pt")
     with pytest.raises(ValueError, match="ViT-L-14.pt is a file; give the tower as a transformers folder"):
         convert_with(release, tmp_path, vision_tower=tmp_path / "ViT-L-14.pt")
@@ -540,7 +538,7 @@ def test_a_tower_in_the_form_of_another_library_is_named(release, tmp_path):
         convert_with(release, tmp_path, audio_tower=tmp_path / "630k.pt")
 
 
-def test_names_that_leave_the_folder_are_refused(tmp_path):
+def test_shards_outside_the_folder_are_refused(tmp_path):
     (tmp_path / "base").mkdir()
     save_file({"secret": torch.zeros(1)}, tmp_path / "secret.safetensors")
     for shard in ("../secret.safetensors", str(tmp_path / "secret.safetensors"), ".."):
@@ -551,7 +549,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["/dev/zero", "secret.txt", "nowhere"])
-def test_links_to_other_things_than_weights_are_errors(tmp_path, target):
+def test_links_to_files_other_than_weights_are_errors(tmp_path, target):
     (tmp_path / "secret.txt").write_text("a password")
     for name in ("weights.bin", "weights.safetensors"):
         (tmp_path / name).symlink_to(tmp_path / target)
@@ -559,8 +557,8 @@ def test_links_to_other_things_than_weights_are_errors(tmp_path, target):
             read_tensors(tmp_path / name)
 
 
-def test_mutated_weight_files_are_read_or_named(tmp_path):
-    """Bits flipped, bytes cut off, and random text: tensors or one ValueError with the file's name, nothing else."""
+def test_mutated_weight_files_give_tensors_or_an_error_that_names_the_file(tmp_path):
+    """Replaced bytes, truncated files and random text: tensors or a ValueError with the file name."""
     rng = np.random.default_rng(0)
     tensors = {"a": torch.zeros(3, 2), "b": torch.ones(4)}
     torch.save(tensors, tmp_path / "zip.bin")
@@ -581,9 +579,9 @@ def test_mutated_weight_files_are_read_or_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "tensor", [torch.zeros(1).expand(10**12), torch.zeros(3, 3).to_sparse()], ids=["more than stored", "sparse"]
+    "tensor", [torch.zeros(1).expand(10**12), torch.zeros(3, 3).to_sparse()], ids=["expanded", "sparse"]
 )
-def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path, tensor):
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path, tensor):
     torch.save({"model.mm_projector.weight": tensor}, tmp_path / "bomb.bin")
     with pytest.raises(ValueError, match=r"bomb.bin is refused: model.mm_projector.weight"):
         read_tensors(tmp_path / "bomb.bin")
@@ -600,13 +598,13 @@ def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path, tensor):
         ('{"r": 8, "lora_alpha": NaN}', "lora_alpha must be a positive number"),
     ],
 )
-def test_broken_adapter_settings_are_named(tmp_path, text, message):
+def test_invalid_adapter_settings_are_named(tmp_path, text, message):
     (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(ValueError, match=f"adapter_config.json.* {message}"):
         merge_lora({}, tmp_path)
 
 
-def test_a_checkpoint_without_towers_says_so_about_raw_media(model):
+def test_raw_media_without_towers_are_an_error(model):
     assert isinstance(model, AVicunaForConditionalGeneration)
     ids = torch.tensor([[model.config.video_token_id]])
     with pytest.raises(ValueError, match="no vision tower"):
@@ -615,6 +613,6 @@ def test_a_checkpoint_without_towers_says_so_about_raw_media(model):
         model.generate(ids, input_features=torch.zeros(1, 1, 1001, 64))
 
 
-def test_read_projector_leaves_only_the_named_companion_behind(release):
+def test_read_projector_ignores_only_the_named_other_projector(release):
     adapter = read_projector(release / "stage1_as_saved/mm_projector.bin", "mm_projector", others=["mm_projector_a"])
     assert sorted(adapter) == ["vision_adapter.bias", "vision_adapter.weight"]

@@ -1,4 +1,4 @@
-"""The account of drops and repairs."""
+"""The report of read, kept, dropped and repaired records."""
 
 import json
 
@@ -16,14 +16,14 @@ def filled_report() -> CurationReport:
     return report
 
 
-def test_what_is_read_is_kept_or_dropped():
+def test_read_records_are_kept_or_dropped():
     row = filled_report().counts()["clotho"]
     assert row["read"] == row["kept"] + sum(row["dropped"].values()) == 9
     assert row["dropped"] == {"missing_media": 3, "no_text": 1, "not_sampled": 2}
     assert row["repaired"] == {"end_after_duration": 1}
 
 
-def test_the_written_account_lists_each_record_and_is_the_same_for_the_same_decisions(tmp_path):
+def test_the_written_report_lists_each_record_and_is_deterministic(tmp_path):
     filled_report().write(tmp_path / "one")
     filled_report().write(tmp_path / "two")
     for name in ("report.json", "dropped.jsonl"):

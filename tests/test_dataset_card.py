@@ -1,6 +1,4 @@
-"""The cards of both data sets: every number from the report, a YAML block that `datasets` reads, code that runs as it
-stands.
-"""
+"""The dataset cards: numbers from the report, a YAML block that `datasets` reads, and code that runs."""
 
 import ast
 import copy
@@ -30,12 +28,12 @@ from .curation_fixtures import make_captions, quick_settings
 RELEASE = Path(pu_valor_card.__file__).parent
 TEMPLATES = ("pu_valor_card_template.md", "a5_222k_card_template.md")
 SECTIONS = ("Use", "Dropped records", "Environment", "Intended use and limits", "Licences", "Citation")
-# names that hold digits; no other digit stands in a text of ours
+# names with digits; the prose of a template has no other digit
 NAMES = re.compile(
     r"PU-VALOR|VALOR-32K|UnAV-100|A5-222K|\"about 222K\"|AAAI 2025|2403\.16276|CC BY(-NC)? 4\.0|Apache-2\.0|GPL-3\.0"
     r"|mp4|`<[se]0>`|its figure shows 4 to 6|`T[123]`|https?://[^\s)]+"
 )
-# what the report of a build counts and its card does not show
+# numbers of the report that the card does not show
 UNSHOWN = {
     "pu_valor": r"settings\.splits\.\w+\.(clips_per_video\..*|clusters\.(num_too_small|sizes\.1)|coherence_threshold"
     r"|duration_seconds\.median|num_videos|scale\..*|uses_of_a_clip\.(min|median))",
@@ -45,7 +43,7 @@ UNSHOWN = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A build of each data set, side by side; PU-VALOR in two splits of several shards."""
+    """A build of each dataset in one folder; PU-VALOR has two splits with several shards."""
     root = tmp_path_factory.mktemp("cards")
     records = [
         {**record, "split": "val" if number % 3 else "train"} for number, record in enumerate(make_captions(60))
@@ -67,7 +65,7 @@ def read_report(folder) -> dict:
 
 
 def full_report(name: str, folder) -> dict:
-    """The report of a small build, with what only a larger build would count."""
+    """The report of a small build, with additional counts of a larger build."""
     report = read_report(folder)
     if name == "pu_valor":
         report["settings"]["excluded_ids"] = {"in_file": 4321, "hit": 765}
@@ -106,7 +104,7 @@ def prose_of(card: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["pu_valor", "a5_222k"])
-def test_the_card_follows_each_number_of_the_report(name, folders):
+def test_the_card_changes_with_each_number_of_the_report(name, folders):
     report = full_report(name, folders[name])
     before = card_text(name, report)
     numbers = [(path, value) for path, value in numbers_of(report) if not re.fullmatch(UNSHOWN[name], path)]
@@ -128,15 +126,14 @@ def test_every_number_of_the_card_comes_from_the_report(name, folders):
     }
     known |= {count for facts in report["settings"].get("splits", {}).values() for count in facts["clips_per_video"]}
     text = prose_of(card_text(name, report))
-    # hashes, versions and the names of files are the report's own words; so are settings, and defaults the
-    # configuration's
+    # hashes, versions, file names and settings are text of the report
     text = re.sub(r"[0-9a-f]{16,}|(?<=\w )\d+(\.\d+)+|(?<=`)[^`]*(?=` \|)", "", NAMES.sub("", text))
     found = re.findall(r"\d[\d,]*(?:\.\d+)?", text)
     assert len(found) > 10 and [number for number in found if number not in known] == []
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_no_number_is_in_a_template(name):
+def test_a_template_has_no_number(name):
     text = (RELEASE / name).read_text(encoding="utf-8")
     prose = NAMES.sub("", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
     assert re.findall(r".*\d.*", prose) == []
@@ -154,14 +151,14 @@ def test_the_installed_distribution_contains_the_templates(project_dir):
 
 
 @pytest.mark.parametrize("name", ["pu_valor", "a5_222k"])
-def test_the_card_has_its_sections_and_the_licences_their_file(name, folders):
+def test_the_card_has_all_sections_and_a_licence_file(name, folders):
     card = (folders[name] / "README.md").read_text(encoding="utf-8")
     for section in SECTIONS:
         assert re.search(rf"^##+ {section}\n\n.", card, re.MULTILINE), section
     assert "{{" not in card and "{%" not in card and "\n\n\n" not in card
     assert "never the media" in card and "Leak check: not run" in card and "@inproceedings" in card
     assert ("not rendered" if name == "pu_valor" else "not included") in card
-    assert not re.findall(r"<\w+>", re.sub(r"`[^`\n]*`", "", prose_of(card)))  # a Markdown page takes them for HTML
+    assert not re.findall(r"<\w+>", re.sub(r"`[^`\n]*`", "", prose_of(card)))  # Markdown renders them as HTML
     data = DatasetCard(card).data
     assert (data.license, data.license_link) == ("other", "LICENSE.md") and data.license_name
     licences = (folders[name] / "LICENSE.md").read_text(encoding="utf-8")
@@ -169,37 +166,35 @@ def test_the_card_has_its_sections_and_the_licences_their_file(name, folders):
 
 
 @pytest.mark.parametrize("name", ["pu_valor", "a5_222k"])
-def test_the_yaml_block_tells_what_datasets_counts_itself(name, folders, tmp_path):
+def test_the_yaml_block_has_the_counts_that_datasets_computes(name, folders, tmp_path):
     folder = folders[name]
     data = DatasetCard.load(folder / "README.md").data
     info = DatasetInfosDict.from_dataset_card_data(data)["default"]
     assert info.features == FEATURES and (data.language, data.size_categories) == ("en", ["n<1K"])
     files = list((folder / "data").iterdir())
     assert info.download_size == sum(path.stat().st_size for path in files)
-    # without the card nothing is known beforehand: `datasets` counts
+    # without the card `datasets` counts the rows
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "data").symlink_to(folder / "data")
     loaded = datasets.load_dataset(str(tmp_path / "bare"), cache_dir=str(tmp_path / "cache"))
     counted = {split: rows.info.splits[split] for split, rows in loaded.items()}
-    assert {split: (told.num_examples, told.num_bytes) for split, told in info.splits.items()} == {
-        split: (told.num_examples, told.num_bytes) for split, told in counted.items()
+    assert {split: (size.num_examples, size.num_bytes) for split, size in info.splits.items()} == {
+        split: (size.num_examples, size.num_bytes) for split, size in counted.items()
     }
-    assert info.dataset_size == sum(told.num_bytes for told in counted.values())
+    assert info.dataset_size == sum(size.num_bytes for size in counted.values())
     again = DatasetCard(f"---\n{data.to_yaml()}\n---\n").data
     assert again.to_dict() == data.to_dict()
 
 
 @pytest.mark.parametrize("name", ["pu_valor", "a5_222k"])
-def test_the_code_of_the_card_runs_as_it_stands_where_the_project_is_not(name, folders, tmp_path):
+def test_the_code_of_the_card_runs_without_the_project(name, folders, tmp_path):
     sample = (folders[name] / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     streamed = re.sub(r'"\)(?=  # or streaming)', '", streaming=True)', sample)
     assert streamed != sample
     environment = {**os.environ, "PYTHONPATH": "", "HF_DATASETS_CACHE": str(tmp_path)}
     guard = "\nimport sys\nassert not [name for name in sys.modules if name.startswith('dataset_builders')]\n"
-    guard += (
-        "sys.stdout.flush()\nimport os\nos._exit(0)  # the threads of an unread stream may abort an ordinary exit\n"
-    )
-    told = [
+    guard += "sys.stdout.flush()\nimport os\nos._exit(0)  # threads of a partly read stream may abort a normal exit\n"
+    printed = [
         subprocess.run(
             [sys.executable, "-I", "-c", code + guard],
             cwd=folders[name].parent,
@@ -210,12 +205,12 @@ def test_the_code_of_the_card_runs_as_it_stands_where_the_project_is_not(name, f
         ).stdout
         for code in (sample, streamed)
     ]
-    assert told[0] == told[1] and "user: " in told[0] and "assistant: " in told[0]
-    assert not re.search(r"<[se]\d+>", told[0])
+    assert printed[0] == printed[1] and "user: " in printed[0] and "assistant: " in printed[0]
+    assert not re.search(r"<[se]\d+>", printed[0])
 
 
 @pytest.mark.parametrize("name", ["pu_valor", "a5_222k"])
-def test_what_an_older_report_does_not_tell_is_not_recorded(name, folders):
+def test_facts_missing_from_an_older_report_are_not_recorded(name, folders):
     report = read_report(folders[name])
     del report["sizes"], report["environments"]
     card = card_text(name, report)
@@ -224,8 +219,8 @@ def test_what_an_older_report_does_not_tell_is_not_recorded(name, folders):
     assert "dataset_info" not in data and data.configs[0]["data_files"][0]["split"] == "train"
 
 
-def test_a_figure_that_was_not_measured_is_not_run(folders):
-    """Without an encoder there are no cosines; with it, and with ids to keep out, the figures are there."""
+def test_measurements_that_were_not_run_are_marked(folders):
+    """Without a sentence encoder there are no cosines, without excluded ids no leak check."""
     row = next(
         line for line in card_text("pu_valor", read_report(folders["pu_valor"])).split("\n") if "not run" in line
     )
@@ -237,7 +232,7 @@ def test_a_figure_that_was_not_measured_is_not_run(folders):
     assert "excluded: ids (`held_out.txt`). Pairs dropped by this check: 4,983." in card
 
 
-def test_the_names_of_what_is_published_are_no_places_of_this_machine(folders):
+def test_the_cards_have_no_local_paths(folders):
     for name, folder in folders.items():
         for text in ((folder / "README.md").read_text(encoding="utf-8"), card_text(name, read_report(folder))):
             assert str(folder.parent) not in text

@@ -1,4 +1,4 @@
-"""The release of a data set: from a built folder to `load_dataset` of a stranger, and what it may not hold."""
+"""Publishing a dataset: from a built folder to `load_dataset` without the project, and what is not published."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_a_pushed_dataset_loads_in_a_process_without_the_project(hub, tmp_path, 
 
 
 def test_a_smaller_build_replaces_the_shards_of_a_larger_one(hub, tmp_path, monkeypatch):
-    """`data/train-*.parquet` would read the old shards, too: rows twice."""
+    """`data/train-*.parquet` would also match old shards, which would duplicate rows."""
     captions = write_captions(tmp_path / "desc.json")
     monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
     for num_videos in (9, 4):
@@ -67,7 +67,7 @@ rows.push_to_hub("user/pu_valor", private=True)
 """
 
 
-def test_rows_in_memory_go_with_the_librarys_own_push_to_hub(hub, tmp_path, project_dir, sentence_encoder_dir):
+def test_rows_in_memory_are_published_with_push_to_hub(hub, tmp_path, project_dir, sentence_encoder_dir):
     captions = write_captions(tmp_path / "desc.json")
     subprocess.run(
         [sys.executable, "-c", PUSH_ROWS, str(captions), str(sentence_encoder_dir)],
@@ -79,8 +79,8 @@ def test_rows_in_memory_go_with_the_librarys_own_push_to_hub(hub, tmp_path, proj
     assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).strip() == f"5 {FEATURES}"
 
 
-def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path):
-    """A5-222K built with the clips' folder holds absolute paths, in its rows and in its report."""
+def test_a_published_dataset_has_no_local_paths(tmp_path):
+    """A5-222K built with a clip folder has absolute paths in its rows and in its report."""
     captions, clips = write_captions(tmp_path / "desc.json", num_clips=3), tmp_path / "clips"
     for record in json.loads(captions.read_text()):
         write_example(clips / f"{record['video_id']}.mp4", seconds=1)
@@ -101,7 +101,7 @@ def test_a_published_dataset_names_files_and_no_places_of_this_machine(tmp_path)
     assert f"{size:,} bytes of Parquet" in (tmp_path / "release" / "README.md").read_text()
 
 
-def test_rendered_videos_are_published_on_purpose_only(tmp_path):
+def test_rendered_videos_are_published_only_on_request(tmp_path):
     folder = tmp_path / "built"
     (folder / "data").mkdir(parents=True)
     (folder / "videos").mkdir()
@@ -130,7 +130,7 @@ def test_an_unfinished_build_is_not_published(tmp_path):
         assemble_dataset(tmp_path / "built", output=tmp_path / "release")
 
 
-def test_configs_of_every_form_of_the_hub_are_read(tmp_path):
+def test_all_formats_of_configs_on_the_hub_are_read(tmp_path):
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "data" / "train-00000-of-00001.parquet")
     forms = [
@@ -148,7 +148,7 @@ def test_configs_of_every_form_of_the_hub_are_read(tmp_path):
     assert find_dataset_problems(tmp_path) == ["README.md lists the split train in other/*.parquet: no such file"]
 
 
-def test_shards_are_counted_before_they_are_published(tmp_path):
+def test_a_wrong_number_of_rows_is_a_problem(tmp_path):
     (tmp_path / "data").mkdir()
     for name, num_rows in (("train-00000-of-00001", 900), ("train-00000-of-00002", 250)):
         pq.write_table(pa.table({"id": [str(row) for row in range(num_rows)]}), tmp_path / "data" / f"{name}.parquet")

@@ -1,4 +1,4 @@
-"""Dense captioning: similarity of captions, the in-order alignment of SODA_c, the ActivityNet challenge's protocol."""
+"""Dense captioning: caption similarity, the ordered alignment of SODA_c, the protocol of the ActivityNet challenge."""
 
 import gzip
 import itertools
@@ -16,7 +16,7 @@ def story(*events):
 
 
 class Exact:
-    """1 for equal captions, 0 for others; a table of other values may be given."""
+    """1 for equal captions and 0 for others, or the values of a table."""
 
     suffix = ""
 
@@ -35,8 +35,8 @@ def meteor(prediction, reference):
 GRASS = story((0, 10, "a man cuts the grass"), (10, 20, "he empties the bag"), (15, 30, "a dog runs by"))
 
 
-def test_cider_is_that_of_pycocoevalcap():
-    """Numbers of pycocoevalcap 1.2 (`Cider().compute_score`), run once on the same words."""
+def test_cider_equals_pycocoevalcap():
+    """Values of pycocoevalcap 1.2 (`Cider().compute_score`) for the same words."""
     predictions = ["a man is cutting grass", "two dogs run in a park", "she plays the violin"]
     references = [
         ["a man cuts the grass", "the man is cutting the grass with a mower"],
@@ -46,21 +46,21 @@ def test_cider_is_that_of_pycocoevalcap():
     assert cider_d(predictions, references) == pytest.approx([2.44796651, 2.22666358, 2.43320375], abs=1e-8)
 
 
-def test_meteor_knows_stems_and_order_and_is_zero_without_common_words():
+def test_meteor_uses_stems_and_order_and_is_zero_without_common_words():
     same = meteor("the dogs are barking", "the dog is barking")
     assert 0 < meteor("barking are dogs the", "the dog is barking") < same < meteor("a dog barks", "a dog barks") <= 1
     assert meteor("rain", "a dog barks") == 0.0
 
 
-def test_soda_is_one_for_the_truth_in_any_order_and_zero_for_silence():
+def test_soda_is_one_for_the_references_in_any_order_and_zero_for_no_prediction():
     assert soda_c(GRASS, GRASS, meteor=Exact()) == pytest.approx(1.0)
     assert soda_c(GRASS[::-1], GRASS, meteor=Exact()) == pytest.approx(1.0)
     assert soda_c([], GRASS, meteor=Exact()) == 0.0
     assert soda_c([], [], meteor=Exact()) == 1.0
 
 
-def test_soda_takes_the_best_alignment_that_keeps_the_order():
-    """Against all alignments of small stories, tried one by one."""
+def test_soda_is_the_best_alignment_that_keeps_the_order():
+    """Compared with all alignments of small stories."""
     prediction = story((0, 9, "b"), (2, 12, "a"), (11, 21, "c"), (12, 30, "b"))
     reference = story((0, 10, "a"), (8, 20, "b"), (14, 30, "c"))
 
@@ -90,47 +90,45 @@ def captions_at_half(prediction, *annotators):
     return captions_at(prediction, annotators, threshold=0.5, meteor=NltkMeteor())
 
 
-def test_a_caption_that_overlaps_nothing_counts_as_a_zero():
+def test_a_caption_without_an_overlapping_reference_scores_zero():
     alone = captions_at_half(GRASS[:1], GRASS)
-    astray = captions_at_half([*GRASS[:1], *story((90, 99, "a man cuts the grass"))], GRASS)
-    assert alone["METEOR"] > 0.9 and astray["METEOR"] == pytest.approx(alone["METEOR"] / 2)
-    assert (alone["precision"], astray["precision"]) == (1.0, 0.5)
-    assert alone["recall"] == astray["recall"] == pytest.approx(1 / 3)
+    with_unmatched = captions_at_half([*GRASS[:1], *story((90, 99, "a man cuts the grass"))], GRASS)
+    assert alone["METEOR"] > 0.9 and with_unmatched["METEOR"] == pytest.approx(alone["METEOR"] / 2)
+    assert (alone["precision"], with_unmatched["precision"]) == (1.0, 0.5)
+    assert alone["recall"] == with_unmatched["recall"] == pytest.approx(1 / 3)
 
 
 def test_unmatched_captions_are_documents_of_cider():
-    """One match among four predictions: each n-gram of it is in one of four documents, so the pair has the
-    value 10.
-    """
+    """One match among four predictions: each of its n-grams is in one of four documents, so the pair scores 10."""
     others = story((90, 99, "one"), (91, 95, "two dogs"), (80, 85, "three cats run away"))
     assert captions_at_half([*GRASS[:1], *others], GRASS[:1])["CIDEr"] == pytest.approx(2.5)
     assert score_stories([[*GRASS[:1], *others]], [[GRASS[:1]]])["CIDEr"] == pytest.approx(250.0)
 
 
-def test_the_pairs_of_all_annotators_are_pooled():
+def test_pairs_of_all_annotators_are_pooled():
     both = captions_at_half(GRASS[:1], GRASS[:1], story((0, 10, "rain")))
     alone = captions_at_half(GRASS[:1], GRASS[:1])
     assert both["METEOR"] == pytest.approx(alone["METEOR"] / 2) == pytest.approx(0.498)
 
 
 @pytest.mark.parametrize("end, precision", [(5, 0.0), (5.001, 1.0)])
-def test_an_iou_exactly_on_the_threshold_is_below_it(end, precision):
+def test_an_iou_equal_to_the_threshold_does_not_match(end, precision):
     found = captions_at_half(story((0, end, "a man cuts the grass")), GRASS[:1])
     assert found["precision"] == found["recall"] == precision and bool(found["METEOR"]) == bool(precision)
 
 
-def test_the_best_annotator_gives_precision_and_recall():
+def test_precision_and_recall_are_those_of_the_best_annotator():
     found = captions_at_half(GRASS[:2], GRASS[:1], GRASS)
     assert (found["precision"], found["recall"]) == (1.0, 1.0)
 
 
-def test_real_annotators_agree_with_themselves_and_less_with_another_video(data_dir, project_dir):
+def test_real_references_score_higher_for_their_own_video(data_dir, project_dir):
     metric = evaluate.load(str(project_dir / "eval/metrics/dense_captioning"))
     with gzip.open(data_dir / "activitynet_captions/val_1.json.gz") as file:
         records = list(json.load(file).values())[:12]
     stories = [story(*((s, e, t) for (s, e), t in zip(r["timestamps"], r["sentences"]) if e > s)) for r in records]
     own = metric.compute(predictions=stories, references=[[s] for s in stories])
-    assert metric.compute(predictions=stories, references=stories) == own  # a single annotator needs no outer list
+    assert metric.compute(predictions=stories, references=stories) == own  # a single annotator without outer list
     other = metric.compute(predictions=stories[1:] + stories[:1], references=[[s] for s in stories])
     assert own["recall"] == own["precision"] == 100.0
     assert own["SODA_c_nltk"] > 90 > 30 > other["SODA_c_nltk"] > 0
@@ -158,7 +156,7 @@ def test_real_annotators_agree_with_themselves_and_less_with_another_video(data_
         ("\u72d7\u53eb\u3002", ["\u72d7", "\u53eb"]),
     ],
 )
-def test_words_are_those_of_the_penn_treebank_in_any_script(caption, words):
+def test_words_are_split_as_in_the_penn_treebank_in_any_script(caption, words):
     assert split_words(caption) == words
     assert meteor(caption, caption) > 0.9
 
@@ -173,12 +171,12 @@ def test_words_are_those_of_the_penn_treebank_in_any_script(caption, words):
         ([{"start": 0.0, "end": 1.0}], [GRASS], "prediction of video 0 has an event without a caption"),
     ],
 )
-def test_what_cannot_be_scored_is_named(prediction, references, message):
+def test_an_invalid_event_is_an_error_that_names_it(prediction, references, message):
     with pytest.raises(ValueError, match=message):
         score_stories([prediction], [references])
 
 
-def test_the_module_ignores_further_keys_and_reads_integers(project_dir):
+def test_the_module_ignores_additional_keys_and_accepts_integers(project_dir):
     metric = evaluate.load(str(project_dir / "eval/metrics/dense_captioning"))
     more = [{**event, "start": int(event["start"]), "id": 7} for event in GRASS]
     assert metric.compute(predictions=[more], references=[more]) == metric.compute(
@@ -199,8 +197,8 @@ for line in sys.stdin:
 """
 
 
-def test_the_official_program_gives_the_values_their_name(tmp_path, monkeypatch):
-    """A stand-in speaks the program's protocol: statistics of each pair, then the value of each and of all."""
+def test_values_of_the_official_program_are_named_without_suffix(tmp_path, monkeypatch):
+    """A replacement implements the protocol of the program: statistics of each pair, then single and total values."""
     (tmp_path / "java").write_text(JAVA)
     (tmp_path / "java").chmod(0o755)
     (tmp_path / "meteor-1.5.jar").write_bytes(b"")

@@ -1,11 +1,10 @@
-"""Each command and snippet of README.md and docs/ is run, in the order of the pages, and leaves what the page says it
-leaves.
+"""Runs each command and snippet of README.md and docs/ in the order of the pages and checks its output.
 
-A reader with a folder of his own does so: `outputs/` is what his commands made, `data/` and `weights/` are small files
-in the published forms, the Hub and the judge are stand-ins on this machine. `SHORTER` in tests/documentation.py lists
-all that is changed in a command. Most run in this process (an import of the libraries costs seconds), those of
-`IN_A_SHELL` as they are typed. What takes minutes is left to `make test-slow`, in which everything is typed into a
-shell (tests/test_docs_slow.py).
+All run in one folder: `outputs/` is the output of earlier commands, `data/` and `weights/` are small files in the
+published formats, the Hub and the judge are local servers. `AT_MOST` and `SHORTER` in tests/documentation.py list all
+changes of a command. Most run in this process, because importing the libraries takes seconds; those of `IN_A_SHELL`
+run through a shell. tests/test_docs_slow.py (`make test-slow`) runs everything through a shell, including the snippets
+that take minutes.
 """
 
 import re
@@ -13,7 +12,7 @@ import re
 import pytest
 
 from tests.documentation import NOWHERE, PAGES, PROJECT, fences, snippets
-from tests.reader import Reader
+from tests.snippet_runner import SnippetRunner
 
 
 SNIPPETS = snippets()
@@ -21,20 +20,20 @@ RUN = [snippet for snippet in SNIPPETS if snippet.place in ("here", "shell")]
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory, sentence_encoder_dir):
-    with Reader(tmp_path_factory.mktemp("reader"), sentence_encoder=sentence_encoder_dir) as somebody:
-        yield somebody
+def runner(tmp_path_factory, sentence_encoder_dir):
+    with SnippetRunner(tmp_path_factory.mktemp("docs"), sentence_encoder=sentence_encoder_dir) as snippet_runner:
+        yield snippet_runner
 
 
 @pytest.mark.parametrize("snippet", RUN, ids=str)
-def test_it_runs_and_leaves_what_it_should(snippet, reader):
-    reader.run_as_far_as(snippet, RUN)
-    reader.raise_what_went_wrong(snippet)
-    reader.check_effect(snippet)
+def test_a_snippet_runs_and_has_its_effect(snippet, runner):
+    runner.run_through(snippet, RUN)
+    runner.raise_error(snippet)
+    runner.check_effect(snippet)
 
 
 def test_every_snippet_is_run_by_a_test():
-    """By this file, by tests/test_docs_slow.py, or, `make test` alone, by whoever runs this."""
+    """In this file or in tests/test_docs_slow.py; `make test` runs these tests."""
     places = {snippet: snippet.place for snippet in SNIPPETS}
     assert set(places.values()) == {"here", "shell", "slow", "nowhere"}
     assert [snippet.text.split()[:2] for snippet, place in places.items() if place == "nowhere"] == [
@@ -44,14 +43,14 @@ def test_every_snippet_is_run_by_a_test():
     assert (PROJECT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == "make test"
 
 
-def test_builds_on_one_machine_under_slurm_and_under_datatrove_are_the_same_bytes(reader):
-    folders = [reader.folder / "outputs" / f"pu_valor_{engine}" for engine in ("full", "slurm", "datatrove")]
+def test_builds_by_one_machine_slurm_and_datatrove_are_identical(runner):
+    folders = [runner.folder / "outputs" / f"pu_valor_{engine}" for engine in ("full", "slurm", "datatrove")]
     shards = [{path.name: path.read_bytes() for path in (folder / "data").iterdir()} for folder in folders]
     assert len(shards[0]) == 2 and shards[0] == shards[1] == shards[2]
 
 
-def test_the_published_recipe_was_run_as_it_is_on_the_model_of_the_hub(reader):
-    summary = reader.read_json("outputs/stage3_time_event/training_summary.json")
+def test_the_published_recipe_trained_the_model_of_the_hub(runner):
+    summary = runner.read_json("outputs/stage3_time_event/training_summary.json")
     assert summary["stage"] == "stage3_time_event" and summary["precision"] == "bf16"
     assert summary["world_size"] == 2
     assert summary["recipe"]["deepspeed"] == "ds_config.json" and summary["recipe"]["use_peft"] is True
@@ -59,8 +58,8 @@ def test_the_published_recipe_was_run_as_it_is_on_the_model_of_the_hub(reader):
     assert set(summary["rows_per_source"]) == {"pseudo-valor", "vtimellm"}
 
 
-def test_what_was_published_is_on_the_hub(reader):
-    hub = reader.hub
+def test_the_snippets_published_models_and_datasets(runner):
+    hub = runner.hub
     model = hub.branches["models", "user/avicuna", "v1"]
     assert b'revision="v1"' in model["README.md"] and "model.safetensors" in model
     assert ("models", "user/avicuna") in hub.private
@@ -71,7 +70,7 @@ def test_what_was_published_is_on_the_hub(reader):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_is_short_ascii_and_says_what_language_its_blocks_are(page):
+def test_a_page_is_short_ascii_with_a_language_for_each_block(page):
     text = (PROJECT / page).read_text(encoding="utf-8")
     assert text.isascii() and len(text.splitlines()) <= 150
     assert {language for language, _ in fences(page)} <= {"bash", "python"}
@@ -80,19 +79,19 @@ def test_a_page_is_short_ascii_and_says_what_language_its_blocks_are(page):
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
-def test_links_lead_somewhere(page):
+def test_link_targets_exist(page):
     text = (PROJECT / page).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if not target.startswith("http")]
     assert [target for target in targets if not (PROJECT / page).parent.joinpath(target).exists()] == []
 
 
-def test_every_page_is_read_here():
+def test_all_pages_are_listed():
     assert {f"docs/{path.name}" for path in (PROJECT / "docs").iterdir()} == {
         p for p in PAGES if p.startswith("docs/")
     }
 
 
-def test_the_reference_is_generated_from_the_docstrings(tmp_path):
+def test_the_api_reference_is_generated_from_the_docstrings(tmp_path):
     pdoc = pytest.importorskip("pdoc", reason="pdoc is not installed: the extra `docs`")
     from pdoc import render
 

@@ -1,14 +1,12 @@
-"""Everything that the pages show, typed into a shell as it stands there but for `SHORTER` (`make test-slow`).
+"""Runs all snippets of the pages through a shell, each in a new process (`make test-slow`, about 15 minutes).
 
-tests/test_docs.py runs most of it within seconds in one process. Here nothing is shared between two commands but
-files, and
-what takes minutes is run, too: all stages, both studies, lmms-eval, the demo. About a quarter of an hour.
+Unlike tests/test_docs.py this includes the snippets that take minutes: all stages, both studies, lmms-eval, the demo.
 """
 
 import pytest
 
 from tests.documentation import snippets
-from tests.reader import Reader
+from tests.snippet_runner import SnippetRunner
 
 
 SNIPPETS = [snippet for snippet in snippets() if snippet.place != "nowhere"]
@@ -16,14 +14,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory, sentence_encoder_dir):
-    with Reader(tmp_path_factory.mktemp("reader"), sentence_encoder=sentence_encoder_dir, in_shell=True) as somebody:
-        yield somebody
+def runner(tmp_path_factory, sentence_encoder_dir):
+    folder = tmp_path_factory.mktemp("docs")
+    with SnippetRunner(folder, sentence_encoder=sentence_encoder_dir, in_shell=True) as snippet_runner:
+        yield snippet_runner
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=str)
-def test_typed_into_a_shell_it_leaves_what_it_should(snippet, reader):
-    """The tests of this module follow one another: each goes on with what those before it have left."""
-    reader.run(snippet)
-    reader.raise_what_went_wrong(snippet)
-    reader.check_effect(snippet)
+def test_a_snippet_runs_in_a_shell_and_has_its_effect(snippet, runner):
+    """These tests depend on the outputs of the earlier ones."""
+    runner.run(snippet)
+    runner.raise_error(snippet)
+    runner.check_effect(snippet)

@@ -1,4 +1,4 @@
-"""Caption embeddings: real ones, computed once per text and encoder."""
+"""Caption embeddings: computed once per text and encoder."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_real_captions_are_embedded_once(sentence_encoder_dir, tmp_path, monkeyp
     assert encoded == ["A new one."]
 
 
-def test_an_encoder_folder_is_known_by_its_contents(tmp_path):
+def test_the_fingerprint_of_an_encoder_depends_on_its_files(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     before = embedding.fingerprint_encoder(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"0")
@@ -34,6 +34,6 @@ def test_an_encoder_folder_is_known_by_its_contents(tmp_path):
     assert embedding.fingerprint_encoder("some/model") != embedding.fingerprint_encoder("another/model")
 
 
-def test_an_encoder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_encoder_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ValueError, match="text_encoder .*no_encoder"):
         embed_captions(["A dog barks."], text_encoder=tmp_path / "no_encoder")

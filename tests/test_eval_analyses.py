@@ -1,6 +1,4 @@
-"""Analyses: the paper's numbers as data, comparison tables, studies of variants, the use of sound, time-line
-pictures.
-"""
+"""Analyses: numbers of the paper, comparison tables, studies of variants, the use of sound, timeline figures."""
 
 import json
 import sys
@@ -25,10 +23,10 @@ def result_of(task, name, metrics, **more):
 def assert_picture(path):
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.width > 300
-        assert len(picture.convert("L").getcolors()) > 10, "an empty picture"
+        assert len(picture.convert("L").getcolors()) > 10, "the picture is empty"
 
 
-def test_every_row_of_the_papers_tables_is_kept_and_whole():
+def test_the_tables_of_the_paper_are_complete():
     for table in comparison.PAPER.values():
         if isinstance(table, dict):
             assert all(len(row["values"]) == len(table["columns"]) for row in table["rows"])
@@ -40,7 +38,7 @@ def test_every_row_of_the_papers_tables_is_kept_and_whole():
     assert sizes == {"localization": 8, "ablation": 5, "rate_sweep": 12, "question_answering": 9}
 
 
-def test_the_papers_numbers_are_those_of_the_shared_facts(shared_dir):
+def test_the_numbers_of_the_paper_agree_with_the_shared_facts(shared_dir):
     facts = (shared_dir / "FACTS.md").read_text()
     for row in comparison.PAPER["ablation"]["rows"]:
         assert f"| {row['method']} | " + " | ".join(f"{value:.1f}" for value in row["values"]) in facts
@@ -52,7 +50,7 @@ def test_the_papers_numbers_are_those_of_the_shared_facts(shared_dir):
         assert f"| {row['method']} | " + " | ".join(cells) + " |" in facts
 
 
-def test_our_row_stands_only_where_data_set_and_metric_are_the_tables(tmp_path):
+def test_a_result_enters_only_the_table_of_its_dataset_and_metric(tmp_path):
     judge = {"model": "j", "version": "j-1", "prompt_sha256": "0"}
     results = [
         result_of("unav100_query", "unav100_query/query-time_tokens", {"mAP@0.5": 12.5, "average_mAP": 20.0}),
@@ -75,7 +73,7 @@ def test_our_row_stands_only_where_data_set_and_metric_are_the_tables(tmp_path):
         assert_picture(tmp_path / f"comparison_{name}.png")
 
 
-def test_a_limited_run_enters_no_table(tmp_path, capsys):
+def test_a_limited_run_is_left_out(tmp_path, capsys):
     limited = result_of("msvd_qa", "msvd_qa/judge-j/first-2", {"accuracy": 44.0}, judge={"model": "j"}, limit=2)
     write_json(tmp_path / "results_judge.json", limited)
     comparison.main(["--results", str(tmp_path / "results_judge.json"), "--output", str(tmp_path)])
@@ -84,26 +82,26 @@ def test_a_limited_run_enters_no_table(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text, message", [("{", "is not JSON"), ('{"rows": []}', "it has no 'task'")])
-def test_a_file_that_is_no_result_is_named(tmp_path, text, message):
+def test_a_file_without_a_result_is_an_error_that_names_it(tmp_path, text, message):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=f"other.json .*{message}"):
         comparison.main(["--results", str(tmp_path / "other.json"), "--output", str(tmp_path)])
 
 
-def test_without_a_run_the_comparison_has_no_row_of_ours(tmp_path):
+def test_a_comparison_without_results_has_only_rows_of_the_paper(tmp_path):
     comparison.main(["--output", str(tmp_path)])
     assert "ours" not in (tmp_path / "comparison.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["ablations", "interleaving_rates"])
-def test_the_plans_cover_the_papers_tables(project_dir, name):
+def test_the_plans_cover_the_tables_of_the_paper(project_dir, name):
     plan = study.read_plan(project_dir / "eval/studies" / f"{name}.yaml")
     assert [variant.paper for variant in plan.variants] == [
         row["method"] for row in comparison.PAPER[plan.paper]["rows"]
     ]
 
 
-def test_a_recipe_that_loses_all_its_sources_is_left_out():
+def test_a_recipe_without_remaining_sources_is_left_out():
     recipe = {"datasets": [{"path": "pu_valor"}, "instruction"], "learning_rate": 1}
     assert study.changed_recipe(recipe, drop_datasets=["pu_valor"]) == {
         "datasets": ["instruction"],
@@ -128,7 +126,7 @@ def test_a_recipe_that_loses_all_its_sources_is_left_out():
         ({"variants": [{"name": "ten"}], "axis": "rate"}, "'ten' is no number"),
     ],
 )
-def test_a_wrong_plan_is_refused(tmp_path, wrong, message):
+def test_an_invalid_plan_is_an_error(tmp_path, wrong, message):
     path = tmp_path / "plan.yaml"
     plan = {"title": "t", "paper": "ablation", "stages": ["stage1"], "config_from": "stage1", "variants": []}
     path.write_text(yaml.safe_dump({**plan, **wrong}))
@@ -136,8 +134,8 @@ def test_a_wrong_plan_is_refused(tmp_path, wrong, message):
         study.read_plan(path)
 
 
-# Stands for `accelerate launch`: a training copies its model and notes what it was told; an evaluation scores by the
-# config.
+# Replaces `accelerate launch`: a training copies its model and records its recipe; the score of an evaluation is the
+# interleaving rate.
 LAUNCHER = """
 import json, pathlib, shutil, sys
 arguments = sys.argv[1:]
@@ -164,7 +162,7 @@ else:
 
 @pytest.fixture
 def study_folder(tmp_path):
-    """A start checkpoint, four recipes and a launcher that trains nothing."""
+    """A start checkpoint, four recipes and a launcher that does not train."""
     start, recipes = tmp_path / "start", tmp_path / "recipes"
     start.mkdir()
     recipes.mkdir()
@@ -185,7 +183,7 @@ def run_study(folder, plan, *more, evaluation=()):
     return json.loads((folder / "out" / "study.json").read_text())["rows"]
 
 
-def test_an_ablation_trains_each_variant_without_its_part_and_shares_what_is_equal(study_folder, project_dir):
+def test_an_ablation_trains_each_variant_and_shares_equal_stages(study_folder, project_dir):
     rows = run_study(study_folder, project_dir / "eval/studies/ablations.yaml")
     calls = (study_folder / "calls.txt").read_text().split()
     # full: 4 stages; w/o PU-VALOR: stage 4; concatenated: 3 and 4; w/o A5: 3 and 4; w/o audio: 3 and 4
@@ -207,7 +205,7 @@ def test_an_ablation_trains_each_variant_without_its_part_and_shares_what_is_equ
     assert config["interleaving"] == "concatenated"
     assert_picture(study_folder / "out" / "study.png")
     run_study(study_folder, project_dir / "eval/studies/ablations.yaml")
-    assert (study_folder / "calls.txt").read_text().split().count("train") == 11, "nothing is trained twice"
+    assert (study_folder / "calls.txt").read_text().split().count("train") == 11, "a second run must not train"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,7 @@ def test_an_ablation_trains_each_variant_without_its_part_and_shares_what_is_equ
         ([], [], {"config": {"interleafing": "uniform"}}, "has no field 'interleafing'"),
     ],
 )
-def test_a_mistyped_name_is_refused_before_anything_runs(study_folder, more, evaluation, changed, message):
+def test_a_mistyped_name_is_an_error_before_the_first_training(study_folder, more, evaluation, changed, message):
     plan = {"title": "t", "paper": "ablation", "stages": ["stage3", "stage4"], "config_from": "stage4"}
     plan["variants"] = [{"name": "full"}, {"name": "other", **changed}]
     (study_folder / "plan.yaml").write_text(yaml.safe_dump(plan))
@@ -231,13 +229,13 @@ def test_a_mistyped_name_is_refused_before_anything_runs(study_folder, more, eva
     assert not (study_folder / "calls.txt").exists()
 
 
-def test_a_limited_study_has_no_row_of_the_paper(study_folder, project_dir):
+def test_a_limited_study_has_no_values_of_the_paper(study_folder, project_dir):
     plan = project_dir / "eval/studies/ablations.yaml"
     rows = run_study(study_folder, plan, "--variants", "full", evaluation=["--limit", "2"])
     assert rows[0]["paper"] is None
 
 
-def test_a_sweep_trains_each_rate_and_a_failed_training_stops_it(study_folder, project_dir):
+def test_a_sweep_trains_each_rate_and_stops_at_a_failed_training(study_folder, project_dir):
     plan = project_dir / "eval/studies/interleaving_rates.yaml"
     rows = run_study(study_folder, plan, "--variants", "0", "50", "100")
     assert [row["metrics"]["average_mAP"] for row in rows] == [0.0, 50.0, 100.0]
@@ -248,7 +246,7 @@ def test_a_sweep_trains_each_rate_and_a_failed_training_stops_it(study_folder, p
         run_study(study_folder, plan, "--variants", "10")
 
 
-def test_is_the_sound_used_compares_four_runs(tmp_path, monkeypatch):
+def test_sound_use_compares_four_runs(tmp_path, monkeypatch):
     def evaluate(arguments):
         output = study.Path(arguments[arguments.index("--output") + 1])
         sound = arguments[arguments.index("--sound") + 1]
@@ -278,7 +276,7 @@ def test_is_the_sound_used_compares_four_runs(tmp_path, monkeypatch):
         sound_use.main(["--output", str(tmp_path)])
 
 
-def test_a_timeline_shows_truth_and_prediction_whatever_the_label(tmp_path):
+def test_timelines_are_drawn_for_any_label_and_number_of_events(tmp_path):
     truth = [Event(0, 5, "dog $x^{$ barking"), Event(3, 9, "rain_1")]
     many = [Event(n, n, f"label {n}", n / 40) for n in range(40)]
     draw_timeline(
@@ -291,8 +289,8 @@ def test_a_timeline_shows_truth_and_prediction_whatever_the_label(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_really_trains_and_evaluates(tmp_path, sentence_encoder_dir):
-    """Two steps of the real training from a random model, for two variants, each evaluated on a real sandbox video."""
+def test_a_study_trains_and_evaluates(tmp_path, sentence_encoder_dir):
+    """Two training steps of a random model for two variants, each evaluated on a sandbox video."""
     from dataset_builders.sandbox.world import make_world
     from train.initialize import build_tiny
 

@@ -1,6 +1,7 @@
-"""The evaluation command: files left behind, resuming, missing and broken media, batches, several processes."""
+"""The evaluation command: output files, resuming, missing and unreadable media, batches, several processes."""
 
 import json
+import runpy
 import socket
 import subprocess
 import sys
@@ -29,7 +30,7 @@ LABELS = ("dog barking", "rain", "bell ringing")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     model, processor = build_tiny([f"a caption about {label}" for label in LABELS], num_av_tokens=20)
-    # wide weights: a random model with narrow ones says the same to every video
+    # with a small variance of the weights, a random model gives the same answer for every video
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and "tower" not in name:
             parameter.data.normal_(0.0, 0.25)
@@ -40,9 +41,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Annotations of six videos, cached features of five of them (one silent), and one real file with broken
-    neighbours.
-    """
+    """Annotations of six videos with cached features of five (one silent), and one video file next to a broken one."""
     folder = tmp_path_factory.mktemp("world")
     make_world(folder, num_clips=0, num_test_videos=1, seed=3)
     made = json.loads((folder / "annotations.json").read_text())["database"]
@@ -79,12 +78,12 @@ def evaluate(world, checkpoint, output, *more, task="sandbox", annotations="cach
 
 @pytest.fixture(scope="module")
 def finished(world, checkpoint, tmp_path_factory):
-    """A narration run over the cached videos: its folder and its result."""
+    """Folder and result of a narration run on the cached videos."""
     output = tmp_path_factory.mktemp("finished")
     return output, evaluate(world, checkpoint, output)
 
 
-def test_a_result_states_its_settings_and_counts(finished, checkpoint):
+def test_a_result_has_settings_and_counts(finished, checkpoint):
     output, result = finished
     assert result["task"] == "sandbox" and result["name"] == "sandbox/narration-exact-time_tokens"
     assert (result["num_examples"], result["num_expected"]) == (NUM_CACHED, NUM_CACHED + 1)
@@ -96,7 +95,7 @@ def test_a_result_states_its_settings_and_counts(finished, checkpoint):
     assert result["seconds"] > 0 and result["protocol"]["encoder"] is None
     answers = read_answers(output / "predictions.jsonl")
     assert [answer.video_id for answer in answers] == [f"-video_{n}" for n in range(NUM_CACHED)]
-    assert len({answer.text for answer in answers}) > 1, "the random model must tell videos apart for these tests"
+    assert len({answer.text for answer in answers}) > 1, "these tests need a model with different answers per video"
     assert (output / "timelines" / "-video_0.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in output.glob("*.json*")) == [
         "predictions.jsonl",
@@ -113,7 +112,7 @@ def test_a_finished_run_is_scored_again_without_a_model(finished, world, checkpo
     assert evaluate(world, checkpoint, output)["metrics"] == before["metrics"]
 
 
-def test_a_killed_run_goes_on_where_it_stopped(finished, world, checkpoint, tmp_path, monkeypatch):
+def test_a_killed_run_is_resumed(finished, world, checkpoint, tmp_path, monkeypatch):
     lines = (finished[0] / "predictions.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "predictions.0.jsonl").write_text("".join(lines[:2]) + lines[2][:30])  # killed while writing
     (tmp_path / "settings.json").write_text((finished[0] / "settings.json").read_text())
@@ -131,19 +130,17 @@ def test_batches_do_not_change_the_answers(finished, world, checkpoint, tmp_path
     assert [answer.text for answer in single] == [answer.text for answer in batched]
 
 
-def test_other_settings_in_the_same_folder_are_refused(finished, world, checkpoint):
+def test_other_settings_in_the_same_folder_are_an_error(finished, world, checkpoint):
     with pytest.raises(ValueError, match="sound: 'original' -> 'removed'.*use another output"):
         evaluate(world, checkpoint, finished[0], "--sound", "removed")
     with pytest.raises(ValueError, match="max_new_tokens: 8 -> 9"):
         evaluate(world, checkpoint, finished[0], "--max-new-tokens", "9")
 
 
-def test_queries_ask_every_class_on_one_encoding(world, checkpoint, tmp_path):
+def test_queries_of_all_classes_give_the_answers_of_single_questions(world, checkpoint, tmp_path):
     result = evaluate(world, checkpoint, tmp_path, "--limit", "2", task="sandbox_query")
-    assert result["name"] == "sandbox_query/query-time_tokens/first-2" and (
-        result["num_examples"],
-        result["num_expected"],
-    ) == (2, NUM_CACHED + 1)
+    assert result["name"] == "sandbox_query/query-time_tokens/first-2"
+    assert (result["num_examples"], result["num_expected"]) == (2, NUM_CACHED + 1)
     answers = {answer.question_id: answer.text for answer in read_answers(tmp_path / "predictions.jsonl")}
     assert set(answers) == {f"-video_{n}/{label}" for n in range(2) for label in LABELS}
     generator = Generator(str(checkpoint), settings=GenerationSettings(max_new_tokens=8, batch_size=1))
@@ -151,10 +148,10 @@ def test_queries_ask_every_class_on_one_encoding(world, checkpoint, tmp_path):
     media = MediaSource(examples, features_dir=[world / "features"])
     alone = [(example, [question]) for example in examples for question in example.questions]
     for (answer,) in generator.answer(alone, open_media=media.open):
-        assert answers[answer.question_id] == answer.text  # asked alone, or with others on a shared prefix
+        assert answers[answer.question_id] == answer.text
 
 
-def test_a_real_file_is_answered_and_a_broken_one_is_listed(world, checkpoint, tmp_path):
+def test_a_video_file_is_answered_and_a_broken_one_is_listed(world, checkpoint, tmp_path):
     media = ["--media-dir", str(world / "test")]
     result = evaluate(world, checkpoint, tmp_path, "--num-workers", "2", annotations="files.json", media=media)
     assert result["num_examples"] == 1 and result["num_expected"] == 2
@@ -170,13 +167,13 @@ def test_a_folder_without_any_of_the_videos_is_an_error(world, checkpoint, tmp_p
         MediaSource([])
 
 
-def test_sound_is_removed_swapped_with_the_neighbours_or_shifted(world):
+def test_sound_is_removed_swapped_with_the_next_video_or_shifted(world):
     examples = run.TASKS["sandbox"].read([world / "cached.json"], "test")
     media = {sound: MediaSource(examples, features_dir=[world / "features"], sound=sound) for sound in run.SOUNDS}
     assert list(media["original"].places) == [f"-video_{n}" for n in range(NUM_CACHED)]
     opened = {sound: [source.open(example) for example in examples[:NUM_CACHED]] for sound, source in media.items()}
     assert all(item.audio is None for item in opened["removed"])
-    assert opened["original"][1].audio is None  # silent by nature
+    assert opened["original"][1].audio is None  # a silent video
     for before, after in ((0, 2), (2, 3), (3, 4)):
         if before:
             assert np.array_equal(opened["swapped"][before].audio, opened["original"][after].audio)
@@ -185,7 +182,7 @@ def test_sound_is_removed_swapped_with_the_neighbours_or_shifted(world):
     assert all(np.array_equal(a.video, b.video) for a, b in zip(opened["swapped"], opened["original"]))
 
 
-def test_the_partner_of_a_swapped_sound_is_fixed_by_the_whole_file(world, checkpoint, tmp_path):
+def test_the_partner_of_a_swapped_sound_does_not_depend_on_the_limit(world, checkpoint, tmp_path):
     first = evaluate(world, checkpoint, tmp_path, "--sound", "swapped", "--limit", "2")
     before = (tmp_path / "predictions.jsonl").read_text()
     assert evaluate(world, checkpoint, tmp_path, "--sound", "swapped", "--limit", "6")["num_examples"] == NUM_CACHED
@@ -196,7 +193,7 @@ def test_the_partner_of_a_swapped_sound_is_fixed_by_the_whole_file(world, checkp
         MediaSource(examples[:1], features_dir=[world / "features"], sound="swapped")
 
 
-def test_a_question_or_video_that_occurs_twice_is_refused(world, tmp_path):
+def test_a_repeated_question_id_is_an_error(world, tmp_path):
     records = [
         {"id": key, "video_id": f"v{n}", "question": "what?", "answer": "dog"} for n, key in enumerate([7, 8, 7])
     ]
@@ -217,7 +214,7 @@ def test_a_question_or_video_that_occurs_twice_is_refused(world, tmp_path):
         ("--annotations nowhere.json", "nowhere.json"),
     ],
 )
-def test_a_wrong_value_is_one_line(world, checkpoint, tmp_path, words, message):
+def test_a_wrong_value_is_an_error_that_names_it(world, checkpoint, tmp_path, words, message):
     with pytest.raises((ValueError, OSError), match=message):
         evaluate(world, checkpoint, tmp_path, *words.split())
 
@@ -230,20 +227,18 @@ def test_an_unreadable_value_is_one_line(world, checkpoint, tmp_path, words, cap
 
 
 @pytest.mark.parametrize("module", ["run", "study", "judge", "comparison", "sound_use"])
-def test_every_command_reports_a_wrong_option_in_one_line(project_dir, module):
-    """In a process of its own, with the option in both spellings: no traceback, no usage text."""
-    command = [sys.executable, "-m", f"eval.{module}", "--wrong_option", "1"]
-    done = subprocess.run(command, cwd=project_dir, capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0 and done.stderr.startswith(f"python -m eval.{module}: error: ")
-    assert done.stderr.count("\n") == 1
+def test_every_command_reports_a_wrong_option_in_one_line(module, monkeypatch, capsys):
+    """As `python -m eval.<module>`, without starting a process."""
+    monkeypatch.setattr(sys, "argv", [module, "--wrong_option", "1"])
+    monkeypatch.delitem(sys.modules, f"eval.{module}")  # avoids a warning of runpy
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"eval.{module}", run_name="__main__")
+    message = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err.removesuffix("\n")
+    assert message.startswith(f"python -m eval.{module}: error: ") and "\n" not in message
 
 
-def test_features_of_other_towers_or_settings_are_refused_and_the_folder_can_be_used_again(
-    world, checkpoint, tmp_path
-):
-    """By the real model, with a cache that names other towers or other windows; the run's settings hold the
-    cache's.
-    """
+def test_features_of_other_towers_or_settings_are_an_error_before_the_run_is_recorded(world, checkpoint, tmp_path):
+    """The cache has a fingerprint of other towers, or another window length; a valid run in the folder follows."""
     cases = (
         ({"towers": "0123456789abcdef"}, "other towers .fingerprint 0123456789abcdef. than this checkpoint's"),
         ({"window_seconds": 2.0}, "made with window_seconds=2.0, but the processor has window_seconds=10.0"),
@@ -263,7 +258,7 @@ def test_features_of_other_towers_or_settings_are_refused_and_the_folder_can_be_
         evaluate(world, checkpoint, tmp_path / "run", media=media)
 
 
-def test_a_part_of_a_file_is_shown_and_heard(world, checkpoint):
+def test_only_the_given_part_of_a_file_is_encoded(world, checkpoint):
     whole = run.TASKS["sandbox"].read([world / "files.json"], "test")[0]
     part = replace(whole, start=2.0, end=7.0, duration=None)
     generator = Generator(str(checkpoint), settings=GenerationSettings())
@@ -276,7 +271,7 @@ def test_a_part_of_a_file_is_shown_and_heard(world, checkpoint):
         assert not np.allclose(encoded.video, longer.video)
 
 
-def test_a_part_of_cached_media_has_features_of_its_own(tmp_path):
+def test_a_part_of_cached_media_has_its_own_features(tmp_path):
     with FeatureWriter(tmp_path) as writer:
         for media_id, value in (("v", 0.0), ("v@2.000-7.000", 1.0)):
             writer.add(media_id, video=np.full((4, 8), value), audio=np.zeros((0, 8)), duration=5.0)
@@ -285,7 +280,7 @@ def test_a_part_of_cached_media_has_features_of_its_own(tmp_path):
     assert "w" not in MediaSource([replace(example, video_id="w", start=3.0)], features_dir=[tmp_path]).places
 
 
-def test_sound_of_a_real_file_can_be_removed_and_shifted(world, checkpoint):
+def test_the_sound_of_a_video_file_can_be_removed_and_shifted(world, checkpoint):
     examples = run.TASKS["sandbox"].read([world / "files.json"], "test")[:1]
     generator = Generator(str(checkpoint), settings=GenerationSettings())
     encoded = {}
@@ -293,13 +288,13 @@ def test_sound_of_a_real_file_can_be_removed_and_shifted(world, checkpoint):
         source = MediaSource(examples, media_dir=world / "test", sound=sound)
         encoded[sound] = generator.encode(source.open(examples[0]))
     assert encoded["removed"].audio is None and len(encoded["removed"].video) == 20
-    assert len(encoded["original"].video) == 15  # a quarter of the tokens is the sound's
+    assert len(encoded["original"].video) == 15  # a quarter of the tokens is audio
     assert encoded["shifted"].audio.shape == encoded["original"].audio.shape
     assert not np.allclose(encoded["shifted"].audio, encoded["original"].audio)
     assert np.allclose(encoded["shifted"].video, encoded["original"].video, atol=1e-6)
 
 
-def test_two_processes_answer_as_one(finished, world, checkpoint, tmp_path, project_dir):
+def test_two_processes_give_the_answers_of_one(finished, world, checkpoint, tmp_path, project_dir):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -314,12 +309,12 @@ def test_two_processes_answer_as_one(finished, world, checkpoint, tmp_path, proj
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("sandbox/narration-exact-time_tokens") == 1, "only one process reports"
+    assert done.stdout.count("sandbox/narration-exact-time_tokens") == 1, "only one process must report"
     assert (tmp_path / "predictions.jsonl").read_text() == (finished[0] / "predictions.jsonl").read_text()
     assert not list(tmp_path.glob("predictions.*.jsonl"))
 
 
-def test_answers_survive_the_disk_and_a_damaged_line_is_named(tmp_path):
+def test_answers_are_read_back_and_a_damaged_line_is_named(tmp_path):
     log = AnswerLog(tmp_path, rank=1)
     answer = Answer("q1", "-v", 12.5, 'says "from 00 to 09"\n', (Event(0.0, 1.25, "caf\u00e9", 0.1),), "p")
     log.write([answer])

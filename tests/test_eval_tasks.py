@@ -1,4 +1,4 @@
-"""Tasks: what is asked (real annotation files with their quirks), how answers are scored, and the frozen prompts."""
+"""Tasks: questions from the real annotation files, scores of answers, and frozen prompts."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ from modeling_avicuna import prompt_avicuna
 from modeling_avicuna.timestamp_avicuna import Event
 
 
-# Changing a prompt changes every figure: regenerate this on purpose, with
+# Changing a prompt changes all results. To regenerate this table:
 #   python -c "from eval.prompts import PROMPTS; import json; print(json.dumps(PROMPTS, indent=4))"
 FROZEN_PROMPTS = {
     "narration": "List the events of this video with their times.",
@@ -41,8 +41,8 @@ def answered(examples, make):
     answers = {}
     for example in examples:
         for question in example.questions:
-            said = make(example, question)
-            text, events = (said, ()) if isinstance(said, str) else ("", tuple(said))
+            answer = make(example, question)
+            text, events = (answer, ()) if isinstance(answer, str) else ("", tuple(answer))
             answers[question.id] = Answer(
                 question.id, example.video_id, example.duration or 1.0, text, events, presence=0.5
             )
@@ -60,7 +60,7 @@ def unav100_files(data_dir):
 
 @pytest.fixture(scope="module")
 def small_annotations(tmp_path_factory):
-    """Two videos in UnAV-100's form; the first has an overlap and the same event entered twice."""
+    """Two videos in the format of UnAV-100; the first has overlapping events and one event annotated twice."""
     path = tmp_path_factory.mktemp("annotations") / "small.json"
     first = [([0, 4.5], "dog barking", 0), ([3.0, 9.0], "rain", 1), ([0.0005, 4.5], "dog barking", 0)]
     second = [([5.0, 20.0], "rain", 1)]
@@ -76,28 +76,28 @@ def small_annotations(tmp_path_factory):
     return [path]
 
 
-def test_prompts_are_frozen_and_are_the_ones_the_pipeline_and_the_training_use():
+def test_prompts_are_frozen_and_used_in_the_pipeline_and_in_training():
     assert PROMPTS == FROZEN_PROMPTS
     assert prompt_avicuna.NARRATION_PROMPT in wordings.NARRATION_QUESTIONS
     assert prompt_avicuna.GROUNDING_PROMPT in wordings.GROUNDING_QUESTIONS
 
 
-def test_the_prompts_hash_changes_with_the_prompts_that_are_named():
+def test_the_prompts_hash_depends_on_the_prompts_and_not_on_their_order():
     assert prompts_hash(["narration"]) != prompts_hash(["grounding"])
     assert prompts_hash(["narration", "grounding"]) == prompts_hash(["grounding", "narration"])
 
 
-def test_unav100_has_one_narration_a_video_and_one_query_a_class(unav100_files):
+def test_unav100_has_one_narration_per_video_and_one_query_per_class(unav100_files):
     narrations = TASKS["unav100"].read(unav100_files, "test")
     queries = TASKS["unav100_query"].read(unav100_files, "test")
     assert len(narrations) == len(queries) == 2167
     assert sum(len(example.events) for example in narrations) == 5900
     assert {len(example.questions) for example in queries} == {100}
     assert len({question.id for question in questions_of(queries)}) == 216_700
-    assert narrations[0].questions[0].reference[36] == "skateboarding"  # classes stand in the order of their ids
+    assert narrations[0].questions[0].reference[36] == "skateboarding"  # classes are in the order of their ids
 
 
-def test_a_subset_or_file_that_is_not_there_is_named(unav100_files, data_dir):
+def test_a_missing_subset_or_wrong_file_is_an_error_that_names_it(unav100_files, data_dir):
     with pytest.raises(
         ValueError, match=r"no video of subset 'val'; its subsets are \['test', 'train', 'validation'\]"
     ):
@@ -110,7 +110,7 @@ def test_a_subset_or_file_that_is_not_there_is_named(unav100_files, data_dir):
 
 @pytest.mark.parametrize("task", ["unav100", "unav100_query"])
 @pytest.mark.parametrize("score", ["time_tokens", "presence", "constant"])
-def test_the_truth_scores_100_under_every_protocol(small_annotations, task, score):
+def test_the_references_score_100_under_every_protocol(small_annotations, task, score):
     def truth(example, question):
         own = [e for e in example.events if question.kind == "events" or e.label == question.label]
         return [Event(e.start, e.end, e.label, 0.5) for e in {(e.label, e.end): e for e in own}.values()]
@@ -121,40 +121,40 @@ def test_the_truth_scores_100_under_every_protocol(small_annotations, task, scor
     assert result.protocol.endswith(score) and set(result.drawn) == {"-first", "second"}
 
 
-def test_words_that_are_no_class_are_counted_and_the_score_ranks(small_annotations):
-    def said(example, question):
+def test_events_without_a_class_are_counted_and_scores_rank_events(small_annotations):
+    def predict(example, question):
         right = [Event(e.start, e.end, e.label.upper() + ".", 0.9) for e in example.events]
         return [*right, Event(0, 1, "a dog that barks", 0.1)]
 
     task = TASKS["unav100"]
     examples = task.read(small_annotations, "test")
-    result = task.score(examples, answered(examples, said), Protocol(label="exact"))
+    result = task.score(examples, answered(examples, predict), Protocol(label="exact"))
     assert result.counts == {"num_events": 6, "num_events_without_score": 0, "num_events_without_class": 2}
     assert result.protocol == "narration-exact-time_tokens"
     assert result.metrics["average_mAP"] > 90
 
 
-def test_an_event_without_a_score_ranks_last_and_a_model_without_scores_is_told(small_annotations):
+def test_an_event_without_a_score_ranks_last_and_no_score_at_all_is_an_error(small_annotations):
     task = TASKS["unav100"]
     examples = task.read(small_annotations, "test")
 
-    def said(score):
+    def predict(score):
         return lambda example, _: [
             Event(50, 60, "rain", 0.1),
             *(Event(e.start, e.end, e.label, score) for e in example.events),
         ]
 
-    last = task.score(examples, answered(examples, said(None)), Protocol(score="time_tokens"))
-    first = task.score(examples, answered(examples, said(0.9)), Protocol(score="time_tokens"))
+    last = task.score(examples, answered(examples, predict(None)), Protocol(score="time_tokens"))
+    first = task.score(examples, answered(examples, predict(0.9)), Protocol(score="time_tokens"))
     assert last.counts["num_events_without_score"] == 4
     assert 0 < last.metrics["average_mAP"] < first.metrics["average_mAP"]
-    silent = answered(examples, lambda example, question: [Event(0, 1, "rain", None)])
+    unscored = answered(examples, lambda example, question: [Event(0, 1, "rain", None)])
     with pytest.raises(ValueError, match="none of 2 events has a score: use the constant protocol"):
-        task.score(examples, silent, Protocol(score="time_tokens"))
-    assert task.score(examples, silent, Protocol(score="constant")).metrics["average_mAP"] == 0.0
+        task.score(examples, unscored, Protocol(score="time_tokens"))
+    assert task.score(examples, unscored, Protocol(score="constant")).metrics["average_mAP"] == 0.0
 
 
-def test_a_sentence_becomes_the_nearest_class_by_embedding(sentence_encoder_dir):
+def test_a_text_is_matched_to_the_nearest_class_by_embedding(sentence_encoder_dir):
     protocol = Protocol(label="embedding", encoder=str(sentence_encoder_dir))
     texts = ["a dog barks loudly at the door", "someone strums an acoustic guitar", "a dog barks loudly at the door"]
     classes = ["playing guitar", "dog barking", "rain"]
@@ -163,7 +163,7 @@ def test_a_sentence_becomes_the_nearest_class_by_embedding(sentence_encoder_dir)
     assert match_labels([], classes, protocol) == []
 
 
-def test_charades_sta_keeps_spans_beyond_the_end_and_leaves_out_reversed_ones(tmp_path, data_dir):
+def test_charades_sta_keeps_spans_beyond_the_end_and_drops_reversed_ones(tmp_path, data_dir):
     lines = tmp_path / "charades_sta_test.txt"
     lines.write_text(
         "YSKX3 4.0 20.0##a person throws a pillow.\nYSKX3 9.0 2.0##reversed.\nT5ECU 0.0 3.5##a person drinks.\n"
@@ -177,7 +177,7 @@ def test_charades_sta_keeps_spans_beyond_the_end_and_leaves_out_reversed_ones(tm
         TASKS["charades_sta"].read([data_dir / "charades_sta/charades_sta_train.txt.gz", files[1]], None)
 
 
-def test_didemo_and_qvhighlights_are_whole_and_the_truth_scores_100(data_dir):
+def test_didemo_and_qvhighlights_are_complete_and_their_references_score_100(data_dir):
     for name, file, num_videos, num_queries in (
         ("didemo", "didemo/test_data.json.gz", 1037, 4021),
         ("qvhighlights", "qvhighlights/highlight_val_release.jsonl.gz", 1519, 1550),
@@ -195,10 +195,10 @@ def test_didemo_and_qvhighlights_are_whole_and_the_truth_scores_100(data_dir):
         for example in TASKS["didemo"].read([data_dir / "didemo/val_data.json.gz"], None)
         for name in example.media_names
     }
-    assert any(name.endswith(".") for name in names)  # a bare dot at the end, kept beside the name without it
+    assert any(name.endswith(".") for name in names)  # names without a suffix after the dot are kept
 
 
-def test_the_best_scored_span_comes_first_only_if_the_protocol_says_so(data_dir):
+def test_spans_are_ranked_by_score_except_under_the_constant_protocol(data_dir):
     task = TASKS["didemo"]
     examples = task.read([data_dir / "didemo/test_data.json.gz"], None)[:20]
 
@@ -211,7 +211,7 @@ def test_the_best_scored_span_comes_first_only_if_the_protocol_says_so(data_dir)
     assert task.score(examples, answers, Protocol(score="constant")).metrics["mIoU"] == 0.0
 
 
-def test_activitynet_captions_takes_both_annotators(data_dir, tmp_path):
+def test_activitynet_captions_has_two_annotators(data_dir, tmp_path):
     file = data_dir / "activitynet_captions/val_1.json.gz"
     task = TASKS["activitynet_captions"]
     one = task.read([file], None)
@@ -228,7 +228,7 @@ def test_activitynet_captions_takes_both_annotators(data_dir, tmp_path):
     assert score.metrics["recall"] == 100.0 and score.protocol == "narration-meteor_nltk-annotators_2"
 
 
-def test_activitynet_qa_joins_its_files_and_scores_per_type(data_dir):
+def test_activitynet_qa_joins_questions_with_answers_and_scores_per_type(data_dir):
     files = [data_dir / "activitynet_qa/test_q.json.gz", data_dir / "activitynet_qa/test_a.json.gz"]
     task = TASKS["activitynet_qa"]
     examples = task.read(files, None)
@@ -250,8 +250,8 @@ def test_music_avqa_keeps_repeated_questions_and_scores_its_nine_types(data_dir)
     assert len(asked) == len({question.id for question in asked}) == 9185
     assert not any("<" in question.prompt for question in asked)
     assert len({question.reference for question in asked}) == 41
-    said = answered(examples, lambda _, q: f"I think the answer is {q.reference}.")
-    score = task.score(examples, said, Protocol())
+    answers = answered(examples, lambda _, q: f"I think the answer is {q.reference}.")
+    score = task.score(examples, answers, Protocol())
     assert score.metrics["exact_match"] == 100.0 and score.protocol == "closed-set"
     types = {name: value for name, value in score.counts.items() if "/" in name}
     assert len(types) == 9 and types["num_questions/Audio-Visual Counting"] == 1274
@@ -267,11 +267,11 @@ def test_music_avqa_keeps_repeated_questions_and_scores_its_nine_types(data_dir)
         ("a tuba", "a tuba"),
     ],
 )
-def test_a_closed_answer_is_the_first_choice_that_the_text_names(text, expected):
+def test_a_closed_answer_is_the_first_choice_in_the_text(text, expected):
     assert closed_answer(text, ["more than ten", "three", "two", "yes", "ten"]) == expected
 
 
-def test_avsd_asks_the_last_turn_with_the_dialog_before_it(data_dir):
+def test_the_prompt_of_avsd_holds_the_earlier_dialog(data_dir):
     task = TASKS["avsd"]
     examples = task.read([data_dir / "avsd/lbl_test_set4DSTC7-AVSD.json.gz"], None)
     assert len(examples) == 1710
@@ -282,7 +282,7 @@ def test_avsd_asks_the_last_turn_with_the_dialog_before_it(data_dir):
     assert longest.reference not in longest.prompt
 
 
-def test_msvd_answers_are_looked_up_and_the_original_form_is_read_too(data_dir, tmp_path):
+def test_both_formats_of_msvd_qa_are_read(data_dir, tmp_path):
     task = TASKS["msvd_qa"]
     file = data_dir / "violet_samples/txt_msvd-qa.json.gz"
     examples = task.read([file], "test")
@@ -301,14 +301,14 @@ def test_msvd_answers_are_looked_up_and_the_original_form_is_read_too(data_dir, 
         task.read([file], "dev")
 
 
-def test_the_names_of_the_metrics_are_those_that_are_computed():
+def test_each_metric_computes_its_listed_names():
     event = {"start": 0.0, "end": 1.0, "label": "a", "score": 1.0, "caption": "a dog"}
     for name, names in METRIC_NAMES.items():
         one = ["a"] if name == "open_ended_qa" else [[event]]
         assert tuple(load_metric(name).compute(predictions=one, references=one)) == names
 
 
-def test_a_task_gives_the_metrics_that_it_names(small_annotations):
+def test_a_task_computes_its_listed_metrics(small_annotations):
     for name in ("sandbox", "sandbox_query"):
         examples = TASKS[name].read(small_annotations, "test")
         answers = answered(examples, lambda example, question: [Event(0, 1, "rain", 0.5)])
@@ -316,11 +316,11 @@ def test_a_task_gives_the_metrics_that_it_names(small_annotations):
 
 
 def test_presence_ranks_absent_classes_and_no_event_is_no_prediction(small_annotations):
-    """A span for the absent class costs precision unless its score is the lower one; "No event." costs nothing."""
+    """A span for an absent class reduces precision unless its score is lower; "No event." does not."""
     task = TASKS["unav100_query"]
     examples = task.read(small_annotations, "test")
 
-    def said(absent_events, absent_presence):
+    def predict(absent_events, absent_presence):
         answers = {}
         for example in examples:
             for question in example.questions:
@@ -334,17 +334,17 @@ def test_presence_ranks_absent_classes_and_no_event_is_no_prediction(small_annot
 
     invented = [Event(0.0, 1.0, "dog barking", 0.7)]
     value = {
-        score: task.score(examples, said(invented, 0.1), Protocol(score=score)).metrics
+        score: task.score(examples, predict(invented, 0.1), Protocol(score=score)).metrics
         for score in ("presence", "time_tokens", "constant")
     }
     assert value["presence"]["average_mAP"] == pytest.approx(100.0)
     assert value["time_tokens"]["average_mAP"] < 90
     assert value["presence"]["rejection_recall"] == 0.0
     for score in ("presence", "time_tokens", "constant"):
-        result = task.score(examples, said([], 0.1), Protocol(score=score))
+        result = task.score(examples, predict([], 0.1), Protocol(score=score))
         assert result.metrics["average_mAP"] == pytest.approx(100.0) and result.protocol == f"query-{score}"
         assert result.metrics["rejection_F1"] == result.metrics["CountF1"] == 100.0
         assert result.counts["num_absent_queries"] == 1
-    old = {key: replace(answer, presence=None) for key, answer in said(invented, 0.1).items()}
+    old = {key: replace(answer, presence=None) for key, answer in predict(invented, 0.1).items()}
     with pytest.raises(ValueError, match="has no presence score: run the evaluation again"):
         task.score(examples, old, Protocol(score="presence"))

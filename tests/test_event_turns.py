@@ -1,4 +1,4 @@
-"""Timed events as questions and answers: every event is asked for, with all its spans, in text that parses back."""
+"""Questions and answers about timed events: all events with all spans, in text that parses back to them."""
 
 import collections
 import itertools
@@ -28,8 +28,8 @@ def rows_of(video, *kinds, **settings):
     return list(event_rows(video, source="test", media="v.mp4", conversation_types=kinds, **settings))
 
 
-def spoken(row, content):
-    """A message as the model reads it: relative time, two digits."""
+def with_times(row, content):
+    """A message with relative times of two digits."""
     for time in row["times"]:
         content = content.replace(time["name"], TimeCodec().encode(time["seconds"], row["duration"]))
     return content
@@ -42,7 +42,7 @@ def test_an_event_that_occurs_three_times_is_answered_with_three_spans():
     answers = [message["content"] for message in row["messages"][1::2]]
     assert ["dog barking" in question for question in questions] == [True, False]
     assert answers == ["From <s0> to <e0>, from <s1> to <e1> and from <s2> to <e2>.", "From <s3> to <e3>."]
-    events = parse_events(spoken(row, answers[0]), row["duration"])
+    events = parse_events(with_times(row, answers[0]), row["duration"])
     assert [(event.start, event.end) for event in events] == [(3, 17), (30, 36), (40, 52)]
 
 
@@ -50,7 +50,7 @@ def test_a_narration_parses_back_to_its_events():
     video = video_of((3, 17, "A dog barks."), (30, 36, "TV noise"), (40, 52, "a man speaks to the crowd"))
     (row,) = rows_of(video, "narration")
     assert row["messages"][0]["content"].startswith("<video>\n")
-    answer = spoken(row, row["messages"][1]["content"])
+    answer = with_times(row, row["messages"][1]["content"])
     assert answer == "From 03 to 17, a dog barks. From 30 to 36, TV noise. From 40 to 52, a man speaks to the crowd."
     events = parse_events(answer, row["duration"])
     assert [(event.start, event.end, event.label) for event in events] == [
@@ -60,14 +60,14 @@ def test_a_narration_parses_back_to_its_events():
     ]
 
 
-def test_events_of_one_span_are_asked_for_once_and_all_named():
+def test_events_with_the_same_span_are_in_one_answer():
     (row,) = rows_of(video_of((3, 17, "dog barking"), (3, 17, "rain"), (20, 30, "wind")), "segment")
     assert [message["content"] for message in row["messages"][1::2]] == ["Dog barking, and rain.", "Wind."]
     assert "<s0>" in row["messages"][0]["content"] and "<e0>" in row["messages"][0]["content"]
     assert [time["seconds"] for time in row["times"]] == [3, 17, 20, 30]
 
 
-def test_a_question_about_braces_or_quotes_stays_as_it_is():
+def test_braces_and_quotes_in_a_label_are_kept():
     (row,) = rows_of(video_of((0, 9, 'a man says "{hi}"')), "grounding")
     assert 'a man says "{hi}"' in row["messages"][0]["content"]
 
@@ -82,7 +82,7 @@ events_strategy = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(events=events_strategy, max_turns=st.integers(1, 5))
-def test_no_event_is_lost_whatever_the_number_of_turns(events, max_turns):
+def test_no_event_is_lost_for_any_number_of_turns(events, max_turns):
     video = video_of(*((start, min(start + length, 100), text) for start, length, text in events))
     rows = rows_of(video, "grounding", "segment", max_turns=max_turns)
     spans = {"grounding": collections.Counter(), "segment": collections.Counter()}
@@ -94,14 +94,14 @@ def test_no_event_is_lost_whatever_the_number_of_turns(events, max_turns):
         spans[row["id"].split("-")[2]].update(
             (seconds[f"<s{number}>"], seconds[f"<e{number}>"]) for number in range(len(seconds) // 2)
         )
-    # a span that is annotated twice with one text is named once
+    # a span annotated twice with the same text is listed once
     different = {(event.start, event.end, event.text) for event in video.events}
     assert spans["grounding"] == collections.Counter((start, end) for start, end, _ in different)
     assert set(spans["segment"]) == set(spans["grounding"]) and max(spans["segment"].values()) == 1
     assert len({row["id"] for row in rows}) == len(rows)
 
 
-def test_an_absent_event_is_asked_for_in_any_place_and_answered_in_the_negative(data_dir):
+def test_a_question_about_an_absent_event_has_a_random_position_and_no_span(data_dir):
     labels = unav100_labels(data_dir / "unav100" / "unav100_annotations.json.gz")
     assert len(labels) == 100
     places = set()
@@ -119,7 +119,7 @@ def test_an_absent_event_is_asked_for_in_any_place_and_answered_in_the_negative(
     assert len(absent_labels(video, ["rain", "wind"], num=5)) == 1
 
 
-def test_every_label_of_a_real_video_is_grounded_in_text_that_parses_back(data_dir):
+def test_grounding_answers_of_real_videos_parse_back_to_their_spans(data_dir):
     path = data_dir / "unav100" / "unav100_annotations.json.gz"
     report = CurationReport()
     unclean = read_videos("unav100", path, subset="test", report=report)
@@ -127,15 +127,15 @@ def test_every_label_of_a_real_video_is_grounded_in_text_that_parses_back(data_d
     for video in videos:
         for row in rows_of(video, "grounding"):
             seconds = {time["name"]: time["seconds"] for time in row["times"]}
-            told = [spoken(row, message["content"]) for message in row["messages"][1::2]]
-            parsed = [event for text in told for event in parse_events(text, row["duration"])]
+            answers = [with_times(row, message["content"]) for message in row["messages"][1::2]]
+            parsed = [event for text in answers for event in parse_events(text, row["duration"])]
             assert len(parsed) == len(seconds) // 2
             for number, event in enumerate(parsed):
                 assert abs(event.start - seconds[f"<s{number}>"]) <= 0.0101 * video.duration
                 assert abs(event.end - seconds[f"<e{number}>"]) <= 0.0151 * video.duration
 
 
-def test_wordings_vary_over_rows_and_do_not_depend_on_their_order():
+def test_wordings_vary_between_rows_and_do_not_depend_on_their_order():
     videos = [TimedVideo(str(number), 50.0, (AnnotatedEvent(0, 9, "rain"),)) for number in range(200)]
     for kind, wordings in (
         ("narration", NARRATION_QUESTIONS),
@@ -152,7 +152,7 @@ def test_wordings_vary_over_rows_and_do_not_depend_on_their_order():
         ]
 
 
-def test_each_grounding_question_asks_for_its_event_once():
+def test_grounding_questions_are_distinct_and_have_one_query():
     assert len(set(GROUNDING_QUESTIONS)) == len(GROUNDING_QUESTIONS) >= 5
     assert all(question.count("{query}") == 1 for question in GROUNDING_QUESTIONS)
 
@@ -166,6 +166,6 @@ def test_choose_wording_is_frozen():
     assert [choose_wording("abcdefgh", str(key), seed=7) for key in range(6)] == list("ahgbgf")
 
 
-def test_names_and_acronyms_keep_their_capital_inside_a_sentence():
+def test_names_and_acronyms_keep_their_capital():
     assert lower_first("TV noise") == "TV noise" and lower_first("A dog") == "a dog"
     assert lower_first("McDonald sings") == "McDonald sings"

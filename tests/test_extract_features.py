@@ -1,4 +1,4 @@
-"""The cache of tower outputs: equal to training from the media themselves, resumable, honest about what failed."""
+"""The feature cache: the same loss as from media files, resuming, lists of failures, settings of the towers."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from train.media_rows import CachedMedia, MediaFiles
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Three real mp4 clips and one untrimmed video, a checkpoint with 8 tokens per video, and the cache of both."""
+    """Three clips and one untrimmed video with their cached features, and a checkpoint with 8 tokens per video."""
     folder = tmp_path_factory.mktemp("world")
     make_world(folder, num_clips=3, num_test_videos=1, seed=3)
     model, processor = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8)
@@ -42,7 +42,7 @@ def command(folder, media_dir, output, *more: str) -> list[str]:
 
 
 def rows_of(world) -> list[dict]:
-    """A clip as picture, as sound, and as video, and the untrimmed video."""
+    """A clip as image, as audio and as video, and the untrimmed video."""
     clips, (test,) = sorted((world / "clips").iterdir()), (world / "test").iterdir()
     turns = [("What is this?", "Something that was rendered.")]
     return [
@@ -54,7 +54,7 @@ def rows_of(world) -> list[dict]:
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_the_loss_from_features_is_the_loss_from_media(world, index):
+def test_the_loss_from_features_equals_the_loss_from_media(world, index):
     processor, model = (
         AutoProcessor.from_pretrained(str(world / "checkpoint")),
         load_model(str(world / "checkpoint")).eval(),
@@ -68,7 +68,7 @@ def test_the_loss_from_features_is_the_loss_from_media(world, index):
         assert model(**cached).loss.item() == pytest.approx(model(**raw).loss.item(), rel=1e-5)
 
 
-def test_training_from_raw_media_moves_no_tower_and_no_batch_statistics(world, tmp_path):
+def test_training_from_media_changes_no_tower_and_no_batch_statistics(world, tmp_path):
     rows = tmp_path / "rows.parquet"
     Dataset.from_list(rows_of(world)[2:], features=FEATURES).to_parquet(str(rows))
     same = {
@@ -87,7 +87,7 @@ def test_training_from_raw_media_moves_no_tower_and_no_batch_statistics(world, t
     assert summaries[0]["final_loss"] == pytest.approx(summaries[1]["final_loss"], rel=1e-4)
 
 
-def test_an_interrupted_extraction_is_continued(world, tmp_path, monkeypatch):
+def test_an_interrupted_extraction_is_resumed(world, tmp_path, monkeypatch):
     clips = sorted((world / "clips").iterdir())
     output = tmp_path / "features"
     one = ["--media", str(clips[0])]
@@ -96,14 +96,14 @@ def test_an_interrupted_extraction_is_continued(world, tmp_path, monkeypatch):
     encode = extract_features.encode_media
     monkeypatch.setattr(extract_features, "encode_media", lambda *a: encoded.append(1) or encode(*a))
     extract_features.main(command(world, world / "clips", output))
-    assert len(encoded) == len(clips)  # the two that were missing, and silence
+    assert len(encoded) == len(clips)  # two clips and silence
     whole, resumed = FeatureStore(world / "features"), FeatureStore(output)
     for clip in clips:
         np.testing.assert_array_equal(whole.video(clip.stem), resumed.video(clip.stem))
         np.testing.assert_array_equal(whole.audio(clip.stem), resumed.audio(clip.stem))
 
 
-def test_what_fails_is_listed_with_its_reason(world, tmp_path):
+def test_failures_are_listed_with_their_reason(world, tmp_path):
     media = tmp_path / "media"
     media.mkdir()
     clip = next((world / "clips").iterdir())
@@ -119,17 +119,17 @@ def test_what_fails_is_listed_with_its_reason(world, tmp_path):
         extract_features.main(command(world, media, tmp_path / "strict", "--max_missing", "0.5"))
 
 
-def test_two_processes_continue_a_cache_and_leave_what_one_leaves(world, tmp_path):
+def test_two_processes_resume_a_cache_and_give_the_features_of_one(world, tmp_path):
     media, output = tmp_path / "media", tmp_path / "features"
     shutil.copytree(world / "clips", media)
     clips = sorted(media.iterdir())
     one = ["--output", str(output), "--media", str(clips[0])]
     extract_features.main(["--model", str(world / "checkpoint"), *one])
     (output / "failed-0002.jsonl").write_text(
-        '{"media_id": "of an earlier run on three processes"}\n', encoding="utf-8"
+        '{"media_id": "failed in an earlier run on three processes"}\n', encoding="utf-8"
     )
     begun = {path: path.stat().st_mtime_ns for path in output.glob("part-*")}
-    for number in range(4):  # neighbours in the sorted list, which fall to different processes
+    for number in range(4):  # adjacent in the sorted list, hence divided between the processes
         (media / f"zz{number}.mp4").write_bytes(b"")
     strict = [*command(world, media, output), "--max_missing", "0.5"]
     text = run_on_two_processes("train.extract_features", *strict, succeeds=False)
@@ -138,7 +138,7 @@ def test_two_processes_continue_a_cache_and_leave_what_one_leaves(world, tmp_pat
         {entry["media_id"] for entry in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
         for path in sorted(output.glob("failed-*.jsonl"))
     ]
-    earlier = "of an earlier run on three processes"  # an earlier failure stays listed
+    earlier = "failed in an earlier run on three processes"  # remains listed
     assert sorted(len(names - {earlier}) for names in failed) == [2, 2]
     assert set.union(*failed) == {earlier, *(f"zz{n}" for n in range(4))}
     assert {path: path.stat().st_mtime_ns for path in begun} == begun
@@ -152,7 +152,7 @@ def test_two_processes_continue_a_cache_and_leave_what_one_leaves(world, tmp_pat
         np.testing.assert_array_equal(two.audio(clip.stem), one.audio(clip.stem))
 
 
-def test_a_cache_refuses_the_features_of_other_towers(world, tmp_path):
+def test_features_of_other_towers_cannot_be_added_to_a_cache(world, tmp_path):
     model, _ = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8, seed=1)
     own = tower_fingerprint(load_model(str(world / "checkpoint")))
     assert own != tower_fingerprint(model)
@@ -162,7 +162,7 @@ def test_a_cache_refuses_the_features_of_other_towers(world, tmp_path):
 
 
 def part_rows(world, start: float | None, end: float | None) -> list[dict]:
-    """The untrimmed video, its sound alone, and a clip as a picture: a part of each."""
+    """The untrimmed video, a clip as image and a clip as audio: a part of each."""
     rows = [rows_of(world)[3], *rows_of(world)[:2]]
     for row in rows:
         row["id"] += "-part"
@@ -171,8 +171,8 @@ def part_rows(world, start: float | None, end: float | None) -> list[dict]:
 
 
 @pytest.mark.parametrize(("start", "end"), [(2.0, 7.0), (None, 5.0), (3.0, None)])
-def test_rows_about_a_part_of_a_file_get_that_part(world, tmp_path, start, end):
-    """From features and from files alike, and not the whole file."""
+def test_a_row_about_a_part_of_a_file_has_the_features_of_that_part(world, tmp_path, start, end):
+    """From the cache and from the file, and not those of the whole file."""
     rows, path = part_rows(world, start, end), tmp_path / "rows.parquet"
     Dataset.from_list(rows, features=FEATURES).to_parquet(str(path))
     output = tmp_path / "features"
@@ -184,7 +184,7 @@ def test_rows_about_a_part_of_a_file_get_that_part(world, tmp_path, start, end):
     )
     cached = CachedMedia([str(output)], processor=processor)
     files = MediaFiles(None, processor=processor)
-    assert CachedMedia([str(world / "features")], processor=processor).missing(rows[0])  # the whole file is no part
+    assert CachedMedia([str(world / "features")], processor=processor).missing(rows[0])  # only the whole file
     for row in rows:
         assert cached.missing(row) == []
         whole = {**row, "media": {**row["media"], "start": None, "end": None}}
@@ -198,14 +198,14 @@ def test_rows_about_a_part_of_a_file_get_that_part(world, tmp_path, start, end):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("cached_dtype", ["float32", "float16", "bfloat16"])
-def test_another_data_type_is_not_another_tower(world, dtype, cached_dtype):
+def test_towers_in_another_data_type_are_the_same_towers(world, dtype, cached_dtype):
     cached = load_model(str(world / "checkpoint"), dtype=cached_dtype)
     model = load_model(str(world / "checkpoint"), dtype=dtype)
-    if {dtype, cached_dtype} != {"float16", "bfloat16"}:  # neither of these holds the other's digits
+    if {dtype, cached_dtype} != {"float16", "bfloat16"}:  # these cannot represent each other's values
         check_towers(tower_settings(cached), model, folder="cache")
 
 
-def test_a_stage_refuses_the_features_of_other_towers(world, tmp_path):
+def test_a_stage_with_features_of_other_towers_is_an_error(world, tmp_path):
     model, processor = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8, seed=1)
     model.save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
@@ -224,7 +224,7 @@ def test_a_stage_refuses_the_features_of_other_towers(world, tmp_path):
         )
 
 
-def test_failures_of_earlier_runs_are_kept_until_they_succeed(world, tmp_path):
+def test_failures_of_earlier_runs_remain_listed_until_they_succeed(world, tmp_path):
     clip, output = next((world / "clips").iterdir()), tmp_path / "out"
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
@@ -240,12 +240,12 @@ def test_failures_of_earlier_runs_are_kept_until_they_succeed(world, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--num-workers", "0"], ["--max-missing", "120%"], ["--max_missing", "much"]])
-def test_a_wrong_option_is_refused(tmp_path, arguments):
+def test_a_wrong_option_is_an_error(tmp_path, arguments):
     with pytest.raises(ValueError):
         extract_features.main(["--model", "x", "--output", str(tmp_path), *arguments])
 
 
-def test_two_files_of_one_id_are_an_error(tmp_path):
+def test_two_files_with_one_id_and_a_missing_folder_are_errors(tmp_path):
     for name in ("a.mp4", "a.wav"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match="id 'a'"):
@@ -254,8 +254,8 @@ def test_two_files_of_one_id_are_an_error(tmp_path):
         list_media(str(tmp_path / "none"), [])
 
 
-def test_the_loss_is_the_same_with_centred_tokens_and_short_windows(world, tmp_path):
-    """The sound of a clip alone is its middle window, from the file and from all windows of the cached clip."""
+def test_the_loss_is_equal_with_centred_tokens_and_short_windows(world, tmp_path):
+    """An audio row shows the middle window of the clip, both from the file and from the cached windows."""
     model, processor = build_tiny(
         ["a caption"], vocab_size=400, num_av_tokens=40, alignment="centred", window_seconds=2.0, stride_seconds=1.0
     )

@@ -1,4 +1,4 @@
-"""Annotation files as people have them, by kind of fault: broken records, types, encodings, hostile names."""
+"""Faulty annotation files, by kind of fault: malformed records, wrong types, encodings, unsafe names."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ from .media_files import pictures, tone, write_media
 
 
 def build(source, records, tmp_path, *, name="records.json", **settings):
-    """(rows, counts) of an instruction source, its records written as JSON, or as they are where they are text."""
+    """(rows, counts) of an instruction source; `records` are written as JSON, or as they are if they are text."""
     path = tmp_path / name
     path.write_text(records if isinstance(records, str) else json.dumps(records), encoding="utf-8")
     report = CurationReport()
@@ -96,7 +96,7 @@ NAN = float("nan")
         ("video_instruct", [PAIR, 5], "malformed_record"),
     ],
 )
-def test_a_bad_record_is_counted_and_its_neighbours_are_kept(source, records, reason, tmp_path):
+def test_a_malformed_record_is_counted_and_other_records_are_kept(source, records, reason, tmp_path):
     settings = {}
     if source == "charades_sta":
         (tmp_path / "durations.json").write_text('{"good": 10, "bad": 10}')
@@ -106,7 +106,7 @@ def test_a_bad_record_is_counted_and_its_neighbours_are_kept(source, records, re
     assert counts["kept"] >= 1 and all("good" in row["media"]["video"] for row in rows)
 
 
-def test_numbers_are_read_as_ids_and_answers(tmp_path):
+def test_numbers_are_accepted_as_ids_and_answers(tmp_path):
     rows, counts = build("video_instruct", [{"video_id": 7, "q": "How many?", "a": 2}], tmp_path)
     assert rows[0]["media"]["video"] == "7.mp4" and rows[0]["messages"][1]["content"] == "2"
     assert counts["dropped"] == {}
@@ -134,19 +134,19 @@ def test_numbers_are_read_as_ids_and_answers(tmp_path):
         ("vtimellm", "[" * 100_000),
     ],
 )
-def test_a_file_of_another_data_set_is_refused_by_name(source, records, tmp_path):
+def test_a_file_of_another_dataset_is_an_error_that_names_it(source, records, tmp_path):
     with pytest.raises(ValueError, match=r"wrong\.json"):
         build(source, records, tmp_path, name="wrong.json")
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
-def test_an_evaluation_refuses_a_file_of_another_data_set_by_name(task, tmp_path):
+def test_a_file_of_another_dataset_is_an_error_in_evaluation(task, tmp_path):
     (tmp_path / "wrong.json").write_text('[{"nothing": 1}]')
     with pytest.raises(ValueError, match=r"wrong\.json"):
         TASKS[task].read([tmp_path / "wrong.json"] * (2 if task in ("charades_sta", "activitynet_qa") else 1), "test")
 
 
-def test_an_evaluation_refuses_a_malformed_record_by_name(tmp_path):
+def test_a_malformed_record_is_an_error_in_evaluation(tmp_path):
     (tmp_path / "unav.json").write_text(
         json.dumps(unav(bad={"annotations": [{"segment": [0, NAN], "label": "rain"}]}))
     )
@@ -157,7 +157,7 @@ def test_an_evaluation_refuses_a_malformed_record_by_name(tmp_path):
         TASKS["avsd"].read([tmp_path / "avsd.json"], None)
 
 
-def test_annotations_without_ids_of_classes_and_without_durations_are_evaluated(tmp_path):
+def test_annotations_without_class_ids_and_durations_are_evaluated(tmp_path):
     events = [{"segment": [0, 4], "label": "wind"}, {"segment": [1, 2], "label": "rain"}]
     video = {"subset": "test", "annotations": events}
     (tmp_path / "unav.json").write_text(json.dumps({"database": {"a": video}}))
@@ -168,7 +168,7 @@ def test_annotations_without_ids_of_classes_and_without_durations_are_evaluated(
 LINES = "First line, with \u2028 and \x85 in it"
 
 
-def test_json_lines_end_at_line_feeds_alone(tmp_path):
+def test_json_lines_are_split_at_line_feeds_only(tmp_path):
     (tmp_path / "lines.jsonl").write_text(
         json.dumps({"q": LINES}, ensure_ascii=False) + "\r\n" + json.dumps({"q": 2}) + "\n", encoding="utf-8"
     )
@@ -191,7 +191,7 @@ def test_text_with_a_byte_order_mark_is_read(tmp_path, encoding):
         (gzip.compress(bytes(range(200)))[:40] + b"\xff" * 40, r"a\.txt is a damaged gzip file"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, data, message):
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, data, message):
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(ValueError, match=message):
         read_text(tmp_path / "a.txt")
@@ -212,7 +212,7 @@ def test_a_damaged_file_is_named(tmp_path, data, message):
         (read_auto_acd, "youtube_id,caption\naaaaaaaaaaa,Rain falls.\nbbbbbbbbbbb\n"),
     ],
 )
-def test_a_csv_row_of_another_length_is_counted(tmp_path, reader, text):
+def test_a_csv_row_with_a_wrong_number_of_fields_is_counted(tmp_path, reader, text):
     (tmp_path / "a.csv").write_text(text)
     report = CurationReport()
     pairs = list(reader(tmp_path / "a.csv", report=report))
@@ -220,7 +220,7 @@ def test_a_csv_row_of_another_length_is_counted(tmp_path, reader, text):
     assert counts["dropped"] == {"malformed_row": 1} and counts["read"] == len(pairs) + 1 >= 2
 
 
-def test_captions_over_two_quoted_lines_are_read(tmp_path):
+def test_a_quoted_caption_may_span_two_lines(tmp_path):
     (tmp_path / "a.csv").write_text('audiocap_id,youtube_id,start_time,caption\n1,aaaaaaaaaaa,30,"A dog\nbarks"\n')
     (pair,) = read_audiocaps(tmp_path / "a.csv", report=CurationReport())
     assert pair.caption == "A dog\nbarks"
@@ -236,7 +236,7 @@ def test_a_stray_quote_is_an_error_with_its_line(tmp_path, row, tail):
         list(read_csv(tmp_path / "a.csv", columns=("id",)))
 
 
-def test_a_row_of_labels_of_another_length_or_without_times_is_counted(tmp_path):
+def test_a_malformed_row_of_labels_is_counted(tmp_path):
     (tmp_path / "classes.csv").write_text('index,mid,display_name\n0,/m/1,"Rain, heavy"\n')
     (tmp_path / "a.csv").write_text('aaaaaaaaaaa, 0.0, 10.0, "/m/1"\nbbbbbbbbbbb, 0.0\nccccccccccc, 0, soon, "/m/1"\n')
     report = CurationReport()
@@ -271,7 +271,7 @@ EXCLUDED = "ttttttttttt"
         json.dumps({"AudioSet": [EXCLUDED], "FreeSound": ["12"]}),
     ],
 )
-def test_every_published_form_of_an_exclusion_list_is_read(tmp_path, text):
+def test_all_published_formats_of_exclusion_lists_are_read(tmp_path, text):
     (tmp_path / "ids").write_text(text, encoding="utf-8")
     (tmp_path / "clips.json").write_text(json.dumps([CLIP, {**CLIP, "video_id": f"{EXCLUDED}_5.000_15.000"}]))
     report = CurationReport()
@@ -284,13 +284,13 @@ def test_every_published_form_of_an_exclusion_list_is_read(tmp_path, text):
     "text",
     ["", "[]", '[{"title": "a"}]', '{"a": 1}', "title,year\nrain,2020\n", "label,video_id\nrain\n", "[[1]]", "{"],
 )
-def test_a_list_of_another_form_is_refused_by_name(tmp_path, text):
+def test_an_exclusion_list_in_an_unknown_format_is_an_error_that_names_it(tmp_path, text):
     (tmp_path / "ids.txt").write_text(text)
     with pytest.raises(ValueError, match=r"ids\.txt"):
         read_excluded_ids(tmp_path / "ids.txt")
 
 
-def test_a_list_without_effect_is_a_warning(tmp_path):
+def test_an_exclusion_list_without_effect_is_a_warning(tmp_path):
     (tmp_path / "ids.txt").write_text("nobody\n")
     (tmp_path / "clips.json").write_text(json.dumps([CLIP]))
     with pytest.warns(UserWarning, match="none of the 1 ids of exclude_ids_file occurs"):
@@ -310,7 +310,7 @@ def test_a_list_without_effect_is_a_warning(tmp_path):
     ("length", "duration", "expected"),
     [(7, 47.68, {"duration_differs": 1}), (10, 10.3, {}), (20, 10.0, {"duration_differs": 1})],
 )
-def test_a_duration_that_is_not_that_of_the_file_is_dropped(tmp_path, length, duration, expected):
+def test_a_record_whose_duration_differs_from_the_file_is_dropped(tmp_path, length, duration, expected):
     (tmp_path / "videos").mkdir()
     write_media(tmp_path / "videos" / "a.mp4", frames=pictures(length * 2), fps=2)
     records = {"database": {"a": {**unav()["database"]["good"], "duration": duration}}}
@@ -318,7 +318,7 @@ def test_a_duration_that_is_not_that_of_the_file_is_dropped(tmp_path, length, du
     assert counts["dropped"] == expected and bool(rows) == (not expected)
 
 
-def test_didemo_rows_are_about_the_beginning_of_a_longer_file(tmp_path):
+def test_didemo_rows_use_the_first_30_seconds_of_a_longer_file(tmp_path):
     (tmp_path / "videos").mkdir()
     write_media(tmp_path / "videos" / "good.mp4", frames=pictures(88), fps=1)
     rows, counts = build("didemo", [MOMENT], tmp_path, media_dir=str(tmp_path / "videos"))
@@ -345,7 +345,7 @@ def conversation(times, *, duration=30.0, **meta):
         ({"<s0>": 3}, 30.0, "time_without_seconds"),
     ],
 )
-def test_conversations_obey_the_rules_of_the_other_sources(tmp_path, times, duration, reason):
+def test_times_of_conversations_are_checked_as_in_other_sources(tmp_path, times, duration, reason):
     records = [conversation({"<s0>": 1, "<e0>": 31}), conversation(times, duration=duration)]
     (row,), counts = build("vtimellm", records, tmp_path)
     assert counts["dropped"] == {reason: 1} and counts["repaired"] == {"end_after_duration": 1}
@@ -353,7 +353,7 @@ def test_conversations_obey_the_rules_of_the_other_sources(tmp_path, times, dura
     assert row["messages"][1]["content"] == "From <s0> to <e0>, rain."
 
 
-def test_an_excerpt_is_a_part_of_the_whole_file_where_it_has_no_file(tmp_path):
+def test_an_excerpt_without_a_file_is_a_part_of_the_whole_file(tmp_path):
     (tmp_path / "videos").mkdir()
     write_media(tmp_path / "videos" / "good.mp4", frames=pictures(100), fps=1)
     records = [
@@ -370,7 +370,7 @@ def test_an_excerpt_is_a_part_of_the_whole_file_where_it_has_no_file(tmp_path):
     [
         ("cam_1_2", ("cam_1_2", None, None)),
         ("kitchen_03_15", ("kitchen_03_15", None, None)),
-        ("living_room_000030", ("living_room", None, None)),  # eleven characters: cannot be told from VGGSound's form
+        ("living_room_000030", ("living_room", None, None)),  # eleven characters: same format as VGGSound
         ("a_1.5_2.5", ("a_1.5_2.5", None, None)),
         ("AP0061o0Nvk_101.8_111.8", ("AP0061o0Nvk", 101.8, 111.8)),
         ("-u_HAvfqs2I_7.800_17.800", ("-u_HAvfqs2I", 7.8, 17.8)),
@@ -380,7 +380,7 @@ def test_only_ids_with_decimals_are_split_into_times(clip_id, expected):
     assert split_clip_id(clip_id) == expected
 
 
-def test_clips_whose_ids_end_in_two_numbers_have_the_usual_duration(tmp_path):
+def test_clips_whose_ids_end_in_two_integers_have_the_default_duration(tmp_path):
     (tmp_path / "clips.json").write_text(json.dumps([{"video_id": "cam_9_2", "desc": "A dog barks."}]))
     (clip,) = read_clips(tmp_path / "clips.json", report=CurationReport())
     assert (clip.clip_id, clip.duration) == ("cam_9_2", 10.0) and youtube_id_of("kitchen_03_15") is None
@@ -390,7 +390,7 @@ TOKENS = ("</s>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "[INST]", "<</SYS
 
 
 @pytest.mark.parametrize("token", TOKENS)
-def test_control_tokens_do_not_come_through_a_reader(tmp_path, token):
+def test_control_tokens_are_removed_by_every_reader(tmp_path, token):
     text = f"A dog {token} barks"
     built = [
         build("unav100", unav(bad={"annotations": [{"segment": [0, 4], "label": text}]}), tmp_path)[0],
@@ -411,7 +411,7 @@ def test_control_tokens_do_not_come_through_a_reader(tmp_path, token):
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/../../secret", "..\\secret", "..", "a\0b"])
-def test_a_name_that_leads_out_of_the_media_folder_is_dropped(tmp_path, name):
+def test_a_media_name_outside_the_folder_is_dropped(tmp_path, name):
     (tmp_path / "videos").mkdir()
     write_media(tmp_path / "secret.mp4", frames=pictures(10))
     write_media(tmp_path / "videos" / "good.mp4", frames=pictures(10))
@@ -427,7 +427,7 @@ def test_a_name_that_leads_out_of_the_media_folder_is_dropped(tmp_path, name):
 
 
 @pytest.mark.parametrize("setting", [{"num_pairs": -5}, {"num_pairs": "1e3"}, {"max_missing": 2}, {"max_per_text": 0}])
-def test_a_number_out_of_its_range_is_refused(tmp_path, setting):
+def test_a_setting_out_of_range_is_an_error_that_names_it(tmp_path, setting):
     (tmp_path / "clips.json").write_text(json.dumps([CLIP]))
     with pytest.raises(ValueError, match=next(iter(setting))):
         select_pairs(A5222KConfig(captions_file=tmp_path / "clips.json", **setting), report=CurationReport())
@@ -443,12 +443,12 @@ def test_several_captions_files_are_read_in_order(tmp_path):
     assert [clip.clip_id for clip in clips] == ["b" * 11, "a" * 11]
 
 
-def test_sound_is_not_taken_for_a_picture(tmp_path):
+def test_an_audio_file_of_a_video_is_dropped(tmp_path):
     (tmp_path / "videos").mkdir()
     write_media(tmp_path / "videos" / "good.mp4", waveform=tone(1.0))
     rows, counts = build("unav100", unav(), tmp_path, media_dir=str(tmp_path / "videos"))
     assert rows == [] and counts["dropped"] == {"no_picture": 1}
 
 
-def test_mutated_files_give_rows_counted_drops_or_one_error_that_names_them(data_dir):
+def test_mutated_files_give_rows_counted_drops_or_an_error_that_names_them(data_dir):
     mutated_annotations.main(["--data-dir", str(data_dir), "--num-files", "2", "--seed", "2"])

@@ -1,4 +1,4 @@
-"""Cached tower outputs: what is written is read, a killed extraction continues, nothing half-written is seen."""
+"""The feature store: round trip, resuming after a kill, partly written files are not read."""
 
 import pickle
 
@@ -13,7 +13,7 @@ def rows(seed, num, width):
     return np.random.default_rng(seed).normal(size=(num, width)).astype(np.float32)
 
 
-def test_rows_come_back_as_they_were_written(tmp_path):
+def test_rows_are_read_as_written(tmp_path):
     with FeatureWriter(tmp_path, media_per_part=2) as writer:
         for number in range(5):
             writer.add(
@@ -30,11 +30,11 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     assert np.array_equal(pickle.loads(pickle.dumps(store)).video("-id_2"), store.video("-id_2"))
 
 
-def test_an_interrupted_writer_continues_and_repeats_nothing(tmp_path):
+def test_a_new_writer_resumes_an_interrupted_one(tmp_path):
     writer = FeatureWriter(tmp_path, media_per_part=2)
-    for number in range(3):  # the third is never flushed: the process is killed here
+    for number in range(3):  # the third is not flushed, as in a killed process
         writer.add(str(number), video=rows(number, 2, 8), audio=rows(number, 1, 4), duration=1)
-    (tmp_path / "part-0000-00001.safetensors").write_bytes(b"torn")  # rows without an index do not count
+    (tmp_path / "part-0000-00001.safetensors").write_bytes(b"torn")  # a part without an index is ignored
     assert sorted(FeatureStore(tmp_path)) == ["0", "1"]
     with FeatureWriter(tmp_path, media_per_part=2) as again:
         todo = [number for number in range(4) if str(number) not in again]
@@ -45,7 +45,7 @@ def test_an_interrupted_writer_continues_and_repeats_nothing(tmp_path):
     assert all(np.array_equal(store.video(str(number)), rows(number, 2, 8)) for number in range(4))
 
 
-def test_processes_write_parts_of_their_own(tmp_path):
+def test_each_process_writes_its_own_parts(tmp_path):
     for rank in (0, 1):
         with FeatureWriter(tmp_path, rank=rank) as writer:
             writer.add(f"rank{rank}", video=rows(rank, 2, 8), audio=rows(rank, 1, 4), duration=1)
@@ -59,7 +59,7 @@ def test_half_precision_is_read_as_float32(tmp_path):
     assert read.dtype == np.float32 and np.allclose(read, rows(0, 4, 8), atol=2e-3)
 
 
-def test_a_store_composes_and_knows_silence(tmp_path):
+def test_features_of_a_store_are_composed_with_its_feature_of_silence(tmp_path):
     with FeatureWriter(tmp_path) as writer:
         writer.add("loud", video=rows(0, 10, 8), audio=rows(0, 1, 4), duration=10)
         writer.add("mute", video=rows(1, 10, 8), audio=np.zeros((0, 4)), duration=10)
@@ -72,8 +72,8 @@ def test_a_store_composes_and_knows_silence(tmp_path):
     assert video.shape == (75, 8) and (audio[-12:] == 0.5).all()
 
 
-def test_rows_of_another_alignment_or_window_are_refused(tmp_path):
-    """A folder that does not say has the published form."""
+def test_features_of_another_alignment_or_window_are_an_error(tmp_path):
+    """A folder without these settings has the published ones."""
     published = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0}
     with FeatureWriter(tmp_path, settings={"towers": "a"}) as writer:
         writer.add("x", video=rows(0, 2, 8), audio=rows(0, 1, 4), duration=1)
@@ -86,7 +86,7 @@ def test_rows_of_another_alignment_or_window_are_refused(tmp_path):
             FeatureWriter(tmp_path, settings={"towers": "a", **published, **changed})
 
 
-def test_wrong_input_is_refused_by_name(tmp_path):
+def test_invalid_input_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ValueError, match="no cached features"):
         FeatureStore(tmp_path)
     with pytest.raises(ValueError, match="bfloat16"):
@@ -103,7 +103,7 @@ def test_wrong_input_is_refused_by_name(tmp_path):
         FeatureStore(tmp_path).video("z")
 
 
-def test_a_part_that_is_the_whole_medium_needs_no_features_of_its_own(tmp_path):
+def test_a_part_that_covers_the_whole_medium_uses_its_features(tmp_path):
     with FeatureWriter(tmp_path) as writer:
         for name, seconds in (("short", 27.5), ("long", 88.0), ("long@0.000-30.000", 30.0)):
             writer.add(name, video=np.ones((2, 4)), audio=np.ones((1, 4)), duration=seconds)

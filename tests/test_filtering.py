@@ -1,4 +1,4 @@
-"""Quality control of plans: each rule rejects what it should, for the reason it names."""
+"""Filtering of plans: each rule rejects with its reason."""
 
 import numpy as np
 import pytest
@@ -34,23 +34,23 @@ def test_a_repeated_clip_does_not_make_a_video_more_coherent():
     assert reject([0, 2, 0, -1], coherence_threshold=0.0) == "incoherent"
 
 
-def test_two_events_that_one_question_would_mean_are_ambiguous():
+def test_two_similar_events_are_ambiguous():
     assert reject([0, 1, 3], ambiguity_threshold=0.9) == "ambiguous"
     assert reject([0, 1, 0], ambiguity_threshold=0.9) == ""
 
 
-def test_an_event_does_not_follow_itself():
+def test_a_repeated_adjacent_event_is_rejected():
     assert reject([0, 0, 1]) == "event_follows_itself"
-    assert reject([0, 1, -1, -1]) == ""  # padding is no event
+    assert reject([0, 1, -1, -1]) == ""  # padding is ignored
 
 
-def test_durations_are_kept_in_range():
+def test_durations_out_of_range_are_rejected():
     assert reject([0, 1, 3], duration_range=(0, 24)) == ""
     assert reject([0, 1, 3], duration_range=(0, 23.9)) == "duration_out_of_range"
     assert reject([0, 1, 3], scales=50, duration_range=(12.1, 100)) == "duration_out_of_range"
 
 
-def test_many_rows_are_judged_as_single_ones():
+def test_many_plans_are_filtered_as_single_ones():
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 4, size=(9000, 5))
     plan = Plan.gapless(np.arange(9000), clips, np.full((9000, 5), 100))
@@ -66,5 +66,5 @@ def test_thresholds_on_cosines_need_embeddings():
         PlanFilter(DURATIONS, np.arange(4), coherence_threshold=0.3)
 
 
-def test_captions_that_say_the_same_are_one_event():
+def test_captions_equal_up_to_case_and_punctuation_are_one_event():
     assert number_events(["A dog barks.", "a dog barks", "A dog  barks!", "A dog barked."]).tolist() == [0, 0, 0, 1]

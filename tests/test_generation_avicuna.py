@@ -1,4 +1,4 @@
-"""Well-formed time spans under every way of decoding, and scores that are the model's own probabilities."""
+"""Constrained time spans under all decoding strategies, and event scores equal to the probabilities of the model."""
 
 import math
 import re
@@ -33,7 +33,7 @@ def llama_tokenizer(shared_golden_dir):
 
 @pytest.fixture(scope="module")
 def language_model(tokenizer):
-    """A plain random Llama, so that these tests hold for any causal language model."""
+    """A random Llama: these functions work for any causal language model."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -48,7 +48,7 @@ def language_model(tokenizer):
 
 
 def malformed_spans(text: str, codec: TimeCodec, *, cut: bool = True) -> list[str]:
-    """Every span of a text that is not `from <time> to <time>` with end >= start; one cut off at the end is let go."""
+    """Spans of a text that are not `from <time> to <time>` with end >= start; ignores one cut off at the end."""
     digits = r"[0-9]+\.[0-9]" if codec.unit == "seconds" else rf"[0-9]{{{codec.num_digits}}}"
     malformed = []
     for opening in re.finditer(r"(?<![A-Za-z0-9_])from\s+-?[0-9]", text, re.IGNORECASE):
@@ -93,16 +93,16 @@ def test_every_span_is_well_formed_in_a_batch(language_model, tokenizer, codec, 
     assert [malformed_spans(text, codec) for text in texts] == [[]] * len(texts)
 
 
-def test_without_the_constraint_the_same_model_says_malformed_spans(language_model, tokenizer):
-    """Else the test above could not fail."""
+def test_the_same_model_generates_malformed_spans_without_the_constraint(language_model, tokenizer):
+    """Shows that the test above can fail."""
     torch.manual_seed(1)
     outputs = generate(language_model, tokenizer, PROMPTS, Talkative(tokenizer), max_new_tokens=60, do_sample=True)
     texts = tokenizer.batch_decode(outputs.sequences[:, -60:], skip_special_tokens=True)
     assert any(malformed_spans(text, TimeCodec()) for text in texts)
 
 
-def test_a_batch_is_constrained_like_its_rows_one_by_one(tokenizer):
-    """The state is read off the ids alone: order, neighbours and earlier calls make no difference."""
+def test_a_batch_is_constrained_like_single_rows(tokenizer):
+    """The constraint depends only on the ids of a row, not on other rows or earlier calls."""
     constraint = TimeSpanLogitsProcessor(tokenizer)
     tails = [
         "From",
@@ -135,8 +135,8 @@ def test_a_batch_is_constrained_like_its_rows_one_by_one(tokenizer):
     assert together[together.isfinite()].equal(scores[together.isfinite()])
 
 
-def test_a_sentence_that_begins_with_from_goes_on_with_a_time(tokenizer):
-    """And only such a sentence: labels may hold the word."""
+def test_a_time_must_follow_from_at_the_start_of_a_sentence_only(tokenizer):
+    """A label may contain the word."""
     constraint = TimeSpanLogitsProcessor(tokenizer)
 
     def allowed(text: str) -> list[str]:
@@ -157,7 +157,7 @@ def test_the_end_is_never_before_the_start(tokenizer):
         for tens in range(10):
             ids = torch.tensor([tokenizer(f"From {start:02d} to {tens}", add_special_tokens=False).input_ids])
             if tens < start // 10:
-                continue  # the constraint would not have let it come here
+                continue  # excluded by the constraint on the tens
             allowed = constraint(ids, torch.zeros(1, len(tokenizer)))[0].isfinite().nonzero().flatten().tolist()
             ends = sorted(10 * tens + int(tokenizer.decode([token_id])) for token_id in allowed)
             assert ends == list(range(max(start, 10 * tens), 10 * tens + 10))
@@ -165,7 +165,7 @@ def test_the_end_is_never_before_the_start(tokenizer):
 
 @pytest.mark.parametrize("codec", CODECS, ids=str)
 def test_the_llama_tokenizer_with_its_lone_space_token(llama_tokenizer, codec):
-    """LLaMA writes "from 03" as "_from", "_", "0", "3". Random scores stand for a model."""
+    """LLaMA encodes "from 03" as "_from", "_", "0", "3". The scores are random, without a model."""
     constraint, talkative = TimeSpanLogitsProcessor(llama_tokenizer, codec=codec), Talkative(llama_tokenizer)
     assert (
         constraint._texts[29871] == " "
@@ -182,7 +182,7 @@ def test_the_llama_tokenizer_with_its_lone_space_token(llama_tokenizer, codec):
     assert [malformed_spans(text, codec) for text in texts] == [[]] * len(texts)
 
 
-def test_a_tokenizer_that_cannot_write_times_is_refused():
+def test_a_tokenizer_without_digit_tokens_is_an_error():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -193,7 +193,7 @@ def test_a_tokenizer_that_cannot_write_times_is_refused():
 
 
 class Dictate(LogitsProcessor):
-    """Makes the model say a text, whatever it thinks of it; `rival` beams see a second text as almost as good."""
+    """Forces the model to generate the first text; further texts have slightly lower scores, for other beams."""
 
     def __init__(self, tokenizer, prompt_length: int, *texts: str):
         self.rows = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in texts]
@@ -213,7 +213,7 @@ SAID = "From 03 to 17, a dog. Rain from 40 to 52"
 
 
 def reference_score(model, tokenizer, prompt: str, said: str, span: str) -> float:
-    """The geometric mean of the digits' probabilities by a second forward over the whole text."""
+    """The geometric mean of the probabilities of the digits, from a second forward pass over the whole text."""
     prompt_ids = tokenizer(prompt).input_ids
     said_ids = tokenizer(said, add_special_tokens=False).input_ids
     with torch.no_grad():
@@ -232,7 +232,7 @@ def reference_score(model, tokenizer, prompt: str, said: str, span: str) -> floa
 @pytest.mark.parametrize(
     "strategy", [{"do_sample": False}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=str
 )
-def test_scores_are_the_models_own_probabilities(language_model, tokenizer, strategy):
+def test_scores_equal_the_probabilities_of_the_model(language_model, tokenizer, strategy):
     prompts = ["When?", "When? A longer question"]
     length = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
     dictate = Dictate(tokenizer, length, SAID, "From 03 to 18, a cat. Wind from 41 to 52 and more")
@@ -263,7 +263,7 @@ def test_scores_are_the_models_own_probabilities(language_model, tokenizer, stra
 )
 @pytest.mark.parametrize("answer", ["From 03 to 17.", " From 03 to 17.", "No event.", " No event."])
 def test_presence_is_the_share_of_from_against_no_at_the_first_token(language_model, tokenizer, answer, strategy):
-    """This tokenizer writes "From" and " From" as one token, "No" as "N", "o" and " No" as " ", "N", "o"."""
+    """This tokenizer encodes "From" and " From" as one token, "No" as "N", "o" and " No" as " ", "N", "o"."""
     prompt = tokenizer("When?").input_ids
     dictate = Dictate(tokenizer, len(prompt), answer, answer)
     outputs = generate(language_model, tokenizer, ["When?"], dictate, max_new_tokens=20, **strategy)
@@ -281,7 +281,7 @@ def test_presence_is_the_share_of_from_against_no_at_the_first_token(language_mo
         assert [event.score for event in events] == ([score] if "From" in answer else [])
 
 
-def test_presence_is_read_after_a_space_that_both_words_begin_with():
+def test_presence_is_read_after_a_shared_leading_space():
     tokenizer = tiny_tokenizer(["a b c"])  # " From" is " ", "F", ..., and " No" is " ", "N", ...
     space, f, n = tokenizer.convert_tokens_to_ids(["\u0120", "F", "N"])
     logits = torch.full((2, 1, len(tokenizer)), -50.0)
@@ -290,7 +290,7 @@ def test_presence_is_read_after_a_space_that_both_words_begin_with():
     assert presence_scores(outputs, tokenizer=tokenizer) == [pytest.approx(0.75)]
 
 
-def test_token_probabilities_equal_the_transition_scores_of_transformers(language_model, tokenizer):
+def test_token_log_probabilities_equal_the_transition_scores_of_transformers(language_model, tokenizer):
     outputs = generate(language_model, tokenizer, ["When?", "x"], num_beams=3, max_new_tokens=12)
     expected = language_model.compute_transition_scores(
         outputs.sequences, outputs.logits, outputs.beam_indices, normalize_logits=True

@@ -1,4 +1,4 @@
-"""load_dataset("image_text", ...): pairs for stage I from every form of file at hand."""
+"""load_dataset("image_text", ...): pairs for stage I from all supported file formats."""
 
 import json
 
@@ -38,7 +38,7 @@ def rows_of(**settings):
     return list(read_rows(ImageTextConfig(**settings), report=report)), report.counts()
 
 
-def test_the_image_files_at_hand_become_one_row_each(data_dir, tmp_path):
+def test_each_record_of_the_real_files_gives_one_row(data_dir, tmp_path):
     names = ("image_text/minigpt_caption_3k.json.gz", "image_text/llava_complex_reasoning_2k.json.gz")
     names += ("image_text/coco2014_val_gpt4_qa_30x3.jsonl.gz", "violet_samples/txt_cc3m.json.gz")
     files = [str(data_dir / name) for name in names]
@@ -53,7 +53,7 @@ def test_the_image_files_at_hand_become_one_row_each(data_dir, tmp_path):
     assert not any(row["dropped"] for row in counts.values())
 
 
-def test_lcs_rows_ask_with_the_picture_first_wherever_the_file_had_it(tmp_path):
+def test_the_image_placeholder_is_moved_to_the_start_of_the_question(tmp_path):
     (tmp_path / "lcs.json").write_text(json.dumps(LCS_ROWS))
     rows, _ = rows_of(annotations_file=tmp_path / "lcs.json")
     assert [row["messages"][0]["content"] for row in rows] == [
@@ -66,7 +66,7 @@ def test_lcs_rows_ask_with_the_picture_first_wherever_the_file_had_it(tmp_path):
     assert [len(row["messages"]) for row in rows] == [2, 4]
 
 
-def test_missing_pictures_are_counted_with_all_their_turns(tmp_path):
+def test_missing_images_are_counted_with_all_their_turns(tmp_path):
     (tmp_path / "lcs.json").write_text(json.dumps(LCS_ROWS))
     (tmp_path / "images" / "00453").mkdir(parents=True)
     (tmp_path / "images" / "00453" / "004539375.jpg").write_bytes(b"-")
@@ -78,7 +78,7 @@ def test_missing_pictures_are_counted_with_all_their_turns(tmp_path):
     assert counts["lcs"] == {"read": 3, "kept": 1, "dropped": {"missing_media": 2}, "repaired": {}}
 
 
-def test_captioned_clips_give_frame_captions_and_clips_without_a_picture_none(data_dir, tmp_path):
+def test_captioned_clips_give_image_rows_and_clips_without_video_are_dropped(data_dir, tmp_path):
     (tmp_path / "clips").mkdir()
     sources = {
         "heard": data_dir / "clips" / "gs-16b-2c-44100hz_audio_only.mp4",
@@ -95,7 +95,7 @@ def test_captioned_clips_give_frame_captions_and_clips_without_a_picture_none(da
     assert counts["captions"] == {"read": 2, "kept": 1, "dropped": {"no_picture": 1}, "repaired": {}}
 
 
-def test_the_same_file_twice_gives_different_ids(tmp_path):
+def test_a_repeated_file_gives_different_ids(tmp_path):
     (tmp_path / "lcs.json").write_text(json.dumps(LCS_ROWS))
     rows, _ = rows_of(annotations_file=[tmp_path / "lcs.json"] * 2)
     assert len({row["id"] for row in rows}) == len(rows) == 6

@@ -1,4 +1,4 @@
-"""The checkpoint before stage I: a tiny one from nothing, or one put together from pretrained parts."""
+"""The checkpoint before stage I: a tiny random one, or one assembled from pretrained parts."""
 
 import json
 
@@ -25,7 +25,7 @@ from train.initialize import TINY_TEXTS, assemble, build_tiny, main, train_token
 from train.whitening import whitening_map
 
 
-def test_every_digit_is_one_token_and_text_survives():
+def test_each_digit_is_one_token_and_text_is_decoded_unchanged():
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=500)
     text = f"From 07 to 93, {CAPTIONS[0]}"
     pieces = tokenizer.tokenize(text)
@@ -34,7 +34,7 @@ def test_every_digit_is_one_token_and_text_survives():
 
 
 @pytest.mark.parametrize("language_model", list(TINY_TEXTS))
-def test_a_seed_gives_one_model_whatever_was_drawn_before(language_model):
+def test_a_seed_gives_the_same_model_for_any_state_of_the_generator(language_model):
     first, _ = build_tiny(CAPTIONS, vocab_size=400, language_model=language_model, seed=5)
     torch.rand(3)
     second, processor = build_tiny(CAPTIONS, vocab_size=400, language_model=language_model, seed=5)
@@ -104,8 +104,8 @@ def test_alignment_and_windows_are_options_of_the_command(tmp_path):
 
 
 @pytest.mark.parametrize(("truncation", "mel_scale"), [("rand_trunc", "slaney"), ("fusion", "htk"), (None, "slaney")])
-def test_sound_is_analysed_as_the_audio_tower_was_trained(tmp_path, truncation, mel_scale):
-    """As CLAP's own extractor does it; where the tower has none, by whether it is fused (this one is not)."""
+def test_the_mel_scale_is_that_of_the_audio_tower(tmp_path, truncation, mel_scale):
+    """From the saved extractor of CLAP; without one, from whether the tower is fused (this one is not)."""
     tiny_model().model.audio_tower.save_pretrained(tmp_path / "clap")
     if truncation is not None:
         own = ClapFeatureExtractor(frequency_min=50, frequency_max=12_000, truncation=truncation)
@@ -118,7 +118,7 @@ def test_sound_is_analysed_as_the_audio_tower_was_trained(tmp_path, truncation, 
         assert np.abs(extractor.extract_windows(sound)[0].numpy() - expected).mean() < 1e-3  # dB
 
 
-def test_whitened_rows_have_mean_zero_and_no_correlation():
+def test_whitened_rows_have_zero_mean_and_no_correlation():
     torch.manual_seed(0)
     rows = torch.randn(500, 6) @ torch.randn(6, 6) + 10
     weight, bias = whitening_map(rows, 4)
@@ -127,7 +127,7 @@ def test_whitened_rows_have_mean_zero_and_no_correlation():
     torch.testing.assert_close(torch.cov(white.T), torch.eye(4) / 4, atol=1e-4, rtol=0)
 
 
-def test_the_command_says_what_it_needs(tmp_path):
+def test_the_command_needs_captions_for_a_tiny_model(tmp_path):
     captions = tmp_path / "captions.json"
     captions.write_text(json.dumps([{"video_id": "a", "desc": text} for text in CAPTIONS]), encoding="utf-8")
     with pytest.raises(ValueError, match="--size tiny with --captions"):

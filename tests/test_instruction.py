@@ -1,4 +1,4 @@
-"""load_dataset("instruction", "<source>", ...): annotated videos as rows, one configuration per source."""
+"""load_dataset("instruction", "<source>", ...): rows of annotated videos, one configuration per source."""
 
 import json
 
@@ -30,9 +30,7 @@ def rows_of(source, **settings):
         ("video_instruct", ["image_text/llava_complex_reasoning_2k.json.gz"], 2_000, 2_000),
     ],
 )
-def test_every_source_gives_rows_of_the_schema_and_accounts_for_each_record(
-    data_dir, source, names, num_kept, num_rows
-):
+def test_each_source_gives_rows_of_the_schema_and_counts_all_records(data_dir, source, names, num_kept, num_rows):
     rows, counts = rows_of(source, annotations_file=[data_dir / name for name in names])
     assert counts["read"] == counts["kept"] + sum(counts["dropped"].values()) > 0
     assert num_kept in (None, counts["kept"]) and num_rows in (None, len(rows))
@@ -44,7 +42,7 @@ def test_every_source_gives_rows_of_the_schema_and_accounts_for_each_record(
         assert all(0 <= time["seconds"] <= row["duration"] for time in row["times"])
 
 
-def test_load_dataset_knows_every_source_by_name(data_dir, tmp_path):
+def test_load_dataset_takes_the_name_of_a_source(data_dir, tmp_path):
     path = str(data_dir / "unav100" / "unav100_annotations.json.gz")
     dataset = load_dataset("instruction", "unav100", annotations_file=path, subset="test", cache_dir=str(tmp_path))
     assert list(dataset) == ["test"] and dataset["test"].features == FEATURES
@@ -55,7 +53,7 @@ def test_load_dataset_knows_every_source_by_name(data_dir, tmp_path):
         load_dataset("instruction", "no_such_source", annotations_file=path, cache_dir=str(tmp_path))
 
 
-def test_activitynet_qa_pairs_its_files(data_dir):
+def test_activitynet_qa_joins_questions_with_answers(data_dir):
     folder = data_dir / "activitynet_qa"
     rows, counts = rows_of(
         "activitynet_qa", annotations_file=folder / "test_q.json.gz", answers_file=folder / "test_a.json.gz"
@@ -65,7 +63,7 @@ def test_activitynet_qa_pairs_its_files(data_dir):
         rows_of("activitynet_qa", annotations_file=folder / "test_q.json.gz")
 
 
-def test_charades_takes_its_durations_from_the_videos_where_no_file_tells_them(data_dir, tmp_path):
+def test_durations_of_charades_are_read_from_the_videos_without_a_durations_file(data_dir, tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "AO8RW.mp4").symlink_to(data_dir / "msrvtt" / "video7013.mp4")
     (tmp_path / "videos" / "Y6R7T.mp4").write_bytes(b"not a video")
@@ -97,7 +95,7 @@ def test_excluded_and_missing_videos_are_counted_by_their_events(data_dir, tmp_p
     assert counts == {"read": 6, "kept": 2, "dropped": {"excluded_id": 2, "missing_media": 2}, "repaired": {}}
 
 
-def test_conversation_types_default_to_what_the_annotation_can_answer(data_dir):
+def test_default_conversation_types_suit_the_source(data_dir):
     path = data_dir / "didemo" / "val_data.json.gz"
     kinds = {row["id"].split("-")[-1] for row in rows_of("didemo", annotations_file=path)[0]}
     assert {"grounding", "segment"} <= kinds and "narration" not in kinds
@@ -105,7 +103,7 @@ def test_conversation_types_default_to_what_the_annotation_can_answer(data_dir):
     assert not [row["id"] for row in chosen if "grounding" not in row["id"]]
 
 
-def test_absent_classes_are_asked_for_as_often_as_wished(data_dir):
+def test_the_number_of_questions_about_absent_classes_is_set(data_dir):
     path = data_dir / "unav100" / "unav100_annotations.json.gz"
     settings = {"annotations_file": path, "subset": "validation", "conversation_types": ["grounding"]}
     for num_absent in (0, 2):
@@ -119,13 +117,13 @@ def test_absent_classes_are_asked_for_as_often_as_wished(data_dir):
         rows_of("unav100", absent_share=1, **settings)
 
 
-def test_two_files_that_share_videos_do_not_share_ids(data_dir):
+def test_ids_of_two_files_with_the_same_videos_are_unique(data_dir):
     path = data_dir / "vtimellm" / "data_example.json"
     rows, _ = rows_of("activitynet_captions", annotations_file=[path, path])
     assert len(rows) == len({row["id"] for row in rows}) == 12
 
 
-def test_vtimellm_files_are_read_as_excerpts_and_as_compositions(tmp_path):
+def test_vtimellm_records_are_excerpts_or_compositions(tmp_path):
     turns = [
         {"from": "human", "value": "<video>\nWhat happens?"},
         {"from": "gpt", "value": "From <s0> to <e0>, a dog barks."},
@@ -156,6 +154,6 @@ def test_vtimellm_files_are_read_as_excerpts_and_as_compositions(tmp_path):
     assert len(rows) == 1 and counts["dropped"]["excluded_id"] == 1
 
 
-def test_the_sources_of_the_paper_are_all_there():
+def test_all_sources_of_the_paper_are_supported():
     assert {"unav100", "activitynet_captions", "didemo", "charades_sta", "internvid"} <= set(EVENT_SOURCES)
     assert {"avsd", "music_avqa", "video_instruct"} <= set(QUESTION_SOURCES)

@@ -1,4 +1,4 @@
-"""Token order and resampling: properties for all sizes, and every row of the golden files or the reason it differs."""
+"""Token order and resampling: properties for all sizes, and all rows of the golden files or their difference."""
 
 import json
 from math import ceil
@@ -17,12 +17,12 @@ LETTER = {"v": "video", "a": "audio"}
 
 
 def published_rule_works(num_video: int, num_audio: int) -> bool:
-    """The condition that golden/README.md states, without the case of stride 1, which does not interleave."""
+    """Whether the published rule places all audio tokens (golden/README.md); stride 1 does not interleave."""
     stride = round(num_video / (num_audio + 1)) + 1
     return stride > 1 and ceil((num_video + num_audio) / stride) >= num_audio
 
 
-def test_uniform_places_every_token_once_and_audio_in_proportion():
+def test_the_uniform_rule_spaces_audio_tokens_evenly():
     for num_video in range(201):
         for num_audio in range(201):
             order = interleave_order(num_video, num_audio)
@@ -33,7 +33,7 @@ def test_uniform_places_every_token_once_and_audio_in_proportion():
             assert order.count("video") == num_video
 
 
-def test_published_interleaves_or_refuses_for_every_size():
+def test_the_published_rule_interleaves_or_is_an_error():
     for num_video in range(1, 201):
         for num_audio in range(1, 201):
             if not published_rule_works(num_video, num_audio):
@@ -48,13 +48,13 @@ def test_published_interleaves_or_refuses_for_every_size():
 
 
 @pytest.mark.parametrize("rule", INTERLEAVING_RULES)
-def test_one_modality_alone_has_one_order(rule):
+def test_a_single_modality_has_one_order(rule):
     for count in (0, 1, 100):
         assert interleave_order(count, 0, rule=rule) == ["video"] * count
         assert interleave_order(0, count, rule=rule) == ["audio"] * count
 
 
-def test_the_rules_agree_where_the_published_models_were_trained():
+def test_the_rules_agree_for_the_published_token_counts():
     for sizes in ((75, 25), (80, 20)):
         assert interleave_order(*sizes) == interleave_order(*sizes, rule="published")
 
@@ -75,14 +75,14 @@ def test_golden_orders(golden_dir):
             assert interleave_order(num_video, num_audio, rule="published") == expected
             compared += 1
         else:
-            # intended: the published code makes zeros of every token here, or all audio before all video
+            # intended: the published code sets all tokens to zero, or places all audio before all video
             with pytest.raises(ValueError):
                 interleave_order(num_video, num_audio, rule="published")
             refused += 1
     assert compared > 60 and refused > 40
 
 
-def test_golden_grid_of_silent_failures(golden_dir):
+def test_token_counts_that_fail_in_the_published_code_are_errors(golden_dir):
     grid = json.loads((golden_dir / "interleave/grid40_failures.json").read_text())
     failures = {(num_video, num_audio) for num_video, num_audio, *_ in grid["failures"]}
     assert failures
@@ -103,7 +103,7 @@ def test_a_wrong_count_or_rule_is_an_error(arguments, rule):
 
 def test_golden_token_counts(golden_dir):
     resample = json.loads((golden_dir / "resample/resample.json").read_text())
-    # intended: the published int() truncates the float product; round() gives the number that was meant
+    # intended: the published int() truncates 0.29 * 100 = 28.999... to 28; ours rounds
     truncated = {0.29: 29, 0.57: 57, 0.58: 58}
     for case in resample["av_ratio_counts"]:
         rate = case["av_ratio"]
@@ -122,14 +122,14 @@ def test_golden_audio_rows(golden_dir):
     longer = 0
     for num_rows, num_tokens, expected in cases:
         if num_rows == 0:
-            with pytest.raises(ValueError):  # published: the sample is swapped for another until the stack overflows
+            with pytest.raises(ValueError):  # published: replaced by another sample until the stack overflows
                 resample_rows(0, 25)
             continue
         assert resample_rows(num_rows, num_tokens, rule="published") == expected
         if num_rows <= num_tokens:
             assert resample_rows(num_rows, num_tokens) == expected
         else:
-            longer += 1  # intended: the published cut loses all sound after about 106 s
+            longer += 1  # intended: the published code drops all sound after about 106 s
             assert expected[-1] == num_tokens - 1
             assert resample_rows(num_rows, num_tokens)[-1] == num_rows - 1
     assert longer >= 3
@@ -142,12 +142,12 @@ def test_golden_video_rows(golden_dir):
         if case["n_in"] >= case["n_out"]:
             assert rows == case["index"]
         else:
-            # intended: published videos with fewer rows end in zeros, so that position is no longer time
+            # intended: published videos with fewer rows end in zeros, so that positions do not encode time
             assert case["index"][case["n_in"] :] == [-1] * (case["n_out"] - case["n_in"])
             assert rows[0] == 0 and rows[-1] == case["n_in"] - 1
 
 
-def test_resampling_is_monotone_even_and_loses_no_tail():
+def test_resampling_is_monotone_and_even_and_covers_all_rows():
     for num_rows in range(1, 130):
         for num_tokens in range(1, 60):
             for rule in ("even", "proportional", "centred"):
@@ -164,7 +164,7 @@ def test_resampling_is_monotone_even_and_loses_no_tail():
                 assert num_rows < num_tokens or not steps or max(steps) - min(steps) <= 1
             centred = resample_rows(num_rows, num_tokens, rule="centred")
             assert centred == [(2 * k + 1) * num_rows // (2 * num_tokens) for k in range(num_tokens)]
-            # in halves of a row: the middle of the row is at most half a row from the middle of the token's share
+            # the middle of the row is at most half a row from the middle of the token's interval
             assert all(
                 abs((2 * row + 1) * num_tokens - (2 * k + 1) * num_rows) <= num_tokens for k, row in enumerate(centred)
             )
@@ -173,7 +173,7 @@ def test_resampling_is_monotone_even_and_loses_no_tail():
 
 
 @pytest.mark.parametrize("arguments", [(0, 1), (-1, 1), (1, -1)])
-def test_rows_that_cannot_fill_are_an_error(arguments):
+def test_wrong_numbers_of_rows_and_tokens_are_an_error(arguments):
     with pytest.raises(ValueError):
         resample_rows(*arguments)
     with pytest.raises(ValueError, match="rule"):

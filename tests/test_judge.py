@@ -1,4 +1,4 @@
-"""The judge protocol against a local stand-in for an OpenAI-compatible server, its bad days included."""
+"""The judge protocol with a local OpenAI-compatible server, including its failures."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ from eval.task import Answer
 
 
 class JudgeServer:
-    """Answers each request by `reply(number, body)`: a text, a status, a dictionary sent as it is, or None to hang."""
+    """Answers a request with `reply(number, body)`: text, an HTTP status, a raw dictionary, or None (no answer)."""
 
     def __init__(self):
         self.reply = lambda number, body: '{"pred": "yes", "score": 5}'
@@ -28,17 +28,17 @@ class JudgeServer:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append((dict(self.headers), body))
-                said = outer.reply(len(outer.requests), body)
-                if said is None:
+                reply = outer.reply(len(outer.requests), body)
+                if reply is None:
                     time.sleep(1.5)
                     return
-                status = said if isinstance(said, int) else 200
+                status = reply if isinstance(reply, int) else 200
                 completion = {
                     "model": "judge-2026-01-01",
-                    "choices": [{"message": {"role": "assistant", "content": said}}],
+                    "choices": [{"message": {"role": "assistant", "content": reply}}],
                     "usage": {"prompt_tokens": 100, "completion_tokens": 10},
                 }
-                content = said if isinstance(said, dict) else {"error": "told"} if status != 200 else completion
+                content = reply if isinstance(reply, dict) else {"error": "refused"} if status != 200 else completion
                 if "status" in content:
                     status = content["status"]
                 data = json.dumps(content).encode() if content != {"garbled": True} else b"<html>busy</html>"
@@ -93,11 +93,11 @@ QUESTION = [{"role": "user", "content": "Is it right?"}]
         ('<think>{"pred": "yes", "score": 5}', None),
     ],
 )
-def test_verdicts_are_read_from_what_judges_really_write(text, verdict):
+def test_verdicts_are_read_from_replies(text, verdict):
     assert read_verdict(text) == verdict
 
 
-def test_a_reply_carries_the_servers_version_and_is_paid_for(server):
+def test_a_reply_has_the_version_of_the_model_and_its_cost_is_counted(server):
     client = client_of(server, api_key="k", prices=Prices(input=2.0, output=30.0))
     reply = client.ask(QUESTION)
     assert reply.version == "judge-2026-01-01" and read_verdict(reply.text) == Verdict(True, 5.0)
@@ -113,29 +113,29 @@ def test_a_reply_carries_the_servers_version_and_is_paid_for(server):
 @pytest.mark.parametrize(
     "trouble", [429, 503, {"garbled": True}, {"unexpected": 1}, "no verdict here", {"choices": []}]
 )
-def test_trouble_that_passes_is_tried_again(server, trouble):
+def test_temporary_failures_are_retried(server, trouble):
     server.reply = lambda number, body: trouble if number <= 2 else '{"pred": "no", "score": 1}'
     client = client_of(server)
     assert read_verdict(client.ask(QUESTION).text) == Verdict(False, 1.0)
     assert len(server.requests) == 3 and client.spent.num_retries == 2
 
 
-def test_a_hanging_server_is_given_up_and_named(server):
+def test_a_hanging_server_is_an_error_after_all_retries(server):
     server.reply = lambda number, body: None
     with pytest.raises(ValueError, match=r"no answer in 2 tries; the last error: .*tim"):
         client_of(server, timeout=0.2, num_retries=1).ask(QUESTION)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_not_tried_again(server, status):
+def test_a_refusal_is_not_retried(server, status):
     server.reply = lambda number, body: status
-    with pytest.raises(ValueError, match=rf"refuses \({status}\).*told"):
+    with pytest.raises(ValueError, match=rf"refuses \({status}\).*refused"):
         client_of(server).ask(QUESTION)
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_one_refused_question_is_counted_and_the_run_ends(server, finished_run, status, capsys):
+def test_one_refused_question_is_counted_and_the_run_completes(server, finished_run, status, capsys):
     server.reply = lambda number, body: (
         status if "a piano" in body["messages"][1]["content"] else '{"pred": "no", "score": 1}'
     )
@@ -147,7 +147,7 @@ def test_one_refused_question_is_counted_and_the_run_ends(server, finished_run, 
 
 
 @pytest.mark.parametrize("parameter", ["temperature", "model"])
-def test_a_wrong_parameter_ends_the_run(server, finished_run, parameter):
+def test_a_rejected_parameter_is_an_error(server, finished_run, parameter):
     error = {"message": "unsupported", "param": parameter, "code": "unsupported_value"}
     server.reply = lambda number, body: {"error": error, "status": 400}
     hint = "--omit-temperature" if parameter == "temperature" else "unsupported"
@@ -156,19 +156,19 @@ def test_a_wrong_parameter_ends_the_run(server, finished_run, parameter):
     assert len(server.requests) <= 2
 
 
-def test_an_endpoint_that_refuses_everything_ends_the_run(server, finished_run):
+def test_an_endpoint_that_refuses_all_questions_is_an_error(server, finished_run):
     server.reply = lambda number, body: 400
     with pytest.raises(ValueError, match="the first 3 questions were all refused"):
         judge.main(command(server, finished_run))
 
 
-def test_the_temperature_can_be_left_out(server, finished_run):
+def test_the_temperature_can_be_omitted(server, finished_run):
     judge.main([*command(server, finished_run), "--omit-temperature"])
     assert all("temperature" not in body for _, body in server.requests)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}])
-def test_missing_token_counts_are_zero(server, usage):
+def test_missing_token_counts_count_as_zero(server, usage):
     message = {"content": [{"type": "text", "text": '{"pred": "yes", "score": 4}'}]}
     server.reply = lambda number, body: {"choices": [{"message": message}], "usage": usage}
     client = client_of(server)
@@ -186,30 +186,30 @@ def test_missing_token_counts_are_zero(server, usage):
         (["--endpoint", "host/v1"], "--endpoint must begin with http"),
     ],
 )
-def test_a_wrong_option_is_named(server, finished_run, option, message):
+def test_a_wrong_option_is_an_error_that_names_it(server, finished_run, option, message):
     with pytest.raises(ValueError, match=message):
         judge.main([*command(server, finished_run), *option])
 
 
-def test_other_annotations_than_those_of_the_run_are_refused(server, finished_run):
+def test_annotations_other_than_those_of_the_run_are_an_error(server, finished_run):
     run, annotations = finished_run
     annotations.write_text(annotations.read_text().replace("piano", "violin"))
     with pytest.raises(ValueError, match="are not the annotation files of the run"):
         judge.main(command(server, finished_run))
 
 
-def test_nothing_listening_is_an_error_that_says_so():
+def test_an_unreachable_endpoint_is_an_error_that_names_it():
     client = JudgeClient("http://127.0.0.1:9/v1", model="judge", num_retries=1, first_pause=0.01)
     with pytest.raises(ValueError, match="127.0.0.1:9/v1/chat/completions gave no answer in 2 tries"):
         client.ask(QUESTION)
 
 
-def test_equal_questions_are_asked_once_even_by_another_client(server, tmp_path):
+def test_replies_are_cached_for_equal_questions_and_other_clients(server, tmp_path):
     cache = tmp_path / "cache.jsonl"
     first = client_of(server, cache=cache)
     reply = first.ask(QUESTION)
     with cache.open("a") as file:
-        file.write('{"key": "cut')  # a kill while writing
+        file.write('{"key": "cut')  # killed while writing
     second = client_of(server, cache=cache)
     assert second.ask(QUESTION) == reply and second.spent.num_cached == 1
     other = [{"role": "user", "content": "And this?"}]
@@ -217,7 +217,7 @@ def test_equal_questions_are_asked_once_even_by_another_client(server, tmp_path)
     assert client_of(server, cache=cache).ask(other) and len(server.requests) == 2
 
 
-def test_a_reply_without_verdict_is_given_back_and_not_cached(server, tmp_path):
+def test_a_reply_without_verdict_is_returned_and_not_cached(server, tmp_path):
     server.reply = lambda number, body: "hm"
     client = client_of(server, cache=tmp_path / "cache.jsonl", num_retries=1)
     assert client.ask(QUESTION).text == "hm"
@@ -236,7 +236,7 @@ def test_the_cost_limit_stops_before_the_next_question(server):
 
 @pytest.fixture
 def finished_run(tmp_path):
-    """Three answers about two videos, as eval.run leaves them, and their annotation file."""
+    """A run folder of eval.run with three answers about two videos, and its annotation file."""
     rows = [("v1", "what is it?", "piano"), ("v1", "who plays?", "woman"), ("v2", "what is it?", "drum")]
     records = [
         {"id": n, "video_id": video, "question": question, "answer": answer}
@@ -245,7 +245,7 @@ def finished_run(tmp_path):
     (tmp_path / "test_qa.json").write_text(json.dumps(records))
     run = tmp_path / "run"
     log = AnswerLog(run)
-    log.write(Answer(str(n), row[0], 1.0, said) for n, (row, said) in enumerate(zip(rows, ("a piano", "a man", ""))))
+    log.write(Answer(str(n), row[0], 1.0, text) for n, (row, text) in enumerate(zip(rows, ("a piano", "a man", ""))))
     log.join(["0", "1", "2"])
     result = {"task": "msrvtt_qa", "name": "msrvtt_qa/text/sound-removed/first-2", "model": "m", "metrics": {}}
     result |= {"dataset": {"name": "msrvtt_qa", "split": "test"}, "judge": None, "limit": 2}
@@ -260,7 +260,7 @@ def command(server, finished_run):
     return ["--run", str(run), "--annotations", str(annotations), "--endpoint", server.url, "--judge-model", "judge-x"]
 
 
-def test_a_run_is_judged_and_the_result_names_the_judge(server, finished_run, capsys):
+def test_a_run_is_judged_and_the_result_records_the_judge(server, finished_run, capsys):
     def reply(number, body):
         text = body["messages"][1]["content"]
         if "(no answer)" in text:
@@ -279,14 +279,12 @@ def test_a_run_is_judged_and_the_result_names_the_judge(server, finished_run, ca
         "accuracy/who": 0.0,
         "score/who": 1.0,
     }
-    assert (
-        result["name"] == "msrvtt_qa/judge-judge-x/sound-removed/first-2"
-        and result["counts"]["num_without_verdict"] == 1
-    )
-    told = result["judge"]
-    assert told["model"] == "judge-x" and told["version"] == "judge-2026-01-01"
-    assert told["prompt_sha256"] == prompts_hash(["judge_system", "judge_question"])
-    assert (told["num_requests"], told["prompt_tokens"], told["cost"]) == (3, 300, 0.0003)
+    assert result["name"] == "msrvtt_qa/judge-judge-x/sound-removed/first-2"
+    assert result["counts"]["num_without_verdict"] == 1
+    recorded = result["judge"]
+    assert recorded["model"] == "judge-x" and recorded["version"] == "judge-2026-01-01"
+    assert recorded["prompt_sha256"] == prompts_hash(["judge_system", "judge_question"])
+    assert (recorded["num_requests"], recorded["prompt_tokens"], recorded["cost"]) == (3, 300, 0.0003)
     assert "1 of 3 answers have no readable verdict" in capsys.readouterr().out
     asked = [body["messages"][1]["content"] for _, body in server.requests]
     assert any("Question: Who plays?\nReference answer: woman\nAnswer to grade: a man\n" in text for text in asked)
@@ -294,14 +292,14 @@ def test_a_run_is_judged_and_the_result_names_the_judge(server, finished_run, ca
     assert len(server.requests) == 4
 
 
-def test_a_wrong_key_stops_the_run_at_once(server, finished_run):
+def test_a_wrong_key_stops_the_run_immediately(server, finished_run):
     server.reply = lambda number, body: 403
     with pytest.raises(ValueError, match=r"refuses \(403\)"):
         judge.main([*command(server, finished_run), "--num-workers", "1"])
     assert not (finished_run[0] / "results_judge.json").exists() and len(server.requests) <= 2
 
 
-def test_no_verdict_at_all_is_an_error(server, finished_run):
+def test_a_run_without_any_verdict_is_an_error(server, finished_run):
     server.reply = lambda number, body: "no comment"
     with pytest.raises(ValueError, match="no readable verdict on any of 3 answers"):
         judge.main([*command(server, finished_run), "--num-retries", "0"])

@@ -1,6 +1,4 @@
-"""Any causal language model inside AVicuna gives the logits and the answers that it gives alone, or is refused by
-name.
-"""
+"""Causal language models inside AVicuna give the same logits and tokens as alone, or are an error that names them."""
 
 import pytest
 import torch
@@ -21,19 +19,8 @@ SIZES = {
 }
 GPT2_SIZES = {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 64}
 PLAIN = ("arcee", "apertus", "ernie4_5", "gpt_neox", "internlm3", "llama", "mistral", "nemotron")
-PLAIN += (
-    "olmo",
-    "olmo2",
-    "olmo3",
-    "persimmon",
-    "phi",
-    "phi3",
-    "qwen2",
-    "seed_oss",
-    "smollm3",
-    "stablelm",
-    "starcoder2",
-)
+PLAIN += ("olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "seed_oss", "smollm3", "stablelm")
+PLAIN += ("starcoder2",)
 FAMILIES = {
     **dict.fromkeys(PLAIN, SIZES),
     "biogpt": {**SIZES, "scale_embedding": True},
@@ -78,7 +65,7 @@ def language_config(name: str, fields: dict):
 
 
 def source_model(name: str):
-    """The family's own causal language model; every weight differs from its default, biases and norms included."""
+    """The causal language model of a family; all weights, including biases and norms, differ from their defaults."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(language_config(name, FAMILIES[name])).eval()
     with torch.no_grad():
@@ -109,22 +96,22 @@ def left_padded_ids() -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def test_logits_of_text_are_those_of_the_source_model(source_and_model):
+def test_logits_of_text_equal_those_of_the_source_model(source_and_model):
     source, model = source_and_model
     ids = left_padded_ids()["input_ids"][:1]
     expected, logits = source(input_ids=ids).logits, model(input_ids=ids).logits
     torch.testing.assert_close(logits[..., :VIDEO_ID], expected[..., :VIDEO_ID], atol=1e-5, rtol=0)
 
 
-def test_a_padded_batch_is_answered_as_by_the_source_model(source_and_model):
+def test_a_padded_batch_generates_the_tokens_of_the_source_model(source_and_model):
     source, model = source_and_model
     settings = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [VIDEO_ID, AUDIO_ID]}
     expected = source.generate(**left_padded_ids(), **settings)
     assert torch.equal(model.generate(**left_padded_ids(), **settings), expected)
 
 
-def test_the_loss_of_trl_is_that_of_the_models_own_logits(source_and_model):
-    """TRL computes the loss from hidden states, weight and bias of the head, and the settings of scale and cap."""
+def test_the_fused_loss_of_trl_equals_that_of_the_source_model(source_and_model):
+    """TRL computes the loss from hidden states, weight and bias of the head, and its scale and soft cap."""
     source, model = source_and_model
     ids = left_padded_ids()["input_ids"][:1]
     expected = source(input_ids=ids, labels=ids).loss
@@ -138,7 +125,7 @@ def test_the_loss_of_trl_is_that_of_the_models_own_logits(source_and_model):
 
 
 @torch.no_grad()
-def test_a_saved_model_of_each_family_loads_equal(source_and_model, tmp_path):
+def test_a_saved_model_loads_with_equal_logits(source_and_model, tmp_path):
     _, model = source_and_model
     model.save_pretrained(tmp_path)
     loaded = AVicunaForConditionalGeneration.from_pretrained(tmp_path)
@@ -149,7 +136,7 @@ def test_a_saved_model_of_each_family_loads_equal(source_and_model, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
-def test_other_language_models_are_refused_by_name(name):
+def test_an_unsupported_language_model_is_an_error_that_names_it(name):
     config = AVicunaConfig(
         text_config=language_config(name, REFUSED[name]), video_token_id=VIDEO_ID, audio_token_id=AUDIO_ID
     )

@@ -1,7 +1,7 @@
-"""The lmms-eval plugin: its translation between two vocabularies.
+"""The lmms-eval plugin: conversion of its requests and answers.
 
-lmms-eval asks for old versions of packages that this project uses, so it is not among the project's dependencies;
-tests/test_docs_slow.py installs it beside them and runs one of its tasks.
+lmms-eval requires older versions of some dependencies, so the project does not depend on it; tests/test_docs_slow.py
+installs it separately and runs one of its tasks.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from eval.lmms_plugin.content import content_blocks, cut_at, with_seconds
 from modeling_avicuna.timestamp_avicuna import TimeCodec
 
 
-def test_what_a_task_shows_becomes_content_blocks():
+def test_the_media_and_text_of_a_task_become_content_blocks():
     sound = {"array": np.ones((2, 8000)), "sampling_rate": 16_000}
     blocks = content_blocks("<video> What is it? <image>", ["a.mp4", Image.new("L", (4, 2)), sound, None])
     assert [block["type"] for block in blocks] == ["video", "image", "audio", "text"]
@@ -28,7 +28,7 @@ def test_an_answer_ends_at_the_first_stop_string():
 
 
 @pytest.mark.parametrize(
-    "said, told",
+    "answer, expected",
     [
         ("From 10 to 50.", "From 2.0 to 10.0."),
         ("It happens from 10 to 50 and from 60 to 70.", "It happens from 2.0 to 10.0 and from 12.0 to 14.0."),
@@ -38,11 +38,11 @@ def test_an_answer_ends_at_the_first_stop_string():
         ("No event.", "No event."),
     ],
 )
-def test_times_are_told_in_seconds_and_other_numbers_stay(said, told):
-    assert with_seconds(said, 20.0, codec=TimeCodec()) == told
+def test_times_are_converted_to_seconds_and_other_numbers_kept(answer, expected):
+    assert with_seconds(answer, 20.0, codec=TimeCodec()) == expected
 
 
-def test_the_names_that_lmms_eval_looks_up_exist(project_dir):
+def test_the_class_and_task_names_for_lmms_eval_exist(project_dir):
     folder = project_dir / "eval/lmms_plugin"
     for module, name in models.AVAILABLE_MODELS.items():
         assert f"class {name}(lmms):" in (folder / "models" / f"{module}.py").read_text()

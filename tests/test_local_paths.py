@@ -1,4 +1,4 @@
-"""Paths of one machine are found whatever the machine is called, and nothing else is taken for one."""
+"""Local paths of any machine are found in text, and other text is not mistaken for a path."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from model_card.release.local_paths import find_local_path, shorten_paths
         str(Path.home() / "outputs"),
     ],
 )
-def test_a_place_of_a_machine_is_found_and_only_its_last_name_stays(path):
+def test_a_local_path_is_found_and_shortened_to_its_last_name(path):
     for text in (f"trained in {path}.", f'{{"data": "{path}"}}', f"({path})"):
         assert find_local_path(text) is not None
         assert find_local_path(shorten_paths(text)) is None
@@ -42,11 +42,11 @@ def test_a_place_of_a_machine_is_found_and_only_its_last_name_stays(path):
         "data/train-*.parquet",
     ],
 )
-def test_urls_and_relative_paths_are_no_paths_of_a_machine(text):
+def test_urls_and_relative_paths_are_not_local_paths(text):
     assert find_local_path(text) is None
     assert shorten_paths(text) == text
 
 
-def test_the_remote_code_and_the_templates_name_no_place(project_dir):
+def test_remote_code_and_templates_have_no_local_path(project_dir):
     for path in [*(project_dir / "model_card").glob("*.md"), *(project_dir / "modeling_avicuna").glob("[!o]*.py")]:
         assert find_local_path(path.read_text(encoding="utf-8")) is None, path.name

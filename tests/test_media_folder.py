@@ -1,4 +1,4 @@
-"""Finding media by the names that annotations use."""
+"""Lookup of media files by the names in annotations."""
 
 import pytest
 
@@ -32,18 +32,18 @@ def test_media_are_found_by_path_name_and_stem(folder, name, found):
     assert MediaFolder(folder, kind=kind).find([name]) == str(folder / found)
 
 
-def test_the_first_spelling_that_is_there_wins(folder):
+def test_the_first_existing_name_is_used(folder):
     assert MediaFolder(folder).find(["v_def", "def", "x"]) == str(folder / "parts/def.webm")
 
 
-def test_without_a_folder_rows_carry_bare_names_whose_stem_is_the_id():
+def test_names_without_a_folder_have_the_id_as_stem():
     media = MediaFolder(None)
     assert media.find(["-abc_10.000_20.000"]) == "-abc_10.000_20.000.mp4"
     assert media.find(["flickr_1.mov"]) == "flickr_1.mov" and media.find(["flickr_1."]) == "flickr_1.mp4"
     media.check(max_missing=0.0)
 
 
-def test_missing_media_are_dropped_with_all_their_records_and_too_many_are_an_error(folder):
+def test_missing_media_are_dropped_and_too_many_are_an_error(folder):
     media, report = MediaFolder(folder), CurationReport()
     for names, num in ((["gone", "lost"], 7), (["x"], 1)):
         with count_drop(report, "avsd", names[0], num=num):
@@ -54,7 +54,7 @@ def test_missing_media_are_dropped_with_all_their_records_and_too_many_are_an_er
         media.check(max_missing=0.49)
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no such media folder"):
         MediaFolder(tmp_path / "absent")
 
@@ -77,12 +77,12 @@ def fill(folder, *names, data=b"-"):
     ],
 )
 @pytest.mark.parametrize("name", ["v_a", "v_a.mp4", "v_a.MKV"])
-def test_files_of_other_kinds_are_not_media(tmp_path, kind, others, medium, name):
+def test_files_of_other_kinds_are_ignored(tmp_path, kind, others, medium, name):
     fill(tmp_path, *others, medium)
     assert MediaFolder(tmp_path, kind=kind).locate([name]) == str(tmp_path / medium)
 
 
-def test_an_empty_file_is_no_medium(tmp_path):
+def test_an_empty_file_is_unreadable(tmp_path):
     fill(tmp_path, "v_a.mp4", "sub/v_b.mp4", data=b"")
     fill(tmp_path, "parts/v_a.webm")
     media = MediaFolder(tmp_path)
@@ -92,7 +92,7 @@ def test_an_empty_file_is_no_medium(tmp_path):
     assert unusable.value.reason == "unreadable_media" and media.missing == []
 
 
-def test_of_two_files_with_one_name_that_nearest_to_the_top_is_taken_and_a_path_decides(tmp_path):
+def test_of_two_files_with_one_name_the_one_in_the_upper_folder_is_used_unless_a_path_is_given(tmp_path):
     fill(tmp_path, "v_a.mp4", "low/v_a.mp4", "cats/001.mp4")
     fill(tmp_path, "dogs/001.mp4", data=b"--")
     media = MediaFolder(tmp_path)
@@ -102,7 +102,7 @@ def test_of_two_files_with_one_name_that_nearest_to_the_top_is_taken_and_a_path_
         media.locate(["001"])
 
 
-def test_a_link_to_a_parent_folder_does_no_harm(tmp_path):
+def test_links_to_a_parent_folder_are_not_followed(tmp_path):
     fill(tmp_path, "sub/v_a.mp4")
     for number in range(3):
         (tmp_path / "sub" / f"loop{number}").symlink_to(tmp_path, target_is_directory=True)

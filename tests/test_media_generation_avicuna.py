@@ -1,4 +1,4 @@
-"""`generate` with media under assisted decoding: placeholders are looked for in the prompt alone."""
+"""`generate` with media under assisted decoding and without a cache: only placeholders of the prompt count."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.tiny_models import (
 
 
 class Proposing(LlamaForCausalLM):
-    """A text model that proposes one token again and again."""
+    """A text model that always proposes the same token."""
 
     token_id = VIDEO_TOKEN_ID
 
@@ -51,7 +51,7 @@ def test_prompt_lookup_gives_the_ids_of_greedy_decoding(model, settings):
 
 @pytest.mark.parametrize("token_id", [VIDEO_TOKEN_ID, AUDIO_TOKEN_ID])
 @pytest.mark.parametrize("kind", ["text model", "same kind"])
-def test_an_assistant_that_proposes_placeholders_changes_nothing(model, token_id, kind):
+def test_an_assistant_that_proposes_placeholders_does_not_change_the_tokens(model, token_id, kind):
     expected = model.generate(**inputs(), max_new_tokens=12, do_sample=False)
     if kind == "text model":
         torch.manual_seed(1)
@@ -66,13 +66,13 @@ def test_an_assistant_that_proposes_placeholders_changes_nothing(model, token_id
 @pytest.mark.parametrize(
     "settings", [{"use_cache": False}, {"num_beams": 3}, {"use_cache": False, "num_beams": 2}], ids=str
 )
-def test_media_reach_every_pass_that_reads_their_placeholders(model, settings):
+def test_tokens_are_the_same_without_a_cache_and_with_beams(model, settings):
     same = {**settings, "use_cache": True}
     expected = model.generate(**inputs(), max_new_tokens=8, do_sample=False, **same)
     assert torch.equal(model.generate(**inputs(), max_new_tokens=8, do_sample=False, **settings), expected)
 
 
-def test_a_chunked_prefill_with_media_is_refused(model):
+def test_a_chunked_prefill_with_media_is_an_error(model):
     with pytest.raises(ValueError, match="prefill_chunk_size=4 is not supported with media"):
         model.generate(**inputs(), max_new_tokens=2, prefill_chunk_size=4)
     text = {name: inputs()[name][:, -3:] for name in ("input_ids", "attention_mask")}

@@ -1,4 +1,4 @@
-"""Pictures of every container: the frames that a player shows at the times asked for, whatever the file's index."""
+"""Video frames of many containers: the frames that a player shows at the requested times."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def shown_times(frames: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_chosen_frames_equal_those_of_sequential_decoding(tmp_path, monkeypatch, name):
+def test_selected_frames_equal_those_of_sequential_decoding(tmp_path, monkeypatch, name):
     codec, options, fps, by_decord = CONTAINERS[name]
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = write_ramp(tmp_path / name, codec=codec, options=options, fps=fps, pixel_format=pixel_format)
@@ -77,28 +77,28 @@ def test_few_frames_of_a_long_video_are_decoded_by_seeking(tmp_path, monkeypatch
     assert len(decoded) < 250
 
 
-def test_a_seek_that_ends_too_late_is_replaced_by_decoding_from_the_start(tmp_path, monkeypatch):
+def test_frames_are_decoded_from_the_start_after_an_inexact_seek(tmp_path, monkeypatch):
     path = write_ramp(tmp_path / "ramp.ts", options=B_FRAMES, fps=25)
     with MediaFile(path) as media:
         container = media.container
 
-        class Misled:
+        class InexactSeek:
             def __getattr__(self, name):
                 return getattr(container, name)
 
             def seek(self, offset, **options):
                 container.seek(offset + 5 * 90_000, **options)
 
-        media.times  # noqa: B018  its pass over the file comes first
+        media.times  # noqa: B018  reads the whole file once
         monkeypatch.setattr(media, "rewind", lambda: container.seek(0))
         container = media.container
-        media.container = Misled()
+        media.container = InexactSeek()
         frames = np.concatenate(list(decode_frames(media, np.array([0, 150, 300]))))
     np.testing.assert_allclose(shown_times(frames), [0, 6, 12], atol=0.1)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
-def test_a_cut_without_encoding_shows_what_its_edit_list_says(tmp_path, suffix):
+def test_the_edit_list_of_a_cut_without_encoding_is_applied(tmp_path, suffix):
     ramp = write_ramp(
         tmp_path / "ramp.mp4", options={"x264-params": "scenecut=0:keyint=25:bframes=2"}, audio_codec="aac"
     )
@@ -110,12 +110,12 @@ def test_a_cut_without_encoding_shows_what_its_edit_list_says(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["longer_sound.mp4", "longer_sound.mkv", "longer_sound.ts"])
-def test_a_duration_is_that_of_the_picture(tmp_path, name):
+def test_the_duration_is_that_of_the_video_stream(tmp_path, name):
     path = write_media(tmp_path / name, frames=pictures(40), waveform=np.zeros(8 * 48_000, np.float32))
     assert load_video_frames(path, 2)[1] == probe(path).duration == pytest.approx(4.0, abs=0.01)
 
 
-MATRICES = {  # name: [a b; c d], and the picture that it makes of the stored one
+MATRICES = {  # name: matrix [a b; c d] and the displayed picture
     "upright": ((1, 0, 0, 1), lambda p: p),
     "turned by 90": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
     "turned by 180": ((-1, 0, 0, -1), lambda p: np.rot90(p, 2)),
@@ -123,12 +123,12 @@ MATRICES = {  # name: [a b; c d], and the picture that it makes of the stored on
     "mirrored left-right": ((-1, 0, 0, 1), lambda p: p[:, ::-1]),
     "mirrored top-bottom": ((1, 0, 0, -1), lambda p: p[::-1]),
     "transposed": ((0, 1, 1, 0), lambda p: p.transpose(1, 0, 2)),
-    "transposed the other way": ((0, -1, -1, 0), lambda p: p.transpose(1, 0, 2)[::-1, ::-1]),
+    "transposed on the other diagonal": ((0, -1, -1, 0), lambda p: p.transpose(1, 0, 2)[::-1, ::-1]),
 }
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_a_display_matrix_is_applied_as_ffmpeg_does(tmp_path, name):
+def test_a_display_matrix_is_applied_as_in_ffmpeg(tmp_path, name):
     (a, b, c, d), expected = MATRICES[name]
     picture = np.zeros((48, 64, 3), np.uint8)
     picture[:24, :16] = 255
@@ -141,7 +141,7 @@ def test_a_display_matrix_is_applied_as_ffmpeg_does(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["av1.mkv", "h264.ts", "h264.mkv"])
-def test_a_picture_that_changes_its_size_keeps_the_first_one(tmp_path, name):
+def test_frames_of_a_changing_size_are_scaled_to_the_first_size(tmp_path, name):
     import av
 
     codec = "libsvtav1" if "av1" in name else "libx264"
@@ -190,7 +190,7 @@ def test_cover_art_is_not_a_video(tmp_path, suffix, codec):
         load_video_frames(path, 4)
 
 
-def test_frames_in_the_middle_that_cannot_be_decoded_repeat_the_one_before(tmp_path):
+def test_undecodable_frames_repeat_the_previous_frame(tmp_path):
     path = write_ramp(tmp_path / "ramp.avi", codec="mjpeg", pixel_format="yuvj420p", options={})
     content = path.read_bytes()
     frames = [at for at in range(len(content)) if content.startswith(b"\xff\xd8\xff", at)]

@@ -1,4 +1,4 @@
-"""Pairing the media of a call with the slots of its texts: counts, own sounds, parts and rates."""
+"""Pairing media of a call with the slots of its texts: counts, the sound of videos, parts and rates."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_media_are_paired_in_reading_order_over_the_batch():
     ]
 
 
-def test_one_list_per_text_is_the_same_as_a_flat_list():
+def test_one_list_per_text_equals_a_flat_list():
     texts = ["<video>", "<video><video>"]
     assert filled(texts, videos=[["a"], ["b", "c"]]) == filled(texts, videos=["a", "b", "c"])
 
@@ -31,12 +31,12 @@ def test_sounds_may_be_given_for_every_slot_or_only_for_audio_slots():
     assert [slot[2] for slot in filled(["<video>"], videos="a", audio=[False])[0]] == [None]
 
 
-def test_cached_pictures_have_no_sound_of_their_own():
+def test_video_features_have_no_sound():
     slot = fill_slots(["<video>"], video_features=[np.ones((3, 4))])[0][0]
     assert slot.picture_is_features and slot.sound is None
 
 
-def test_arrays_are_one_entry_or_a_batch_by_their_dimensions():
+def test_the_dimensions_of_an_array_determine_the_number_of_entries():
     for shape, entries in (((3, 4), 1), ((2, 3, 4), 2)):
         text = ["<video>"] * entries
         assert [len(row) for row in fill_slots(text, video_features=np.ones(shape))] == [1] * entries
@@ -64,15 +64,15 @@ def test_counts_that_differ_are_errors(text, media, message):
         fill_slots([text], **media)
 
 
-def test_a_list_of_pictures_is_one_video():
-    """Flat, the pictures are as many entries, and the error says where to put them."""
+def test_a_nested_list_of_frames_is_one_video():
+    """A flat list of frames is as many entries; the error explains the nesting."""
     frames = [np.zeros((4, 6, 3), np.uint8)] * 8
     assert fill_slots(["<video>"], videos=[frames])[0][0].picture is frames
     with pytest.raises(ValueError, match="videos has 8 entries; the frames of one video are a list inside this list"):
         fill_slots(["<video>"], videos=frames)
 
 
-def test_properties_go_to_the_slots_that_can_have_them():
+def test_properties_are_assigned_to_the_slots_they_apply_to():
     frames, waveform = np.zeros((5, 4, 6, 3), np.uint8), np.zeros(16_000)
     texts = ["<video><audio>", "<video>"]
     media = {"videos": [frames, "b"], "audio": [waveform]}
@@ -102,6 +102,6 @@ def test_properties_go_to_the_slots_that_can_have_them():
         ),
     ],
 )
-def test_a_property_that_does_not_fit_is_named(slot, message):
+def test_an_invalid_property_is_an_error_that_names_it(slot, message):
     with pytest.raises(ValueError, match=message):
         slot.check()

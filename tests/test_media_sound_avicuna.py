@@ -1,4 +1,4 @@
-"""Sound on the time axis of the picture: where it begins, holes, rates and channels, and spans read by seeking."""
+"""Audio on the time axis of the video: start times, gaps, rates, channels, and spans read by seeking."""
 
 import resource
 import time
@@ -14,7 +14,7 @@ from tests.media_files import cut_without_encoding, pictures, tone, write_media,
 
 
 RATE = 48_000
-CONTAINERS = {  # file: codecs of picture and sound, frames per second
+CONTAINERS = {  # file: video codec, audio codec, frames per second
     "a.mp4": ("libx264", "aac", 10),
     "a.mov": ("libx264", "aac", 10),
     "a.3gp": ("libx264", "aac", 10),
@@ -28,8 +28,8 @@ CONTAINERS = {  # file: codecs of picture and sound, frames per second
 }
 
 
-def heard_from(waveform: np.ndarray) -> float:
-    """Seconds at which the beep begins."""
+def beep_start(waveform: np.ndarray) -> float:
+    """Start of the beep in seconds."""
     return float(np.flatnonzero(np.abs(waveform) > 0.1)[0]) / RATE
 
 
@@ -40,33 +40,33 @@ def pitch(waveform: np.ndarray, second: float) -> int:
 
 @pytest.mark.parametrize("start", [-2.0, 1.5])
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_a_sound_that_begins_before_or_after_its_picture_is_heard_in_time(tmp_path, name, start):
-    """The ramp's beep begins 14 s into its sound, which begins `start` seconds after the picture."""
+def test_audio_that_starts_before_or_after_the_video_is_synchronous(tmp_path, name, start):
+    """The beep is 14 s into the audio, which starts `start` seconds after the video."""
     codec, audio_codec, fps = CONTAINERS[name]
     path = write_ramp(tmp_path / name, codec=codec, audio_codec=audio_codec, fps=fps, seconds=16, sound_start=start)
-    assert heard_from(load_audio(path)) == pytest.approx(14.0 + start, abs=0.04)
-    assert heard_from(decode_audio(path, sampling_rate=RATE)[0]) == pytest.approx(14.0 + start, abs=0.04)
+    assert beep_start(load_audio(path)) == pytest.approx(14.0 + start, abs=0.04)
+    assert beep_start(decode_audio(path, sampling_rate=RATE)[0]) == pytest.approx(14.0 + start, abs=0.04)
 
 
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if name != "a.3gp"])
-def test_a_hole_in_the_sound_is_silent_for_both_readers(tmp_path, name):
+def test_a_gap_in_the_audio_is_silent_in_both_readers(tmp_path, name):
     codec, audio_codec, fps = CONTAINERS[name]
     path = write_ramp(tmp_path / name, codec=codec, audio_codec=audio_codec, fps=fps, seconds=16, silence=(2.0, 12.0))
     for waveform in (load_audio(path), decode_audio(path, sampling_rate=RATE, num_channels=1)[0]):
-        assert heard_from(waveform) == pytest.approx(14.0, abs=0.04)
+        assert beep_start(waveform) == pytest.approx(14.0, abs=0.04)
         assert len(waveform) / RATE == pytest.approx(16.0, abs=0.1)
 
 
-def test_a_cut_without_encoding_keeps_its_sound_in_time(tmp_path):
+def test_audio_of_a_cut_without_encoding_is_synchronous(tmp_path):
     ramp = write_ramp(
         tmp_path / "ramp.mp4", options={"x264-params": "scenecut=0:keyint=25:bframes=2"}, audio_codec="aac"
     )
     path = cut_without_encoding(ramp, tmp_path / "cut.mp4", start=12.0, end=18.0)
-    assert heard_from(load_audio(path)) == pytest.approx(2.0, abs=0.03)
+    assert beep_start(load_audio(path)) == pytest.approx(2.0, abs=0.03)
 
 
 @pytest.mark.parametrize("rate", [44_101, 11_127, 7_919, 44_100, 22_050, 96_000])
-def test_every_sampling_rate_is_resampled_in_little_time_and_memory(tmp_path, rate):
+def test_resampling_needs_little_time_and_memory(tmp_path, rate):
     path = write_media(
         tmp_path / "a.wav",
         waveform=tone(1.0, frequency=880.0, sampling_rate=rate),
@@ -82,7 +82,7 @@ def test_every_sampling_rate_is_resampled_in_little_time_and_memory(tmp_path, ra
 
 
 @pytest.mark.parametrize("parts", [(44_100, 22_050), (22_050, 44_100), (48_000, 32_000, 48_000)])
-def test_a_rate_that_changes_inside_a_stream_keeps_pitch_and_time(tmp_path, parts):
+def test_a_changing_sampling_rate_keeps_pitch_and_time(tmp_path, parts):
     content = b""
     for number, rate in enumerate(parts):
         sound = tone(5.0, frequency=440.0 * (number + 1), sampling_rate=rate)
@@ -113,7 +113,7 @@ def write_channels(path, layout: str, *, frequency: float = 440.0, codec: str = 
 
 
 @pytest.mark.parametrize("layouts", [("mono", "stereo"), ("stereo", "mono"), ("mono", "5.1")])
-def test_channels_that_change_inside_a_stream_are_mixed(tmp_path, layouts):
+def test_a_changing_channel_layout_is_mixed(tmp_path, layouts):
     content = b""
     for number, layout in enumerate(layouts):
         content += write_channels(tmp_path / "part.aac", layout, frequency=440.0 * (number + 1)).read_bytes()
@@ -134,13 +134,13 @@ def test_channels_that_change_inside_a_stream_are_mixed(tmp_path, layouts):
 )
 def test_many_channels_are_averaged(tmp_path, name, layout, codec):
     waveform = load_audio(write_channels(tmp_path / name, layout, codec=codec))
-    # AAC keeps only the lowest frequencies of a low-frequency channel
+    # AAC removes high frequencies from the low-frequency channel
     np.testing.assert_allclose(waveform[5000:90_000], tone(2.0)[5000:90_000], atol=0.2 if codec == "aac" else 1e-3)
 
 
 @pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8"])
 def test_samples_of_every_type_keep_their_level(kind):
-    """Less than 0.01 dB off, where eight bits allow it."""
+    """Within 0.01 dB (0.1 dB for eight bits)."""
     dtype, wave = np.dtype(kind), tone(0.1).astype(np.float64)
     if dtype.kind == "f":
         samples = wave.astype(dtype)
@@ -154,7 +154,7 @@ def test_samples_of_every_type_keep_their_level(kind):
 
 
 @pytest.mark.parametrize("kind", ["?", "c8", "U3", "O"])
-def test_samples_without_a_range_are_refused(kind):
+def test_samples_of_other_types_are_an_error(kind):
     with pytest.raises(ValueError, match="samples must be integers or floats"):
         scale_samples(np.zeros(3, kind))
 
@@ -165,7 +165,7 @@ def noise(seconds: float, rate: int) -> np.ndarray:
     return (sweep + 0.1 * rng.standard_normal(len(times))).astype(np.float32)
 
 
-SPANS = {  # file: codec of the sound, rate
+SPANS = {  # file: audio codec, sampling rate
     "a.mp4": ("aac", 44_100),
     "a.mkv": ("aac", 44_100),
     "opus.mkv": ("libopus", 48_000),
@@ -182,7 +182,7 @@ SPANS = {  # file: codec of the sound, rate
 
 
 @pytest.mark.parametrize("name", SPANS)
-def test_spans_equal_the_whole_sound_and_only_they_are_decoded(tmp_path, name):
+def test_spans_equal_those_of_the_whole_audio_and_only_they_are_decoded(tmp_path, name):
     codec, rate = SPANS[name]
     path = write_media(tmp_path / name, waveform=noise(40, rate), sampling_rate=rate, audio_codec=codec)
     spans = [(round(second * RATE), round((second + 2) * RATE)) for second in (0.5, 13.3, 37.25)]
@@ -201,7 +201,7 @@ def test_spans_equal_the_whole_sound_and_only_they_are_decoded(tmp_path, name):
     np.testing.assert_array_equal(load_audio(path, start=13.3, end=15.3), parts[1][0])
 
 
-def test_a_part_beyond_the_sound_is_silent_or_none(tmp_path):
+def test_a_part_after_the_end_is_silent_or_none(tmp_path):
     path = write_media(tmp_path / "a.wav", waveform=tone(2.0), audio_codec="pcm_s16le")
     assert load_audio(path, start=1.5).shape == (RATE // 2,)
     assert load_audio(path, start=5.0, end=6.0) is None
@@ -209,15 +209,15 @@ def test_a_part_beyond_the_sound_is_silent_or_none(tmp_path):
         assert not Sound(media, sampling_rate=RATE).read([(5 * RATE, 6 * RATE)])[0].any()
 
 
-def test_a_stream_that_ffmpeg_does_not_call_the_best_is_heard(tmp_path):
-    """FFmpeg knows no best sound stream where it saw none of its packets while it opened the file."""
+def test_an_audio_stream_that_ffmpeg_does_not_select_is_read(tmp_path):
+    """FFmpeg selects no best audio stream if it saw no packet of one while it opened the file."""
     path = write_ramp(tmp_path / "a.ts", audio_codec="aac", seconds=16, sound_start=-3.0)
     with MediaFile(path) as media:
         assert media.sound is not None
-    assert heard_from(load_audio(path)) == pytest.approx(11.0, abs=0.04)
+    assert beep_start(load_audio(path)) == pytest.approx(11.0, abs=0.04)
 
 
-def test_sound_that_cannot_be_decoded_is_named(tmp_path):
+def test_undecodable_audio_is_an_error_that_names_the_file(tmp_path):
     path = write_media(tmp_path / "a.mp4", frames=pictures(10), waveform=tone(1.0))
     content = path.read_bytes()
     with av.open(str(path)) as container:
@@ -242,7 +242,7 @@ def test_resampling_keeps_length_and_shape(from_rate, to_rate):
 @pytest.mark.parametrize("place", [35, 36, -1, -2])
 @pytest.mark.parametrize("leap", [2.0, 67_000.0])
 def test_a_damaged_time_stamp_adds_no_silence(tmp_path, place, leap):
-    """One packet of each stream claims to come seconds or hours later than its neighbours."""
+    """The time stamp of one packet is seconds or hours later than those around it."""
     ramp = write_ramp(tmp_path / "ramp.mp4", audio_codec="aac", seconds=16)
     path = tmp_path / "a.flv"
     with av.open(str(ramp)) as given, av.open(str(path), "w") as made:
@@ -263,10 +263,10 @@ def test_a_damaged_time_stamp_adds_no_silence(tmp_path, place, leap):
     path.write_bytes(content)
     waveform = load_audio(path)
     assert len(waveform) / RATE == pytest.approx(16.0, abs=2.1 if place < 0 else 0.1)
-    assert heard_from(waveform) == pytest.approx(14.0, abs=0.05)
+    assert beep_start(waveform) == pytest.approx(14.0, abs=0.05)
 
 
-def test_samples_that_are_no_numbers_are_silent(tmp_path):
+def test_nan_and_infinite_samples_are_replaced(tmp_path):
     path = write_media(tmp_path / "a.wav", waveform=tone(1.0), audio_codec="pcm_f32le")
     content = bytearray(path.read_bytes())
     content[-40_000:-39_996] = np.float32(np.nan).tobytes()

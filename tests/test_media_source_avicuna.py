@@ -1,4 +1,4 @@
-"""What a media source may be, and how one that fails is named."""
+"""Types of media sources, and errors that name the source."""
 
 import base64
 import functools
@@ -21,7 +21,7 @@ def clip(tmp_path):
 
 @pytest.fixture
 def served(tmp_path):
-    """A web server of the folder that holds the clip."""
+    """A web server for the folder of the clip."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -36,7 +36,7 @@ def served(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["str", "bytes", "bytearray", "file object", "open file", "data URL", "http URL"])
-def test_every_form_of_a_source_gives_what_its_path_gives(clip, served, form):
+def test_all_types_of_sources_give_the_same_media(clip, served, form):
     content = clip.read_bytes()
     with open(clip, "rb") as opened:
         source = {
@@ -55,12 +55,12 @@ def test_every_form_of_a_source_gives_what_its_path_gives(clip, served, form):
 
 
 @pytest.mark.parametrize("scheme", ["ftp", "rtsp", "file", "s3", "concat", "HDFS"])
-def test_other_schemes_are_refused_by_name(scheme):
+def test_other_url_schemes_are_an_error_that_names_them(scheme):
     with pytest.raises(MediaError, match=f"{scheme}://somewhere/a.mp4: URLs of scheme '{scheme.lower()}'"):
         open_media(f"{scheme}://somewhere/a.mp4")
 
 
-def test_what_cannot_be_fetched_or_is_no_source_is_named(served, tmp_path):
+def test_an_invalid_source_is_an_error_that_names_it(served):
     for source, reason in (
         (f"{served}/gone.mp4", "gone.mp4: cannot be downloaded"),
         ("data:video/mp4;base64,!", "data:video/mp4;base64,!"),
@@ -84,7 +84,7 @@ def test_what_cannot_be_fetched_or_is_no_source_is_named(served, tmp_path):
     ids=["hls", "concat", "sdp"],
 )
 @pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".txt", ".sdp"])
-def test_a_file_that_names_other_files_is_not_a_medium(tmp_path, content, suffix):
+def test_playlists_are_not_media_files(tmp_path, content, suffix):
     write_media(tmp_path / "secret.ts", frames=pictures(10))
     (tmp_path / f"list{suffix}").write_text(content)
     with pytest.raises(MediaError, match=f"list{suffix}: not a readable media file"):

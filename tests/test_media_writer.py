@@ -1,22 +1,19 @@
-"""Probing, decoding in order, and writing: on files made here and on real odd ones."""
+"""Writing, probing and sequential decoding, on generated and on unusual real files."""
 
 import os
 import pickle
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 
 from dataset_builders.media_writer import MediaWriter
+from modeling_avicuna import load_audio
 from modeling_avicuna.media_avicuna import MediaError, decode_audio, decode_video, probe
+from tests.media_files import tone
 
 
 RATE = 48_000
-
-
-def tone(frequency: float, seconds: float, amplitude: float = 0.5) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -30,8 +27,8 @@ def smooth_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndar
     )
 
 
-def test_what_is_written_is_read_back(tmp_path):
-    frames, samples = smooth_frames(30), np.stack([tone(440, 3), tone(660, 3)])
+def test_written_frames_and_samples_are_read_back(tmp_path):
+    frames, samples = smooth_frames(30), np.stack([tone(3, frequency=440), tone(3, frequency=660)])
     with MediaWriter(tmp_path / "v.mp4", width=64, height=48, fps=10, sampling_rate=RATE, crf=8) as writer:
         for frame in frames:
             writer.write_frame(frame)
@@ -44,13 +41,13 @@ def test_what_is_written_is_read_back(tmp_path):
     assert [round(timed.time, 3) for timed in decoded] == [round(k / 10, 3) for k in range(30)]
     for timed, frame in zip(decoded, frames, strict=True):
         assert psnr(timed.frame.to_ndarray(format="rgb24"), frame) > 30
-    heard = decode_audio(tmp_path / "v.mp4", sampling_rate=RATE)[:, : samples.shape[1]]
-    # sample for sample in place: the encoder's delay is undone
-    assert 10 * np.log10(np.mean(samples**2) / np.mean((heard - samples) ** 2)) > 20
+    read = decode_audio(tmp_path / "v.mp4", sampling_rate=RATE)[:, : samples.shape[1]]
+    # aligned sample by sample: the delay of the encoder is removed
+    assert 10 * np.log10(np.mean(samples**2) / np.mean((read - samples) ** 2)) > 20
     assert os.listdir(tmp_path) == ["v.mp4"]
 
 
-def test_equal_input_gives_equal_bytes_and_no_sound_means_no_audio_stream(tmp_path):
+def test_writing_is_deterministic_and_without_samples_there_is_no_audio_stream(tmp_path):
     for name in ("1.mp4", "2.mp4"):
         with MediaWriter(tmp_path / name, width=64, height=48, fps=Fraction(30000, 1001)) as writer:
             for frame in smooth_frames(5):
@@ -60,27 +57,26 @@ def test_equal_input_gives_equal_bytes_and_no_sound_means_no_audio_stream(tmp_pa
     assert decode_audio(tmp_path / "1.mp4", sampling_rate=RATE) is None
 
 
-def test_a_failed_write_leaves_nothing_and_says_its_own_error(tmp_path):
-    with pytest.raises(RuntimeError, match="mine"):
+@pytest.mark.parametrize("num_frames", [0, 1])
+def test_an_error_while_writing_is_raised_and_leaves_no_file(tmp_path, num_frames):
+    with pytest.raises(RuntimeError, match="raised here"):
         with MediaWriter(tmp_path / "v.mp4", width=64, height=48, fps=10, sampling_rate=RATE) as writer:
-            writer.write_frame(smooth_frames(1)[0])
-            raise RuntimeError("mine")
-    with pytest.raises(RuntimeError, match="before"):
-        with MediaWriter(tmp_path / "v.mp4", width=64, height=48, fps=10):
-            raise RuntimeError("before the first frame")
+            for frame in smooth_frames(num_frames or 1)[:num_frames]:
+                writer.write_frame(frame)
+            raise RuntimeError("raised here")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("arguments", [{"width": 63}, {"height": 0}, {"num_channels": 6}])
-def test_a_format_that_cannot_be_written_is_refused(tmp_path, arguments):
+def test_an_unsupported_format_is_an_error(tmp_path, arguments):
     with pytest.raises(ValueError, match=str(*arguments.values())):
         MediaWriter(tmp_path / "v.mp4", **({"width": 64, "height": 48, "fps": 10} | arguments))
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("channels, expected", [(1, [0.5, 0.5]), (2, [0.5, 0.25])])
-def test_mono_and_stereo_are_turned_into_each_other_without_a_change_of_level(tmp_path, channels, expected):
-    samples = np.stack([tone(500, 1, 0.5), tone(500, 1, 0.25)])[:channels]
+def test_converting_between_mono_and_stereo_keeps_the_level(tmp_path, channels, expected):
+    samples = np.stack([tone(1, frequency=500), 0.5 * tone(1, frequency=500)])[:channels]
     with MediaWriter(
         tmp_path / "v.mp4", width=64, height=48, fps=5, sampling_rate=RATE, num_channels=channels
     ) as writer:
@@ -94,24 +90,7 @@ def test_mono_and_stereo_are_turned_into_each_other_without_a_change_of_level(tm
     assert np.abs(mono[:, middle]).max() == pytest.approx(np.mean(expected), rel=0.05)
 
 
-def test_sound_that_starts_late_begins_with_silence(tmp_path):
-    """Written here stream by stream: the picture from 0, the sound from half a second on."""
-    with av.open(str(tmp_path / "late.mp4"), "w") as container:
-        video, audio = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=RATE, layout="mono")
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        for frame in smooth_frames(20):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        sound = av.AudioFrame.from_ndarray(tone(1000, 1)[None], format="fltp", layout="mono")
-        sound.sample_rate, sound.pts, sound.time_base = RATE, RATE // 2, Fraction(1, RATE)
-        container.mux(audio.encode(sound))
-        container.mux(video.encode(None))
-        container.mux(audio.encode(None))
-    samples = decode_audio(tmp_path / "late.mp4", sampling_rate=RATE)[0]
-    begin = np.flatnonzero(np.abs(samples) > 0.1)[0] / RATE
-    assert begin == pytest.approx(0.5, abs=0.025)
-
-
-FACTS = {  # file: seconds, upright width and height, frames, sampling rate, channels
+FACTS = {  # file: seconds, displayed width and height, frames, sampling rate, channels
     "clips/fire2.mp4": (2.38, 1280, 720, 25, 48_000, 1),
     "clips/bitmap.mp4": (5.0, 1, 1, 5, None, None),
     "clips/video_0.mov": (0.1, 568, 320, 3, None, None),
@@ -129,7 +108,7 @@ FACTS = {  # file: seconds, upright width and height, frames, sampling rate, cha
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_real_files_are_what_their_list_says(data_dir, name):
+def test_properties_and_frames_of_real_files(data_dir, name):
     seconds, width, height, num_frames, sampling_rate, num_channels = FACTS[name]
     info = probe(data_dir / name)
     assert info.duration == pytest.approx(seconds, abs=0.01)
@@ -150,14 +129,14 @@ def test_real_files_are_what_their_list_says(data_dir, name):
         assert sound.shape[1] / 16_000 == pytest.approx(seconds, abs=0.15)
 
 
-def test_a_variable_frame_rate_keeps_its_own_times_and_avi_its_constant_one(data_dir):
+def test_times_of_variable_and_constant_frame_rates(data_dir):
     fire = np.diff([timed.time for timed in decode_video(data_dir / "clips" / "fire2.mp4")])
     assert fire.min() < 0.085 < 0.095 < fire.max()
     avi = np.diff([timed.time for timed in decode_video(data_dir / "clips" / "mma_test.avi")])
     assert avi == pytest.approx(np.full(len(avi), 0.04))
 
 
-def test_sound_alone_can_be_probed_and_read(data_dir):
+def test_an_audio_file_can_be_probed_and_read(data_dir):
     path = data_dir / "clips" / "sine_mono_s32_8000.wav"
     info = probe(path)
     assert (info.duration, info.has_video, info.sampling_rate, info.num_channels) == (4.0, False, 8000, 1)
@@ -166,28 +145,11 @@ def test_sound_alone_can_be_probed_and_read(data_dir):
         next(decode_video(path))
 
 
-def test_the_cover_of_a_music_file_is_not_a_video(tmp_path):
-    path = tmp_path / "song.mp3"
-    with av.open(str(path), "w") as container:
-        audio, cover = container.add_stream("mp3", rate=RATE, layout="mono"), container.add_stream("mjpeg")
-        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
-        sound = av.AudioFrame.from_ndarray(tone(500, 1)[None], format="fltp", layout="mono")
-        sound.sample_rate = RATE
-        for packet in [*audio.encode(sound), *audio.encode(None)]:
-            container.mux(packet)
-        picture = av.VideoFrame.from_ndarray(smooth_frames(1)[0], format="rgb24").reformat(format="yuvj420p")
-        container.mux([*cover.encode(picture), *cover.encode(None)])
-    with av.open(str(path)) as container:
-        assert container.streams.video  # the file does hold a picture
-    assert not probe(path).has_video and probe(path).duration == pytest.approx(1.0, abs=0.1)
-
-
-def test_unusable_files_are_named_with_a_reason_to_count_by(data_dir, tmp_path):
+def test_an_unreadable_file_is_an_error_with_name_and_reason(data_dir, tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a film\n" * 50)
     clip = (data_dir / "valor_clips" / "Sv9fcuRfk2o_70.000_80.000.mp4").read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(clip[: len(clip) // 2])  # its index stands at one end: whichever, it breaks
+    (tmp_path / "cut.mp4").write_bytes(clip[: len(clip) // 2])
     corrupted = data_dir / "clips" / "corrupted.mp4"
     for path, reason in (
         (tmp_path / "missing.mp4", "no such file"),
@@ -200,18 +162,20 @@ def test_unusable_files_are_named_with_a_reason_to_count_by(data_dir, tmp_path):
             list(decode_video(path))
         assert caught.value.reason == reason
         assert str(path) in str(caught.value)
+    with pytest.raises(MediaError, match="None"):
+        load_audio(None)
     with pytest.raises(MediaError, match="cut.mp4"):
         list(decode_video(tmp_path / "cut.mp4"))
         decode_audio(tmp_path / "cut.mp4", sampling_rate=RATE)
 
 
-def test_an_error_travels_between_processes_unchanged():
+def test_a_media_error_can_be_pickled():
     error = MediaError("a/b.mp4", "no such file", "gone")
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.name, copy.reason, copy.detail) == (str(error), "a/b.mp4", "no such file", "gone")
 
 
-def test_odd_names_are_names(tmp_path):
+def test_unusual_file_names_are_written_and_read(tmp_path):
     for name in ("-starts-with-dash.mp4", "with:colon.mp4", "with space %03d.mp4"):
         with MediaWriter(tmp_path / name, width=64, height=48, fps=10) as writer:
             for frame in smooth_frames(3):
@@ -220,7 +184,7 @@ def test_odd_names_are_names(tmp_path):
     assert len(os.listdir(tmp_path)) == 3
 
 
-def test_a_relative_name_that_begins_with_a_dash_is_a_name(tmp_path, monkeypatch):
+def test_a_relative_name_that_starts_with_a_dash_is_written_and_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with MediaWriter("-x.mp4", width=64, height=48, fps=10) as writer:
         writer.write_frame(smooth_frames(1)[0])

@@ -1,4 +1,4 @@
-"""The examples in the descriptions of the metrics, which are data to `evaluate` and not docstrings."""
+"""Runs the examples in the descriptions of the metrics, which are not docstrings."""
 
 import doctest
 
@@ -10,7 +10,7 @@ METRICS = ("event_localization", "temporal_grounding", "dense_captioning", "open
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_the_example_of_a_metric_runs_from_the_checkout(name, project_dir, monkeypatch):
+def test_the_example_of_a_metric_runs(name, project_dir, monkeypatch):
     monkeypatch.chdir(project_dir)
     description = evaluate.load(f"eval/metrics/{name}").inputs_description
     examples = doctest.DocTestParser().get_doctest(description, {"evaluate": evaluate}, name, None, 0)

@@ -16,7 +16,7 @@ def test_mixture_covers_all_rows_deterministically():
     assert {counts["a", index] for index in range(50)} == {1} and {counts["b", index] for index in range(30)} == {2}
     assert order == mixture_order({"b": 30, "a": 50}, {"b": 2.0, "a": 1.0}, seed=4)
     assert order != mixture_order({"a": 50, "b": 30}, {"a": 1.0, "b": 2.0}, seed=5)
-    assert len({name for name, _ in order[:12]}) == 2  # shuffled, not one after the other
+    assert len({name for name, _ in order[:12]}) == 2  # shuffled, not concatenated
 
 
 @settings(max_examples=100, deadline=None)
@@ -28,7 +28,7 @@ def test_mixture_covers_all_rows_deterministically():
     ),
     seed=st.integers(0, 5),
 )
-def test_each_row_occurs_as_often_as_the_weight_says(sources, seed):
+def test_each_row_occurs_as_often_as_its_weight(sources, seed):
     num_rows = {name: num for name, (num, _) in sources.items()}
     weights = {name: weight for name, (_, weight) in sources.items()}
     if not any(weights.values()):
@@ -37,16 +37,16 @@ def test_each_row_occurs_as_often_as_the_weight_says(sources, seed):
         return
     counts = collections.Counter(mixture_order(num_rows, weights, seed=seed))
     for name, num in num_rows.items():
-        often = [counts[name, index] for index in range(num)]
-        assert max(often) - min(often) <= 1 and min(often) in (int(weights[name]), int(weights[name]) + 1)
-        assert 0 <= sum(often) - weights[name] * num < 1
+        repeats = [counts[name, index] for index in range(num)]
+        assert max(repeats) - min(repeats) <= 1 and min(repeats) in (int(weights[name]), int(weights[name]) + 1)
+        assert 0 <= sum(repeats) - weights[name] * num < 1
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [({"a": 1.0}, "weights for"), ({"a": 1.0, "b": -1.0}, "not negative"), ({"a": 1.0, "b": float("nan")}, "finite")],
 )
-def test_weights_that_make_no_sense_are_errors(weights, message):
+def test_invalid_weights_are_errors(weights, message):
     with pytest.raises(ValueError, match=message):
         mixture_order({"a": 3, "b": 3}, weights)
 

@@ -1,4 +1,4 @@
-"""A tiny tokenizer and models that the tests of generation, answering and the pipeline share. Random weights."""
+"""A tiny tokenizer, processor and model (random weights) for the tests of generation, answering and the pipeline."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
 
 from modeling_avicuna import AVicunaForConditionalGeneration, AVicunaProcessor, build_processor
-from tests.tiny_models import tiny_config
+from tests.tiny_models import TINY_TEXT, tiny_model
 
 
 TEXTS = [
@@ -37,33 +37,27 @@ def tiny_tokenizer(texts: list[str] = TEXTS) -> PreTrainedTokenizerFast:
 
 
 def tiny_processor(**settings) -> AVicunaProcessor:
-    """Over `tiny_tokenizer`, for 32-pixel frames and a dozen audio-visual tokens."""
+    """A processor with `tiny_tokenizer`, 32-pixel frames and 12 audio-visual tokens."""
     return build_processor(tiny_tokenizer(), image_size=32, **{"num_av_tokens": 12, **settings})
 
 
 def tiny_model_for(processor: AVicunaProcessor, *, seed: int = 0, **overrides) -> AVicunaForConditionalGeneration:
-    """A random model with the vocabulary of a processor; weights spread wide, so that decoding has clear winners."""
-    config = tiny_config(
+    """A `tiny_model` with the vocabulary and the token settings of a processor."""
+    text = overrides.pop("text_config", TINY_TEXT)
+    return tiny_model(
+        seed,
         num_av_tokens=processor.num_av_tokens,
         video_token_id=processor.video_token_id,
         audio_token_id=processor.audio_token_id,
         time_unit=processor.time_unit,
         num_time_bins=processor.num_time_bins,
+        text_config={**text, "vocab_size": len(processor.tokenizer), "max_position_embeddings": 2048},
         **overrides,
     )
-    config.text_config.vocab_size = len(processor.tokenizer)
-    config.text_config.max_position_embeddings = 2048
-    torch.manual_seed(seed)
-    model = AVicunaForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "tower" not in name:
-                parameter.normal_(0.0, 0.25)
-    return model
 
 
 class Talkative(LogitsProcessor):
-    """Makes a random model say "from", digits and "to" most of the time, rightly or wrongly."""
+    """Makes a random model generate mostly "from", digits and "to", in valid and invalid order."""
 
     FOLLOWERS = {"from": r" ", "space": r"[0-9]", "digit": r"[0-9]| to| From| from|,", "word": r" ?[Ff]rom"}
 

@@ -1,6 +1,4 @@
-"""Tiny configurations, models and inputs that the model tests share. Random weights, no tokenizer, no training
-code.
-"""
+"""Tiny configurations, models with random weights, and inputs for the model tests."""
 
 import torch
 
@@ -55,7 +53,7 @@ TINY_TEXT = {
 
 
 def tiny_config(**overrides) -> AVicunaConfig:
-    """A configuration with both towers whose fields `overrides` replaces (`vision_config=None`: no tower)."""
+    """A configuration with both towers; `overrides` replaces fields (`vision_config=None`: no vision tower)."""
     fields = {
         "vision_config": dict(TINY_VISION),
         "audio_config": dict(TINY_AUDIO),
@@ -68,7 +66,7 @@ def tiny_config(**overrides) -> AVicunaConfig:
 
 
 def tiny_model(seed: int = 0, **overrides) -> AVicunaForConditionalGeneration:
-    """A random model in eval mode. Weights are spread wide, so that greedy decoding has clear winners."""
+    """A random model in eval mode. The weights have a large variance, so that greedy decoding has no near ties."""
     torch.manual_seed(seed)
     model = AVicunaForConditionalGeneration(tiny_config(**overrides)).eval()
     with torch.no_grad():

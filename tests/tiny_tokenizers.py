@@ -1,4 +1,4 @@
-"""Two small tokenizers trained in a moment, for the processor's tests: byte-level BPE and sentencepiece-like BPE."""
+"""Two tiny tokenizers for the processor tests: byte-level BPE and sentencepiece-like BPE."""
 
 import string
 
@@ -27,7 +27,7 @@ def _train(tokenizer: Tokenizer, **settings) -> PreTrainedTokenizerFast:
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """No token is unknown to it; its words carry the space before them."""
+    """Encodes any text without unknown tokens; a token may start with a space."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -37,7 +37,7 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 def sentencepiece_tokenizer(prepend_scheme: str = "first") -> PreTrainedTokenizerFast:
     """Built as transformers builds LLaMA's: "first" for legacy=False, "always" for legacy=True."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    # words apart in training, so that no token reaches over a space, as in LLaMA's vocabulary
+    # split at spaces for training, so that no token spans one, as in LLaMA's vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme)
     tokenizer.decoder = decoders.Metaspace()
     trained = _train(tokenizer, initial_alphabet=list(string.printable))

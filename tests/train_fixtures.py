@@ -1,7 +1,6 @@
-"""Shared by the training tests: a tiny checkpoint, cached random features, rows of every kind, and a way to run a
-stage.
+"""Fixtures of the training tests: a tiny checkpoint, random cached features, rows of every kind, a stage runner.
 
-Everything is made once per session in a temporary folder. No media are decoded here.
+Everything is created once per session in a temporary folder. No media are decoded.
 """
 
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ CAPTIONS = [
     "A train passes by.",
     "Somebody plays the piano.",
 ]
-# fp32 on one core, nothing downloaded, nothing reported
+# fp32 on one core, no download, no reporting
 QUIET = {
     "bf16": False,
     "use_cpu": True,
@@ -49,7 +48,7 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Workshop:
-    """Paths of the session: `checkpoint`, `features`, and Parquet files of rows by kind."""
+    """Paths of the session: `checkpoint`, `features`, and one Parquet file per kind of row."""
 
     folder: Path
 
@@ -81,7 +80,7 @@ def audio_rows() -> list[dict]:
 
 
 def composed_row(number: int, clips: list[int]) -> dict:
-    """A virtual pseudo-untrimmed row whose clips last 10 s each, asked about its first clip."""
+    """A virtual pseudo-untrimmed row of 10-s clips with a question about its first clip."""
     row = make_row(
         f"composed-{number}",
         source="pseudo-valor",
@@ -142,7 +141,7 @@ def workshop(tmp_path_factory) -> Workshop:
 
 
 def stage_arguments(shop: Workshop | None, kind: str, output: Path, **overrides) -> list[str]:
-    """The command line of a quiet two-step stage on rows of `kind`; `overrides` replace or add arguments."""
+    """The command line of a two-step stage on rows of `kind`; `overrides` replace or add arguments."""
     values = {**QUIET, "output_dir": output}
     if shop is not None:
         values |= {"model_name_or_path": shop.checkpoint, "features_dir": shop.features, "datasets": shop.rows(kind)}
@@ -164,7 +163,7 @@ def saved_weights(folder: Path, name: str = "model.safetensors") -> dict[str, to
 
 
 def changed_names(before: Path, after: Path) -> set[str]:
-    """Names of the tensors that differ in any bit between two checkpoints, which must hold the same names."""
+    """Names of the tensors that differ between two checkpoints with the same names."""
     old, new = saved_weights(before), saved_weights(after)
     assert old.keys() == new.keys()
     return {name for name in old if not torch.equal(old[name], new[name])}

@@ -1,6 +1,6 @@
-"""AVicuna under transformers' own ModelTesterMixin: the file that test_transformers_common_suite.py runs.
+"""AVicuna under the ModelTesterMixin of transformers; test_transformers_common_suite.py runs this file.
 
-It is copied into the tests of transformers' source distribution (hence the relative imports) and is of no use here.
+It is copied into the tests of transformers' source distribution, hence the relative imports.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ random_ids = test_modeling_common.ids_tensor
 
 
 def ids_without_placeholders(shape, vocab_size, **kwargs):
-    """Random prompts of the suite must hold no placeholder: its media would be missing, which is an error."""
+    """Random ids without placeholders: a placeholder without media is an error."""
     return random_ids(shape, min(vocab_size, tiny_models.VIDEO_TOKEN_ID), **kwargs)
 
 
@@ -38,7 +38,7 @@ test_modeling_common.ids_tensor = ids_without_placeholders
 
 
 class AVicunaModelTester:
-    """What the common tests ask of a model: a tiny configuration and a batch of inputs, here two videos with sound."""
+    """A tiny configuration and a batch of two videos with sound for the common tests."""
 
     batch_size = 2
     num_video, num_audio, num_text = 3, 1, 6
@@ -73,7 +73,7 @@ class AVicunaModelTester:
 class AVicunaCommonTest(ModelTesterMixin, unittest.TestCase):
     all_model_classes = (AVicunaModel, AVicunaForConditionalGeneration)
     _is_composite = True
-    # the towers' own hidden states are handed on with one row per real frame or window, not per sample
+    # the towers return their hidden states with one row per real frame or window, not per sample
     skip_test_video_features_output_shape = True
     skip_test_audio_features_output_shape = True
 
@@ -87,7 +87,7 @@ class AVicunaCommonTest(ModelTesterMixin, unittest.TestCase):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
         batch_size = len(inputs.get("input_ids", ()))
         if batch_size and "pixel_values_videos" not in inputs:
-            # some tests make a batch of their own from input_ids alone; placeholders without media are an error here
+            # some tests build a batch from input_ids alone; placeholders without media are an error
             generator = torch.Generator().manual_seed(0)
             tester, config = self.model_tester, self.model_tester.get_config()
             for name, rows, size in (
@@ -102,7 +102,7 @@ class AVicunaCommonTest(ModelTesterMixin, unittest.TestCase):
         self.config_tester.run_common_tests()
 
     @unittest.skip(
-        "the source distribution of transformers lacks GenerationTesterMixin; see test_citizenship_avicuna.py"
+        "the source distribution of transformers lacks GenerationTesterMixin; see test_transformers_integration.py"
     )
     def test_generation_tester_mixin_inheritance(self):
         pass

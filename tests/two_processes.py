@@ -1,6 +1,6 @@
-"""Runs a module on two processes of this machine's CPU, and never longer than it may. Not a test itself.
+"""Runs a module in two CPU processes with a time limit.
 
-`accelerate launch --cpu --num_processes 2` starts one process and says nothing, so torchrun starts them here.
+`accelerate launch --cpu --num_processes 2` starts one process without a warning, so torchrun is used.
 """
 
 import fcntl
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 PROJECT = Path(__file__).parents[1]
-# DeepSpeed compiles its CPU communication once: per checkout, so that no other project's lock can stop these tests
+# DeepSpeed compiles its CPU communication once; in the checkout, so that no lock of another project blocks the tests
 EXTENSIONS = PROJECT / "outputs" / "torch_extensions"
 TIMEOUT = 400.0
 
 
 def run_on_two_processes(module: str, *arguments: str, timeout: float = TIMEOUT, succeeds: bool = True) -> str:
-    """What the processes of `python -m module arguments` wrote; a failed start is an error with all of it.
+    """Run `python -m module arguments` in two processes and return their output.
 
     Args:
-        timeout: seconds after which all of them are ended, and the test fails.
-        succeeds: whether the run must end with status 0, or must not.
+        timeout: seconds after which the processes are terminated and the test fails.
+        succeeds: whether the exit status must be 0.
     """
     environment = {
         **os.environ,
@@ -46,7 +46,7 @@ def run_on_two_processes(module: str, *arguments: str, timeout: float = TIMEOUT,
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.terminate()  # torchrun ends its workers then; killed, it would leave them behind
+            process.terminate()  # torchrun then ends its workers, which it does not when killed
             output, _ = process.communicate(timeout=60)
             raise AssertionError(f"{module} did not end within {timeout:.0f} s:\n{output[-6000:]}") from None
     assert (process.returncode == 0) == succeeds, f"status {process.returncode}:\n{output[-8000:]}"
@@ -55,10 +55,9 @@ def run_on_two_processes(module: str, *arguments: str, timeout: float = TIMEOUT,
 
 @contextmanager
 def without_stale_locks(extensions: Path) -> Iterator[None]:
-    """A compilation that was killed leaves torch's lock, which the next one would wait for without end.
+    """Remove the lock files of killed compilations, on which the next compilation would wait forever.
 
-    Where nobody else runs from this folder, a lock there is nobody's; the kernel forgets who runs when they are
-    killed.
+    A file lock (flock) shows whether another process uses this folder; the kernel releases it when a process dies.
     """
     extensions.mkdir(parents=True, exist_ok=True)
     with open(extensions / "in_use", "w") as file:

@@ -1,8 +1,8 @@
-"""Runs several stages in one set of processes; torchrun starts it and `test_sft_zero.py` reads the results.
+"""Runs several stages in one set of processes; `test_sft_zero.py` starts it with torchrun and reads the results.
 
     torchrun --nproc_per_node 2 -m tests.zero_worker jobs.json
 
-Starting Python and DeepSpeed takes longer than a tiny stage, so all of them share one start.
+Starting Python and DeepSpeed takes longer than a tiny stage.
 """
 
 import json

@@ -1,8 +1,7 @@
-"""Somebody who reads the pages and does what they show, in a folder of his own. Not a test itself.
+"""Runs the snippets of the documentation in order, in one folder, and records the outcome of each.
 
-He runs each snippet in this process or, `in_shell`, as a person types it; he remembers what went wrong, for the test
-of that snippet to tell. The Hub and the judge are stand-ins, Slurm's commands run their tasks here, one after the
-other.
+A snippet runs in this process or through a shell. The Hub and the judge are local servers; the commands of Slurm run
+their tasks on this machine, one after another.
 """
 
 import importlib
@@ -37,9 +36,9 @@ from tests.test_judge import JudgeServer
 from tests.two_processes import EXTENSIONS, without_stale_locks
 
 
-SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # the default; a folder of this name stands in for the Hub
-# what a program leaves in its output folder
-LEAVES = {
+SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # the default, here the name of a local folder
+# program: file in its output folder
+OUTPUT_FILES = {
     "dataset_builders.build": "data/*.parquet",
     "dataset_builders.sandbox": "annotations.json",
     "eval.comparison": "comparison.md",
@@ -53,14 +52,14 @@ LEAVES = {
     "train.run_stages": "stage4/model.safetensors",
     "train/sft.py": "training_summary.json",
 }
-# programs without one: `Reader.check_what_was_told`
-TELLS = ("eval.judge", "lmms_eval", "make", "model_card.push", "model_card.write", "pip")
-# what a snippet may fail with: its own test raises it
+# programs without an output folder: `SnippetRunner.check_other_effect`
+OTHER_PROGRAMS = ("eval.judge", "lmms_eval", "make", "model_card.push", "model_card.write", "pip")
+# errors that are recorded and raised in the test of the snippet
 FAILURES = (
     *(AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError),
     *(StopIteration, SyntaxError, TypeError, ValueError),
 )
-# Slurm's commands: an array's tasks here and now, from `--wrap` or from a script with its `#SBATCH --array=`
+# sbatch runs all tasks of an array at once, from `--wrap` or from a script with `#SBATCH --array=`
 SBATCH = """#!/bin/bash
 set -e
 for word in "$@"; do
@@ -94,18 +93,18 @@ exec "$@"
 """
 
 
-class Reader:
-    """The reader's folder, the stand-ins that he meets, and what he was told.
+class SnippetRunner:
+    """Runs snippets in `folder` against local servers.
 
     Args:
-        folder: empty.
-        sentence_encoder: the folder of the real all-MiniLM-L6-v2.
-        in_shell: whether he types everything into a shell.
+        folder: an empty folder.
+        sentence_encoder: the folder of all-MiniLM-L6-v2.
+        in_shell: whether all snippets run through a shell.
     """
 
     def __init__(self, folder: Path, *, sentence_encoder: Path, in_shell: bool = False):
         self.folder, self.in_shell = folder, in_shell
-        self.told: dict[Snippet, BaseException | None] = {}
+        self.errors: dict[Snippet, BaseException | None] = {}
         self.output: dict[Snippet, str] = {}
         for name in ("ds_config.json", "eval", "examples", "train"):
             (folder / name).symlink_to(PROJECT / name)
@@ -118,7 +117,7 @@ class Reader:
         write_published_captions(folder)
         write_published_weights(folder / "weights")
 
-    def __enter__(self) -> "Reader":
+    def __enter__(self) -> "SnippetRunner":
         self._stack = ExitStack()
         self.hub = self._stack.enter_context(serve_hub())
         for repo_id, name in HUB_MODELS.items():
@@ -140,28 +139,28 @@ class Reader:
     def __exit__(self, *failure) -> None:
         self._stack.close()
 
-    def run_as_far_as(self, last: Snippet, snippets: list[Snippet]) -> None:
-        """Run what comes before a snippet and has not been run, then the snippet itself."""
+    def run_through(self, last: Snippet, snippets: list[Snippet]) -> None:
+        """Run all snippets up to `last` that have not been run."""
         for snippet in snippets[: snippets.index(last) + 1]:
-            if snippet not in self.told:
+            if snippet not in self.errors:
                 self.run(snippet)
 
     def run(self, snippet: Snippet) -> None:
-        """Run a snippet and remember how it ended."""
-        self.told[snippet] = None
+        """Run a snippet and record its error, if any."""
+        self.errors[snippet] = None
         try:
             if snippet.place in ("shell", "slow") or self.in_shell:
-                self.type_into_shell(snippet)
+                self.run_in_shell(snippet)
             else:
                 self.run_here(snippet)
         except SystemExit as end:
-            self.told[snippet] = end if end.code else None
+            self.errors[snippet] = end if end.code else None
         except FAILURES as error:
-            self.told[snippet] = error
-        self.find_names()
+            self.errors[snippet] = error
+        self.link_expected_names()
 
     def run_here(self, snippet: Snippet) -> None:
-        """What the launcher would start, in this process."""
+        """Run the code, or the module that the command starts, in this process."""
         text = snippet.shortened(self.judge.url)
         with redirect_stdout(io.StringIO()) as output:
             if snippet.language == "python":
@@ -172,10 +171,8 @@ class Reader:
                     program(name).main()
         self.output[snippet] = output.getvalue()
 
-    def type_into_shell(self, snippet: Snippet) -> None:
-        """The snippet as a person types it, in a process that has the environment's programs and no more of
-        this one.
-        """
+    def run_in_shell(self, snippet: Snippet) -> None:
+        """Run the snippet in a new process with the programs of this environment on PATH."""
         text = snippet.shortened(self.judge.url)
         command = [sys.executable, "-c", text] if snippet.language == "python" else ["bash", "-c", text]
         binaries = os.pathsep.join([str(self.folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -194,16 +191,14 @@ class Reader:
         if done.returncode:
             raise RuntimeError(f"status {done.returncode}:\n{text}\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
 
-    def find_names(self) -> None:
-        """After each snippet: what `make demo` and earlier stages would have left, under the names that the
-        pages use.
-        """
+    def link_expected_names(self) -> None:
+        """Provide the outputs of `make demo` and of earlier stages under the names that the pages use."""
         outputs, world = self.folder / "outputs", self.folder / "outputs/world"
         if (world / "annotations.json").exists() and not (self.folder / "data/valor").exists():
             write_published_annotations(self.folder, world)
             self.hub.repos["datasets", "lmms-eval/charades_sta"] = charades_repository(world)
         demo = outputs / "demo/stage4"
-        if not demo.exists():  # a copy, because publishing writes a card into the folder
+        if not demo.exists():  # copied, because publishing writes a card into the folder
             shutil.copytree(PROJECT / "examples/sandbox_checkpoint", demo)
         names = {
             "outputs/demo/eval": outputs / "eval",
@@ -222,35 +217,35 @@ class Reader:
         if (stage2 / "config.json").exists() and ("models", "user/avicuna-stage2") not in self.hub.repos:
             self.hub.repos["models", "user/avicuna-stage2"] = read_folder(stage2)
 
-    def raise_what_went_wrong(self, snippet: Snippet) -> None:
-        if self.told[snippet] is not None:
-            raise AssertionError(f"{snippet.page}:\n{snippet.text}") from self.told[snippet]
+    def raise_error(self, snippet: Snippet) -> None:
+        if self.errors[snippet] is not None:
+            raise AssertionError(f"{snippet.page}:\n{snippet.text}") from self.errors[snippet]
 
     def read_json(self, name: str) -> dict:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def check_effect(self, snippet: Snippet) -> None:
-        """What a snippet names as its output is there, and holds what such a program leaves."""
+        """Assert that the outputs which a snippet names exist and hold the files of its program."""
         if snippet.language == "python":
             named = re.findall(r'"(?:\./)?(outputs/[^"]+)"', snippet.text)
             assert [name for name in named if not (self.folder / name).exists()] == []
             assert self.output[snippet].strip() or "print(" not in snippet.text
             return
         words = shlex.split(snippet.shortened(self.judge.url).replace("'", " "))
-        (kind,) = {word for word in words if word in (*LEAVES, *TELLS)}
-        if kind in TELLS:
-            self.check_what_was_told(snippet, words)
+        (kind,) = {word for word in words if word in (*OUTPUT_FILES, *OTHER_PROGRAMS)}
+        if kind in OTHER_PROGRAMS:
+            self.check_other_effect(snippet, words)
             return
         outputs = [words[k + 1] for k, word in enumerate(words) if word in ("--output", "--output_dir")]
         for output in outputs:
-            assert list((self.folder / output).glob(LEAVES[kind])), f"{output} has no {LEAVES[kind]}"
+            assert list((self.folder / output).glob(OUTPUT_FILES[kind])), f"{output} has no {OUTPUT_FILES[kind]}"
         if kind == "eval.run":
             assert self.read_json(f"{outputs[0]}/results.json")["metrics"]
         if kind == "eval.study":
             assert len(self.read_json(f"{outputs[0]}/study.json")["rows"]) >= 3
 
-    def check_what_was_told(self, snippet: Snippet, words: list[str]) -> None:
-        """The effect of programs that write nowhere, or into a folder that was there."""
+    def check_other_effect(self, snippet: Snippet, words: list[str]) -> None:
+        """Assert the effect of a program without an output folder."""
         option = {word: words[k + 1] for k, word in enumerate(words[:-1]) if word.startswith("--")}
         repo_id = option.get("--repo-id")
         if "eval.judge" in words:

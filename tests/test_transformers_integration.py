@@ -1,6 +1,6 @@
-"""AVicuna as a model of transformers: what every other model of the library can do, done by this one.
+"""Features that transformers offers for every model, with AVicuna: loading, attention, generation, adapters.
 
-Remote code runs in a process of its own that has never seen the project; the rest runs in this one, on tiny weights.
+Remote code runs in a separate process that cannot import the project; the rest runs here on tiny weights.
 """
 
 import importlib.util
@@ -52,7 +52,7 @@ from tests.tiny_tokenizers import byte_level_tokenizer
 
 @pytest.fixture(scope="module")
 def inputs():
-    """Two samples of raw media, unequal in length and kind, padded on the left."""
+    """Two samples of raw media of different lengths, the second without sound, padded on the left."""
     generator = torch.Generator().manual_seed(0)
     return left_pad([prompt_ids(6, 2, 9), prompt_ids(4, 0, 3, seed=1)]) | {
         "pixel_values_videos": torch.randn(2, 6, *FRAME_SHAPE, generator=generator),
@@ -73,7 +73,7 @@ def greedy(model, inputs):
 
 
 def answer(model, inputs, **settings):
-    """The new tokens; greedy unless told otherwise."""
+    """The new tokens; greedy by default."""
     settings = {"max_new_tokens": 8, "do_sample": False, **settings}
     return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
 
@@ -132,7 +132,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def checkpoint(processor, tmp_path_factory):
-    """A complete checkpoint, model and processor, whose placeholder ids are those of its tokenizer."""
+    """A complete checkpoint: a processor, and a model with its placeholder ids."""
     folder = tmp_path_factory.mktemp("checkpoint")
     model = tiny_model(
         text_config={**TINY_TEXT, "vocab_size": len(processor.tokenizer)},
@@ -144,7 +144,7 @@ def checkpoint(processor, tmp_path_factory):
     return folder
 
 
-def test_a_process_that_has_never_seen_the_project_gives_identical_logits(checkpoint, processor, inputs, tmp_path):
+def test_remote_code_without_the_project_gives_identical_logits(checkpoint, processor, inputs, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     ids = inputs["input_ids"].clone()
     ids[inputs["input_ids"] == VIDEO_TOKEN_ID] = processor.video_token_id
@@ -171,9 +171,7 @@ def test_a_process_that_has_never_seen_the_project_gives_identical_logits(checkp
 
 
 def hidden_project(folder: Path) -> Path:
-    """A folder that takes the installed project off the import path of a new process, as if it had never been
-    there.
-    """
+    """A folder for PYTHONPATH whose sitecustomize.py removes the installed project from the import path."""
     (folder / "hide").mkdir()
     project = str(Path(__file__).resolve().parents[1])
     (folder / "hide/sitecustomize.py").write_text(
@@ -187,7 +185,7 @@ def hidden_project(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "auto_class", [AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText]
 )
-def test_importing_the_package_is_enough_for_the_auto_classes(checkpoint, auto_class):
+def test_importing_the_package_registers_the_auto_classes(checkpoint, auto_class):
     for trust in (None, True):
         model = auto_class.from_pretrained(checkpoint, trust_remote_code=trust)
         assert type(model) is AVicunaForConditionalGeneration
@@ -247,8 +245,8 @@ def test_eager_and_sdpa_attention_agree_and_flash_is_declared(model, inputs, tmp
     assert model._supports_flash_attn and model._supports_sdpa
 
 
-def test_an_attention_that_clap_lacks_is_used_everywhere_else(model, inputs, greedy, tmp_path):
-    """Flash attention needs a GPU and its package; flex attention takes the same way through transformers."""
+def test_an_attention_that_clap_lacks_is_used_in_the_other_parts(model, inputs, greedy, tmp_path):
+    """With flex attention, which transformers dispatches as flash attention but without a GPU."""
     model.save_pretrained(tmp_path)
     at_loading = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="flex_attention")
     later = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -271,10 +269,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(inputs):
                 tower.is_gradient_checkpointing for tower in (model.model.vision_tower, model.model.language_model)
             )
         model.zero_grad()
-        (
-            model.model.vision_tower.eval(),
-            model.model.audio_tower.eval(),
-        )  # batch statistics would move between the passes
+        model.model.vision_tower.eval()
+        model.model.audio_tower.eval()  # batch statistics would change between the passes
         model(**inputs, labels=inputs["input_ids"].clamp(max=90), use_cache=False).loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 40
@@ -294,13 +290,13 @@ def test_every_cache_gives_the_same_tokens(model, inputs, greedy, settings):
 
 def test_a_decoding_step_compiles_into_one_graph(model, inputs, greedy):
     settings = CompileConfig(fullgraph=True, backend="eager", mode=None)
-    settings._compile_all_devices = True  # transformers compiles on accelerators alone unless told
+    settings._compile_all_devices = True  # the default: accelerators only
     assert torch.equal(answer(model, inputs, cache_implementation="static", compile_config=settings), greedy)
     assert hasattr(model, "_compiled_call"), "generate did not compile"
     del model._compiled_call
 
 
-def test_beam_search_batched_equals_single(model, inputs):
+def test_batched_beam_search_equals_single(model, inputs):
     batched = answer(model, inputs, num_beams=3)
     for index in range(2):
         single = answer(model, row(inputs, index), num_beams=3)[0]
@@ -321,7 +317,7 @@ def test_num_return_sequences_of_beams_and_samples(model, inputs, greedy):
     assert torch.equal(cold[::2], greedy) and torch.equal(cold[1::2], greedy)
 
 
-def test_streaming_gives_the_text_piece_by_piece(checkpoint, processor):
+def test_the_streamed_text_is_the_generated_text(checkpoint, processor):
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     ids = torch.tensor([[processor.video_token_id] * 8 + processor.tokenizer("A dog").input_ids])
     media = {
@@ -352,7 +348,7 @@ def test_an_unknown_argument_of_generate_is_an_error(model, inputs):
 # ---- vocabulary, adapters, quantisation ----
 
 
-def test_resized_embeddings_keep_what_the_model_says(inputs, greedy):
+def test_resized_embeddings_keep_the_generated_tokens(inputs, greedy):
     model = tiny_model()
     model.resize_token_embeddings(VOCAB_SIZE + 7, mean_resizing=False)
     assert model.config.text_config.vocab_size == VOCAB_SIZE + 7 == model.lm_head.out_features
@@ -364,7 +360,7 @@ def test_resized_embeddings_keep_what_the_model_says(inputs, greedy):
     assert torch.equal(answer(model, inputs), greedy)
 
 
-def test_tied_embeddings_stay_tied_through_a_file(inputs, tmp_path):
+def test_tied_embeddings_are_tied_after_loading(inputs, tmp_path):
     model = tiny_model(text_config={**TINY_TEXT, "tie_word_embeddings": True})
     assert model.lm_head.weight is model.get_input_embeddings().weight
     model.save_pretrained(tmp_path)
@@ -373,7 +369,7 @@ def test_tied_embeddings_stay_tied_through_a_file(inputs, tmp_path):
     assert torch.equal(logits_of(loaded, inputs), logits_of(model, inputs))
 
 
-def test_a_peft_adapter_loads_back_into_the_plain_model(inputs, tmp_path):
+def test_a_saved_peft_adapter_loads_into_the_model(inputs, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
     config = LoraConfig(
@@ -417,10 +413,10 @@ QUANTISATIONS = {
 
 
 @pytest.mark.parametrize("name", QUANTISATIONS)
-def test_the_language_model_alone_is_quantised(name, inputs, tmp_path):
+def test_only_the_language_model_is_quantised(name, inputs, tmp_path):
     package, build_config = QUANTISATIONS[name]
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed: it is no requirement of this project")
+        pytest.skip(f"{package} is not installed (optional)")
     wide = {**TINY_TEXT, "hidden_size": 128, "intermediate_size": 256}  # blocks of 64 weights
     model = tiny_model(text_config=wide)
     model.save_pretrained(tmp_path)
@@ -435,6 +431,6 @@ def test_the_language_model_alone_is_quantised(name, inputs, tmp_path):
     kept = inputs["attention_mask"].bool()
     exact = logits_of(model, inputs)[kept][..., :VIDEO_TOKEN_ID]
     error = (logits_of(quantised, inputs)[kept][..., :VIDEO_TOKEN_ID] - exact).norm() / exact.norm()
-    # random weights of one scale are the worst case for four bits: sixteen levels, and two layers of it
+    # normally distributed random weights have large errors in four bits (16 levels)
     assert error < (1.0 if "4 bit" in name else 0.15)
     assert answer(quantised, inputs, max_new_tokens=3, eos_token_id=EOS_ID).shape[1] <= 3
