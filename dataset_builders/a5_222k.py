@@ -117,7 +117,7 @@ def read_sources(config: A5222KSettings, *, report: CurationReport) -> dict[str,
     Raises:
         ValueError: no source, or label files without the list of classes.
     """
-    sources = {}
+    sources: dict[str, Iterator[AudioCaption]] = {}
     for name, reader in READERS.items():
         options = {}
         if name == "audioset" and config.audioset_file is not None:

@@ -21,31 +21,31 @@ def draw_bars(
     Args:
         highlight: series in another colour (ours among published ones).
     """
-    axes = _axes(width=max(8.0, 1.1 * len(groups) + 0.35 * len(groups) * len(series)))
+    figure, axes = _figure(width=max(8.0, 1.1 * len(groups) + 0.35 * len(groups) * len(series)))
     width = 0.8 / max(len(series), 1)
     for index, (name, values) in enumerate(series.items()):
         places = [group + (index - (len(series) - 1) / 2) * width for group, v in enumerate(values) if v is not None]
         colour = "#c44e52" if name == highlight else _shade(index, len(series))
         axes.bar(places, [value for value in values if value is not None], width, label=name, color=colour)
     axes.set_xticks(range(len(groups)), groups)
-    _write(axes, path, unit=unit, title=title)
+    _write(figure, axes, path, unit=unit, title=title)
 
 
 def draw_lines(path: Path, *, series: dict[str, dict[float, float]], axis: str, unit: str, title: str) -> None:
     """One line per series, given as {x: y}."""
-    axes = _axes(width=8.0)
+    figure, axes = _figure(width=8.0)
     for name, points in series.items():
         places = sorted(points)
         axes.plot(places, [points[place] for place in places], marker="o", label=name)
     axes.set_xlabel(axis)
-    _write(axes, path, unit=unit, title=title)
+    _write(figure, axes, path, unit=unit, title=title)
 
 
 def draw_intervals(
     path: Path, *, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], title: str
 ) -> None:
     """One horizontal bar per value, with its interval where there is one."""
-    axes = _axes(width=8.0, height=max(3.0, 0.28 * len(values)))
+    figure, axes = _figure(width=8.0, height=max(3.0, 0.28 * len(values)))
     names = list(values)[::-1]  # the first one at the top
     axes.barh(names, [values[name] for name in names], color=_shade(0, 2))
     for name in names:
@@ -54,19 +54,20 @@ def draw_intervals(
     axes.set_xlim(left=0)
     axes.set_title(title)
     path.parent.mkdir(parents=True, exist_ok=True)
-    axes.figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120)
 
 
-def _axes(*, width: float, height: float = 4.5) -> Axes:
-    return Figure(figsize=(min(width, 14.0), height), layout="constrained").add_subplot()
+def _figure(*, width: float, height: float = 4.5) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(min(width, 14.0), height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
-def _write(axes: Axes, path: Path, *, unit: str, title: str) -> None:
+def _write(figure: Figure, axes: Axes, path: Path, *, unit: str, title: str) -> None:
     axes.set(ylabel=unit, title=title)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    axes.figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120)
 
 
 def _shade(index: int, count: int) -> str:

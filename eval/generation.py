@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, ProcessorMixin
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from modeling_avicuna import MediaError
@@ -86,7 +86,7 @@ class Generator:
         self.processor = load_processor(model, settings)
         self._load_processor = partial(load_processor, model, settings)
         self._of_thread = threading.local()
-        self.model = load_model(model, settings).to(self.device).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=settings.dtype).to(self.device).eval()
         well_formed = TimeSpanLogitsProcessor(self.processor.tokenizer, codec=self.processor.time_codec)
         self._time_constraint = [well_formed] if settings.well_formed_times else []
 
@@ -122,16 +122,12 @@ class Generator:
         ahead: deque[tuple[Example, Sequence[Question], Future]] = deque()
         with ThreadPoolExecutor(self.settings.num_workers) as pool:
             for example, questions in jobs:
-                ahead.append((example, questions, pool.submit(self._open_and_decode, example, open_media)))
+                decoding = pool.submit(lambda one: self._decode(open_media(one)), example)
+                ahead.append((example, questions, decoding))
                 if len(ahead) > 2 * self.settings.num_workers:
                     yield ahead.popleft()
             while ahead:
                 yield ahead.popleft()
-
-    def _open_and_decode(
-        self, example: Example, open_media: Callable[[Example], Media]
-    ) -> tuple[Media, dict[str, torch.Tensor]]:
-        return self._decode(open_media(example))
 
     def _decode(self, media: Media) -> tuple[Media, dict[str, torch.Tensor]]:
         """The media and the tensors that the towers take; none for cached media. May run in a worker thread."""
@@ -194,21 +190,13 @@ class Generator:
         }
 
 
-def load_model(model: str, settings: GenerationSettings) -> PreTrainedModel:
-    """A checkpoint's model. ValueError, naming it, if it cannot be loaded."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(model, dtype=settings.dtype)
-    except OSError as error:
-        raise ValueError(f"cannot load the model {model}: {error}") from error
-
-
 def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
     """A checkpoint's processor with the token order of the settings. ValueError, naming the checkpoint, if it cannot
     be loaded."""
     try:
         processor = AutoProcessor.from_pretrained(model)
     except OSError as error:
-        raise ValueError(f"cannot load the processor of {model}: {error}") from error
+        raise ValueError(f"cannot load the model {model}: {error}") from error
     processor.check_configuration(AutoConfig.from_pretrained(model))
     if settings.audio_interleaving_rate is not None:
         processor.audio_interleaving_rate = settings.audio_interleaving_rate

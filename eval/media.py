@@ -9,14 +9,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
-from dataset_builders.features.feature_store import FeatureStore
-from dataset_builders.features.towers import check_towers
-from dataset_builders.sources.clip_ids import without_media_suffix
+from dataset_builders.features.feature_store import FeatureFolders, FeatureStore
 from dataset_builders.sources.media_folder import MediaFolder
 from modeling_avicuna.media_avicuna import load_audio
 
@@ -26,6 +24,8 @@ from .task import Example
 # "swapped": the sound of another video; "shifted": moved by half its length, the second half comes first.
 SOUNDS = ("original", "removed", "swapped", "shifted")
 SAMPLING_RATE = 48_000  # Hz, as the feature extractor takes it
+CachedPlace = tuple[FeatureStore, str]  # the store and the key of cached features
+Place = str | CachedPlace  # or the path of a file
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class MediaSource:
         self.sound = sound
         self.folders = [media_dir] if media_dir is not None else list(features_dir)
         self._folder = None if media_dir is None else MediaFolder(media_dir)
-        self.stores = [FeatureStore(folder) for folder in features_dir]
+        self.cache = FeatureFolders(features_dir)
         self._examples = {example.video_id: example for example in examples}
         places = {example.video_id: self._locate(example) for example in examples}
         self.places = {key: place for key, place in places.items() if place is not None}
@@ -100,8 +100,8 @@ class MediaSource:
         """What the answers depend on beside the files themselves: to be kept with a run."""
         partners = json.dumps(sorted(self._partners.items())).encode()
         return {
-            "media": "features" if self.stores else "files",
-            "features": [store.settings for store in self.stores],
+            "media": "features" if self.cache.stores else "files",
+            "features": [store.settings for store in self.cache.stores],
             "sound": self.sound,
             "sound_partners_sha256": hashlib.sha256(partners).hexdigest() if self._partners else None,
         }
@@ -112,9 +112,7 @@ class MediaSource:
         Raises:
             ValueError: they were made with other towers or other settings; the message names both.
         """
-        for store in self.stores:
-            check_towers(store.settings, model, folder=str(store.folder))
-            store.check_settings(processor.feature_settings)
+        self.cache.check(model, processor.feature_settings)
 
     def open(self, example: Example) -> Media:
         """The media of one example.
@@ -125,34 +123,33 @@ class MediaSource:
         place = self.places[example.video_id]
         partner = self._examples[self._partners[example.video_id]] if self.sound == "swapped" else example
         sound_of = self.places[partner.video_id]
-        if self.stores:
-            store, other = self._store(place), self._store(sound_of)
-            rows = other.audio(sound_of)
-            heard = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
-            return Media(store.video(place), heard, example.duration or store.duration(place))
+        if isinstance(place, tuple):
+            return self._open_cached(example, place, cast(CachedPlace, sound_of))
         audio: Any = True if self.sound == "original" else None
         if self.sound in ("swapped", "shifted"):
-            samples = load_audio(sound_of, sampling_rate=SAMPLING_RATE, start=partner.start, end=partner.end)
+            samples = load_audio(
+                cast(str, sound_of), sampling_rate=SAMPLING_RATE, start=partner.start, end=partner.end
+            )
             if samples is not None:
                 # the processor takes the part of the sound that it takes of the picture
                 before = np.zeros(round((example.start or 0.0) * SAMPLING_RATE), samples.dtype)
                 audio = np.concatenate([before, _changed(samples, self.sound)])
         return Media(place, audio, example.duration, example.start, example.end)
 
-    def _locate(self, example: Example) -> str | None:
-        """The path or the id in the cache of an example, or None where nothing has one of its names."""
+    def _open_cached(self, example: Example, place: CachedPlace, sound_of: CachedPlace) -> Media:
+        (store, key), (other, sound_key) = place, sound_of
+        rows = other.audio(sound_key)
+        heard = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
+        return Media(store.video(key), heard, example.duration or store.duration(key))
+
+    def _locate(self, example: Example) -> Place | None:
+        """The path of an example, or its place in the cache; None if neither has one of its names."""
         if self._folder is not None:
             return self._folder.locate(example.media_names)
-        stems = [without_media_suffix(name) for name in example.media_names]
-        names = (*example.media_names, *stems)
-        keys = (store.find(name, example.start, example.end) for name in names for store in self.stores)
-        return next((key for key in keys if key is not None), None)
-
-    def _store(self, media_id: str) -> FeatureStore:
-        return next(store for store in self.stores if media_id in store)
+        return self.cache.find(example.media_names, example.start, example.end)
 
 
-def _partners(places: dict[str, str]) -> dict[str, str]:
+def _partners(places: dict[str, Place]) -> dict[str, str]:
     """For each video the next one in the file whose media are another file: its sound is heard instead."""
     keys = list(places)
     partners = {}

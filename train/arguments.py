@@ -148,8 +148,9 @@ class AVicunaTrainingArguments(SFTConfig):
     gradient_accumulation_steps: int | None = field(
         default=None, metadata={"help": "Micro batches per step; by default derived from effective_batch_size."}
     )
-    output_dir: str | None = field(
-        default=None, metadata={"aliases": ["--output"], "help": "Folder of the finished stage and its checkpoints."}
+    output_dir: str = field(
+        default="trainer_output",
+        metadata={"aliases": ["--output"], "help": "Folder of the finished stage and its checkpoints."},
     )
     use_muon: bool = field(
         default=False,

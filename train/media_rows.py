@@ -14,11 +14,10 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from dataset_builders.features.feature_store import FeatureStore, media_key
-from dataset_builders.features.towers import check_towers
+from dataset_builders.features.feature_store import FeatureFolders, FeatureStore, media_key
 from dataset_builders.pseudo_untrimmed.composing import compose_features
 from dataset_builders.schema import MEDIA_KINDS
-from dataset_builders.sources.clip_ids import IMAGE_SUFFIXES, without_media_suffix
+from dataset_builders.sources.clip_ids import IMAGE_SUFFIXES
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.media_avicuna import probe
 from modeling_avicuna.video_processing_avicuna import load_video_frames
@@ -62,9 +61,10 @@ class CachedMedia:
     """
 
     def __init__(self, folders: list[str], *, processor: ProcessorMixin):
-        self.stores = [FeatureStore(folder) for folder in folders]
-        for store in self.stores:
-            store.check_settings(processor.feature_settings)
+        self.folders = FeatureFolders(folders)
+        self.settings = processor.feature_settings
+        for store in self.folders.stores:
+            store.check_settings(self.settings)
         self.num_av_tokens = processor.num_av_tokens
         self.rate = processor.audio_interleaving_rate
         settings = processor.feature_settings
@@ -76,13 +76,12 @@ class CachedMedia:
     def check_towers(self, model: PreTrainedModel):
         """Raises ValueError where the features were made by other towers than the model's."""
         with whole_towers(model):
-            for store in self.stores:
-                check_towers(store.settings, model, folder=str(store.folder))
+            self.folders.check(model, self.settings)
 
     def missing(self, row: dict) -> list[str]:
         """Names of the row's media that are in no folder; a part of a file needs features of its own."""
         part = {} if row["segments"] else part_of(row)
-        return [media_key(name, **part) for name in media_names(row) if self._find(name, **part) is None]
+        return [media_key(name, **part) for name in media_names(row) if self.folders.find([name], **part) is None]
 
     def fill(self, row: dict, messages: list[dict]):
         """Writes the tower outputs into the row's content blocks, in place: `video_features` of shape `(num_rows,
@@ -112,10 +111,10 @@ class CachedMedia:
         return store.audio(key)
 
     def silence(self) -> np.ndarray | None:
-        return next((row for row in (store.silence() for store in self.stores) if row is not None), None)
+        return next((row for row in (store.silence() for store in self.folders.stores) if row is not None), None)
 
     def __contains__(self, name: str) -> bool:
-        return self._find(name) is not None
+        return self.folders.find([name]) is not None
 
     def _read_video(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         name, part = medium_of(row, "video"), part_of(row)
@@ -133,21 +132,11 @@ class CachedMedia:
             video, audio = compose_features(segments, store, num_video_tokens=self.num_av_tokens)
         return video, audio
 
-    def _find(
-        self, name: str, start: float | None = None, end: float | None = None
-    ) -> tuple[FeatureStore, str] | None:
-        for media_id in (name, without_media_suffix(Path(name).name)):
-            for store in self.stores:
-                key = store.find(media_id, start, end)
-                if key is not None:
-                    return store, key
-        return None
-
     def _found(self, name: str, start: float | None, end: float | None) -> tuple[FeatureStore, str]:
-        found = self._find(name, start, end)
+        found = self.folders.find([name], start, end)
         if found is None:
             key = media_key(name, start, end)
-            raise ValueError(f"no features of {key!r} in {[str(store.folder) for store in self.stores]}")
+            raise ValueError(f"no features of {key!r} in {[str(store.folder) for store in self.folders.stores]}")
         return found
 
 

@@ -6,6 +6,7 @@ extraction loses at most the current part. This module runs no tower and decodes
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from dataset_builders.atomic_files import atomic_path, write_json, write_text
+from ..atomic_files import atomic_path, write_json, write_text
+from ..sources.clip_ids import without_media_suffix
+from .towers import check_towers
 
 
 DTYPES = {"float16": np.float16, "float32": np.float32}
@@ -134,6 +137,35 @@ class FeatureStore:
         if first == last:
             return np.zeros((0, rows.get_shape()[1]), np.float32)
         return rows[first:last].astype(np.float32)
+
+
+class FeatureFolders:
+    """Several folders of cached tower outputs, searched in order.
+
+    Args:
+        folders: written by `FeatureWriter`.
+    """
+
+    def __init__(self, folders: Iterable[str | Path]):
+        self.stores = [FeatureStore(folder) for folder in folders]
+
+    def check(self, model: Any, settings: dict) -> None:
+        """Raise ValueError if a folder was made with other towers than the model's, or with other settings."""
+        for store in self.stores:
+            check_towers(store.settings, model, folder=str(store.folder))
+            store.check_settings(settings)
+
+    def find(
+        self, names: Iterable[str], start: float | None = None, end: float | None = None
+    ) -> tuple[FeatureStore, str] | None:
+        """The store and the key of the first of `names`, as given or without folders and suffix, or None."""
+        for name in names:
+            for media_id in (name, without_media_suffix(Path(name).name)):
+                for store in self.stores:
+                    key = store.find(media_id, start, end)
+                    if key is not None:
+                        return store, key
+        return None
 
 
 class FeatureWriter:

@@ -263,13 +263,17 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
     else:
         ends = np.cumsum([10.0 * length for length in lengths]).tolist()
         starts, captions = [0.0, *ends][: len(ids)], [None] * len(ids)
-    if not len(starts) == len(ends) == len(captions) == len(ids):
-        raise UnusableRecord("starts, ends, captions and clips differ in number", "clips_and_scales_differ_in_number")
-    columns = {"clip_id": clip_ids, "start": starts, "end": ends, "scale": scales, "caption": captions}
+    columns: dict[str, list] = {
+        "clip_id": clip_ids,
+        "start": starts,
+        "end": ends,
+        "scale": scales,
+        "caption": captions,
+    }
     if own and own.get("tracks") is not None:
         columns["tracks"] = [None if name is None else as_text(name, "tracks") for name in list_of(own, "tracks")]
     if len({len(column) for column in columns.values()}) > 1:
-        raise UnusableRecord("tracks and clips differ in number", "clips_and_scales_differ_in_number")
+        raise UnusableRecord(f"{list(columns)} differ in number", "clips_and_scales_differ_in_number")
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
