@@ -1,4 +1,4 @@
-"""Every number of the card comes from a file, and what has no file shows as not run."""
+"""The model card: all numbers come from files, and a task without a result is "not run"."""
 
 import json
 import os
@@ -43,7 +43,7 @@ RESULT = {
     "missing": ["a", "b", "c", "d", "e", "f", "g"],
     "judge": None,
     "model": "outputs/model",
-    "settings": {"model_hash": "user/avicuna"},  # evaluated from the Hub, under its id
+    "settings": {"model_hash": "user/avicuna"},  # the id, because it was evaluated from the Hub
 }
 JUDGED = {
     "task": "activitynet_qa",
@@ -124,13 +124,13 @@ def test_parameters_are_counted_per_part_from_the_weights(checkpoint):
     assert dtypes == {"F32"}
 
 
-def test_a_weight_of_no_known_part_is_an_error_that_names_it(checkpoint):
+def test_a_weight_of_an_unknown_part_is_an_error_that_names_it(checkpoint):
     save_file({"model.stray.weight": torch.zeros(1)}, checkpoint / "model-2.safetensors")
     with pytest.raises(ValueError, match="model.stray.weight"):
         count_parameters(checkpoint)
 
 
-def test_results_stand_in_the_text_and_in_the_metadata(checkpoint):
+def test_results_are_in_the_text_and_in_the_metadata(checkpoint):
     text = card_of(checkpoint, results=[RESULT, JUDGED], stages=[SUMMARY])
     for expected in (
         "12.35",
@@ -153,7 +153,7 @@ def test_results_stand_in_the_text_and_in_the_metadata(checkpoint):
     assert evaluated[("activitynet_qa", "accuracy")] == 41.5
 
 
-def test_what_has_no_file_shows_as_not_run(checkpoint):
+def test_tasks_without_a_result_are_not_run(checkpoint):
     text = card_of(checkpoint)
     assert all(f"* {task}: not run" in text for task in EXPECTED_TASKS)
     assert "Training log: not run." in text
@@ -168,9 +168,9 @@ def test_what_has_no_file_shows_as_not_run(checkpoint):
         (origin_of("vicuna-7b-v1.5", "openai/clip"), ["openai/clip"]),
         (origin_of("meta-llama/Llama-2-7b-hf", None), ["meta-llama/Llama-2-7b-hf"]),
     ],
-    ids=["a stage from the Hub", "put together", "put together from a folder", "llama 2 itself"],
+    ids=["stage on the Hub", "assembled", "assembled from a folder", "llama 2"],
 )
-def test_a_vicunas_licence_follows_it_without_being_asked_for(checkpoint, lineage, base_models):
+def test_the_licence_of_llama_2_is_inherited(checkpoint, lineage, base_models):
     files = write_model_card(checkpoint, repo_id="user/avicuna", results=[], lineage=lineage)
     metadata = ModelCard(files["README.md"]).data
     assert metadata.license == "llama2" and metadata.base_model == base_models
@@ -180,26 +180,24 @@ def test_a_vicunas_licence_follows_it_without_being_asked_for(checkpoint, lineag
         card_of(checkpoint, lineage=lineage, license="mit")
 
 
-def test_without_vicuna_the_licence_is_the_owners_word(checkpoint):
+def test_without_llama_2_the_licence_is_an_option(checkpoint):
     data = ModelCard(card_of(checkpoint)).data
     assert (data.license, data.license_name, data.base_model) == ("other", "see-licences", None)
     files = write_model_card(checkpoint, repo_id="user/avicuna", results=[], lineage=Lineage())
-    assert (
-        files[data.license_link].startswith("# Licences\n\nThe code is Apache-2.0.")
-        and "not recorded" in files["README.md"]
-    )
+    assert files[data.license_link].startswith("# Licences\n\nThe code is Apache-2.0.")
+    assert "not recorded" in files["README.md"]
     mine = origin_of("Qwen/Qwen3-8B", None)
     text = card_of(checkpoint, lineage=mine, license="cc-by-4.0")
     assert ModelCard(text).data.license == "cc-by-4.0" and "They derive from Qwen/Qwen3-8B" in text
     assert "Notice" not in write_model_card(checkpoint, repo_id="u/m", results=[], lineage=mine)
 
 
-def test_the_training_data_on_the_hub_are_named(checkpoint):
+def test_the_metadata_list_the_training_data_on_the_hub(checkpoint):
     assert ModelCard(card_of(checkpoint, stages=[SUMMARY])).data.datasets == ["user/pu_valor"]
     assert ModelCard(card_of(checkpoint, stages=[SUMMARY], datasets=["me/mine"])).data.datasets == ["me/mine"]
 
 
-def test_the_results_lie_beside_the_card_as_they_were_written(checkpoint):
+def test_the_results_are_written_next_to_the_card(checkpoint):
     files = write_model_card(checkpoint, repo_id="user/avicuna", results=[RESULT, JUDGED], lineage=Lineage())
     assert json.loads(files["evaluation_results.json"]) == [RESULT, JUDGED]
     assert "evaluation_results.json" not in write_model_card(
@@ -207,7 +205,7 @@ def test_the_results_lie_beside_the_card_as_they_were_written(checkpoint):
     )
 
 
-def test_the_times_are_told_as_the_codec_writes_them():
+def test_the_time_format_is_described():
     assert describe_time({})[0] == "2 digits, 0 to 99 of the video's length"
     assert describe_time({"num_time_bins": 1000}) == (
         "3 digits, 0 to 999 of the video's length",
@@ -216,10 +214,10 @@ def test_the_times_are_told_as_the_codec_writes_them():
     assert describe_time({"time_unit": "seconds"})[0] == "seconds with one decimal"
 
 
-def test_a_result_of_another_model_is_refused(checkpoint):
+def test_a_result_of_another_model_is_an_error(checkpoint):
     result = {**RESULT, "settings": {"model_hash": model_hash(str(checkpoint))}}
     assert "23.46" in card_of(checkpoint, results=[result])
-    (checkpoint / "README.md").write_text("no part of the model")
+    (checkpoint / "README.md").write_text("not part of the model")
     assert "23.46" in card_of(checkpoint, results=[result])
     (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text().replace("0.25", "0.5"))
     with pytest.raises(ValueError, match="narration-exact-constant was evaluated on another model"):
@@ -248,7 +246,7 @@ def test_a_checkpoint_without_weights_is_an_error(checkpoint):
 
 @pytest.fixture(scope="module")
 def stages(workshop, tmp_path_factory):  # noqa: F811
-    """Two real stages of training, the second from the first; too short a log for a loss in the first."""
+    """Two stages of training, the second from the first; the first is too short to log a loss."""
     folder = tmp_path_factory.mktemp("stages")
     start = folder / "start"
     shutil.copytree(workshop.checkpoint, start)
@@ -259,13 +257,13 @@ def stages(workshop, tmp_path_factory):  # noqa: F811
     return first, run_stage(workshop, "composed", folder / "second", **lora)
 
 
-def test_a_stage_tells_the_stages_before_it_wherever_their_folders_are_now(stages, tmp_path):
+def test_the_lineage_of_a_stage_needs_only_its_own_folder(stages, tmp_path):
     first, second = (json.loads((folder / SUMMARY_FILE).read_text()) for folder in stages)
     alone = tmp_path / "alone"
     shutil.copytree(stages[1], alone, ignore=shutil.ignore_patterns("checkpoint-*"))
     lineage = read_lineage(alone)
-    for summary, told in zip((first, second), lineage.stages, strict=True):
-        assert {**told, "started_from": None} == {**summary, "started_from": None}
+    for summary, recorded in zip((first, second), lineage.stages, strict=True):
+        assert {**recorded, "started_from": None} == {**summary, "started_from": None}
     assert lineage.origin["parts"]["vision_tower"] == "openai/clip"
     text = card_of(alone, lineage=lineage)
     assert "| no recipe | vision_adapter | images 6 | 0 | 2 | 4 | 0.01 | - | - |" in text
@@ -275,24 +273,24 @@ def test_a_stage_tells_the_stages_before_it_wherever_their_folders_are_now(stage
     assert [entry["step"] for entry in second["log"]] == [1, 2]
 
 
-def test_a_summary_of_something_else_is_an_error_that_names_the_file(tmp_path):
+def test_an_unknown_summary_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / SUMMARY_FILE).write_text("{}")
     with pytest.raises(ValueError, match=f"{SUMMARY_FILE} has no `started_from`"):
         read_lineage(tmp_path)
 
 
-def test_the_adapter_of_a_real_stage_has_a_card_that_names_its_base(stages):
+def test_the_card_of_an_adapter_names_its_base(stages):
     adapter = stages[1] / ADAPTER_FOLDER
     lineage = read_lineage(stages[1])
     text = write_adapter_card(adapter, repo_id="user/lora", base_model="user/avicuna", lineage=lineage)["README.md"]
     metadata = ModelCard(text).data
     assert (metadata.base_model, metadata.library_name) == ("user/avicuna", "peft")
     assert "Rank 4, alpha 128" in text and "pseudo-valor 8" in text and str(stages[0]) not in text
-    assert "images 6" not in text, "the stage before made the base"
+    assert "images 6" not in text, "the earlier stage belongs to the base"
 
 
-def test_the_code_sample_for_features_runs_as_it_stands(stages, tmp_path):
-    """The towers are cut out of a tiny checkpoint; a process without the project runs what the card shows."""
+def test_the_code_sample_for_features_runs_without_the_project(stages, tmp_path):
+    """With a tiny checkpoint from which the towers are removed."""
     folder = tmp_path / "model"
     shutil.copytree(stages[1], folder, ignore=shutil.ignore_patterns("checkpoint-*", ADAPTER_FOLDER))
     config = json.loads((folder / "config.json").read_text())
@@ -305,11 +303,11 @@ def test_the_code_sample_for_features_runs_as_it_stands(stages, tmp_path):
         [sys.executable, "-c", sample], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("]")  # the list of events, empty or not
+    assert done.stdout.strip().endswith("]")  # the list of events
 
 
-def test_the_code_sample_for_files_takes_the_length_of_the_picture(tmp_path, monkeypatch):
-    """4 s of picture and 8 s of sound: times count to 4 s, as in the pipeline."""
+def test_the_code_sample_for_files_uses_the_duration_of_the_video_stream(tmp_path, monkeypatch):
+    """4 s of video and 8 s of audio: the duration is 4 s, as in the pipeline."""
     durations = []
     model, processor = build_tiny(["a caption"], vocab_size=400, num_av_tokens=8)
     model.save_pretrained(tmp_path)
@@ -329,8 +327,8 @@ def test_a_card_for_a_local_folder_downloads_nothing(tmp_path):
     assert "hf_hub" not in model_sample(config, repo_id=str(tmp_path))
 
 
-def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
-    """`result_of` and `write_json` are the writers of results.json; only the figures are made up."""
+def test_a_result_file_of_eval_run_is_shown_in_the_card(checkpoint, tmp_path):
+    """Written by `result_of` and `write_json` as in eval.run, with synthetic values."""
     output = tmp_path / "eval"
     line = ["--task", "sandbox", "--model", str(checkpoint), "--annotations", "a.json", "--output", str(output)]
     options = parse_options(run.RunOptions, [*line, "--score", "constant"], program="eval.run")
@@ -343,15 +341,13 @@ def test_a_result_as_eval_run_writes_it_fills_the_card(checkpoint, tmp_path):
     main(["--model", str(checkpoint), "--repo-id", "user/avicuna", "--results", str(output / "results.json")])
     text = (checkpoint / "README.md").read_text()
     assert "| sandbox/narration-exact-constant | 3 of 5 | mAP@0.5 | 31.25 |" in text
-    assert (
-        "videos missing and therefore not scored: 1" in text
-        and "videos unreadable and therefore not scored: 1" in text
-    )
+    assert "videos missing and therefore not scored: 1" in text
+    assert "videos unreadable and therefore not scored: 1" in text
     entry = next(entry for entry in ModelCard(text).data.eval_results if entry.metric_type == "mAP@0.5")
     assert (entry.dataset_name, entry.dataset_split, entry.metric_value) == ("sandbox", "test", 31.25)
 
 
-def test_the_card_of_a_built_pu_valor_folder_is_written_from_its_report_alone(tmp_path):
+def test_the_card_of_pu_valor_is_written_from_its_report(tmp_path):
     captions = write_captions(tmp_path / "desc.json")
     folder = build_folder(quick_settings(captions, num_videos=7), tmp_path / "pu_valor")
     written = (folder / "README.md").read_text()
@@ -365,7 +361,7 @@ def test_the_card_of_a_built_pu_valor_folder_is_written_from_its_report_alone(tm
     assert DatasetCard(card).data.pretty_name == "PU-VALOR"
 
 
-def test_the_card_of_a_built_a5_222k_folder_is_written_from_its_report_alone(tmp_path):
+def test_the_card_of_a5_222k_is_written_from_its_report(tmp_path):
     captions = write_captions(tmp_path / "desc.json", num_clips=12)
     folder = write_folder(A5222KConfig(captions_file=str(captions), num_pairs=None), tmp_path / "a5")
     card = dataset_card(folder, name="user/a5_222k")
@@ -373,7 +369,7 @@ def test_the_card_of_a_built_a5_222k_folder_is_written_from_its_report_alone(tmp
     assert DatasetCard(card).data.pretty_name == "A5-222K"
 
 
-def test_a_folder_without_a_report_of_ours_is_an_error(tmp_path):
+def test_a_folder_without_a_known_report_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="report.json"):
         dataset_card(tmp_path, name="x")
     (tmp_path / "report.json").write_text('{"settings": {}}')

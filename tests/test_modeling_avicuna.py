@@ -1,5 +1,6 @@
-"""The model on tiny random weights: merge, batching, errors, gradients. Golden numbers stand in the converter's
-tests.
+"""The model on tiny random weights: merge, batching, errors, gradients.
+
+test_convert_avicuna_to_hf.py compares with golden numbers.
 """
 
 import pytest
@@ -37,7 +38,7 @@ def windows(num_windows, seed=0):
     return torch.randn(num_windows, *WINDOW_SHAPE, generator=torch.Generator().manual_seed(100 + seed))
 
 
-# One of each kind; (prompt, frames, windows, window shown by each audio placeholder). Lengths and rates all differ.
+# kind: prompt, frames, windows, window of each audio placeholder; all lengths and rates differ
 SAMPLES = {
     "video with sound": (prompt_ids(6, 2, 5, seed=1), frames(6, 1), windows(1, 1), [0, 0]),
     "another rate": (prompt_ids(4, 4, 3, seed=2), frames(4, 2), windows(3, 2), [0, 0, 1, 2]),
@@ -55,7 +56,7 @@ SAMPLES = {
 
 
 def batch_of(names):
-    """Padded inputs of raw media for some of SAMPLES."""
+    """Padded raw-media inputs of some of SAMPLES."""
     prompts, pictures, sounds, shown = zip(*(SAMPLES[name] for name in names))
     pixel_values_videos, video_lengths = pad_rows(list(pictures))
     input_features, audio_lengths = pad_rows(list(sounds))
@@ -89,7 +90,7 @@ def logits_of(model, **inputs):
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["raw media", "cached features"])
-def test_any_mix_in_one_batch_equals_each_sample_alone(model, cached):
+def test_a_mixed_batch_equals_single_samples(model, cached):
     batch = batch_of(SAMPLES)
     batch = as_features(model, batch) if cached else batch
     batched_logits = logits_of(model, **batch)
@@ -122,14 +123,14 @@ def test_right_padding_gives_the_same_logits(model):
         torch.testing.assert_close(logits[index, :length], logits_of(model, **single)[0], atol=1e-5, rtol=0)
 
 
-def test_raw_media_equal_their_cached_features(model):
+def test_raw_media_and_their_features_give_the_same_logits(model):
     batch = batch_of(SAMPLES)
     torch.testing.assert_close(
         logits_of(model, **batch), logits_of(model, **as_features(model, batch)), atol=1e-6, rtol=0
     )
 
 
-def test_what_stands_in_the_padding_is_never_read(model):
+def test_values_in_the_padding_are_not_used(model):
     batch = as_features(model, batch_of(SAMPLES))
     expected = logits_of(model, **batch)
     for name, lengths in (("video_features", "video_lengths"), ("audio_features", "audio_lengths")):
@@ -139,8 +140,8 @@ def test_what_stands_in_the_padding_is_never_read(model):
         torch.testing.assert_close(logits_of(model, **{**batch, name: spoilt}), expected, atol=0, rtol=0)
 
 
-def test_packed_samples_equal_samples_alone(model):
-    """Padding-free training: one row, positions restart, lengths are those of the whole row."""
+def test_packed_samples_equal_single_samples(model):
+    """Padding-free training: one row with restarting positions; the lengths are those of the whole row."""
     names = ["video with sound", "audio alone", "silent video"]
     singles = [as_features(model, batch_of([name])) for name in names]
     packed = {
@@ -152,7 +153,7 @@ def test_packed_samples_equal_samples_alone(model):
         ],
     }
     packed["video_lengths"] = torch.tensor([packed["video_features"].shape[1]])
-    # as in training: transformers sees packed samples by their positions where no cache is made
+    # as in training: without a cache, transformers detects packed samples by their positions
     logits = logits_of(model, **packed, use_cache=False)[0]
     expected = torch.cat([logits_of(model, **single)[0] for single in singles])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
@@ -161,7 +162,7 @@ def test_packed_samples_equal_samples_alone(model):
 # ---- the merge ----
 
 
-def test_each_feature_lands_in_exactly_one_placeholder_in_order():
+def test_features_replace_the_placeholders_in_order():
     model = tiny_model(vision_config=None, audio_config=None, vision_feature_size=32, audio_feature_size=32)
     for adapter in (model.model.vision_adapter, model.model.audio_adapter):
         torch.nn.init.eye_(adapter.weight)
@@ -180,7 +181,7 @@ def test_each_feature_lands_in_exactly_one_placeholder_in_order():
         assert torch.equal(merged[sample, is_text], model.get_input_embeddings()(ids[sample, is_text]))
 
 
-def test_a_repeated_window_equals_its_row_given_twice(model):
+def test_a_repeated_row_id_equals_a_repeated_row(model):
     inputs = as_features(model, batch_of(["another rate"]))
     repeated = dict(inputs)
     repeated["audio_features"] = inputs["audio_features"][:, [0, 0, 1, 2]]
@@ -188,7 +189,7 @@ def test_a_repeated_window_equals_its_row_given_twice(model):
     torch.testing.assert_close(logits_of(model, **inputs), logits_of(model, **repeated), atol=0, rtol=0)
 
 
-def test_without_lengths_a_sample_uses_all_rows_or_has_no_placeholder(model):
+def test_without_lengths_a_sample_uses_all_rows_or_none(model):
     inputs = left_pad([prompt_ids(6, 2), prompt_ids(0, 0, 9), prompt_ids(6, 0)])
     features = {
         "video_features": random_features(18, 24).view(3, 6, 24),
@@ -200,7 +201,7 @@ def test_without_lengths_a_sample_uses_all_rows_or_has_no_placeholder(model):
     )
 
 
-def test_prompt_embeddings_can_be_given_instead_of_ids(model):
+def test_input_embeddings_equal_input_ids(model):
     inputs = as_features(model, batch_of(["video with sound", "audio alone"]))
     expected = logits_of(model, **inputs)
     ids = inputs.pop("input_ids")
@@ -211,15 +212,14 @@ def test_prompt_embeddings_can_be_given_instead_of_ids(model):
         model(input_ids=ids, **inputs)
 
 
-def test_sound_and_picture_both_change_the_answer(model):
+def test_audio_and_video_both_change_the_logits(model):
     inputs = batch_of(["video with sound"])
     expected = logits_of(model, **inputs)[0, -1]
     for name, other in (("input_features", windows(1, 55)), ("pixel_values_videos", frames(6, 55))):
         assert (logits_of(model, **{**inputs, name: other[None]})[0, -1] - expected).abs().max() > 1e-3
 
 
-def test_absent_audio_is_not_attended(model):
-    """A silent video is video tokens alone: the audio adapter has no say in it."""
+def test_the_audio_adapter_does_not_affect_a_silent_video(model):
     inputs = batch_of(["silent video"])
     expected = logits_of(model, **inputs)
     saved = model.model.audio_adapter.bias.data.clone()
@@ -246,7 +246,7 @@ def test_absent_audio_is_not_attended(model):
     ],
 )
 @pytest.mark.parametrize("call", ["forward", "generate"])
-def test_media_that_do_not_fit_the_prompt_are_an_error(model, change, message, call):
+def test_media_that_do_not_match_the_prompt_are_an_error(model, change, message, call):
     inputs = left_pad([prompt_ids(6, 2), prompt_ids(6, 0)])
     inputs["video_features"] = random_features(12, 24).view(2, 6, 24)
     inputs["audio_features"] = random_features(4, 20).view(2, 2, 20)
@@ -254,12 +254,12 @@ def test_media_that_do_not_fit_the_prompt_are_an_error(model, change, message, c
         model(**{**inputs, **change}) if call == "forward" else model.generate(**{**inputs, **change})
 
 
-def test_features_for_a_prompt_without_placeholders_are_an_error_when_lengths_say_so(model):
+def test_features_with_lengths_for_a_prompt_without_placeholders_are_an_error(model):
     with pytest.raises(ValueError, match="0 video placeholders but 3 video feature rows"):
         model(torch.tensor([[BOS_ID, 5]]), video_features=torch.zeros(1, 3, 24), video_lengths=torch.tensor([3]))
 
 
-def test_the_wrong_audio_tower_is_an_error():
+def test_an_unsupported_audio_tower_is_an_error():
     with pytest.raises(ValueError, match="clap_audio_model, got 'whisper'"):
         tiny_model(audio_config={"model_type": "whisper"}, audio_feature_size=20)
 
@@ -267,7 +267,7 @@ def test_the_wrong_audio_tower_is_an_error():
 # ---- generation ----
 
 
-def test_placeholders_are_never_generated_however_likely(model):
+def test_placeholders_are_never_generated(model):
     model = tiny_model(unused_token_ids=[90])
     with torch.no_grad():
         model.lm_head.weight[[VIDEO_TOKEN_ID, AUDIO_TOKEN_ID, 90]] = 50 * model.lm_head.weight[5].sign()
@@ -279,13 +279,13 @@ def test_placeholders_are_never_generated_however_likely(model):
         tokens = model.generate(**inputs, max_new_tokens=30, **settings)[:, inputs["input_ids"].shape[1] :]
         assert not unused & set(tokens.flatten().tolist()), settings
     logits = logits_of(model, **inputs)
-    assert (logits[..., sorted(unused)].log_softmax(-1).exp() > 0).all()  # alone they have a distribution
-    assert (logits.softmax(-1)[..., sorted(unused)] == 0).all()  # among all tokens they have no share
+    assert (logits[..., sorted(unused)].log_softmax(-1).exp() > 0).all()  # the logits are finite
+    assert (logits.softmax(-1)[..., sorted(unused)] == 0).all()  # among all tokens the probability is 0
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_losses_over_the_prompt_and_with_label_smoothing_are_finite(training):
-    """Placeholders in `labels` contribute no loss, and log-probabilities can be summed over the vocabulary."""
+def test_losses_on_the_prompt_and_with_label_smoothing_are_finite(training):
+    """Placeholders in `labels` contribute no loss; log-probabilities can be summed over the vocabulary."""
     inputs = batch_of(["video with sound", "text alone"])
     model = tiny_model().requires_grad_(False).train(training)
     loss = model(**inputs, labels=inputs["input_ids"]).loss
@@ -298,7 +298,7 @@ def test_losses_over_the_prompt_and_with_label_smoothing_are_finite(training):
         assert smoothed.isfinite() and 0 < smoothed < 60
 
 
-def test_towers_run_once_however_many_beams_and_steps(model, monkeypatch):
+def test_towers_run_once_for_all_beams_and_steps(model, monkeypatch):
     calls = []
     for tower in (model.model.vision_tower, model.model.audio_tower):
         forward = tower.forward
@@ -308,8 +308,8 @@ def test_towers_run_once_however_many_beams_and_steps(model, monkeypatch):
     assert calls == [model.model.vision_tower, model.model.audio_tower]
 
 
-def test_a_cached_prefix_needs_no_media_again(model):
-    """Several questions about one video: the cache of the shared prefix answers as the whole prompt does."""
+def test_generation_from_a_cached_prefix_equals_the_whole_prompt(model):
+    """With and without the media, which the cache already contains."""
     inputs = as_features(model, batch_of(["video with sound"]))
     question = torch.tensor([[11, 12, 13]])
     whole = torch.cat([inputs["input_ids"], question], dim=1)
@@ -328,8 +328,8 @@ def test_a_cached_prefix_needs_no_media_again(model):
 # ---- training ----
 
 
-def test_hidden_states_are_as_long_as_the_prompt(model):
-    """Trainers that compute the loss themselves call the base model and shift its hidden states against the labels."""
+def test_hidden_states_have_the_length_of_the_prompt(model):
+    """Trainers that compute the loss themselves shift the hidden states of the base model against the labels."""
     inputs = batch_of(["video with sound", "text alone"])
     with torch.no_grad():
         hidden_states = model.base_model(**inputs).last_hidden_state
@@ -340,7 +340,7 @@ def test_hidden_states_are_as_long_as_the_prompt(model):
     )
 
 
-def test_the_loss_counts_the_labelled_tokens_alone(model):
+def test_the_loss_is_the_mean_over_the_labelled_tokens(model):
     inputs = batch_of(["video with sound", "silent video"])
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, -3:] = inputs["input_ids"][:, -3:]
@@ -351,7 +351,7 @@ def test_the_loss_counts_the_labelled_tokens_alone(model):
     assert output.loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_frozen_towers_stay_in_eval_and_do_not_drift():
+def test_frozen_towers_stay_in_eval_mode_with_unchanged_buffers():
     model = tiny_model()
     model.model.audio_tower.requires_grad_(False)
     model.train()
@@ -366,8 +366,8 @@ def test_frozen_towers_stay_in_eval_and_do_not_drift():
         assert torch.equal(buffer, before[name]), name
 
 
-def test_an_adapter_takes_part_in_every_training_step():
-    """Sharded engines gather an adapter on all processes at once: a batch without its modality must use it too."""
+def test_adapters_have_gradients_in_a_batch_without_media():
+    """ZeRO-3 gathers an adapter in all processes at once, so a batch without its modality must use it too."""
     model = tiny_model().train()
     inputs = batch_of(["text alone"])
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -387,10 +387,10 @@ def test_gradients_reach_adapters_towers_and_language_model():
         assert gradients and any(gradient.abs().max() > 0 for gradient in gradients), part
 
 
-# ---- other parts by configuration alone ----
+# ---- other parts by configuration ----
 
 
-def test_the_poster_adapter_is_a_two_layer_perceptron():
+def test_an_adapter_with_activation_is_a_two_layer_perceptron():
     model = tiny_model(projector_hidden_act="gelu")
     names = [name for name, _ in model.model.vision_adapter.named_parameters()]
     assert names == ["linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias"]
@@ -429,7 +429,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_other_backbones_work_by_configuration_alone(name, tmp_path):
+def test_other_backbones_are_selected_by_configuration(name, tmp_path):
     model = tiny_model(**BACKBONES[name])
     batch = batch_of(SAMPLES)
     logits = logits_of(model, **batch)
@@ -444,7 +444,7 @@ def test_other_backbones_work_by_configuration_alone(name, tmp_path):
     assert torch.equal(loaded.generate(**batch, max_new_tokens=4, do_sample=False), tokens)
 
 
-def test_siglip2_patches_are_those_of_its_own_image_processor():
+def test_siglip2_patches_equal_those_of_its_image_processor():
     from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
     from modeling_avicuna.towers_avicuna import _patchify
@@ -461,7 +461,7 @@ def test_audio_features_have_unit_length(model):
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(1, 3))
 
 
-def test_feature_only_configuration_has_no_towers():
+def test_a_model_without_towers_takes_features_only():
     model = AVicunaForConditionalGeneration(tiny_config(vision_config=None, audio_config=None, text_config=TINY_TEXT))
     assert model.model.vision_tower is None and model.model.audio_tower is None
     assert model.model.vision_adapter.in_features == 768 and model.model.audio_adapter.in_features == 512

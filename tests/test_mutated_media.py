@@ -1,4 +1,4 @@
-"""The endurance run over damaged media files, small: its damage is reproducible and its report complete."""
+"""A short run of benchmarks/mutated_media.py: reproducible damage and a complete report."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-def test_damaged_files_give_a_right_result_or_an_error_that_names_them(tmp_path):
+def test_damaged_files_give_a_correct_result_or_an_error_that_names_them(tmp_path):
     for name in ("a.mp4", "a.mkv"):
         write_media(tmp_path / name, frames=pictures(20), waveform=tone(2.0))
     output = tmp_path / "results.json"

@@ -1,4 +1,4 @@
-"""Free answers against expected ones: the normalisation, exact match, containment, and the judge."""
+"""Open-ended answers: normalisation, exact match and containment."""
 
 import gzip
 import json
@@ -14,17 +14,17 @@ def metric(project_dir):
     return evaluate.load(str(project_dir / "eval/metrics/open_ended_qa"))
 
 
-def test_case_blanks_quotes_and_outer_punctuation_do_not_count(metric):
+def test_case_spaces_quotes_and_outer_punctuation_are_ignored(metric):
     result = metric.compute(predictions=["  The Man\u2019s  hat. ", "Yes!"], references=["the man's hat", "no"])
     assert result["exact_match"] == 50.0
 
 
-def test_articles_count_because_the_published_figure_compares_strings():
+def test_articles_are_compared_as_in_the_published_metric():
     assert score_answers(["the kitchen"], ["kitchen"]) == {"exact_match": 0.0, "contained": 100.0}
 
 
-def test_normalisation_keeps_real_answers_apart(data_dir):
-    """Otherwise exact match would drift from the published one: no two of the 6,314 distinct answers may meet."""
+def test_normalisation_maps_no_two_real_answers_to_one(data_dir):
+    """Otherwise exact match would differ from the published metric."""
     answers = set()
     for split in ("train", "test"):
         with gzip.open(data_dir / f"activitynet_qa/{split}_a.json.gz") as file:
@@ -46,7 +46,7 @@ def test_containment_is_of_whole_words_in_order():
     assert is_contained("\u6211\u8ba4\u4e3a\u662f\u94a2\u7434", "\u94a2\u7434")  # a script without spaces
 
 
-def test_no_answers_and_unequal_lists_are_errors():
+def test_empty_and_unequal_lists_are_errors():
     with pytest.raises(ValueError, match="1 predictions for 2 references"):
         score_answers(["a"], ["a", "b"])
     with pytest.raises(ValueError, match="0 predictions"):

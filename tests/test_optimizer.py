@@ -1,6 +1,4 @@
-"""Which rule and which learning rate move each parameter: Muon or AdamW, `learning_rate` or
-`adapter_learning_rate`.
-"""
+"""The optimizer and learning rate of each parameter: Muon or AdamW, `learning_rate` or `adapter_learning_rate`."""
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ MATRICES = ("_proj.weight", "adapter.weight")
 
 @pytest.fixture
 def gradients(monkeypatch):
-    """The clipped gradients of every step, by parameter name, as the optimizer saw them."""
+    """The clipped gradients of every step, by parameter name."""
     steps = []
 
     class Recorder(TrainerCallback):
@@ -29,7 +27,7 @@ def gradients(monkeypatch):
 
 
 def replay(start: torch.Tensor, gradients: list[torch.Tensor], *, learning_rates: list[float], is_matrix: bool):
-    """One parameter moved by torch's own optimizers."""
+    """One parameter updated by the optimizers of torch."""
     parameter = torch.nn.Parameter(start.clone())
     if is_matrix:
         optimizer = torch.optim.Muon([parameter], weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
@@ -44,7 +42,7 @@ def replay(start: torch.Tensor, gradients: list[torch.Tensor], *, learning_rates
 
 @pytest.mark.parametrize("use_muon", [False, True])
 @pytest.mark.parametrize("adapter_learning_rate", [None, 0.05])
-def test_two_steps_move_each_parameter_by_its_rule(workshop, tmp_path, gradients, use_muon, adapter_learning_rate):  # noqa: F811
+def test_two_steps_update_each_parameter_by_its_rule(workshop, tmp_path, gradients, use_muon, adapter_learning_rate):  # noqa: F811
     options = {"use_muon": use_muon, "adapter_learning_rate": adapter_learning_rate, "learning_rate": 0.01}
     options |= {"lr_scheduler_type": "linear", "report_to": "recorder", "trainable": EVERYTHING}
     output = run_stage(workshop, "video", tmp_path, **options)
@@ -66,7 +64,7 @@ def test_muon_trains_lora(workshop, tmp_path, gradients):  # noqa: F811
     assert all("lora_" in name for name in gradients[0])
     lora = saved_weights(output / "adapter", "adapter_model.safetensors")
     name = next(name for name in lora if name.endswith("up_proj.lora_B.weight"))
-    # B begins at zero: its first Muon step has singular values of about 0.2 * sqrt(rows) * learning_rate
+    # B starts at zero; its first Muon step has singular values of about 0.2 * sqrt(rows) * learning_rate
     assert torch.linalg.svdvals(lora[name]).min() > 0.2 * 0.01
 
 
@@ -77,7 +75,7 @@ def test_muon_trains_lora(workshop, tmp_path, gradients):  # noqa: F811
         (["--optim", "adafactor"], "not by optim: adafactor"),
     ],
 )
-def test_what_muon_cannot_be_combined_with_is_refused(line, words):
+def test_unsupported_combinations_with_muon_are_errors(line, words):
     base = ["--trainable", "language_model", "--bf16", "false", "--use_cpu", "true", "--output_dir", "/nowhere"]
     with pytest.raises(ValueError, match=words):
         parse_arguments([*base, "--use_muon", "true", *line])

@@ -1,6 +1,4 @@
-"""What a checkpoint was put together from is told by names: no place of a machine, and a Hub id wherever it was
-cached.
-"""
+"""The origin of a checkpoint is recorded by names and Hub ids, without local paths."""
 
 import json
 from pathlib import Path
@@ -13,11 +11,11 @@ from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM, is_hub_id, name
 @pytest.mark.parametrize(
     "name", ["vicuna-7b-v1.5", "/home/me/vicuna", "./lmsys/vicuna", "a/b/c", "user/", "-user/model", "user/mo del"]
 )
-def test_what_is_no_hub_id(name):
+def test_names_that_are_not_hub_ids(name):
     assert not is_hub_id(name)
 
 
-def test_a_folder_that_is_there_is_no_hub_id(tmp_path, monkeypatch):
+def test_an_existing_folder_is_not_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert is_hub_id("lmsys/vicuna-7b-v1.5")
     Path("lmsys/vicuna-7b-v1.5").mkdir(parents=True)
@@ -25,7 +23,7 @@ def test_a_folder_that_is_there_is_no_hub_id(tmp_path, monkeypatch):
     assert name_of_part(".") == tmp_path.name
 
 
-def test_the_record_holds_names_alone(tmp_path):
+def test_the_record_has_names_without_paths(tmp_path):
     parts = {"language_model": tmp_path / "vicuna", "vision_tower": "openai/clip", "vision_adapter": RANDOM}
     write_origin(tmp_path, made_by="test", merged=[tmp_path / "stage3"], audio_tower=None, **parts)
     text = (tmp_path / ORIGIN_FILE).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One call from a video file to events in seconds; the same pipeline out of a checkpoint, in a process of its own."""
+"""The pipeline: from a video file to events in seconds, also loaded from a checkpoint without the project."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipe(model, processor):
-    """Made to speak in spans, so that there are events to look at."""
+    """A pipeline that generates time spans, so that there are events."""
     return pipeline(
         task=TASK, model=model, processor=processor, device="cpu", max_new_tokens=24, do_sample=False,
         logits_processor=[Talkative(processor.tokenizer)],
@@ -52,7 +52,7 @@ def pipe(model, processor):
 
 @pytest.fixture
 def asked(pipe, monkeypatch):
-    """The questions that reach the model."""
+    """The questions passed to the model."""
     questions = []
     from modeling_avicuna import pipeline_avicuna
 
@@ -74,13 +74,13 @@ def check_events(events: list[dict], *, duration: float):
         assert 0.0 <= event["start"] <= event["end"] <= duration and 0.0 < event["score"] < 1.0
 
 
-def test_without_a_question_every_event_is_narrated(pipe, videos, asked):
+def test_the_default_is_a_narration_of_all_events(pipe, videos, asked):
     events = pipe(videos / "sound.mp4")
     check_events(events, duration=4.0)
     assert asked == [NARRATION_PROMPT]
 
 
-def test_a_query_gives_its_times_under_its_own_name(pipe, videos, asked):
+def test_a_query_gives_events_labelled_with_it(pipe, videos, asked):
     events = pipe(str(videos / "sound.mp4"), query="dog barking")
     check_events(events, duration=4.0)
     assert {event["label"] for event in events} == {"dog barking"}
@@ -88,7 +88,7 @@ def test_a_query_gives_its_times_under_its_own_name(pipe, videos, asked):
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])
-def test_several_queries_equal_those_asked_one_by_one(pipe, videos, batch_size):
+def test_several_queries_equal_single_queries(pipe, videos, batch_size):
     queries = ["dog barking", "rain", "a {curly} man", "a very long description of something that never happens"]
     together = pipe(videos / "sound.mp4", query=queries, batch_size=batch_size)
     assert list(together) == queries
@@ -109,8 +109,8 @@ def test_an_interval_gives_the_event_in_it(pipe, videos, asked):
     assert several[0] == event and [item["end"] for item in several] == [3.0, 4.0]
 
 
-def test_a_video_lasts_as_long_as_its_picture(pipe, tmp_path, asked):
-    """4 s of picture and 8 s of sound: 2 s are half of the video, as in the processor and the model card."""
+def test_the_duration_is_that_of_the_video_stream(pipe, tmp_path, asked):
+    """4 s of video and 8 s of audio: 2 s are half of the duration, as in the processor and the model card."""
     path = write_media(tmp_path / "longer_sound.mp4", frames=pictures(40), fps=10, waveform=tone(8.0))
     check_events(pipe(path), duration=4.0)
     pipe(path, interval=(1.0, 2.0))
@@ -128,14 +128,14 @@ def test_a_file_is_opened_once_for_its_events(pipe, videos, monkeypatch, asked_f
     assert opened == [videos / "sound.mp4"]
 
 
-def test_a_question_gives_words(pipe, videos, asked):
+def test_a_question_gives_text(pipe, videos, asked):
     answer = pipe(videos / "sound.mp4", question="What is it?")
     assert isinstance(answer, str) and answer
     assert pipe(videos / "sound.mp4", question=["What is it?", "Why?"])[0] == answer
     assert asked == ["What is it?", "What is it?", "Why?"]
 
 
-def test_a_file_object_is_the_file(pipe, videos):
+def test_a_file_object_equals_its_path(pipe, videos):
     content = (videos / "sound.mp4").read_bytes()
     expected = pipe(videos / "sound.mp4", query="rain")
     assert pipe(io.BytesIO(content), query="rain") == expected
@@ -163,7 +163,7 @@ def test_lists_of_videos_equal_single_videos(pipe, videos):
     assert several[1] == pipe(paths[1], query=["rain", "dog"])
 
 
-def test_a_batch_size_given_at_the_start_holds_for_every_call(model, processor, videos):
+def test_a_batch_size_of_the_constructor_applies_to_every_call(model, processor, videos):
     paths = [videos / "sound.mp4", videos / "-silent.mp4"]
     settings = {"task": TASK, "model": model, "processor": processor, "device": "cpu", "max_new_tokens": 8}
     batched, plain = pipeline(**settings, batch_size=2), pipeline(**settings)
@@ -171,14 +171,14 @@ def test_a_batch_size_given_at_the_start_holds_for_every_call(model, processor, 
     assert batched(paths, question="What?") == list(batched((path for path in paths), question="What?")) == expected
 
 
-def test_sound_matters_and_may_be_all_there_is(pipe, videos):
+def test_sound_changes_the_answer_and_audio_files_are_accepted(pipe, videos):
     with_sound = pipe(videos / "sound.mp4", question="What?")
     assert with_sound != pipe({"path": videos / "sound.mp4", "audio": False}, question="What?")
     events = pipe({"type": "audio", "path": videos / "alone.wav"}, query="a tone")
     check_events(events, duration=13.1)
 
 
-def test_cached_features_answer_like_the_file(pipe, videos, model, processor):
+def test_features_give_the_answer_of_the_file(pipe, videos, model, processor):
     messages = [{"role": "user", "content": [{"type": "video", "path": videos / "sound.mp4"}]}]
     inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_cached_features_answer_like_the_file(pipe, videos, model, processor):
     assert pipe(block, question="What?") == pipe(videos / "sound.mp4", question="What?")
 
 
-def test_a_real_video_with_its_own_sound(pipe, data_dir):
+def test_a_real_video_with_sound(pipe, data_dir):
     video = data_dir / "clips" / "dog_barking.mp4"
     events = pipe(video, query="dog barking")
     check_events(events, duration=7.1)
@@ -198,12 +198,12 @@ def test_a_real_video_with_its_own_sound(pipe, data_dir):
 @pytest.mark.parametrize(
     "asked", [{"query": ["rain", "dog"]}, {"query": "rain"}, {}, {"question": "What is it?"}], ids=str
 )
-def test_settings_of_generate_that_concern_the_cache_and_outputs_change_no_answer(pipe, videos, asked):
+def test_cache_and_output_settings_of_generate_do_not_change_the_answer(pipe, videos, asked):
     video = videos / "sound.mp4"
     expected = pipe(video, **asked)
     assert pipe(video, **asked, output_logits=True, return_dict_in_generate=True) == expected
     without_cache = pipe(video, **asked, use_cache=False)
-    assert repr(without_cache)[:30] == repr(expected)[:30]  # scores differ in their last digits
+    assert repr(without_cache)[:30] == repr(expected)[:30]  # scores may differ in their last digits
     for found, event in zip(events_of(without_cache), events_of(expected), strict=True):
         assert {**found, "score": None} == {**event, "score": None}
         assert found["score"] == pytest.approx(event["score"], rel=1e-3)
@@ -216,7 +216,7 @@ def events_of(answer) -> list[dict]:
 
 
 @pytest.mark.parametrize("asked", [{"query": ["rain", "dog"]}, {"query": "rain"}], ids=str)
-def test_scores_are_those_of_the_protocol(pipe, videos, asked):
+def test_scores_follow_the_protocol(pipe, videos, asked):
     video = videos / "sound.mp4"
     scores = {kind: [event["score"] for event in events_of(pipe(video, **asked, score=kind))]
               for kind in ("time_tokens", "presence", "constant")}  # fmt: skip
@@ -228,7 +228,7 @@ def test_scores_are_those_of_the_protocol(pipe, videos, asked):
 
 
 class Dictated(LogitsProcessor):
-    """Makes a model say one text, whatever it was asked."""
+    """Forces a model to generate one text."""
 
     def __init__(self, tokenizer, text: str):
         self.ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
@@ -236,30 +236,29 @@ class Dictated(LogitsProcessor):
 
     def __call__(self, input_ids, scores):
         self.prompt_length = self.prompt_length or input_ids.shape[1]
-        said = torch.full_like(scores, -float("inf"))
-        said[:, self.ids[min(input_ids.shape[1] - self.prompt_length, len(self.ids) - 1)]] = 0.0
-        return said
+        forced = torch.full_like(scores, -float("inf"))
+        forced[:, self.ids[min(input_ids.shape[1] - self.prompt_length, len(self.ids) - 1)]] = 0.0
+        return forced
 
 
 def test_an_event_that_does_not_occur_gives_an_empty_list(model, processor, videos):
     plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, do_sample=False)
     for text in ("No event.", "It does not happen in the video."):
-        said = [Dictated(processor.tokenizer, text)]
-        assert plain(videos / "sound.mp4", query="rain", logits_processor=said) == []
-        said = [Dictated(processor.tokenizer, text)]
-        assert plain(videos / "sound.mp4", query=["rain", "dog"], logits_processor=said) == {"rain": [], "dog": []}
+        for query, expected in (("rain", []), (["rain", "dog"], {"rain": [], "dog": []})):
+            forced = [Dictated(processor.tokenizer, text)]
+            assert plain(videos / "sound.mp4", query=query, logits_processor=forced) == expected
 
 
-def test_a_part_of_a_video_is_answered_in_times_of_the_file(model, processor, videos, asked):
-    """2 s from second 1.5 on: "From 25 to 50" is second 2.0 to 2.5 of the file."""
+def test_events_of_a_part_of_a_video_have_times_of_the_file(model, processor, videos, asked):
+    """In a part from 1.5 to 3.5 s, "From 25 to 50" is 2.0 to 2.5 s of the file."""
     plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, do_sample=False)
     video = str(videos / "sound.mp4")
     block = {"path": video, "start": 1.5, "end": 3.5}
     aliases = {"path": video, "video_start": 1.5, "video_end": 3.5}
     prepared = plain.processor.prepare_media({"type": "video", **block})
     for part, given in (({"start": 1.5, "end": 3.5}, video), ({}, block), ({}, aliases), ({}, prepared)):
-        said = [Dictated(processor.tokenizer, "From 25 to 50.")]
-        (event,) = plain(given, query="rain", logits_processor=said, **part)
+        forced = [Dictated(processor.tokenizer, "From 25 to 50.")]
+        (event,) = plain(given, query="rain", logits_processor=forced, **part)
         assert (event["start"], event["end"]) == pytest.approx((2.0, 2.5), abs=0.02)
         found = plain(given, interval=(2.0, 2.5), max_new_tokens=3, **part)
         assert (found["start"], found["end"]) == (2.0, 2.5)
@@ -270,7 +269,7 @@ def test_a_part_of_a_video_is_answered_in_times_of_the_file(model, processor, vi
         plain({"path": video, "start": 1.0}, start=2.0)
 
 
-def test_mistakes_are_named(pipe, videos):
+def test_wrong_arguments_are_errors_that_name_them(pipe, videos):
     video = videos / "sound.mp4"
     with pytest.raises(ValueError, match="one of query, interval and question"):
         pipe(video, query="a", question="b")
@@ -296,7 +295,7 @@ def test_mistakes_are_named(pipe, videos):
 
 FRESH_PROCESS = """
 import json, sys
-sys.modules["modeling_avicuna"] = None  # a user's machine has never seen the project
+sys.modules["modeling_avicuna"] = None  # the project is not installed
 from transformers import pipeline
 folder, video, task, trust = sys.argv[1:]
 pipe = pipeline(task=task or None, model=folder, trust_remote_code=trust == "yes", device="cpu", max_new_tokens=12)
@@ -309,7 +308,7 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize("saved_by", ["model and processor", "pipeline"])
-def test_a_checkpoint_brings_its_pipeline_to_a_fresh_process(model, processor, videos, tmp_path, saved_by):
+def test_a_checkpoint_loads_as_pipeline_without_the_project(model, processor, videos, tmp_path, saved_by):
     plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, max_new_tokens=12, do_sample=False)
     folder = tmp_path / "checkpoint"
     if saved_by == "pipeline":
@@ -352,8 +351,8 @@ for model in (plain, get_peft_model(plain, LoraConfig(r=2, target_modules=target
 """  # noqa: E501
 
 
-def test_a_loaded_model_and_its_lora_work_in_a_process_without_the_package(model, processor, videos, tmp_path):
-    """Quantised models and PEFT models are loaded before a pipeline is made of them."""
+def test_a_pipeline_of_a_loaded_model_and_of_its_lora_works_without_the_project(model, processor, videos, tmp_path):
+    """Quantised models and PEFT models are loaded before the pipeline is created."""
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
     plain = AVicunaPipeline(model=model, processor=processor, task=TASK, device=-1, max_new_tokens=12, do_sample=False)

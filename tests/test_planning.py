@@ -1,4 +1,4 @@
-"""Plans: pure per row, contiguous, in range, never twice; times that follow from clip, scale and offset exactly."""
+"""Plans: deterministic per row, contiguous, in range, unique; exact times from clip, scale and offset."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def accept_all(plan):
     return np.full(len(plan), "", "U32")
 
 
-def test_a_row_is_drawn_alike_whatever_is_drawn_beside_it():
+def test_the_plan_of_a_row_does_not_depend_on_other_rows():
     whole = draw_plan(ROWS, CLUSTERS, seed=5)
     part = draw_plan(ROWS[1000:1100], CLUSTERS, seed=5)
     assert np.array_equal(whole.clips[1000:1100], part.clips) and np.array_equal(whole.scales[1000:1100], part.scales)
@@ -47,7 +47,7 @@ def test_counts_scales_and_clusters_are_in_range():
         assert len(set(owner[clips[mask]])) == 1
 
 
-def test_clips_are_used_alike():
+def test_clips_are_used_about_equally_often():
     plan = draw_plan(np.arange(60000), CLUSTERS, clips_per_video=(4, 4), max_repeats=1)
     uses = np.bincount(plan.clips[plan.clips >= 0], minlength=60)
     assert uses.min() > 0.9 * uses.mean() and uses.max() < 1.1 * uses.mean()
@@ -79,8 +79,8 @@ def test_a_small_cluster_gives_shorter_videos():
     assert set((plan.clips >= 0).sum(axis=1)) == {3, 4}
 
 
-def check_alone(starts, ends, present):
-    """No moment shows more than two segments, and none of them before the one listed before it."""
+def check_overlaps(starts, ends, present):
+    """At most two segments overlap, and segments are in the order of their starts."""
     assert (np.diff(starts) >= -1e-9)[present[:, 1:]].all()
     for start, end, mask in zip(starts, ends, present):
         for first in start[mask]:
@@ -98,7 +98,7 @@ def test_segments_are_contiguous_and_sum_to_the_duration():
     assert np.allclose((ends - starts)[present], lengths[present], rtol=0, atol=1e-9)
 
 
-def test_gaps_have_the_length_that_was_drawn_and_show_a_background():
+def test_gaps_have_the_drawn_length_and_a_background():
     durations = np.full(70, 10.0)
     plan = draw_plan(ROWS, CLUSTERS, gap_share=0.6, gap_seconds=(1, 4), backgrounds=np.arange(60, 70))
     present = plan.clips >= 0
@@ -115,32 +115,32 @@ def test_gaps_have_the_length_that_was_drawn_and_show_a_background():
     assert np.array_equal(plan.clips, without.clips) and np.array_equal(plan.scales, without.scales)
 
 
-def test_two_clips_at_once_at_most():
+def test_at_most_two_clips_overlap():
     durations = np.round(np.random.default_rng(1).uniform(1, 10, size=60), 3)
     plan = draw_plan(ROWS, CLUSTERS, overlap_share=0.7, gap_share=0.5)
     present = plan.clips >= 0
     starts, ends, totals = plan.place(durations)
-    check_alone(starts, ends, present)
+    check_overlaps(starts, ends, present)
     overlapped = (starts[:, 1:] < ends[:, :-1] - 1e-9)[present[:, 1:]]
     assert 0.6 < overlapped.mean() < 0.71
     assert not (plan.gaps[:, :-1][plan.overlaps > 0]).any()
     assert (totals >= ends.max(axis=1)).all()
 
 
-def test_no_two_draws_share_a_slot():
+def test_slots_of_draws_are_unique():
     streams = {"cluster": 1, "num_clips": 1, "clip": 300, "scale": 300, "repeat": 300, "turn": 300, "gap": 300}
     slots = [slot(stream, number) for stream, count in streams.items() for number in range(count)]
     assert len(set(slots)) == len(slots)
 
 
-def test_original_times_scale_and_offset_give_the_new_times():
+def test_times_are_scaled_and_shifted():
     segment = Segment("clip", start=12.5, end=12.5 + 1.3 * 10, scale=1.3, caption="A dog barks.")
     assert segment.transfer_time(0) == segment.start
     assert segment.transfer_time(10) == pytest.approx(segment.end, abs=1e-12)
     assert segment.transfer_time(4) == pytest.approx(12.5 + 5.2, abs=1e-12)
 
 
-def test_no_video_is_planned_twice_even_where_few_are_possible():
+def test_plans_are_unique_even_if_few_are_possible():
     plan, rejected = plan_pseudo_untrimmed(
         200, [np.arange(4)], find_rejected=accept_all, clips_per_video=(3, 3), max_repeats=1, max_attempts=40
     )
@@ -158,7 +158,7 @@ def test_a_rejected_row_is_drawn_again_and_counted():
     assert len(plan) == 1000 and (plan.clips >= 0).sum(axis=1).max() == 5
     reasons, counts = np.unique(rejected["reason"], return_counts=True)
     assert "too_long" in reasons and counts[reasons == "too_long"] > 500
-    # the row keeps its number, and its accepted draw is that of its own attempt
+    # the row keeps its number, and its accepted draw is that of its attempt number
     row = rejected["row"][0]
     attempts = int((rejected["row"] == row).sum())
     again = draw_plan(np.array([row]), CLUSTERS, attempts=attempts)
