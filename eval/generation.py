@@ -20,6 +20,7 @@ from modeling_avicuna import MediaError
 from modeling_avicuna.answering_avicuna import Answer as ModelAnswer
 from modeling_avicuna.answering_avicuna import answer_batch, answer_questions
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
+from modeling_avicuna.window_answering_avicuna import answer_windows
 
 from .media import Media
 from .task import Answer, Example, Question
@@ -35,6 +36,7 @@ class GenerationSettings:
     num_workers (`int`): threads that decode the next videos while the model answers about this one.
     audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: the checkpoint's.
     dtype (`str`): of the weights; "auto": as saved.
+    window (`float`, *optional*): seconds of the overlapping windows in which videos are looked at; None: as a whole.
     well_formed_times (`bool`): spans are forced to be complete and not to end before they begin.
     """
 
@@ -45,6 +47,7 @@ class GenerationSettings:
     audio_interleaving_rate: float | None = None
     interleaving: str | None = None
     dtype: str = "auto"
+    window: float | None = None
     well_formed_times: bool = True
 
 
@@ -94,6 +97,13 @@ class Generator:
         self, jobs: Iterable[Job], *, open_media: Callable[[Example], Media]
     ) -> Iterator[list[Answer] | Unreadable]:
         """Answers to the questions of each job; those of jobs with one question come when their batch is full."""
+        if self.settings.window is not None:
+            for example, questions in jobs:
+                try:
+                    yield self._answer_windows(example, open_media(example), questions)
+                except MediaError as error:
+                    yield Unreadable(example.video_id, str(error))
+            return
         waiting: list[tuple[Example, _Encoded, Question]] = []
         for example, questions, decoding in self._decode_ahead(jobs, open_media):
             try:
@@ -164,7 +174,10 @@ class Generator:
             durations=[encoded.duration for _, encoded, _ in items],
             **self._options(items[0][2]),
         )
-        return [_answer(*item, said=answer) for item, answer in zip(items, said, strict=True)]
+        return [
+            _answer(example, encoded.duration, question, said=answer)
+            for (example, encoded, question), answer in zip(items, said, strict=True)
+        ]
 
     def _answer_shared(self, example: Example, encoded: _Encoded, questions: Sequence[Question]) -> list[Answer]:
         """Several questions about one video, with one pass over their common beginning."""
@@ -178,8 +191,25 @@ class Generator:
             **self._options(questions[0]),
         )
         return [
-            _answer(example, encoded, question, said=answer) for question, answer in zip(questions, said, strict=True)
+            _answer(example, encoded.duration, question, said=answer)
+            for question, answer in zip(questions, said, strict=True)
         ]
+
+    def _answer_windows(self, example: Example, media: Media, questions: Sequence[Question]) -> list[Answer]:
+        """Questions about a long video, in windows that are decoded one after the other."""
+        if media.is_cached or any(question.kind == "text" for question in questions):
+            raise ValueError("--window applies to media files and to questions whose answers name events")
+        windows = self.processor.prepare_windows(media.block, window=self.settings.window)
+        said = answer_windows(
+            self.model,
+            processor=self.processor,
+            windows=windows,
+            questions=[question.prompt for question in questions],
+            batch_size=self.settings.batch_size,
+            **self._options(questions[0]),
+        )
+        duration = media.duration or max((event.end for answer in said for event in answer.events), default=0.0)
+        return [_answer(example, duration, question, said=answer) for question, answer in zip(questions, said)]
 
     def _options(self, question: Question) -> dict:
         return {
@@ -205,12 +235,12 @@ def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
     return processor
 
 
-def _answer(example: Example, encoded: _Encoded, question: Question, *, said: ModelAnswer) -> Answer:
+def _answer(example: Example, duration: float, question: Question, *, said: ModelAnswer) -> Answer:
     events = () if question.kind == "text" else tuple(replace(e, score=_rounded(e.score)) for e in said.events)
     return Answer(
         question_id=question.id,
         video_id=example.video_id,
-        duration=encoded.duration,
+        duration=duration,
         text=said.text.strip(),
         events=events,
         prompt=question.prompt,

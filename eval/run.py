@@ -78,12 +78,18 @@ class RunOptions:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "Data type of the weights; auto: as saved."}
     )
+    window: float | None = field(
+        default=None,
+        metadata={"help": "Seconds of the overlapping windows in which long videos are looked at. Default: whole."},
+    )
     timelines: int = field(default=1, metadata={"help": "Number of videos to draw; localization tasks only."})
 
     def __post_init__(self):
         check_range(self, 1, "limit", "batch_size", "num_workers", "max_new_tokens", "num_beams")
         check_range(self, 0, "timelines")
         check_range(self, 0, "audio_interleaving_rate", high=1)
+        if self.window is not None and (self.window <= 0 or self.features_dir):
+            raise ValueError(f"--window must be above 0 and needs --media-dir, got {self.window}")
 
     @property
     def generation(self) -> GenerationSettings:
@@ -95,6 +101,7 @@ class RunOptions:
             audio_interleaving_rate=self.audio_interleaving_rate,
             interleaving=self.interleaving,
             dtype=self.dtype,
+            window=self.window,
         )
 
     @property
@@ -113,6 +120,7 @@ class RunOptions:
             "rate": self.audio_interleaving_rate,
             "interleaving": self.interleaving,
             "beams": self.num_beams if self.num_beams != GenerationSettings.num_beams else None,
+            "window": self.window,
             "first": self.limit,
         }
         return [f"{name}-{value}" for name, value in named.items() if value is not None]
@@ -188,6 +196,7 @@ def run_settings(options: RunOptions, task: Task, media: MediaSource) -> dict[st
         "max_new_tokens": options.max_new_tokens,
         "num_beams": options.num_beams,
         "dtype": options.dtype,
+        "window": options.window,
     }
 
 

@@ -117,7 +117,7 @@ def decode_frames(media: MediaFile, indices: np.ndarray) -> Generator[np.ndarray
                 pass
     if num_done == len(chunks):
         return
-    frames = _PyAVReader(media).read(np.concatenate(chunks[num_done:]))
+    frames = PyAVReader(media).read(np.concatenate(chunks[num_done:]))
     with closing(frames):
         for chunk in chunks[num_done:]:
             yield np.stack([next(frames) for _ in chunk])
@@ -181,7 +181,7 @@ class _DecordReader:
         self.reader = None
 
 
-class _PyAVReader:
+class PyAVReader:
     """
     Frames by PyAV: decoded in order, with a seek where the next wanted one is far away.
 

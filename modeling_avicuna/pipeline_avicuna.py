@@ -3,10 +3,12 @@
     locate = pipeline(task="audio-visual-event-localization", model=DIR_OR_ID, trust_remote_code=True)
     locate("video.mp4")                                           # every event
     locate("video.mp4", query=["dog barking", "rain"])            # when each of them happens
+    locate("film.mp4", query="rain", window=60.0)                 # a long video, in overlapping windows of a minute
 
 The processor decodes, `answering_avicuna` generates, and `prompt_avicuna` has the wording of the questions.
 """
 
+import math
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -18,12 +20,13 @@ from .answering_avicuna import Answer, answer_batch, answer_questions
 from .generation_avicuna import TimeSpanLogitsProcessor
 from .prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
 from .timestamp_avicuna import Event
+from .window_answering_avicuna import answer_windows
 
 
 TASK = "audio-visual-event-localization"
 _MAX_NEW_TOKENS = 256  # our choice: about a dozen narrated events
 _QUESTIONS = ("query", "interval", "question")
-_PART = ("start", "end")
+_PART = ("start", "end", "window", "overlap")
 
 
 class AVicunaPipeline(Pipeline):
@@ -54,6 +57,15 @@ class AVicunaPipeline(Pipeline):
                 Any question; the answer is text.
             start, end (`float`, *optional*):
                 Look at this part of each video only, in seconds of the file.
+            window (`float`, *optional*):
+                Look at a long video in windows of this many seconds, each with the whole budget of tokens and its own
+                sound. The file is decoded once. Events that continue in the next window are joined. For queries and
+                for the list of all events.
+            overlap (`float`, *optional*):
+                Seconds that neighbouring windows share; a quarter of `window` by default.
+            min_presence (`float`, *optional*):
+                With `window`: ignore what the model says about a window if the presence score of its answer is lower.
+                For models that always answer with a span.
             score (`str`, *optional*):
                 How events are scored: "time_tokens" (default), "presence" or "constant"; see `score_events`.
             batch_size (`int`, *optional*):
@@ -69,7 +81,8 @@ class AVicunaPipeline(Pipeline):
         Raises:
             MediaError: a file that cannot be used; the message names it.
             ValueError: more than one of `query`, `interval` and `question`, an interval outside of the video, an empty
-                list of questions, or settings of `generate` that give several answers to one question.
+                list of questions, `window` with an `interval` or a `question`, `overlap` or `min_presence` without
+                `window`, or settings of `generate` that give several answers to one question.
         """
         batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None:
@@ -84,7 +97,7 @@ class AVicunaPipeline(Pipeline):
         results = []
         for begin in range(0, len(videos), step):  # as many decoded videos are in memory at once
             requests = [self.preprocess(video, **params) for video in videos[begin : begin + step]]
-            if len(requests[0]["questions"]) == 1:
+            if len(requests[0]["questions"]) == 1 and "windows" not in requests[0]:
                 answered = self._forward_batch(requests, **forward_params)
             else:
                 answered = [self.forward(request, **forward_params) for request in requests]
@@ -114,9 +127,25 @@ class AVicunaPipeline(Pipeline):
         question: str | list[str] | None = None,
         start: float | None = None,
         end: float | None = None,
+        window: float | None = None,
+        overlap: float | None = None,
     ) -> dict[str, Any]:
         """A video and what is asked about it -> content block, its place in the file, and the questions."""
-        media, offset, duration = self._prepare(video, {"start": start, "end": end})
+        if window is None and overlap is not None:
+            raise ValueError(f"overlap={overlap} is given without window")
+        if window is not None and (interval is not None or question is not None):
+            raise ValueError(
+                "window applies to queries and to the list of all events, not to an interval or a question"
+            )
+        block = _block(video, {"start": start, "end": end})
+        request: dict[str, Any]
+        if window is None:
+            media, offset, duration = self._prepare(block)
+            request = {"media": media, "offset": offset, "duration": duration}
+        else:
+            offset, duration = 0.0, math.inf  # answers about windows are in seconds of the file
+            windows = self.processor.prepare_windows(block, window=window, overlap=overlap)
+            request = {"windows": windows, "offset": offset, "duration": duration}
         if query is not None:
             kind, asked = "query", _as_list(query, of=str)
             questions = [GROUNDING_PROMPT.format(query=text) for text in asked]
@@ -132,17 +161,10 @@ class AVicunaPipeline(Pipeline):
         else:
             kind, asked, questions = "narration", [None], [NARRATION_PROMPT]
         several = isinstance({"query": query, "interval": interval, "question": question}.get(kind), list)
-        request = {"media": media, "offset": offset, "duration": duration, "questions": questions}
-        return {**request, "kind": kind, "asked": asked, "several": several}
+        return {**request, "questions": questions, "kind": kind, "asked": asked, "several": several}
 
-    def _prepare(self, video: Any, part: dict[str, float | None]) -> tuple[dict, float, float]:
+    def _prepare(self, block: dict) -> tuple[dict, float, float]:
         """The content block of an input, decoded, where it begins in its file and how long it is, in seconds."""
-        block = {"type": "video", **video} if isinstance(video, dict) else {"type": "video", "path": video}
-        for name, seconds in part.items():
-            if seconds is not None and block.get(name) is not None:
-                raise ValueError(f"{name} is given twice, as {seconds} and in the content block as {block[name]}")
-            if seconds is not None:
-                block[name] = seconds
         duration = block.pop("duration", None)
         prepared = self.processor.prepare_media(block)
         duration = prepared.duration if duration is None else duration
@@ -150,7 +172,27 @@ class AVicunaPipeline(Pipeline):
             raise ValueError(f"the length of this video is unknown: add its duration in seconds to {sorted(block)}")
         return {"type": prepared.kind, prepared.kind: prepared}, prepared.start, float(duration)
 
-    def _forward(self, request: dict[str, Any], questions_per_batch: int = 32, **generate_kwargs: Any) -> dict:
+    def _forward(
+        self,
+        request: dict[str, Any],
+        questions_per_batch: int = 32,
+        min_presence: float | None = None,
+        **generate_kwargs: Any,
+    ) -> dict:
+        settings = self._generate_settings(request["kind"], generate_kwargs)
+        if "windows" in request:
+            answers = answer_windows(
+                self.model,
+                processor=self.processor,
+                windows=request.pop("windows"),
+                questions=request["questions"],
+                batch_size=questions_per_batch,
+                min_presence=min_presence or 0.0,
+                **settings,
+            )
+            return {**request, "answers": answers}
+        if min_presence is not None:
+            raise ValueError(f"min_presence={min_presence} is given without window")
         answers = answer_questions(
             self.model,
             processor=self.processor,
@@ -158,7 +200,7 @@ class AVicunaPipeline(Pipeline):
             questions=request["questions"],
             duration=request["duration"],
             batch_size=questions_per_batch,
-            **self._generate_settings(request["kind"], generate_kwargs),
+            **settings,
         )
         return {**request, "answers": answers}
 
@@ -216,6 +258,17 @@ class AVicunaPipeline(Pipeline):
     def _segment_question(self, start: float, end: float, *, offset: float, duration: float) -> str:
         times = (self.processor.time_codec.encode(seconds - offset, duration) for seconds in (start, end))
         return SEGMENT_CAPTION_PROMPT.format(**dict(zip(("start", "end"), times)))
+
+
+def _block(video: Any, part: dict[str, float | None]) -> dict:
+    """The content block of an input, with the part that is asked about."""
+    block = {"type": "video", **video} if isinstance(video, dict) else {"type": "video", "path": video}
+    for name, seconds in part.items():
+        if seconds is not None and block.get(name) is not None:
+            raise ValueError(f"{name} is given twice, as {seconds} and in the content block as {block[name]}")
+        if seconds is not None:
+            block[name] = seconds
+    return block
 
 
 def _as_list(asked: Any, *, of: type) -> list:

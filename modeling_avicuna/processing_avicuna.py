@@ -7,6 +7,7 @@ features into it. Times in text are the business of `timestamp_avicuna`.
 """
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from .slot_encoding_avicuna import EncodedSlot, SlotEncoder, expand_slots, pack_
 from .timestamp_avicuna import Event, TimeCodec, parse_events
 from .tokenization_avicuna import add_placeholder_tokens, mark_spans, tokenize_padded
 from .video_processing_avicuna import AVicunaVideoProcessor
+from .window_reading_avicuna import encode_windows
 
 
 # What the configuration of a checkpoint declares and its processor carries out.
@@ -275,10 +277,19 @@ class AVicunaProcessor(ProcessorMixin):
             "audio" and "image". Its `duration` is in seconds; None for an image, cached features and frames without
             `fps`.
         """
-        _, slots = read_conversations([[{"role": "user", "content": [block]}]])
-        if slots is None:
-            raise ValueError(f"the content block {block} has no medium")
-        return self._slot_encoder().encode(slots[0][0], rate=self.audio_interleaving_rate)
+        return self._slot_encoder().encode(_read_block(block), rate=self.audio_interleaving_rate)
+
+    def prepare_windows(self, block: dict, *, window: float, overlap: float | None = None) -> Iterator[EncodedSlot]:
+        """
+        Decodes a long video or sound as overlapping windows, in one pass over its file. Each window is what
+        `prepare_media` returns for that part of the file, with its own `start` and `duration`.
+
+        Args:
+            window, overlap (`float`): seconds; see `plan_windows`.
+        """
+        return encode_windows(
+            self._slot_encoder(), _read_block(block), rate=self.audio_interleaving_rate, window=window, overlap=overlap
+        )
 
     def _slot_encoder(self, *, num_av_tokens: int | None = None, interleaving: str | None = None) -> SlotEncoder:
         return SlotEncoder(
@@ -385,6 +396,14 @@ class AVicunaProcessor(ProcessorMixin):
         if len(texts) != len(durations):
             raise ValueError(f"got {len(texts)} texts and {len(durations)} durations")
         return [parse_events(text, duration, codec=self.time_codec) for text, duration in zip(texts, durations)]
+
+
+def _read_block(block: dict) -> MediaSlot:
+    """The slot of a content block with a medium."""
+    _, slots = read_conversations([[{"role": "user", "content": [block]}]])
+    if slots is None:
+        raise ValueError(f"the content block {block} has no medium")
+    return slots[0][0]
 
 
 _MEDIA_ARGUMENTS = (

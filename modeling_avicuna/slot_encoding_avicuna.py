@@ -226,8 +226,8 @@ class SlotEncoder:
 
 @contextmanager
 def _opened(medium: Any) -> Iterator[Any]:
-    """A file opened for the time of the block; arrays, lists of pictures and what is no medium as they are."""
-    if medium is None or isinstance(medium, (np.ndarray, torch.Tensor, list, tuple)):
+    """A file opened for the time of the block; arrays, lists of pictures and open files are yielded as they are."""
+    if medium is None or isinstance(medium, (np.ndarray, torch.Tensor, list, tuple, MediaFile)):
         yield medium
     else:
         with MediaFile(medium) as media:

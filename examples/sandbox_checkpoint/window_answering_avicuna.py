@@ -1,0 +1,1 @@
+../../modeling_avicuna/window_answering_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/window_reading_avicuna.py

@@ -1,0 +1,1 @@
+../../modeling_avicuna/windows_avicuna.py
