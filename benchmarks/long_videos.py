@@ -26,7 +26,8 @@ import torch
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.atomic_files import write_json
-from dataset_builders.command_line import check_range, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from dataset_builders.media_writer import MediaWriter
 from dataset_builders.sandbox import make_world
 from dataset_builders.sandbox.classes import EVENT_CLASSES
