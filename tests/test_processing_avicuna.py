@@ -1,4 +1,4 @@
-"""The processor: token counts and order, batches of any mix, length limits, saving, and mp4 -> generate."""
+"""The processor: token counts and order, mixed batches, length limits, saving, and generation from an mp4 file."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """name -> path: a 12-s video with sound, a silent one, a 13-s and a 3-s sound, a picture."""
+    """Paths by name: a 12-s video with sound, a silent video, a 13-s and a 3-s audio file."""
     folder = tmp_path_factory.mktemp("clips")
     return {
         "video": write_media(folder / "-video.mp4", frames=pictures(24), fps=2, waveform=tone(12.0)),
@@ -61,18 +61,18 @@ def modalities(processor, ids) -> list[str]:
     return [names[token_id] for token_id in ids.tolist() if token_id in names]
 
 
-def test_a_video_with_sound_becomes_interleaved_tokens(processor, clips):
+def test_a_video_with_sound_gives_interleaved_tokens(processor, clips):
     batch = tokenized(processor, [user({"type": "video", "path": str(clips["video"])})], add_generation_prompt=True)
     assert modalities(processor, batch["input_ids"][0]) == interleave_order(6, 2)
     assert batch["pixel_values_videos"].shape == (1, 6, 3, SIZE, SIZE)
-    # 12 s are three windows, of which two tokens show the first and the last
+    # 12 s have three windows; two tokens show the first and the last
     assert resample_rows(3, 2) == [0, 2] and batch["input_features"].shape == (1, 2, 1001, 64)
     assert (batch["video_lengths"].tolist(), batch["audio_lengths"].tolist()) == ([6], [2])
     assert batch["audio_row_ids"].tolist() == [[0, 1]]
     assert set(batch) <= {"input_ids", "attention_mask", *processor.model_input_names}
 
 
-def test_the_published_budget_is_75_and_25(clips):
+def test_the_default_is_75_video_and_25_audio_tokens(clips):
     processor = build_processor(byte_level_tokenizer(), image_size=SIZE)
     ids = processor("<video>", videos=clips["video"])["input_ids"][0]
     order = modalities(processor, ids)
@@ -83,21 +83,21 @@ def test_the_published_budget_is_75_and_25(clips):
 @pytest.mark.parametrize(
     "block", [{"path": "silent"}, {"path": "video", "audio": False}, {"path": "video", "audio": None}]
 )
-def test_a_silent_video_gets_every_token_as_visual(processor, clips, block):
+def test_a_silent_video_has_video_tokens_only(processor, clips, block):
     batch = tokenized(processor, [user({"type": "video", **block, "path": clips[block["path"]]})])
     assert modalities(processor, batch["input_ids"][0]) == ["video"] * 8
     assert batch["pixel_values_videos"].shape[1] == 8
     assert not {"input_features", "audio_features", "audio_lengths", "audio_row_ids"} & set(batch)
 
 
-def test_sound_alone_is_all_audio_or_one_token_for_one_window(processor, clips):
+def test_audio_has_audio_tokens_only_and_one_token_for_one_window(processor, clips):
     batch = processor(["<audio>", "<audio>"], audio=[clips["long_sound"], clips["short_sound"]])
     assert [modalities(processor, ids) for ids in batch["input_ids"]] == [["audio"] * 8, ["audio"]]
     assert batch["audio_lengths"].tolist() == [3, 1]
     assert batch["audio_row_ids"].tolist() == [resample_rows(3, 8), [0] + [-1] * 7]
 
 
-def test_a_picture_is_one_visual_token(processor, clips):
+def test_an_image_is_one_video_token(processor, clips):
     picture = np.full((10, 12, 3), 200, np.uint8)
     batch = processor(["<image>", "<image>"], videos=[picture, clips["silent"]])
     assert [modalities(processor, ids) for ids in batch["input_ids"]] == [["video"], ["video"]]
@@ -107,8 +107,8 @@ def test_a_picture_is_one_visual_token(processor, clips):
         assert again["pixel_values_videos"].equal(batch["pixel_values_videos"][:1])
 
 
-def test_sound_is_fitted_to_the_length_of_the_picture(processor, tmp_path):
-    """A 2-s sound under 12 s of picture stays at the beginning: its windows are those of 12 s, silent at the end."""
+def test_audio_is_padded_to_the_duration_of_the_video(processor, tmp_path):
+    """2 s of audio with 12 s of video: the windows are those of 12 s, silent at the end."""
     path = write_media(tmp_path / "a.mp4", frames=pictures(24), fps=2, waveform=tone(2.0))
     batch = processor("<video>", videos=path)
     waveform = np.pad(load_audio(path), (0, 12 * 48_000))[: 12 * 48_000]
@@ -117,7 +117,7 @@ def test_sound_is_fitted_to_the_length_of_the_picture(processor, tmp_path):
     assert expected[2].max() < -90 < expected[0].max()
 
 
-def test_the_sound_of_another_file_or_array_can_be_given(processor, clips):
+def test_the_audio_of_another_file_or_array_can_be_given(processor, clips):
     own = processor("<video>", videos=clips["video"])
     other = processor("<video>", videos=clips["video"], audio=[clips["long_sound"]])
     array = processor("<video>", videos=clips["video"], audio=[load_audio(clips["long_sound"])])
@@ -135,15 +135,15 @@ def test_waveforms_at_another_rate_are_resampled(processor):
     assert (batch["input_features"] - expected["input_features"])[loud].abs().mean() < 0.1
 
 
-def test_the_processor_survives_pickling(processor, clips):
-    """Data loaders with spawned workers send it."""
+def test_the_processor_can_be_pickled(processor, clips):
+    """Data loaders with spawned workers pickle it."""
     copy = pickle.loads(pickle.dumps(processor))
     ours, expected = copy("<video>", videos=clips["video"]), processor("<video>", videos=clips["video"])
     assert all(torch.equal(ours[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, (8, 0)), (0.29, (6, 2)), (0.5, (4, 4)), (1.0, (0, 8))])
-def test_the_rate_may_change_per_call(processor, clips, rate, expected):
+def test_the_rate_can_be_set_per_call(processor, clips, rate, expected):
     order = modalities(
         processor, processor("<video>", videos=clips["video"], audio_interleaving_rate=rate)["input_ids"][0]
     )
@@ -151,7 +151,7 @@ def test_the_rate_may_change_per_call(processor, clips, rate, expected):
     assert order == interleave_order(*expected)
 
 
-def test_rates_and_budgets_may_differ_in_one_batch(processor, clips):
+def test_rates_may_differ_in_one_batch(processor, clips):
     batch = processor(
         ["<video>"] * 2, videos=[clips["video"]] * 2, audio_interleaving_rate=[0.25, 0.5], num_av_tokens=4
     )
@@ -176,7 +176,7 @@ def mixed_conversations(clips):
     ]
 
 
-def test_a_batch_of_any_mix_equals_its_samples(processor, clips):
+def test_a_mixed_batch_equals_single_samples(processor, clips):
     conversations = mixed_conversations(clips)
     batch = tokenized(processor, conversations, return_assistant_tokens_mask=True)
     for row, conversation in enumerate(conversations):
@@ -194,7 +194,7 @@ def test_a_batch_of_any_mix_equals_its_samples(processor, clips):
             assert sorted(set(row_ids[row_ids >= 0].tolist())) == list(range(num_windows))
 
 
-def test_every_answer_is_supervised_in_a_mixed_batch(processor, clips):
+def test_all_answers_of_a_mixed_batch_are_supervised(processor, clips):
     batch = tokenized(processor, mixed_conversations(clips), return_assistant_tokens_mask=True)
     supervised = [
         processor.tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(batch["input_ids"], batch["assistant_masks"])
@@ -214,7 +214,7 @@ MEDIA = st.lists(st.sampled_from(["video", "audio", "image"]), max_size=3)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.tuples(MEDIA, WORDS, WORDS), min_size=1, max_size=3), before=st.booleans())
 def test_the_mask_covers_exactly_the_answers(processor, turns, before):
-    """Any media before or after any words, in any turn: the supervised tokens spell the answers and nothing else."""
+    """For any media before or after any text in any turn, the supervised tokens decode to the answers."""
     messages = []
     for kinds, question, reply in turns:
         media, words = [{"type": kind} for kind in kinds], {"type": "text", "text": question}
@@ -233,7 +233,7 @@ def test_the_mask_covers_exactly_the_answers(processor, turns, before):
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 6, 30])
-def test_cached_features_are_resampled_to_the_tokens(processor, num_rows):
+def test_features_are_resampled_to_the_tokens(processor, num_rows):
     rows, sound = np.arange(num_rows * 4.0).reshape(num_rows, 4), np.arange(15.0).reshape(3, 5).astype(np.float16)
     batch = processor("<video>", video_features=[rows], audio_features=[sound])
     expected = rows[[k * num_rows // 6 for k in range(6)]]
@@ -244,9 +244,7 @@ def test_cached_features_are_resampled_to_the_tokens(processor, num_rows):
 
 
 def test_published_resampling_of_the_golden_rows(golden_dir):
-    """Rows of golden/resample that reach the processor; intended differences: no zero rows, no lost tail of the
-    sound.
-    """
+    """Intended differences: no zero rows, and no dropped end of the audio."""
     golden = json.loads((golden_dir / "resample" / "resample.json").read_text())
     processor = build_processor(byte_level_tokenizer(), num_av_tokens=100)
     for row in golden["video"]:
@@ -264,16 +262,16 @@ def test_published_resampling_of_the_golden_rows(golden_dir):
             if row["m_in"] <= 25:
                 assert ours == row["index"]
             else:
-                assert row["index"] == list(range(25)), "published: the tail is lost"
+                assert row["index"] == list(range(25)), "published: the end is dropped"
                 assert ours[0] == 0 and ours[-1] >= row["m_in"] - row["m_in"] / 25 - 1
                 assert resample_rows(row["m_in"], 25, "published") == row["index"]
 
 
 def test_published_rows_of_a_single_modality(golden_dir):
     """
-    A picture or a sound of one row is one token, as published. Intended differences: several rows of a picture are
-    frames, of which the middle one is shown (published: a token per row); a sound of several windows fills the budget,
-    so that position is time as in a video (published: a token per window).
+    An image or audio of one row is one token, as published. Intended differences: of several rows of an image the
+    middle one is shown (published: one token per row); audio of several windows has all tokens, so that positions
+    encode time as in a video (published: one token per window).
     """
     rows = json.loads((golden_dir / "resample" / "resample.json").read_text())["single_modality"]
     assert len(rows) == 7
@@ -292,7 +290,7 @@ def test_published_rows_of_a_single_modality(golden_dir):
             assert ours == resample_rows(num_rows, 100) and row["index"] == list(range(num_rows))
 
 
-def test_features_of_silence_and_of_one_row(processor):
+def test_empty_audio_features_and_features_of_one_row(processor):
     batch = processor(
         ["<video>", "<image>"], video_features=[np.ones((3, 4)), np.ones(4)], audio_features=[np.ones((0, 5))]
     )
@@ -301,7 +299,7 @@ def test_features_of_silence_and_of_one_row(processor):
         processor("<video>", video_features=[np.ones((1, 2, 3))])
 
 
-def test_too_long_text_is_an_error_or_is_cut_but_never_its_media(processor):
+def test_too_long_text_is_an_error_or_truncated_but_media_are_not(processor):
     media = {"video_features": np.ones((8, 4))}
     text = "<video> one two three four five"
     length = processor(text, **media)["input_ids"].shape[1]
@@ -321,7 +319,7 @@ def test_literal_placeholders_in_messages_are_errors(processor, clips):
         tokenized(processor, [user({"type": "video", "path": clips["video"]}, text="Is <video> a word?")])
 
 
-def test_bad_media_are_named(processor, clips, tmp_path):
+def test_unusable_media_are_errors_that_name_them(processor, clips, tmp_path):
     for block in ({"type": "video", "path": tmp_path / "gone.mp4"}, {"type": "audio", "path": tmp_path / "gone.mp4"}):
         with pytest.raises(MediaError, match="gone.mp4"):
             tokenized(processor, [user(block)])
@@ -342,7 +340,7 @@ def test_a_misspelt_argument_is_an_error(processor):
 
 
 @pytest.mark.parametrize("form", ["file object", "bytes", "data URL", "video_url", "base64"])
-def test_a_file_may_come_in_other_forms_than_a_path(processor, clips, form):
+def test_a_video_may_be_a_file_object_bytes_or_url(processor, clips, form):
     content = clips["video"].read_bytes()
     url = "data:video/mp4;base64," + base64.b64encode(content).decode()
     block = {
@@ -357,7 +355,7 @@ def test_a_file_may_come_in_other_forms_than_a_path(processor, clips, form):
 
 
 @pytest.mark.parametrize("form", ["input_audio", "image_url"])
-def test_sounds_and_pictures_in_forms_of_openai(processor, clips, form):
+def test_audio_and_images_in_openai_formats(processor, clips, form):
     picture = io.BytesIO()
     PIL.Image.fromarray(pictures(3)[1]).save(picture, format="PNG")
     data = base64.b64encode(picture.getvalue() if form == "image_url" else clips["short_sound"].read_bytes()).decode()
@@ -375,7 +373,7 @@ def test_sounds_and_pictures_in_forms_of_openai(processor, clips, form):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_plain_template_of_stage_two(processor, clips):
+def test_the_plain_template_supervises_the_caption(processor, clips):
     messages = [user({"type": "audio", "path": clips["short_sound"]}), answer("a tone")]
     batch = tokenized(processor, messages, chat_template=PLAIN_CHAT_TEMPLATE, return_assistant_tokens_mask=True)
     assert processor.tokenizer.decode(batch["input_ids"][0]) == "<s><audio>\na tone\n"
@@ -384,7 +382,7 @@ def test_plain_template_of_stage_two(processor, clips):
 
 @pytest.mark.parametrize("make", [byte_level_tokenizer, sentencepiece_tokenizer])
 @pytest.mark.parametrize("words", ["", "From 03 to 17.", "ASSISTANT: ok", "Yes</s>No", " two  spaces \n", "\n"])
-def test_no_answer_is_left_unsupervised_or_gives_a_nan_loss(make, words):
+def test_every_answer_is_supervised_and_has_a_finite_loss(make, words):
     processor = build_processor(make(), num_av_tokens=4)
     messages = [user({"type": "video"}, text="Say ASSISTANT: now</s>?"), answer(words)]
     features = {"video_features": [np.ones((4, 24))], "audio_features": [np.ones((1, 20))]}
@@ -397,7 +395,7 @@ def test_no_answer_is_left_unsupervised_or_gives_a_nan_loss(make, words):
 
 
 def vocabulary(processor) -> dict:
-    """Fields of a tiny configuration that fit the processor's tokenizer."""
+    """Fields of a tiny configuration for the tokenizer of the processor."""
     text_config = {**tiny_config().text_config.to_dict(), "vocab_size": len(processor.tokenizer)}
     return {
         "text_config": text_config,
@@ -424,7 +422,7 @@ def test_mp4_to_generated_events(processor, clips):
     ]
 
 
-def test_sound_reaches_the_answer(processor, clips):
+def test_audio_changes_the_logits(processor, clips):
     model = tiny_model(**vocabulary(processor))
     with_sound = tokenized(processor, [user({"type": "video", "path": clips["video"]})])
     other = tokenized(
@@ -439,8 +437,7 @@ def test_events_need_a_duration_each(processor):
         processor.post_process_events(["a", "b"], [1.0])
 
 
-def test_saved_and_loaded_in_a_fresh_process(clips, tmp_path):
-    """Own settings and all inputs survive; the process knows nothing of the project but the saved folder."""
+def test_a_saved_processor_gives_the_same_inputs_without_the_project(clips, tmp_path):
     processor = build_processor(
         sentencepiece_tokenizer(), image_size=SIZE, num_av_tokens=12, audio_interleaving_rate=0.5, num_time_bins=1000
     )
@@ -449,8 +446,6 @@ def test_saved_and_loaded_in_a_fresh_process(clips, tmp_path):
     torch.save(dict(tokenized(processor, messages, return_assistant_tokens_mask=True)), tmp_path / "expected.pt")
     script = f"""
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from transformers import AutoProcessor
 processor = AutoProcessor.from_pretrained({str(tmp_path / "saved")!r}, trust_remote_code=True)
 assert type(processor).__module__.startswith("transformers_modules."), type(processor)
@@ -469,7 +464,7 @@ print(processor.num_av_tokens, processor.audio_interleaving_rate, processor.time
     assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is AVicunaProcessor
 
 
-def test_real_clips_with_their_own_sound(data_dir):
+def test_real_clips_with_sound(data_dir):
     processor = build_processor(byte_level_tokenizer())
     clips = sorted((data_dir / "valor_clips").glob("*.mp4"))
     assert any(path.name.startswith("-") for path in clips)
@@ -483,13 +478,13 @@ def test_real_clips_with_their_own_sound(data_dir):
 
 @pytest.fixture(scope="module")
 def longer_sound(tmp_path_factory):
-    """4 s of picture and 8 s of sound: the video lasts 4 s."""
+    """A file with 4 s of video and 8 s of audio; its duration is 4 s."""
     path = tmp_path_factory.mktemp("longer") / "longer_sound.mp4"
     return write_media(path, frames=pictures(40), fps=10, waveform=tone(8.0))
 
 
-def test_the_metadata_hold_the_length_of_the_picture(processor, clips, longer_sound):
-    """In reading order, one per video slot; of a part, its own length."""
+def test_the_metadata_have_the_duration_of_the_video_stream(processor, clips, longer_sound):
+    """In reading order, one per video slot; for a part, its duration."""
     blocks = [
         {"type": "video", "path": longer_sound},
         {"type": "image", "image": pictures(1)[0]},
@@ -509,7 +504,7 @@ def test_the_metadata_hold_the_length_of_the_picture(processor, clips, longer_so
     assert cached["video_metadata"] == [None]
 
 
-def test_a_processor_of_another_checkpoint_is_refused(processor):
+def test_a_processor_of_another_checkpoint_is_an_error(processor):
     config = tiny_config(
         num_av_tokens=8, video_token_id=processor.video_token_id, audio_token_id=processor.audio_token_id
     )
@@ -527,7 +522,7 @@ def test_a_processor_of_another_checkpoint_is_refused(processor):
 @pytest.mark.parametrize(
     "dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float64"]
 )
-def test_waveforms_of_every_type_are_equally_loud(processor, dtype):
+def test_waveforms_of_every_type_have_the_same_level(processor, dtype):
     sound = tone(1.0)
     samples = sound.astype(dtype)
     if np.dtype(dtype).kind in "iu":
@@ -550,13 +545,13 @@ def test_waveforms_of_every_type_are_equally_loud(processor, dtype):
         (np.zeros((2, 100)), r"mono, of shape \(num_samples,\), got \(2, 100\)"),
     ],
 )
-def test_a_waveform_that_cannot_be_used_is_named(processor, samples, message):
+def test_an_invalid_waveform_is_an_error(processor, samples, message):
     with pytest.raises(ValueError, match=message):
         tokenized(processor, [user({"type": "audio", "audio": samples})])
 
 
-def test_a_part_of_a_file_is_that_part_of_picture_and_sound(processor, tmp_path):
-    """The picture counts seconds by its brightness and a beep marks second 14, in the file and in its parts."""
+def test_a_part_of_a_file_is_a_part_of_video_and_audio(processor, tmp_path):
+    """The brightness of the video encodes the time, and there is a beep at 14 s."""
     frames = pictures(200)
     sound = np.zeros(20 * 48_000, np.float32)
     sound[14 * 48_000 : 15 * 48_000] = tone(1.0, frequency=1000.0)
@@ -578,7 +573,7 @@ def test_a_part_of_a_file_is_that_part_of_picture_and_sound(processor, tmp_path)
             tokenized(processor, [user(block)])
 
 
-def test_rates_of_arrays_are_honoured_in_blocks(processor):
+def test_blocks_with_arrays_have_a_rate_and_blocks_with_files_have_not(processor):
     slow, fast = tone(3.0, sampling_rate=16_000), tone(3.0)
     batch = tokenized(processor, [user({"type": "audio", "audio": slow, "sampling_rate": 16_000})])
     assert torch.equal(
@@ -594,7 +589,7 @@ def test_rates_of_arrays_are_honoured_in_blocks(processor):
 
 
 @pytest.mark.parametrize("form", ["arrays", "pil", "files", "sizes"])
-def test_a_list_of_pictures_is_one_video(processor, tmp_path, form):
+def test_a_list_of_images_is_one_video(processor, tmp_path, form):
     frames = pictures(8)
     if form == "arrays":
         items = list(frames)
@@ -618,13 +613,13 @@ def test_a_list_of_pictures_is_one_video(processor, tmp_path, form):
         assert torch.equal(again["pixel_values_videos"], batch["pixel_values_videos"])
 
 
-def test_a_text_with_its_own_bos_gets_no_second_one(processor):
+def test_no_second_bos_is_added(processor):
     bos = processor.tokenizer.bos_token_id
     batch = processor(["<s>one", "two", "<s>three"])
     assert [(row == bos).sum().item() for row in batch["input_ids"]] == [1, 1, 1]
 
 
-def test_settings_out_of_range_are_named(processor):
+def test_wrong_arguments_are_errors_that_name_them(processor):
     with pytest.raises(ValueError, match="num_av_tokens must be at least 1, got 0"):
         processor("<video>", videos=[pictures(3)], num_av_tokens=0)
     with pytest.raises(ValueError, match="the conversation is empty"):
@@ -633,8 +628,8 @@ def test_settings_out_of_range_are_named(processor):
         processor.apply_chat_template({"role": "user", "content": "Hi"})
 
 
-def test_what_transformers_serve_passes_is_accepted(processor, clips):
-    """`num_frames` has no effect; `load_audio_from_video` is the default of a video's "audio"."""
+def test_arguments_of_transformers_serve_are_accepted(processor, clips):
+    """`num_frames` has no effect; `load_audio_from_video` is the default of "audio" in a video block."""
     conversation = [user({"type": "video", "path": clips["video"]})]
     plain = tokenized(processor, conversation)
     served = tokenized(processor, conversation, num_frames=32, load_audio_from_video=True)
@@ -642,7 +637,7 @@ def test_what_transformers_serve_passes_is_accepted(processor, clips):
     assert "input_features" not in tokenized(processor, conversation, load_audio_from_video=False)
 
 
-def test_a_prepared_medium_gives_the_inputs_of_its_file(processor, clips):
+def test_prepared_media_give_the_inputs_of_their_file(processor, clips):
     for kind, name in (("video", "video"), ("video", "silent"), ("audio", "long_sound"), ("image", "silent")):
         block = {"type": kind, "path": clips[name]}
         prepared = processor.prepare_media(block)
@@ -658,7 +653,7 @@ def test_a_prepared_medium_gives_the_inputs_of_its_file(processor, clips):
         processor.prepare_media({"type": "video"})
 
 
-def test_a_rate_of_one_keeps_the_length_of_the_picture(processor, longer_sound):
+def test_the_duration_without_video_tokens_is_that_of_the_video_stream(processor, longer_sound):
     batch = processor("<video>", videos=longer_sound, audio_interleaving_rate=1.0, return_metadata=True)
     assert batch["video_metadata"][0].duration == pytest.approx(4.0, abs=0.01) and "pixel_values_videos" not in batch
     assert batch["input_features"][0, 0, 450:].max() < -90 < batch["input_features"][0, 0, :350].max()
@@ -675,7 +670,7 @@ def test_a_file_is_opened_once(processor, clips, monkeypatch, kind):
     assert opened == [clips[kind]]
 
 
-def test_of_a_long_sound_only_the_shown_windows_are_read(processor, tmp_path, monkeypatch):
+def test_only_the_shown_windows_of_long_audio_are_read(processor, tmp_path, monkeypatch):
     from modeling_avicuna import media_sound_avicuna
 
     spans, original = [], media_sound_avicuna.Sound.read
@@ -690,4 +685,4 @@ def test_of_a_long_sound_only_the_shown_windows_are_read(processor, tmp_path, mo
     waveform = load_audio(path)
     expected = AVicunaFeatureExtractor().extract_windows(waveform)[resample_rows(73, 8)]
     loud = expected > expected.max() - 40
-    assert (batch["input_features"][0] - expected)[loud].abs().max() < 0.05  # dB; each span is resampled for itself
+    assert (batch["input_features"][0] - expected)[loud].abs().max() < 0.05  # dB; spans are resampled separately

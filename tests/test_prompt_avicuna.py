@@ -1,4 +1,4 @@
-"""Chat templates: their text, what they supervise, and the published ids and labels (golden/labels)."""
+"""Chat templates: text, supervised tokens, and the published prompts, ids and labels (golden/labels)."""
 
 import functools
 import json
@@ -31,22 +31,14 @@ V1_CASES = [
     *("contains_eos_text", "long_answer"),
 ]
 PLAIN_CASES = [
-    *(
-        "single_video",
-        "image_placeholder",
-        "audio_placeholder",
-        "unicode",
-        "whitespace",
-        "video_at_end",
-        "long_answer",
-    ),
-    *("empty_answer", "two_turn", "no_video"),
+    *("single_video", "image_placeholder", "audio_placeholder", "unicode", "whitespace", "video_at_end"),
+    *("long_answer", "empty_answer", "two_turn", "no_video"),
 ]
 CASES = [("v1", name) for name in V1_CASES] + [("plain", name) for name in PLAIN_CASES]
 
 
 def render(messages, template=VICUNA_CHAT_TEMPLATE, **variables):
-    """The text of a conversation and the supervised pieces of it."""
+    """The text of a conversation and its supervised parts."""
     texts, spans = render_jinja_template(
         conversations=[messages],
         chat_template=template,
@@ -76,7 +68,7 @@ def test_frozen_text_of_a_conversation():
     )
 
 
-def test_frozen_questions_are_those_that_training_asks_first():
+def test_frozen_questions_are_the_first_wordings_of_training():
     assert NARRATION_PROMPT == wordings.NARRATION_QUESTIONS[0] == "List the events of this video with their times."
     assert GROUNDING_PROMPT == wordings.GROUNDING_QUESTIONS[0]
     assert GROUNDING_PROMPT == 'When does "{query}" happen?'
@@ -106,7 +98,7 @@ def test_a_system_message_replaces_the_system_sentence():
     assert render(messages) == ("Be brief. USER: Hi ASSISTANT: Hi.</s>", [" Hi.</s>"])
 
 
-def test_each_answer_and_its_end_are_supervised_and_nothing_else():
+def test_only_answers_and_their_end_tokens_are_supervised():
     messages = [
         user("a"),
         {"role": "assistant", "content": "b"},
@@ -124,7 +116,7 @@ def test_an_opening_assistant_turn_is_dropped():
 @pytest.mark.parametrize(
     "messages", [[{"role": "assistant", "content": "Ready."}], [user("a"), {"role": "tool", "content": "b"}]]
 )
-def test_a_conversation_that_cannot_be_rendered_is_an_error(messages):
+def test_an_invalid_conversation_is_an_error(messages):
     with pytest.raises(jinja2.TemplateError, match="no user turn|unknown role tool"):
         render(messages)
 
@@ -154,7 +146,7 @@ def byte_level_processor():
 
 
 def our_ids_and_labels(processor, conversation, template, **kwargs):
-    """Our row with each run of placeholders as one -200, and labels from the assistant mask."""
+    """Ids with each run of placeholders as one -200, and labels from the assistant mask."""
     messages = to_messages(conversation)
     slots = str(messages).count("{'type': 'video'}")
     batch = processor.apply_chat_template(
@@ -213,10 +205,8 @@ def test_generation_prompts_equal_the_published_ones(shared_golden_dir, name, le
     assert collapse(ids, ids, {processor.video_token_id})[0] == case["input_ids"]
 
 
-def test_collator_rows_equal_the_published_ones_but_for_the_side_of_padding(shared_golden_dir):
-    """Ours pads on the left with a separate token (batched generation); padding_side="right" gives the
-    published side.
-    """
+def test_batches_equal_the_published_ones_except_for_padding(shared_golden_dir):
+    """The default is left padding with a separate token; padding_side="right" pads as published."""
     golden, processor = read_labels(shared_golden_dir, 0), llama_processor(shared_golden_dir, 0)
     conversations = [
         to_messages(golden["v1"][name]["conversation_after_placeholder_and_time_tokens"])

@@ -1,4 +1,4 @@
-"""A figure's origin: the commit as git tells it, and a model known by what its answers depend on."""
+"""Provenance of results: git commit, package versions, and the hash of a model."""
 
 import re
 import shutil
@@ -12,39 +12,39 @@ from dataset_builders.release import provenance
 from dataset_builders.release.provenance import build_environment, git_commit, model_hash, package_versions
 
 
-def test_the_commit_is_git_s(monkeypatch):
+def test_the_commit_is_read_from_git(monkeypatch):
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", git_commit())
     monkeypatch.setenv("PATH", "")
     assert git_commit() is None
 
 
-def test_a_copy_in_somebody_elses_repository_does_not_tell_his_commit(tmp_path):
-    """Installed into the environment of another project, say."""
+def test_the_commit_of_another_repository_is_not_used(tmp_path):
+    """For a copy that is installed into the environment of another project."""
     shutil.copy(provenance.__file__, tmp_path)
-    (tmp_path / "his.txt").touch()
+    (tmp_path / "other.txt").touch()
     for command in (
         ["init", "-q"],
-        ["add", "his.txt"],
-        ["-c", "user.name=he", "-c", "user.email=he@example.org", "commit", "-qm", "his"],
+        ["add", "other.txt"],
+        ["-c", "user.name=other", "-c", "user.email=other@example.org", "commit", "-qm", "other"],
     ):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "import provenance; print(provenance.git_commit())"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == "None"
+    assert done.stdout.strip() == "None"
 
 
-def test_versions_are_those_installed():
+def test_versions_are_the_installed_ones():
     versions = {"torch": version("torch"), "numpy": version("numpy")}
     assert package_versions(["torch", "numpy"]) == versions
     assert build_environment(["torch", "numpy"]) == {"git_commit": git_commit(), "packages": versions}
 
 
-def test_a_model_is_its_weights_and_settings_wherever_it_lies_and_whatever_lies_beside_it(tmp_path):
+def test_the_hash_of_a_model_does_not_depend_on_its_path_or_other_files(tmp_path):
     hashes = []
     for name in ("a", "b"):
         folder = tmp_path / name
@@ -59,7 +59,7 @@ def test_a_model_is_its_weights_and_settings_wherever_it_lies_and_whatever_lies_
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "chat_template.jinja"])
-def test_another_byte_is_another_model(tmp_path, name):
+def test_the_hash_of_a_model_depends_on_its_files(tmp_path, name):
     (tmp_path / name).write_bytes(b"a")
     before = model_hash(str(tmp_path))
     (tmp_path / name).write_bytes(b"b")

@@ -1,4 +1,4 @@
-"""`load_dataset("pu_valor", ...)`: what it builds, what its cache depends on, and what it says of wrong input."""
+"""`load_dataset("pu_valor", ...)`: rows, cache keys and errors."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from .curation_fixtures import make_captions, quick_options, write_captions
 
 @pytest.fixture
 def load(tmp_path):
-    """`load_dataset("pu_valor")` with a cache of its own and no encoder, unless the test says otherwise."""
+    """`load_dataset("pu_valor")` with a new cache and by default without a sentence encoder."""
 
     def load_quick(captions_file, /, *, name="pu_valor", num_proc=None, streaming=False, split=None, **changes):
         options = quick_options(captions_file, **changes)
@@ -54,7 +54,7 @@ def test_rows_have_the_schema_and_follow_the_plan(tmp_path, load):
     assert len(set(dataset["id"])) == 40
 
 
-def test_splits_are_those_that_the_captions_name(tmp_path, load):
+def test_splits_are_those_of_the_captions(tmp_path, load):
     records = make_captions(60)
     for number, record in enumerate(records):
         record["split"] = "val" if number < 20 else "test"
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_parquet_for_any_num_proc(tmp_path, load):
     assert load(path, seed=1)["train"][0] != dataset[0]
 
 
-def test_the_cache_depends_on_contents_not_on_paths(tmp_path, load):
+def test_the_cache_key_depends_on_content_not_on_paths(tmp_path, load):
     path = write_captions(tmp_path / "desc.json")
     first = built_beside(load(path)["train"])
     moved = tmp_path / "elsewhere.json"
@@ -107,7 +107,7 @@ def test_the_builder_works_without_registration(tmp_path):
     assert len(rows) == 40 and rows.features == FEATURES
 
 
-def test_the_account_lies_beside_the_data(tmp_path, load):
+def test_the_report_is_written_next_to_the_data(tmp_path, load):
     records = make_captions(30) + [{"video_id": "number_0.000_10.000", "desc": "800"}]
     path = tmp_path / "desc.json"
     path.write_text(json.dumps(records), encoding="utf-8")
@@ -120,7 +120,7 @@ def test_the_account_lies_beside_the_data(tmp_path, load):
     assert report["settings"]["splits"]["train"]["num_clips"] == 30
 
 
-def test_too_few_orders_for_the_wanted_number_are_counted_as_drops(tmp_path, load):
+def test_videos_without_a_unique_plan_are_counted(tmp_path, load):
     dataset = load(write_captions(tmp_path / "desc.json", 3), num_videos=50, max_repeats=1)["train"]
     assert len(dataset) == 6  # the orders of three clips
     report = json.loads((built_beside(dataset) / "report.json").read_text())
@@ -146,7 +146,7 @@ def test_too_few_orders_for_the_wanted_number_are_counted_as_drops(tmp_path, loa
         ({"min_clips": 3}, "min_clips"),
     ],
 )
-def test_wrong_settings_are_refused_by_name(tmp_path, load, changes, message):
+def test_a_wrong_setting_is_an_error_that_names_it(tmp_path, load, changes, message):
     path = write_captions(tmp_path / "desc.json")
     with pytest.raises((ValueError, TypeError), match=message):
         load(path, **changes)
@@ -157,7 +157,7 @@ def test_too_few_clips_are_an_error_that_counts_them(tmp_path, load):
         load(write_captions(tmp_path / "desc.json", 2))
 
 
-def test_real_captions_with_a_real_encoder_make_coherent_videos(data_dir, sentence_encoder_dir, tmp_path):
+def test_real_captions_and_encoder_give_coherent_videos(data_dir, sentence_encoder_dir, tmp_path):
     import gzip
 
     lines = gzip.decompress((data_dir / "valor" / "valor32k_captions.jsonl.gz").read_bytes()).splitlines()[:240]
@@ -172,13 +172,13 @@ def test_real_captions_with_a_real_encoder_make_coherent_videos(data_dir, senten
     facts = json.loads((built_beside(dataset) / "report.json").read_text())["settings"]["splits"]["val"]
     assert len(dataset) == 120 and min(facts["clusters"]["sizes"]) >= 8
     assert facts["clusters"]["mean_cosine"] > facts["clusters"]["random_mean_cosine"] + 0.1
-    # the embeddings are cached now: filters can be tried quickly
+    # uses the cached embeddings
     strict = load_dataset("pu_valor", num_videos=120, coherence_threshold=0.4, **options)["val"]
     strict_facts = json.loads((built_beside(strict) / "report.json").read_text())["settings"]["splits"]["val"]
     assert strict_facts["rejected_plans"]["incoherent"] > facts["rejected_plans"].get("incoherent", 0)
 
 
-def test_real_clips_are_rendered_and_the_missing_ones_counted(data_dir, tmp_path, load):
+def test_real_clips_are_rendered_and_missing_clips_counted(data_dir, tmp_path, load):
     clips_dir = data_dir / "valor_clips"
     dataset = load(
         clips_dir / "captions.jsonl",
@@ -247,7 +247,7 @@ def test_absent_events_are_asked_about_and_do_not_occur(tmp_path, load):
     assert written == 0
 
 
-def test_half_of_the_absent_events_come_from_the_videos_own_cluster():
+def test_half_of_the_absent_events_are_from_the_same_cluster():
     clusters = [np.arange(0, 30), np.arange(30, 300)]
     plan = draw_plan(np.arange(3000), clusters, clips_per_video=(3, 5))
     options = {"embeddings": None, "ambiguity_threshold": None, "absent_share": 1.0, "max_turns": 2, "seed": 0}
@@ -257,9 +257,9 @@ def test_half_of_the_absent_events_come_from_the_videos_own_cluster():
     assert not (absent[:, :, None] == plan.clips[:, None, :]).any() and (absent[:, 0] != absent[:, 1]).all()
 
 
-def test_an_absent_event_is_not_too_much_like_one_of_the_video():
+def test_an_absent_event_is_not_similar_to_one_of_the_video():
     clusters = [np.arange(0, 40)]
-    embeddings = np.eye(20)[np.arange(40) % 20]  # clip k and clip k + 20 mean the same in other words
+    embeddings = np.eye(20)[np.arange(40) % 20]  # clips k and k + 20 have the same meaning
     plan = draw_plan(np.arange(500), clusters, clips_per_video=(3, 5))
     options = {"ambiguity_threshold": 0.9, "absent_share": 1.0, "max_turns": 1, "seed": 0}
     absent = draw_absent(plan, clusters, events=np.arange(40), embeddings=embeddings, **options).absent[:, 0]

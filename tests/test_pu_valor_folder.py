@@ -1,4 +1,4 @@
-"""The built folder: the same bytes however it was built, and readable without our code, from disk and from a Hub."""
+"""The built folder: the same bytes for every way to build it, and readable without the project."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def files_of(folder):
 
 
 def run_python(code, *, cwd, env=None):
-    """Run code in a fresh process that cannot import our packages; returns its output."""
+    """Run code in a new process that cannot import the project; returns its output."""
     environment = {**(env or os.environ), "PYTHONPATH": "", "HF_DATASETS_CACHE": str(cwd / "cache")}
     guard = "import sys; sys.path[:] = [path for path in sys.path if path != '']\n"
     check = "\nassert not any(name.startswith('dataset_builders') for name in sys.modules)\n"
@@ -46,7 +46,7 @@ def run_python(code, *, cwd, env=None):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A finished small build, and its settings' captions file beside it."""
+    """A small finished build; its captions file is next to it."""
     root = tmp_path_factory.mktemp("built")
     write_captions(root / "desc.json")
     return build_folder(quick_settings(root / "desc.json", videos_per_shard=9), root / "pu_valor")
@@ -61,8 +61,8 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(folder, tmp_path):
             assert (built / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_path):
-    """kill -9 in the middle: finished shards stay as they are, the rest is written, and all bytes are the same."""
+def test_a_killed_build_is_resumed_with_the_same_bytes(tmp_path):
+    """After kill -9, finished shards are kept and the missing ones written."""
     options = {"num_videos": 12000, "videos_per_shard": 60}
     captions = write_captions(tmp_path / "desc.json", 300)
     output = tmp_path / "killed"
@@ -82,7 +82,7 @@ def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_pa
     assert 5 <= len(marks) < 200
     times = {path.name: path.stat().st_mtime_ns for path in (output / "data").iterdir() if path.name[0] != "."}
     done = {f"{mark.stem}-of-00200.parquet" for mark in marks}
-    (output / "data" / sorted(done)[0]).write_bytes(b"torn by a full disk")
+    (output / "data" / sorted(done)[0]).write_bytes(b"incomplete")
     (output / "data" / ".partial-0123abcd-train-00000-of-00200.parquet").touch()  # killed while it opened a shard
 
     settings = quick_settings(captions, **options)
@@ -90,11 +90,11 @@ def test_a_killed_build_goes_on_with_the_missing_shards_to_the_same_bytes(tmp_pa
     for name in sorted(done)[1:]:
         assert (output / "data" / name).stat().st_mtime_ns == times[name]
     whole = build_folder(settings, tmp_path / "whole")
-    assert files_of(output) == files_of(whole)  # what the killed process left half-written is gone, too
+    assert files_of(output) == files_of(whole)  # without the partial file of the killed process
     assert not (output / ".build").exists()
 
 
-def test_tasks_write_their_shares_and_a_last_call_finishes(folder, tmp_path, capsys):
+def test_tasks_write_their_shards_and_a_last_call_finishes(folder, tmp_path, capsys):
     output = tmp_path / "pu_valor"
     arguments = ["--output", str(output), "--videos-per-shard", "9"]
     for name, value in quick_options(folder.parent / "desc.json").items():
@@ -138,7 +138,7 @@ def test_a_plan_that_another_process_finished_first_is_used(folder, tmp_path, mo
     assert [path.name for path in (tmp_path / ".build").iterdir()] == [settings.fingerprint()]
 
 
-def test_a_build_that_went_on_elsewhere_names_each_commit_and_keeps_its_bytes(folder, tmp_path, monkeypatch):
+def test_a_build_resumed_in_another_environment_records_both_and_has_the_same_bytes(folder, tmp_path, monkeypatch):
     settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
     output = tmp_path / "pu_valor"
     build_folder(settings, output, shards=[("train", 0), ("train", 1)])
@@ -153,8 +153,8 @@ def test_a_build_that_went_on_elsewhere_names_each_commit_and_keeps_its_bytes(fo
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_videos": 30}])
-def test_data_without_the_record_of_its_build_are_refused(folder, tmp_path, changes):
-    """An interrupted build whose work folder was removed: its shards would be mixed with the new ones."""
+def test_shards_without_a_record_of_their_build_are_an_error(folder, tmp_path, changes):
+    """After an interrupted build whose work folder was removed, old and new shards would be mixed."""
     settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
     output = tmp_path / "pu_valor"
     build_folder(settings, output, shards=[("train", 0), ("train", 3)])
@@ -177,7 +177,7 @@ def test_a_finished_folder_with_missing_or_foreign_shards_is_an_error(folder, tm
         build_folder(settings, output)
 
 
-def test_a_second_build_at_once_is_refused(folder, tmp_path):
+def test_a_concurrent_build_is_an_error(folder, tmp_path):
     settings = quick_settings(folder.parent / "desc.json", videos_per_shard=9)
     prepare_folder(settings, tmp_path / "pu_valor")
     with pu_valor_folder.alone(tmp_path / "pu_valor"), pytest.raises(ValueError, match="is being built by another"):
@@ -185,12 +185,13 @@ def test_a_second_build_at_once_is_refused(folder, tmp_path):
     assert files_of(build_folder(settings, tmp_path / "pu_valor")) == files_of(folder)
 
 
-def test_the_files_have_no_metadata_that_older_versions_cannot_read(folder):
+def test_the_files_have_no_schema_metadata(folder):
+    """Older versions of `datasets` may not be able to read it."""
     for path in (folder / "data").iterdir():
         assert pq.read_schema(path).metadata is None
 
 
-def test_a_folder_of_another_build_is_refused(folder):
+def test_a_folder_of_another_build_is_an_error(folder):
     settings = quick_settings(folder.parent / "desc.json", seed=1)
     with pytest.raises(ValueError, match="holds the finished build .* choose another folder"):
         build_folder(settings, folder)
@@ -200,13 +201,13 @@ def test_a_folder_of_another_build_is_refused(folder):
         build_folder(quick_settings(folder.parent / "desc.json", seed=2), folder.parent / "other")
 
 
-def test_a_finished_folder_is_left_alone(folder):
+def test_a_finished_folder_is_not_changed(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     build_folder(quick_settings(folder.parent / "desc.json", videos_per_shard=9), folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_the_command_names_what_is_wrong(tmp_path, capsys):
+def test_the_command_names_wrong_values(tmp_path, capsys):
     output = ["--output", str(tmp_path / "x")]
     with pytest.raises(ValueError, match="absent.json"):
         build.main([*output, "--captions-file", str(tmp_path / "absent.json")])
@@ -227,7 +228,7 @@ def test_the_command_names_what_is_wrong(tmp_path, capsys):
             build.main([*output, *words])
 
 
-def test_the_card_tells_the_counts_and_the_report_the_hashes(folder):
+def test_the_card_has_counts_and_the_report_has_hashes(folder):
     card = (folder / "README.md").read_text()
     report = json.loads((folder / "report.json").read_text())
     assert card.startswith("---\n") and "path: data/train-*.parquet" in card
@@ -239,7 +240,7 @@ def test_the_card_tells_the_counts_and_the_report_the_hashes(folder):
     assert published == card.replace('"./pu_valor"', '"user/pu_valor"') != card
 
 
-def test_the_folder_loads_without_our_code(folder, tmp_path):
+def test_the_folder_loads_without_the_project(folder, tmp_path):
     (tmp_path / "pu_valor").symlink_to(folder)
     code = (
         "from datasets import load_dataset\n"
@@ -251,7 +252,7 @@ def test_the_folder_loads_without_our_code(folder, tmp_path):
     assert run_python(code, cwd=tmp_path).strip() == str(FEATURES)
 
 
-def test_the_folder_travels_through_a_hub(folder, tmp_path):
+def test_the_folder_loads_from_a_hub(folder, tmp_path):
     code = (
         "from datasets import load_dataset\n"
         "ds = load_dataset('user/pu_valor', split='train')\n"
@@ -283,7 +284,7 @@ def make_clip(path, *, with_sound):
             writer.write_audio(np.sin(np.arange(32000) / 5)[None].repeat(2, 0).astype(np.float32) * 0.2)
 
 
-def test_rendered_rows_carry_their_video_and_bad_clips_are_counted(tmp_path):
+def test_rendered_rows_contain_their_video_and_unusable_clips_are_counted(tmp_path):
     clips_dir = tmp_path / "clips"
     records = [{**record, "video_id": f"-clip_{number}"} for number, record in enumerate(make_captions(6))]
     (tmp_path / "desc.json").write_text(json.dumps(records), encoding="utf-8")
@@ -318,7 +319,7 @@ def test_rendered_rows_carry_their_video_and_bad_clips_are_counted(tmp_path):
     assert "Video(decode=False)" in sample and " s: " in run_python(sample, cwd=tmp_path)
 
 
-def test_a_row_whose_clip_breaks_while_rendering_is_dropped_with_the_reason(folder, tmp_path, monkeypatch):
+def test_a_row_with_a_clip_that_cannot_be_rendered_is_dropped_with_the_reason(folder, tmp_path, monkeypatch):
     table = pq.read_table(next((folder / "data").iterdir()))
     broken = table["segments"][0].as_py()[0]["clip_id"]
 
@@ -337,7 +338,7 @@ def test_a_row_whose_clip_breaks_while_rendering_is_dropped_with_the_reason(fold
     assert all((tmp_path / media["video"]).exists() for media in rows["media"].to_pylist())
 
 
-def test_other_plans_replace_those_with_a_clip_that_is_damaged_further_on(tmp_path):
+def test_plans_with_a_partly_damaged_clip_are_replaced(tmp_path):
     clips_dir = tmp_path / "clips"
     records = [{**record, "video_id": f"clip_{number}x"} for number, record in enumerate(make_captions(7))]
     (tmp_path / "desc.json").write_text(json.dumps(records), encoding="utf-8")
@@ -345,7 +346,7 @@ def test_other_plans_replace_those_with_a_clip_that_is_damaged_further_on(tmp_pa
         make_clip(clips_dir / f"clip_{number}x.mp4", with_sound=number != 2)
     content = bytearray((clips_dir / "clip_3x.mp4").read_bytes())
     middle = (content.index(b"mdat") + content.index(b"moov")) // 2
-    content[middle : middle + 400] = bytes(400)  # the header and the first pictures are intact
+    content[middle : middle + 400] = bytes(400)  # the header and the first frames are intact
     (clips_dir / "clip_3x.mp4").write_bytes(content)
     settings = quick_settings(
         tmp_path / "desc.json", clips_dir=str(clips_dir), media="rendered", num_videos=4, render_size=(64, 48)
@@ -371,8 +372,8 @@ def test_a_build_lists_its_shards(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_papers_size_takes_at_most_two_minutes_and_two_gigabytes(tmp_path):
-    """114,081 videos of 32,000 captions on 2 workers, embeddings cached: the cache is filled with made-up vectors."""
+def test_a_build_of_the_size_of_the_paper_takes_at_most_two_minutes_and_two_gigabytes(tmp_path):
+    """114,081 videos from 32,000 captions with 2 workers and cached (random) embeddings."""
     import numpy as np
 
     encoder, num_clips = "made-up/encoder", 32000
