@@ -172,3 +172,26 @@ def test_one_plan_per_seed_is_frozen():
 
 FROZEN_CLIPS = [[22, 48, 27, 30, 26, 43, -1, -1], [34, 54, 43, 33, 24, -1, -1, -1]]
 FROZEN_SCALES = [[160, 118, 110, 103, 160, 171, -1, -1], [175, 143, 63, 125, 90, -1, -1, -1]]
+
+
+def test_events_recur_as_often_as_wished():
+    """Each event has three clips; with the same share as in the sandbox, one segment in four repeats an event."""
+    clusters = [np.arange(90)]
+    events = np.arange(90) // 3
+    plan = draw_plan(
+        np.arange(4000), clusters, clips_per_video=(3, 8), max_repeats=1, events=events, recurrence=0.25, seed=3
+    )
+    present = plan.clips >= 0
+    shown = np.where(present, events[plan.clips], -1 - np.arange(8))
+    earlier = (shown[:, :, None] == shown[:, None, :]) & np.tri(8, k=-2, dtype=bool)
+    recurs = earlier.any(axis=2)[:, 2:][present[:, 2:]]
+    by_chance = 0.04  # two other clips of the same event
+    assert 0.25 <= recurs.mean() < 0.25 + by_chance + 0.02
+    counts = [max(np.unique(row[row >= 0], return_counts=True)[1]) for row in shown]
+    assert max(counts) in (4, 5) and np.mean(np.array(counts) > 2) > 0.02
+    same_clip = [len(set(row[row >= 0])) < (row >= 0).sum() for row in plan.clips]
+    assert np.mean(same_clip) < 0.5 * np.mean(np.array(counts) > 1)  # mostly another clip of the event
+    again = draw_plan(
+        np.arange(100, 200), clusters, max_repeats=1, events=events, recurrence=0.25, seed=3, clips_per_video=(3, 8)
+    )
+    assert np.array_equal(again.clips, plan.clips[100:200])

@@ -33,8 +33,10 @@ SLOTS = {
     "overlap": (0, 0),
     "overlap_length": (0, 0),
     "absent": (0, 0),
+    "recurrence": (0, 0),
 }
 REGION = 1 << 32
+MAX_OCCURRENCES = 5  # of one event in a video, with `recurrence`; our choice
 OVERLAP_PERCENT = (20, 70)  # of the previous segment, as in the sandbox's untrimmed videos (our choice)
 
 
@@ -112,6 +114,8 @@ def draw_plan(
     scale_range: tuple[float, float] = (0.6, 1.9),
     max_repeats: int = 2,
     repeat_probability: float = 0.15,
+    events: np.ndarray | None = None,
+    recurrence: float = 0.0,
     gap_share: float = 0.0,
     gap_seconds: tuple[float, float] = (0.5, 5.0),
     backgrounds: np.ndarray | None = None,
@@ -137,6 +141,12 @@ def draw_plan(
         repeat_probability (`float`, *optional*, defaults to 0.15):
             Probability, for each allowed repeat, that a video repeats a clip (our choice). Adjacent segments never
             have the same clip.
+        events (`np.ndarray` of shape `(num_clips,)`, *optional*):
+            Equal numbers for clips with the same caption; needed by `recurrence`.
+        recurrence (`float`, *optional*, defaults to 0.0):
+            Probability, for each segment from the third on, that it shows an event that the video had before the
+            previous segment: another clip with the same caption if there is one, otherwise the same clip. An event
+            occurs at most five times.
         gap_share (`float`, *optional*, defaults to 0.0):
             Probability of a gap, filled by background, before a segment that does not overlap the previous one, and
             at the end.
@@ -184,6 +194,12 @@ def draw_plan(
     for repeat in range(max_repeats - 1):
         repeat_clip(clips, num_clips, [draw("repeat", 3 * repeat + step) for step in range(3)], repeat_probability)
 
+    if recurrence:
+        assert events is not None
+        for index in range(2, most):
+            draws = [draw("recurrence", 3 * index + step) for step in range(3)]
+            repeat_event(clips, num_clips, index, draws, recurrence, events=events, members=members)
+
     low, high = (round(100 * bound) for bound in scale_range)
     scales = low + (draw_all("scale", most) * (high - low + 1)).astype(np.int64)
     plan = Plan.gapless(np.asarray(rows), clips, np.where(clips >= 0, scales, -1))
@@ -227,6 +243,27 @@ def repeat_clip(clips: np.ndarray, num_clips: np.ndarray, draws: list[np.ndarray
     first = (where_from[chosen] * (num_clips[chosen] - 2)).astype(np.int64)
     second = first + 2 + (where_to[chosen] * (num_clips[chosen] - first - 2)).astype(np.int64)
     clips[chosen, second] = clips[chosen, first]
+
+
+def repeat_event(
+    clips: np.ndarray,
+    num_clips: np.ndarray,
+    index: int,
+    draws: list[np.ndarray],
+    probability: float,
+    *,
+    events: np.ndarray,
+    members: np.ndarray,
+) -> None:
+    """In some rows, let segment `index` show the event of a segment before the previous one. In place."""
+    wanted, where_from, which = draws
+    rows = np.flatnonzero((wanted < probability) & (index < num_clips))
+    event = events[clips[rows, (where_from[rows] * (index - 1)).astype(np.int64)]]  # [rows]
+    rows_kept = (events[clips[rows, :index]] == event[:, None]).sum(axis=1) < MAX_OCCURRENCES
+    rows, event = rows[rows_kept], event[rows_kept]
+    by_event = members[np.argsort(events[members], kind="stable")]
+    first, last = (np.searchsorted(events[by_event], event, side=side) for side in ("left", "right"))
+    clips[rows, index] = by_event[first + (which[rows] * (last - first)).astype(np.int64)]
 
 
 def draw_uniform(rows: np.ndarray, attempts: np.ndarray | int, slot: int, *, seed: int = 0) -> np.ndarray:

@@ -64,6 +64,8 @@ class CurationSettings(InputSettings):
             `"merge"` or `"drop"`.
         clips_per_video, scale_range, max_repeats, repeat_probability:
             See `planning.draw_plan`.
+        recurrence (`float`, *optional*, defaults to 0.0):
+            See `planning.draw_plan`. 0, as in the paper's set: an event recurs only as a repeated clip.
         gap_share, gap_seconds, overlap_share:
             See `planning.draw_plan`. 0 by default, as in the paper's set.
         overlay (`bool`, *optional*, defaults to `False`):
@@ -122,6 +124,7 @@ class CurationSettings(InputSettings):
     scale_range: list[float] = pair(0.6, 1.9)
     max_repeats: int = 2
     repeat_probability: float = 0.15
+    recurrence: float = 0.0
     gap_share: float = 0.0
     gap_seconds: list[float] = pair(0.5, 5.0)
     backgrounds_file: str | None = None
@@ -168,7 +171,7 @@ class CurationSettings(InputSettings):
             raise ValueError(f"min_turns={self.min_turns} is more than max_turns={self.max_turns}")
         counts = ("num_videos", "cluster_size", "min_cluster_size", "max_repeats", "min_turns", "max_turns")
         check_range(self, 1, *counts, "videos_per_shard", "render_fps")
-        check_range(self, 0, "repeat_probability", "gap_share", "overlap_share", "absent_share", high=1)
+        check_range(self, 0, "repeat_probability", "recurrence", "gap_share", "overlap_share", "absent_share", high=1)
         self.coherence_threshold = read_threshold(self.coherence_threshold)
         if self.captions_file is None:
             raise ValueError("pu_valor needs a captions_file, for example VALOR-32K's desc_train.json")

@@ -82,6 +82,8 @@ def plan_split(
         scale_range=settings.scale_range,
         max_repeats=settings.max_repeats,
         repeat_probability=settings.repeat_probability,
+        events=events,
+        recurrence=settings.recurrence,
         gap_share=settings.gap_share,
         gap_seconds=settings.gap_seconds,
         backgrounds=np.arange(len(clips), len(durations)) if backgrounds else None,
