@@ -174,7 +174,7 @@ FROZEN_CLIPS = [[22, 48, 27, 30, 26, 43, -1, -1], [34, 54, 43, 33, 24, -1, -1, -
 FROZEN_SCALES = [[160, 118, 110, 103, 160, 171, -1, -1], [175, 143, 63, 125, 90, -1, -1, -1]]
 
 
-def test_events_recur_as_often_as_wished():
+def test_events_recur_as_often_as_asked_for():
     """Each event has three clips; with the same share as in the sandbox, one segment in four repeats an event."""
     clusters = [np.arange(90)]
     events = np.arange(90) // 3

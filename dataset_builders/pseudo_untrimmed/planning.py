@@ -259,8 +259,8 @@ def repeat_event(
     wanted, where_from, which = draws
     rows = np.flatnonzero((wanted < probability) & (index < num_clips))
     event = events[clips[rows, (where_from[rows] * (index - 1)).astype(np.int64)]]  # [rows]
-    rows_kept = (events[clips[rows, :index]] == event[:, None]).sum(axis=1) < MAX_OCCURRENCES
-    rows, event = rows[rows_kept], event[rows_kept]
+    allowed = (events[clips[rows, :index]] == event[:, None]).sum(axis=1) < MAX_OCCURRENCES
+    rows, event = rows[allowed], event[allowed]
     by_event = members[np.argsort(events[members], kind="stable")]
     first, last = (np.searchsorted(events[by_event], event, side=side) for side in ("left", "right"))
     clips[rows, index] = by_event[first + (which[rows] * (last - first)).astype(np.int64)]
