@@ -1,7 +1,6 @@
-"""The arguments of one training stage, from its recipe (YAML) and the command line, read by TRL's TrlParser.
+"""The arguments of one training stage, read from its recipe (YAML) and the command line by TRL's TrlParser.
 
-`train/sft.py` reads them first. The defaults are the published hyper-parameters that all four stages share; a recipe
-holds only what differs from them. This file reads no data and builds no model.
+The defaults are the published hyper-parameters that all four stages share; a recipe holds only what differs.
 """
 
 import operator
@@ -27,10 +26,10 @@ ADAMW = ("adamw_torch", "adamw_torch_fused")  # values of `optim` that `use_muon
 
 @dataclass
 class StageArguments(ModelConfig):
-    """What a stage starts from, what it trains and what it reads.
+    """The checkpoint, the trained parts and the data of a stage.
 
-    The options of the checkpoint, of quantisation and of LoRA are TRL's `ModelConfig`, with the published values of
-    LoRA as defaults.
+    The options of the checkpoint, of quantisation and of LoRA are those of TRL's `ModelConfig`, with the published
+    values of LoRA as defaults.
     """
 
     model_name_or_path: str | None = field(
@@ -54,21 +53,21 @@ class StageArguments(ModelConfig):
     )
     eval_datasets: list[str] = field(
         default_factory=list,
-        metadata={"help": "Held-out sources in the form of `datasets`, evaluated as `eval_strategy` says."},
+        metadata={"help": "Held-out sources in the form of `datasets`, evaluated as `eval_strategy` specifies."},
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder that relative paths in `datasets` (./rows, *_file, *_dir) start from."}
     )
     chat_template: str = field(
         default="vicuna",
-        metadata={"help": "vicuna (conversation), plain (caption alone; stages I and II), or listing (warm-up)."},
+        metadata={"help": "vicuna (conversation), plain (only the caption; stages I and II), or listing (warm-up)."},
     )
     media_dir: str | None = field(default=None, metadata={"help": "Folder that relative media paths start from."})
     features_dir: list[str] = field(
         default_factory=list, metadata={"help": "Folders of cached tower outputs; none: media files are decoded."}
     )
     max_missing: str = field(
-        default="0%", metadata={"help": "Share of rows that may lack media; they are dropped and counted."}
+        default="0%", metadata={"help": "Share of rows without media that are dropped and counted; more are an error."}
     )
     flatten: bool = field(
         default=False, metadata={"help": "Concatenate the samples of a batch into one row instead of padding them."}
@@ -126,11 +125,7 @@ COMPARISONS = {">=": operator.ge, "<=": operator.le}
 
 
 def read_criterion(text: str) -> tuple[str, Callable[[float, float], bool], float]:
-    """ "start_tens_accuracy >= 0.68" as (name of the metric, comparison, number).
-
-    Raises:
-        ValueError: another form.
-    """
+    """Parses "start_tens_accuracy >= 0.68" into the name of the metric, the comparison and the number."""
     match = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*(\d+(?:\.\d+)?)\s*", text)
     if match is None:
         raise ValueError(f"stop_when takes criteria such as 'start_tens_accuracy >= 0.68', got {text!r}")
@@ -154,7 +149,7 @@ class AVicunaTrainingArguments(SFTConfig):
     )
     use_muon: bool = field(
         default=False,
-        metadata={"help": "Muon for the weights of linear layers; embeddings, head, norms and biases by `optim`."},
+        metadata={"help": "Muon for the weights of linear layers; `optim` for embeddings, head, norms and biases."},
     )
     adapter_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of both adapters; by default learning_rate."}
@@ -200,7 +195,7 @@ class AVicunaTrainingArguments(SFTConfig):
         super().__post_init__()
 
     def check_lengths(self):
-        """Raises ValueError for options of Trainer and TRL that our collator does not read."""
+        """Raises ValueError for options of Trainer and TRL that the collator does not support."""
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {self.max_length}; none: no limit")
         for name in ("packing", "eval_packing", "padding_free", "group_by_length"):
@@ -215,7 +210,7 @@ class AVicunaTrainingArguments(SFTConfig):
             )
 
     def check_muon(self):
-        """Raises ValueError where Muon would not see whole matrices, or where `optim` is no AdamW."""
+        """Raises ValueError if matrices are partitioned, which Muon does not support, or if `optim` is not AdamW."""
         if self.deepspeed or self.fsdp:
             engine = "deepspeed" if self.deepspeed else "fsdp"
             raise ValueError(
@@ -224,14 +219,14 @@ class AVicunaTrainingArguments(SFTConfig):
             )
         if self.optim not in ADAMW:
             raise ValueError(
-                f"use_muon trains all other parameters by one of {list(ADAMW)}, not by optim: {self.optim}"
+                f"use_muon needs optim to be one of {list(ADAMW)}, for all other parameters, got {self.optim}"
             )
 
 
 def name_single_process():
-    """Sets the variables of a launcher for one process, where none has set them.
+    """Sets the environment variables of a launcher for one process, unless they are set.
 
-    `accelerate launch` sets none for a single process, and DeepSpeed would then look for MPI.
+    `accelerate launch` does not set them for a single process, and DeepSpeed would then look for MPI.
     """
     if "RANK" in os.environ:
         return
@@ -283,13 +278,13 @@ class StageParser(OneLineParser, TrlParser):
 def parse_arguments(
     arguments: list[str] | None = None,
 ) -> tuple[str | None, StageArguments, AVicunaTrainingArguments]:
-    """Reads `--config recipe.yaml` and the command line, which wins.
+    """Reads `--config recipe.yaml` and the command line, which takes precedence.
 
     Returns:
         The name of the recipe, if one was given, and the arguments.
 
     Raises:
-        ValueError: an unknown key in the recipe or on the command line, or a value that the dataclasses refuse.
+        ValueError: an unknown key in the recipe, or an invalid value.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     recipe = Path(arguments[arguments.index("--config") + 1]).stem if "--config" in arguments[:-1] else None

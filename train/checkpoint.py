@@ -1,7 +1,7 @@
-"""The checkpoint that a stage starts from and the one that it writes: a folder that `from_pretrained` reads.
+"""Loads the checkpoint that a stage starts from and saves the one that it writes.
 
-Used by `train/sft.py`. With LoRA the written folder holds the merged model and, in `adapter/`, LoRA alone. The folder
-is the same for every launch (one process, DDP, ZeRO). Resuming an interrupted stage is `resuming.py`.
+With LoRA, the written folder holds the merged model and, in `adapter/`, the LoRA weights. The folder does not depend
+on the launcher (one process, DDP, ZeRO). `resuming.py` resumes an interrupted stage.
 """
 
 import json
@@ -33,7 +33,7 @@ def load_model(
     revision: str | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
-    """The model of a checkpoint; LoRA in a checkpoint is merged first by `merged_start`."""
+    """The model of a checkpoint folder or Hub id."""
     model = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=dtype,
@@ -41,13 +41,13 @@ def load_model(
         revision=revision,
         quantization_config=quantization_config,
     )
-    # under ZeRO-3 transformers would save the parts under the key names of their own model classes
+    # without this, transformers under ZeRO-3 saves each sub-model with the key names of its own class
     model._weight_conversions = None
     return model
 
 
 def quantization_config(stage: StageArguments) -> BitsAndBytesConfig | None:
-    """The config of `load_in_4bit` and `load_in_8bit`, for the language model alone."""
+    """The configuration of `load_in_4bit` and `load_in_8bit`; only the language model is quantised."""
     config = get_quantization_config(stage)
     if config is not None:
         config.llm_int8_skip_modules = list(FULL_PRECISION_MODULES)
@@ -56,7 +56,7 @@ def quantization_config(stage: StageArguments) -> BitsAndBytesConfig | None:
 
 @contextmanager
 def whole_models(training: AVicunaTrainingArguments) -> Iterator[None]:
-    """Inside the block, ZeRO-3 does not partition models on loading, for example a builder's sentence encoder."""
+    """In the body, models are loaded without ZeRO-3's partitioning, for example a builder's sentence encoder."""
     unset_hf_deepspeed_config()
     try:
         yield
@@ -68,7 +68,7 @@ def whole_models(training: AVicunaTrainingArguments) -> Iterator[None]:
 def start_deepspeed(training: AVicunaTrainingArguments):
     """Initialises DeepSpeed's communication before the model is loaded, since ZeRO-3 partitions it while loading.
 
-    Trainer does this on GPUs only: with `use_cpu` it starts torch's process group without DeepSpeed.
+    Trainer does this only on GPUs; with `use_cpu` it starts torch's process group without DeepSpeed.
     """
     if training.deepspeed:
         import deepspeed
@@ -77,7 +77,7 @@ def start_deepspeed(training: AVicunaTrainingArguments):
 
 
 def base_of_adapter(path: str, *, revision: str | None = None) -> str | None:
-    """The base model of a folder or Hub id that holds LoRA; None where it holds a whole model."""
+    """The base model of a folder or Hub id with LoRA weights; None if it is a complete model."""
     file = find_adapter_config_file(path, revision=revision) if Path(path).is_dir() or is_hub_id(path) else None
     if file is None:
         return None
@@ -85,13 +85,10 @@ def base_of_adapter(path: str, *, revision: str | None = None) -> str | None:
 
 
 def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> str:
-    """The whole model that a stage starts from.
+    """The complete model that a stage starts from: `model_name_or_path`, or a folder with the merged model.
 
-    A folder or Hub id with LoRA (`adapter/` of a stage, or a `checkpoint-<step>` of a LoRA stage) is merged into its
-    base model and written to `merged_start/` below `output_dir`, once; call this on every process.
-
-    Returns:
-        `model_name_or_path`, or the folder with the merged model.
+    LoRA weights (`adapter/` of a stage, or a `checkpoint-<step>` of a LoRA stage) are merged once into their base
+    model and written to `merged_start/` in `output_dir`. Call this on every process.
 
     Raises:
         ValueError: no `model_name_or_path`.
@@ -113,16 +110,13 @@ def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> s
 def merge_adapter(
     base: str, *, adapter: str | Path, output: Path, dtype: str | None = "auto", revision: str | None = None
 ):
-    """Adds LoRA to the weights of its base model and writes the sum as a plain checkpoint.
+    """Merges LoRA weights into their base model and writes a plain checkpoint to `output`.
 
-    The base is loaded once more, whole and on one process: under ZeRO-3 the trained model is partitioned.
+    The base model is loaded again without partitioning, since the trained model is partitioned under ZeRO-3.
 
     Args:
         base: folder or Hub id of the model that LoRA was trained on.
-        adapter: folder or Hub id of LoRA.
-        output: folder to write to.
-        dtype: of the weights.
-        revision: of the adapter, for a Hub id.
+        adapter: folder or Hub id of the LoRA weights; `revision` is theirs.
     """
     unset_hf_deepspeed_config()
     model = PeftModel.from_pretrained(load_model(base, dtype=dtype), str(adapter), revision=revision)
@@ -130,10 +124,10 @@ def merge_adapter(
 
 
 def save_stage(trainer: SFTTrainer, *, stage: StageArguments, base: str, processor: ProcessorMixin):
-    """Writes the finished model and its processor into the trainer's `output_dir`; call it on every process.
+    """Writes the trained model and its processor to the trainer's `output_dir`; call it on every process.
 
     Args:
-        base: folder or Hub id of the whole model that was trained.
+        base: folder or Hub id of the model that was trained.
 
     Raises:
         FloatingPointError: a trained parameter is not finite; nothing is written.
@@ -150,7 +144,7 @@ def save_stage(trainer: SFTTrainer, *, stage: StageArguments, base: str, process
 
 
 def check_finite(model: torch.nn.Module):
-    """Raises FloatingPointError, naming it, for a trained parameter that holds NaN or an infinity."""
+    """Raises FloatingPointError, with its name, for a trained parameter with NaN or infinite values."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise FloatingPointError(f"the training diverged: {name} holds values that are not finite")

@@ -1,8 +1,7 @@
-"""A list of rows -> one batch of tensors: messages, the processor, and labels for the answers.
+"""Collates rows into a batch of tensors with labels for the answers.
 
-The last step before the model. The processor sets token order and placeholder counts; the chat template marks the
-tokens that are supervised. Samples are padded, or concatenated into one row (`flatten`). No sample is dropped or
-replaced.
+The processor determines token order and placeholder counts; the chat template marks the supervised tokens. Samples are
+padded, or concatenated into one row (`flatten`). No sample is dropped or replaced.
 """
 
 import logging
@@ -30,15 +29,15 @@ STREAMS = (
 
 
 class AVicunaCollator:
-    """Makes batches for `AVicunaForConditionalGeneration` out of rows of `dataset_builders.schema`.
+    """Makes batches for `AVicunaForConditionalGeneration` from rows of `dataset_builders.schema`.
 
     Args:
-        processor: of the checkpoint that is trained.
-        media: where the rows' media come from, see `media_rows`.
-        chat_template: "vicuna" or "plain" (FACTS: stages I and II).
+        processor: of the model that is trained.
+        media: source of the rows' media, see `media_rows`.
+        chat_template: "vicuna", "plain" (stages I and II) or "listing" (warm-up).
         max_length: tokens of a sample after expansion; longer answers are truncated, media never. None: no limit.
         flatten: concatenate the samples, with `position_ids` that restart with each, instead of padding them.
-        unused_media: rows for the towers that a batch does not use, see `media_rows.unused_media`.
+        unused_media: inputs for towers that a batch does not use, see `media_rows.unused_media`.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class AVicunaCollator:
         """Returns the model's inputs and `labels`: the ids of the answers, -100 elsewhere, `(batch_size, length)`.
 
         Raises:
-            ValueError: naming the row, for what a row lacks or what does not fit into `max_length`.
+            ValueError: a row lacks a medium or a time, or its media exceed `max_length`; the message names the row.
         """
         batch = self.encode(rows)
         is_answer = batch.pop("assistant_masks").bool()
@@ -71,7 +70,7 @@ class AVicunaCollator:
         return self.with_unused_media(batch)
 
     def with_unused_media(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch with one row, of length 0, for each tower that the batch has no media for."""
+        """Adds an input of length 0 for each tower that the batch has no media for."""
         batch_size = len(batch["input_ids"])
         for stream, lengths_name in STREAMS:
             if stream in self.unused_media and lengths_name not in batch:
@@ -107,18 +106,14 @@ class AVicunaCollator:
 
 
 def flatten_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A padded batch as one sequence without padding.
+    """Concatenates a padded batch into one sequence without padding and without `attention_mask`.
 
-    transformers takes the restarts of `position_ids` as sample boundaries: without an attention mask no token attends
-    to another sample. Attention over one sample at a time (`packed_attention`, flash attention) reads the boundaries
-    from `cu_seq_lens_*` and `max_length_*`. The first token of a sample gets no label, since nothing precedes it.
+    transformers treats restarts of `position_ids` as sample boundaries, so no token attends to another sample.
+    Attention over one sample at a time (`packed_attention`, flash attention) reads the boundaries from `cu_seq_lens_*`
+    and `max_length_*`. The first token of a sample has no label, since nothing precedes it.
 
     Args:
         batch: `input_ids`, `attention_mask`, `labels` of shape `(batch_size, length)`, media streams, their lengths.
-
-    Returns:
-        The same inputs with a batch size of 1 and without `attention_mask`, and the boundaries under transformers'
-        names.
     """
     is_real = batch["attention_mask"].bool()
     labels = batch["labels"].clone()

@@ -1,7 +1,7 @@
-"""Rows of `dataset_builders.schema` -> messages for the chat template, with times as text.
+"""Converts rows of `dataset_builders.schema` to messages for the chat template.
 
-Used by the collator. The model's time codec replaces the placeholders of times; media slots become content blocks.
-Media are not opened and text is not tokenized here.
+The model's time codec replaces the placeholders of times; media slots become content blocks. Media are not opened and
+text is not tokenized here.
 """
 
 import re
@@ -16,7 +16,7 @@ SLOT = re.compile("(" + "|".join(map(re.escape, SLOT_TYPES)) + ")")
 
 
 def write_times(text: str, *, seconds: dict[str, float], duration: float | None, codec: TimeCodec) -> str:
-    """Replaces "<s0>", "<e0>", ... by the codec's text, all in one pass, so that "<s1>" does not match in "<s10>".
+    """Replaces "<s0>", "<e0>", ... with the codec's text.
 
     Raises:
         ValueError: a placeholder without a time, or times in a row without a duration.
@@ -43,7 +43,7 @@ def build_messages(row: dict, *, codec: TimeCodec) -> list[dict]:
     """The messages of one row: `[{"role", "content": [{"type": "text", "text"}, {"type": "video"}, ...]}]`.
 
     Raises:
-        ValueError: naming the row: no assistant message, an empty answer, a placeholder without a time.
+        ValueError: no assistant message, an empty answer, or a placeholder without a time; the message names the row.
     """
     seconds = {time["name"]: time["seconds"] for time in row["times"]}
     messages = []

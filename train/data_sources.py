@@ -1,7 +1,4 @@
-"""The sources in a recipe's `datasets`: what `load_dataset` reads, and how often.
-
-Read by `train/arguments.py`; `train/training_rows.py` loads them.
-"""
+"""The data sources in a recipe's `datasets`, with their weights. `train/training_rows.py` loads them."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,7 +12,7 @@ class DataSource:
         path (`str`): name of one of our builders, a folder or file of built rows, or a Hub id.
         name (`str`, *optional*): configuration name.
         split (`str`): split to read.
-        weight (`float`): passes over the rows in an epoch: 0.5 takes half of the rows, 2 shows each row twice.
+        weight (`float`): passes over the rows in an epoch: 0.5 uses half of the rows, 2 uses each row twice.
         options (`dict`): options of the builder itself, for example `captions_file`.
 
     Raises:
@@ -34,13 +31,10 @@ class DataSource:
 
 
 def read_data_source(entry: str | dict) -> DataSource:
-    """A `datasets` entry as `DataSource`.
-
-    Args:
-        entry: a YAML mapping, the same as JSON text, or a path alone.
+    """Parses an entry of `datasets`: a mapping, the same as JSON text, or only a path.
 
     Raises:
-        ValueError: not one of these forms, or an unknown key.
+        ValueError: an unknown or missing key.
     """
     if isinstance(entry, str):
         entry = json.loads(entry) if entry.lstrip().startswith("{") else {"path": entry}

@@ -1,11 +1,10 @@
-"""Caches the outputs of the two towers for media files, so that training need not decode or encode anything.
+"""Caches the tower outputs of media files, so that training does not decode media or run the towers.
 
     accelerate launch -m train.extract_features --model outputs/stage0 --media-dir clips --output features
 
-Each process takes its share of the media and writes parts of its own and a list of the media that failed, with
-reasons. Run again, on any number of processes, it does what is missing. The rows equal those that the processor makes
-for training from the file itself. With --datasets, the parts of files that rows are about (`media.start`, `media.end`)
-are cached as well. It caches no adapter output, since adapters are trained.
+Each process writes separate parts and a list of the media that failed, with reasons. A second run, on any number of
+processes, extracts only what is missing. The features equal those computed from the files during training. With
+--datasets, the parts of files that rows use (`media.start`, `media.end`) are cached as well.
 """
 
 import json
@@ -27,20 +26,20 @@ from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter, media_key
 from dataset_builders.features.towers import tower_settings
 from dataset_builders.input_settings import check_range
-from dataset_builders.sources.clip_ids import MEDIA_SUFFIXES
+from dataset_builders.schema import MEDIA_KINDS
+from dataset_builders.sources.clip_ids import IMAGE_SUFFIXES, MEDIA_SUFFIXES
 from dataset_builders.sources.media_folder import list_files
 from modeling_avicuna.media_avicuna import MediaError, probe
 from train.arguments import read_share
 from train.checkpoint import load_model
 from train.data_sources import read_data_source
-from train.media_rows import IMAGE_SUFFIXES
 from train.training_rows import load_source
 
 
 logger = logging.get_logger(__name__)
 
 PROGRAM = "python -m train.extract_features"
-# how long the fastest process waits for the slowest: shares of a large collection may differ by hours
+# how long the fastest process waits for the slowest: their shares of a large collection may differ by hours
 TIMEOUT = timedelta(days=7)
 
 
@@ -50,11 +49,11 @@ class ExtractionOptions:
 
     model: str = field(metadata={"help": "AVicuna checkpoint whose towers run."})
     output: str = field(metadata={"help": "Folder of the cache; an unfinished one is continued."})
-    media_dir: str | None = field(default=None, metadata={"help": "Every media file below this folder is taken."})
+    media_dir: str | None = field(default=None, metadata={"help": "Folder of media files, with sub-folders."})
     media: list[str] = field(default_factory=list, metadata={"help": "Single media files."})
     datasets: list[str] = field(
         default_factory=list,
-        metadata={"help": "Rows, as in a recipe, whose parts of files below media_dir are taken as well."},
+        metadata={"help": "Rows, as in a recipe; the parts of files that they use are cached as well."},
     )
     dtype: str = field(default="float32", metadata={"help": "float32 or float16 on disk."})
     compute_dtype: str = field(default="auto", metadata={"help": "Data type that the towers compute in."})
@@ -87,7 +86,7 @@ def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
     """Media files, sorted by id.
 
     Raises:
-        ValueError: no files, no such folder, or two files of one id, which the cache could not tell apart.
+        ValueError: no files, no such folder, or two files with the same id.
     """
     if media_dir is not None and not Path(media_dir).is_dir():
         raise ValueError(f"no such media folder: {media_dir}")
@@ -104,17 +103,17 @@ def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
 
 
 def list_parts(datasets: list[str], *, media_dir: str | None) -> list[Medium]:
-    """The parts of files that rows are about, each once, sorted by id.
+    """The parts of files that rows use, without duplicates, sorted by id.
 
     Args:
         datasets: entries as in a recipe's `datasets`.
-        media_dir: folder that relative paths of the rows start from.
+        media_dir: base folder of relative paths in the rows.
     """
     parts = set()
     for entry in datasets:
         for media in load_source(read_data_source(entry)).select_columns(["media"])["media"]:
             if media["start"] is not None or media["end"] is not None:
-                names = [media[kind] for kind in ("video", "audio", "image") if media[kind] is not None]
+                names = [media[kind] for kind in MEDIA_KINDS if media[kind] is not None]
                 parts |= {Medium(Path(media_dir or ".", name), media["start"], media["end"]) for name in names}
     return sorted(parts, key=lambda part: part.key)
 
@@ -142,8 +141,8 @@ def read_media(
 
 @torch.no_grad()
 def encode_media(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """The tower outputs of one medium: visual rows `(num_rows, vision_feature_size)`, audio rows `(num_windows,
-    audio_feature_size)`; no rows where the medium has no picture or no sound."""
+    """Visual rows `(num_rows, vision_feature_size)` and audio rows `(num_windows, audio_feature_size)` of one medium;
+    no rows if it has no picture or no sound."""
     video = torch.zeros(0, model.config.vision_feature_size)
     audio = torch.zeros(0, model.config.audio_feature_size)
     if "pixel_values_videos" in inputs:
@@ -164,7 +163,7 @@ def encode_silence(model: PreTrainedModel, processor: ProcessorMixin) -> np.ndar
 def read_ahead(
     media: list[Medium], *, processor: ProcessorMixin, num_workers: int
 ) -> Iterator[tuple[Medium, tuple[dict[str, torch.Tensor], float | None] | MediaError]]:
-    """Decodes in threads while the towers run: each medium and the result of `read_media`, or its error, in order."""
+    """Decodes media in threads ahead of the towers; yields each with the result or the error of `read_media`."""
 
     def attempt(medium: Medium):
         try:
@@ -189,11 +188,7 @@ def extract(
     writer: FeatureWriter,
     num_workers: int = 2,
 ) -> list[dict]:
-    """Adds the media that are not in the cache to it.
-
-    Returns:
-        The media that failed: `[{"media_id", "path", "reason"}]`.
-    """
+    """Caches the media that are missing; returns those that failed: `[{"media_id", "path", "reason"}]`."""
     failed = []
     media = [medium for medium in media if medium.key not in writer]
     for number, (medium, result) in enumerate(read_ahead(media, processor=processor, num_workers=num_workers), 1):
@@ -209,24 +204,14 @@ def extract(
 
 
 def failures_path(folder: str, rank: int) -> Path:
+    """The list of media that failed on one process."""
     return Path(folder) / f"failed-{rank:04d}.jsonl"
 
 
-def write_failures(folder: str, failed: list[dict], *, rank: int):
-    """Writes one process's list, `failed-<rank>.jsonl`, empty where nothing failed."""
-    write_text(failures_path(folder, rank), "".join(json.dumps(entry) + "\n" for entry in failed))
-
-
 def read_failures(folder: str) -> list[dict]:
-    """The media that failed, on all processes."""
+    """The media that failed on all processes."""
     paths = sorted(Path(folder).glob("failed-*.jsonl"))
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def remove_surplus_failures(folder: str, *, num_processes: int):
-    """Removes the lists of processes that an earlier run had and this one has not."""
-    for path in set(Path(folder).glob("failed-*.jsonl")) - {failures_path(folder, r) for r in range(num_processes)}:
-        path.unlink()
 
 
 def main(arguments: list[str] | None = None):
@@ -237,10 +222,10 @@ def main(arguments: list[str] | None = None):
     media = [*files, *list_parts(options.datasets, media_dir=options.media_dir)]
     keys = {medium.key for medium in media}
     earlier = [entry for entry in read_failures(options.output) if entry["media_id"] not in keys]
-    state.wait_for_everyone()  # nobody writes a list before all have read the earlier ones
+    state.wait_for_everyone()  # all processes have read the earlier lists before one of them writes
     processor = AutoProcessor.from_pretrained(options.model)
     model = load_model(options.model, dtype=options.compute_dtype).eval()
-    model.model.language_model = None  # only the towers run: a 7B language model would take memory for nothing
+    model.model.language_model = None  # not used here, and large
     model.to(state.device)
     settings = {
         **tower_settings(model),
@@ -248,7 +233,7 @@ def main(arguments: list[str] | None = None):
         "num_av_tokens": processor.num_av_tokens,
         "audio_interleaving_rate": processor.audio_interleaving_rate,
     }
-    with state.main_process_first():  # it writes the settings, the others compare theirs
+    with state.main_process_first():  # it writes the settings, and the others compare theirs
         writer = FeatureWriter(
             options.output,
             rank=state.process_index,
@@ -262,11 +247,14 @@ def main(arguments: list[str] | None = None):
         share = media[state.process_index :: state.num_processes]
         failed = extract(model, processor, share, writer=writer, num_workers=options.num_workers)
     kept = [entry for entry in earlier if entry["media_id"] not in writer] if state.is_main_process else []
-    write_failures(options.output, [*kept, *failed], rank=state.process_index)
+    lines = "".join(json.dumps(entry) + "\n" for entry in (*kept, *failed))
+    write_text(failures_path(options.output, state.process_index), lines)
     print(f"process {state.process_index}: {len(share) - len(failed)} media in {options.output}, {len(failed)} failed")
     state.wait_for_everyone()
     if state.is_main_process:
-        remove_surplus_failures(options.output, num_processes=state.num_processes)
+        current = {failures_path(options.output, rank) for rank in range(state.num_processes)}
+        for path in set(Path(options.output).glob("failed-*.jsonl")) - current:  # of an earlier run on more processes
+            path.unlink()
         failed = [entry for entry in read_failures(options.output) if entry["media_id"] in keys]
         if len(failed) > read_share(options.max_missing) * len(media):
             raise ValueError(

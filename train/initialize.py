@@ -1,10 +1,10 @@
-"""Makes the checkpoint that stage I starts from: a tiny random AVicuna, or one assembled from pretrained parts.
+"""Creates the checkpoint that stage I starts from: a tiny random AVicuna, or one assembled from pretrained parts.
 
     python -m train.initialize --size tiny --captions-file captions.json --media-dir clips --output outputs/stage0
     python -m train.initialize --language-model lmsys/vicuna-7b-v1.5 --vision-tower openai/clip-vit-large-patch14 \
         --audio-tower laion/clap-htsat-fused --output outputs/stage0
 
-Adapters are always random at first. The tiny model is for tests and the demo. Nothing is trained here.
+The adapters are initialized at random. The tiny model is for tests and the demo.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ from train.whitening import spread, whiten_towers
 PROGRAM = "python -m train.initialize"
 NUM_WHITENING_CLIPS = 96
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
-# our choice throughout: small enough for two CPU cores, large enough to tell the sandbox's pictures and sounds apart
+# our choice: small enough for two CPU cores, large enough to distinguish the sandbox's pictures and sounds
 TINY_VISION = {
     "model_type": "clip_vision_model",
     "hidden_size": 64,
@@ -64,7 +64,7 @@ TINY_AUDIO = {
     "window_size": 8,
 }
 # Tiny language models by name. Llama is the architecture of the paper's Vicuna. The others were compared by how fast
-# they learn to read the position of a token, which is what a time is made of.
+# they learn to predict the position of a token, which determines a time.
 TINY_TEXTS = {
     "llama": {
         "model_type": "llama",
@@ -88,7 +88,7 @@ TINY_TEXTS = {
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
     },
-    # learned positions as well: with Muon it learns to read out times within minutes on one CPU core
+    # learned positions as well: with Muon it learns to predict times within minutes on one CPU core
     "biogpt": {
         "model_type": "biogpt",
         "hidden_size": 64,
@@ -109,7 +109,7 @@ TINY_TEXTS = {
         "intermediate_size": 128,
         "num_hidden_layers": 4,
         "layer_types": ["conv", "full_attention", "conv", "full_attention"],
-        "conv_L_cache": 12,  # long enough to reach from an event's name in a question to the time in the answer
+        "conv_L_cache": 12,  # spans the tokens between an event's name in a question and the time in the answer
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
@@ -122,9 +122,9 @@ TINY_TEXTS = {
 
 
 def train_tokenizer(texts: list[str], *, vocab_size: int = 1000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer learned from `texts`, with one token for each digit, as LLaMA's.
+    """A byte-level BPE tokenizer with one token per digit, as LLaMA's, trained on `texts`.
 
-    It is learned from the wordings of all questions and the system prompt as well, so that prompts have few tokens.
+    The training texts include the system prompt and the wordings of all questions, so that prompts have few tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
@@ -146,10 +146,10 @@ def train_tokenizer(texts: list[str], *, vocab_size: int = 1000) -> PreTrainedTo
 
 
 def known_texts() -> list[str]:
-    """The system prompt, the roles and the wordings of all questions, which occur in the conversations."""
+    """The system prompt, the roles and the wordings of all questions, as in the conversations."""
     questions = [q for name, value in vars(wordings).items() if name.endswith("_QUESTIONS") for q in value]
     spans = ["From 01 to 23, ", "from 45 to 67 and from 89 to 90. ", "No event."]
-    # repeated so often that each of these words becomes one token beside a few hundred captions
+    # repeated so that each of these words becomes one token among a few hundred captions
     return [f"{SYSTEM_PROMPT} USER: {question} ASSISTANT: {span}" for question in questions for span in spans] * 4
 
 
@@ -167,15 +167,14 @@ def build_tiny(
     stride_seconds: float = 4.0,
     **config: Any,
 ) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
-    """A random tiny AVicuna with a tokenizer learned from `texts`.
+    """A random tiny AVicuna with a tokenizer trained on `texts`.
 
     Args:
         texts: captions, for the tokenizer.
         seed: of the weights.
         language_model: a key of TINY_TEXTS.
-        vision, audio, text: replace single fields of the sub-configurations (TINY_VISION, ...).
-        alignment: see `AVicunaProcessor`.
-        window_seconds, stride_seconds: length and distance of the sound windows.
+        vision, audio, text: fields of the sub-configurations to change (TINY_VISION, ...).
+        alignment, window_seconds, stride_seconds: see `InitializeOptions`.
         config: fields of `AVicunaConfig`, for example `num_av_tokens`.
     """
     tokenizer = add_placeholder_tokens(train_tokenizer(texts, vocab_size=vocab_size))
@@ -196,10 +195,10 @@ def build_tiny(
 
 
 def tiny_spec_size(window_seconds: float) -> int:
-    """The smallest `spec_size` of the tiny audio tower whose image holds every frame of a window.
+    """The smallest `spec_size` of the tiny audio tower at which no frame of a window is lost.
 
-    CLAP folds `spec_size / num_mel_bins` pieces of `spec_size` frames of 10 ms each into a square, and stretches a
-    window to fill it.
+    CLAP arranges `spec_size / num_mel_bins` pieces of `spec_size` frames (10 ms each) as a square image, and stretches
+    a window to fill it.
     """
     num_frames = round(100 * window_seconds) + 1
     num_mel_bins = int(str(TINY_AUDIO["num_mel_bins"]))
@@ -230,14 +229,13 @@ def assemble(
     stride_seconds: float = 4.0,
     **config: Any,
 ) -> tuple[AVicunaForConditionalGeneration, ProcessorMixin]:
-    """An AVicuna whose language model and towers are pretrained; only the adapters are random.
+    """An AVicuna with a pretrained language model and pretrained towers; the adapters are random.
 
     Args:
         language_model: any causal language model with a fast tokenizer.
-        vision_tower: a CLIP model, of which the vision part and its projection are taken. None: no tower.
-        audio_tower: a CLAP model, likewise. None: no tower.
-        alignment: see `AVicunaProcessor`.
-        window_seconds, stride_seconds: length and distance of the sound windows.
+        vision_tower: a CLIP model; its vision encoder and projection are used. None: no tower.
+        audio_tower: a CLAP model; its audio encoder and projection are used. None: no tower.
+        alignment, window_seconds, stride_seconds: see `InitializeOptions`.
         config: fields of `AVicunaConfig`.
 
     Raises:
@@ -259,7 +257,7 @@ def assemble(
         audio_token_id=tokenizer.convert_tokens_to_ids("<audio>"),
         **config,
     )
-    with torch.device("meta"):  # only the adapters of this model stay; no billion random numbers are drawn
+    with torch.device("meta"):  # all parts but the adapters are replaced below, so they need no memory
         model = AVicunaForConditionalGeneration(avicuna)
     model.model.language_model, model.lm_head = text.base_model, text.get_output_embeddings()
     model.model.vision_tower, model.model.audio_tower = vision or None, audio or None
@@ -279,10 +277,10 @@ def assemble(
 
 @torch.no_grad()
 def check_text_logits(model: AVicunaForConditionalGeneration, source: PreTrainedModel):
-    """Compares the logits of a short text with those of the language model that `model` was made from.
+    """Compares the logits of a short text with those of the language model that `model` contains.
 
     Raises:
-        ValueError: they differ by more than 1e-5 of the largest one (a rounding step in 16-bit types).
+        ValueError: they differ by more than 1e-5 of the largest one (in 16-bit types: the machine epsilon).
     """
     ids = torch.arange(8)[None] % model.config.video_token_id  # any tokens but the placeholders
     used = [i for i in range(source.config.vocab_size) if i not in model.config.masked_token_ids]
@@ -291,7 +289,7 @@ def check_text_logits(model: AVicunaForConditionalGeneration, source: PreTrained
     if (logits - expected).abs().max() > tolerance:
         raise ValueError(
             f"language models of type {source.config.model_type!r} are not supported: inside AVicuna the logits of a "
-            f"text differ by {float((logits - expected).abs().max()):.2g} from those of the model alone"
+            f"text differ by {float((logits - expected).abs().max()):.2g} from those of the original model"
         )
 
 
@@ -300,7 +298,7 @@ class InitializeOptions:
     """Command line of `python -m train.initialize`."""
 
     output: str = field(metadata={"help": "Folder for the checkpoint."})
-    size: str | None = field(default=None, metadata={"help": '"tiny": random weights, made from nothing.'})
+    size: str | None = field(default=None, metadata={"help": '"tiny": a small model with random weights.'})
     captions_file: str | None = field(
         default=None,
         metadata={"aliases": ["--captions"], "help": "Captioned clips whose captions the tiny tokenizer learns from."},
@@ -327,7 +325,7 @@ class InitializeOptions:
     window_seconds: float = field(default=10.0, metadata={"help": "Length of a sound window (published: 10)."})
     stride_seconds: float = field(default=4.0, metadata={"help": "Distance of sound windows (published: 4)."})
     dtype: str = field(default="auto", metadata={"help": "Data type of the pretrained parts."})
-    seed: int = field(default=0, metadata={"help": "Of all random weights."})
+    seed: int = field(default=0, metadata={"help": "Seed of all random weights."})
 
 
 def main(arguments: list[str] | None = None):

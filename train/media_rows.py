@@ -1,7 +1,7 @@
-"""The media of a training row: cached tower outputs, or the media files themselves.
+"""The media of a training row: cached tower outputs, or the media files.
 
-Used by `train/training_rows.py` and `train/collator.py`. Both classes tell which media of a row are missing, and fill
-the content blocks of its conversation. A row with `media.start` or `media.end` gets that part of its files.
+Both classes list the missing media of a row, and fill the content blocks of its conversation. A row with `media.start`
+or `media.end` uses that part of its files.
 """
 
 from collections.abc import Iterator
@@ -26,14 +26,14 @@ from modeling_avicuna.video_processing_avicuna import load_video_frames
 def open_media(
     features_dirs: list[str], *, media_dir: str | None, processor: ProcessorMixin
 ) -> "CachedMedia | MediaFiles":
-    """`CachedMedia` where folders of features are given, `MediaFiles` otherwise."""
+    """`CachedMedia` if there are folders of features, otherwise `MediaFiles`."""
     if features_dirs:
         return CachedMedia(features_dirs, processor=processor)
     return MediaFiles(media_dir, processor=processor)
 
 
 def part_of(row: dict) -> dict[str, float | None]:
-    """The part of its files that a row is about, in seconds of the file (None: its beginning, its end)."""
+    """The part of its files that a row uses, in seconds of the file (None: its beginning, its end)."""
     return {"start": row["media"]["start"], "end": row["media"]["end"]}
 
 
@@ -50,11 +50,11 @@ def media_files(row: dict) -> list[str]:
 
 
 class CachedMedia:
-    """Tower outputs from one or more folders of `train/extract_features.py`; virtual rows are composed here.
+    """Tower outputs from folders of `train/extract_features.py`, from which virtual rows are composed.
 
     Args:
-        folders: searched in order; media are found by id, which is their file name without the suffix.
-        processor: of the model that is trained; it determines how many visual and audio tokens a composed video gets.
+        folders: searched in order; the id of a medium is its file name without the suffix.
+        processor: of the model that is trained; it determines the number of visual and audio tokens of a composition.
 
     Raises:
         ValueError: a folder whose features were made with other settings than the processor's.
@@ -74,18 +74,18 @@ class CachedMedia:
         )
 
     def check_towers(self, model: PreTrainedModel):
-        """Raises ValueError where the features were made by other towers than the model's."""
+        """Raises ValueError if the features were made with other towers than the model's."""
         with whole_towers(model):
             self.folders.check(model, self.settings)
 
     def missing(self, row: dict) -> list[str]:
-        """Names of the row's media that are in no folder; a part of a file needs features of its own."""
+        """Names of the row's media that are in none of the folders; parts of files are cached separately."""
         part = {} if row["segments"] else part_of(row)
         return [media_key(name, **part) for name in media_names(row) if self.folders.find([name], **part) is None]
 
     def fill(self, row: dict, messages: list[dict]):
-        """Writes the tower outputs into the row's content blocks, in place: `video_features` of shape `(num_rows,
-        vision_feature_size)`, `audio_features` of shape `(num_windows, audio_feature_size)` or None for silence.
+        """Adds `video_features` of shape `(num_rows, vision_feature_size)` and `audio_features` of shape
+        `(num_windows, audio_feature_size)`, or None for silence, to the content blocks.
 
         Raises:
             ValueError: the row has no medium for one of its slots, or it is not in the folders.
@@ -95,7 +95,7 @@ class CachedMedia:
                 video, audio = self._compose(row) if row["segments"] else self._read_video(row)
                 block |= {"video_features": video, "audio_features": audio if len(audio) else None}
             elif block["type"] == "image":
-                # the processor shows the row in the middle, where the "image" is a clip
+                # if the "image" is a clip, the processor uses the row in the middle
                 block["video_features"] = self.video(medium_of(row, "image"), **part_of(row))
             else:
                 block["audio_features"] = self.audio(medium_of(row, "audio"), **part_of(row))
@@ -118,7 +118,7 @@ class CachedMedia:
 
     def _read_video(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         name, part = medium_of(row, "video"), part_of(row)
-        # a sound track in a file of its own replaces the video's
+        # a separate audio file replaces the video's sound track
         return self.video(name, **part), self.audio(row["media"]["audio"] or name, **part)
 
     def _compose(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +128,7 @@ class CachedMedia:
         video, audio = compose_features(
             segments, store, num_video_tokens=num_video, num_audio_tokens=num_audio, windows=self.windows
         )
-        if not len(audio):  # a silent video fills all tokens with frames
+        if not len(audio):  # all tokens of a silent video are visual
             video, audio = compose_features(segments, store, num_video_tokens=self.num_av_tokens)
         return video, audio
 
@@ -142,7 +142,7 @@ class CachedMedia:
 
 @contextmanager
 def whole_towers(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block, the parameters of both towers are whole on every process, also under ZeRO-3."""
+    """In the body, every process has the complete parameters of both towers, also under ZeRO-3."""
     if not is_deepspeed_zero3_enabled():
         yield
         return
@@ -154,10 +154,10 @@ def whole_towers(model: PreTrainedModel) -> Iterator[None]:
 
 
 class MediaFiles:
-    """Media files, decoded by the processor during training. Virtual rows have none: cache features, or render them.
+    """Media files, decoded by the processor during training. Virtual rows have no files: use cached features.
 
     Args:
-        media_dir: folder that relative paths start from; None: the working folder.
+        media_dir: base folder of relative paths; None: the working directory.
         processor: of the model that is trained.
     """
 
@@ -168,7 +168,7 @@ class MediaFiles:
         self.rate = processor.audio_interleaving_rate
 
     def check_towers(self, model: PreTrainedModel):
-        """Nothing to compare: the model's own towers run."""
+        """Does nothing: the model's own towers run."""
 
     def missing(self, row: dict) -> list[str]:
         """Names of the row's media whose files do not exist.
@@ -179,7 +179,7 @@ class MediaFiles:
         if row["segments"] and row["media"]["video"] is None:
             raise ValueError(
                 f"row {row['id']!r} of {row['source']!r} is a virtual composition: it needs features_dir "
-                '(python -m train.extract_features), or build the data with media="rendered"'
+                '(python -m train.extract_features), or data built with media="rendered"'
             )
         return [name for name in media_files(row) if not self.path(name).is_file()]
 
@@ -187,7 +187,7 @@ class MediaFiles:
         return Path(self.media_dir or ".", name)
 
     def fill(self, row: dict, messages: list[dict]):
-        """Writes paths, and the part of the file, into the row's content blocks, in place.
+        """Adds paths, and the part of the file, to the content blocks.
 
         Raises:
             ValueError: the row has no medium for one of its slots.
@@ -205,7 +205,7 @@ class MediaFiles:
                 block["audio"] = str(self.path(row["media"]["audio"]))
 
     def _middle_frame(self, path: Path, start: float | None = None, end: float | None = None) -> np.ndarray:
-        """The middle one of the frames that the video's visual tokens show, as from the cache."""
+        """The middle one of the video's frames, as in the cache."""
         num_frames = self.num_av_tokens
         if probe(path).has_audio:
             num_frames, _ = num_modality_tokens(self.num_av_tokens, self.rate)
@@ -214,10 +214,10 @@ class MediaFiles:
 
 
 def unused_media(model: PreTrainedModel, *, processor: ProcessorMixin) -> dict[str, torch.Tensor]:
-    """An empty frame and a silent window, `(1, 1, ...)`, by name of the model's input, for the towers that it has.
+    """An empty frame and a silent window, `(1, 1, ...)`, by the name of the model's input, for the existing towers.
 
-    ZeRO-3 gathers a layer's weights from all processes when the layer runs, so all of them must run the same towers in
-    every step. A batch without pictures, or without sound, gets these with a length of 0.
+    ZeRO-3 gathers a layer's weights from all processes when the layer runs, so all processes must run the same towers
+    in every step. A batch without pictures, or without sound, contains these inputs with a length of 0.
     """
     unused = {}
     if model.config.vision_config is not None:
@@ -236,7 +236,7 @@ def media_blocks(messages: list[dict]) -> list[dict]:
 
 
 def medium_of(row: dict, kind: str) -> str:
-    """The row's medium of a kind ("video", "audio", "image"); ValueError, naming the row, where it has none."""
+    """The row's medium of a kind ("video", "audio", "image"). ValueError, naming the row, if it has none."""
     name = row["media"][kind]
     if name is None:
         raise ValueError(f"row {row['id']!r} of {row['source']!r} has a <{kind}> slot but no {kind} in its media")

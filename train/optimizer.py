@@ -1,7 +1,7 @@
-"""The optimizer of a stage: AdamW, or Muon for the matrices, and a learning rate of its own for the adapters.
+"""The optimizer of a stage: AdamW, or Muon for matrices, with a separate learning rate for the adapters.
 
-Called by `train/trainer.py`. Trainer creates its optimizer from `optim`; this file regroups the parameters before the
-first step. It sets no schedule: Trainer's scheduler scales the learning rate of each group.
+Trainer creates the optimizer from `optim`; this module regroups its parameters before the first step. Trainer's
+scheduler scales the learning rate of each group.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ADAPTERS = ("vision_adapter", "audio_adapter")
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for some parameter groups, AdamW for the others, as one optimizer with one state dictionary.
+    """Muon for some parameter groups and AdamW for the others, as one optimizer with one state dictionary.
 
     The Muon update has the RMS of an AdamW update (`match_rms_adamw`, arXiv:2502.16982): both share a learning rate.
 
@@ -39,7 +39,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # load_state_dict replaces both, so that they are shared again before each step
+        # load_state_dict replaces param_groups and state, so they are assigned again before each step
         self.muon.param_groups = self.param_groups[: self.num_matrix_groups]
         self.adamw.param_groups = self.param_groups[self.num_matrix_groups :]
         self.muon.state = self.adamw.state = self.state
@@ -51,11 +51,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def regroup(
     optimizer: torch.optim.Optimizer, model: nn.Module, *, use_muon: bool, adapter_learning_rate: float | None
 ) -> torch.optim.Optimizer:
-    """Applies `use_muon` and `adapter_learning_rate` to an optimizer that has not taken a step.
-
-    Returns:
-        The same optimizer with other parameter groups, or, with `use_muon`, one that contains it.
-    """
+    """Applies `use_muon` and `adapter_learning_rate` to a new optimizer: returns it with other parameter groups, or,
+    with `use_muon`, an optimizer that contains it."""
     if adapter_learning_rate is not None:
         groups = split_groups(optimizer.param_groups, adapter_parameters(model))
         for group in groups[True]:
@@ -79,11 +76,11 @@ def split_groups(groups: list[dict], chosen: set[nn.Parameter]) -> dict[bool, li
 
 
 def adapter_parameters(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters of both adapters, also where PEFT has wrapped them."""
+    """The parameters of both adapters, including adapters wrapped by PEFT."""
     return {p for name, p in model.named_parameters() if not set(ADAPTERS).isdisjoint(name.split("."))}
 
 
 def matrices(model: nn.Module) -> set[nn.Parameter]:
-    """The weights that Muon trains: those of linear layers, LoRA and adapters included, the output head excepted."""
+    """The weights that Muon trains: all linear layers, including LoRA and adapters, except the output head."""
     head = model.get_output_embeddings().weight
     return {m.weight for m in model.modules() if is_linear(m) and m.weight is not head}

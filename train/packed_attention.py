@@ -1,8 +1,7 @@
-"""Attention over concatenated samples: each sample attends to itself, with any SDPA kernel.
+"""Attention over concatenated samples (`flatten: true`): each sample attends to itself, with any SDPA kernel.
 
-Enabled by `train/sft.py` for `flatten: true`. transformers' "sdpa" makes a mask of the whole row squared, so that the
-attention of a batch of 8 costs 8 times as much; here the row is split at the sample boundaries and no mask is made.
-Flash attention does this itself and is not replaced. The collator concatenates the samples.
+transformers' "sdpa" masks the attention over the whole row, which costs 8 times as much for a batch of 8. This module
+splits the row at the sample boundaries and needs no mask. Flash attention does the same and is not replaced.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 
 PACKED_SDPA = "packed_sdpa"
-# layers whose attention function gets everything it needs as arguments, the width of a window included
+# layers whose attention is determined by the arguments of the attention function, including the window size
 SPLITTABLE_LAYERS = {"full_attention", "sliding_attention"}
 ATTENTION_LAYERS = SPLITTABLE_LAYERS | {"chunked_attention"}
 
@@ -34,9 +33,9 @@ def packed_sdpa_forward(
 
     Args:
         query, key, value: `(1, num_heads, length, head_dim)`.
-        attention_mask: None; transformers makes none for an attention function without a registered mask function.
-        cu_seq_lens_q: where the samples begin, and the length of the row; `(num_samples + 1,)`.
-        sliding_window: how many tokens a token of this layer attends to, itself included.
+        attention_mask: None, since this attention function has no registered mask function.
+        cu_seq_lens_q: starts of the samples, and the length of the row; `(num_samples + 1,)`.
+        sliding_window: number of tokens that a token of this layer attends to, including itself.
 
     Returns:
         `(1, length, num_heads, head_dim)`, and None for the weights.
@@ -70,12 +69,11 @@ AttentionInterface.register(PACKED_SDPA, packed_sdpa_forward)
 def prepare_for_packing(model: nn.Module):
     """Prepares the language model of `model` for flattened batches.
 
-    "sdpa" is replaced by `packed_sdpa_forward` where the layers allow it. "eager", "flex_attention" and flash
-    attention stay: with them transformers separates the samples by `position_ids`.
+    "sdpa" is replaced by `packed_sdpa_forward` if the layers support it. With "eager", "flex_attention" and flash
+    attention, transformers separates the samples by `position_ids`.
 
     Raises:
-        ValueError: the language model, which is named, has layers that mix tokens of different samples (short
-            convolutions, state spaces).
+        ValueError: the language model has layers that mix tokens of different samples (convolutions, state spaces).
     """
     language_model: PreTrainedModel = model.model.language_model
     config = language_model.config

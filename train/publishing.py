@@ -1,7 +1,7 @@
-"""Publishes a finished stage by `python -m model_card.push`, which writes the card, checks the release and uploads it.
+"""Publishes a finished stage with `python -m model_card.push` (`train/sft.py --push_to_hub true`).
 
-The last step of `train/sft.py --push_to_hub true`, on one process. It runs in a process of its own, because `train`
-does not import `model_card`, and because a release is checked by a reader that shares no state with training.
+The command runs in a separate process, because `train` does not import `model_card`, and so that the release is
+checked without any state of the training.
 """
 
 import os
@@ -14,20 +14,12 @@ from train.arguments import AVicunaTrainingArguments
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-# variables of a launcher, which a process started alone must not inherit
-LAUNCHER_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
+# environment variables of a launcher, which a single process must not inherit
+LAUNCHER_VARIABLES = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK MASTER_ADDR MASTER_PORT".split()
 
 
 def push_command(training: AVicunaTrainingArguments) -> list[str]:
-    """The command that publishes `output_dir` under `hub_model_id`, or under the folder's own name."""
+    """The command that publishes `output_dir` as `hub_model_id`, by default as the name of the folder."""
     folder = Path(training.output_dir).resolve()
     command = [sys.executable, "-m", "model_card.push", "--model", str(folder)]
     command += ["--repo-id", training.hub_model_id or folder.name]
@@ -39,7 +31,7 @@ def publish_stage(training: AVicunaTrainingArguments):
     """Runs the command; call it on one process, after the folder and its summary are written.
 
     Raises:
-        RuntimeError: it failed. The stage is saved nevertheless, and the message has the command to run again.
+        RuntimeError: it failed; the message has the command to run again.
     """
     command = push_command(training)
     environment = {

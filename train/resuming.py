@@ -1,7 +1,4 @@
-"""Which checkpoint of an interrupted stage to resume from.
-
-Used by `train/sft.py` and `train/run_stages.py`. It only looks at files; Trainer reads them.
-"""
+"""Selects the checkpoint of an interrupted stage to resume from. Trainer loads it."""
 
 import json
 import logging
@@ -17,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "training_summary.json"  # a finished stage has it: train/sft.py writes it last
 STATE_FILE = "trainer_state.json"  # Trainer writes it last
-# DeepSpeed's model states: one file per process under ZeRO-3, one in all under ZeRO-1 and ZeRO-2
+# optimizer states of DeepSpeed: one file per process
 DEEPSPEED_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_\d+_optim_states\.pt")
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the trainer's state is there and no file is cut off."""
+    """Whether a checkpoint is complete: the trainer's state exists and no file is truncated."""
     try:
         json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         for path in checkpoint.rglob("*.safetensors"):
@@ -34,36 +31,32 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest complete `checkpoint-<step>` folder of a stage; None if there is none. Skipped ones are logged."""
+    """The newest complete `checkpoint-<step>` folder of a stage, or None. Incomplete ones are logged."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     for folder in sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         if is_complete(folder):
             return folder
-        logger.warning("%s is incomplete: the checkpoint before it is used", folder)
+        logger.warning("%s is incomplete: an earlier checkpoint is used", folder)
     return None
 
 
 def check_num_processes(checkpoint: Path):
-    """Compares this run's number of processes with that of a DeepSpeed checkpoint.
-
-    Raises:
-        ValueError: they differ; DeepSpeed stores the optimizer in as many parts as there were processes.
-    """
+    """Raises ValueError if a DeepSpeed checkpoint was saved by another number of processes: its optimizer state is
+    divided among them."""
     ranks = {int(m[1]) for path in checkpoint.rglob("*_optim_states.pt") if (m := DEEPSPEED_RANK.search(path.name))}
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks and len(ranks) != num_processes:
         raise ValueError(
             f"{checkpoint} was saved by {len(ranks)} processes and cannot be resumed by {num_processes}: start "
-            f"{len(ranks)} processes, or start the stage anew from the last finished one"
+            f"{len(ranks)} processes, or restart the stage from the last finished one"
         )
 
 
 def resume_point(resume: str | None, output_dir: str) -> str | None:
-    """The folder to resume from.
+    """The checkpoint to resume from, or None.
 
     Args:
         resume: `resume_from_checkpoint`: a folder, or "true" for the newest complete checkpoint in `output_dir`.
-        output_dir: of the stage.
 
     Raises:
         ValueError: no complete checkpoint, or one of another number of processes (DeepSpeed).

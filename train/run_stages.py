@@ -1,10 +1,10 @@
-"""Runs the recipes of a folder in order, each from the checkpoint that the one before it wrote.
+"""Runs the recipes of a folder in order; each stage starts from the checkpoint of the previous one.
 
     python -m train.run_stages --model outputs/stage0 --output outputs --recipes-dir train/recipes \
         --launcher "accelerate launch --num_processes 8" --features-dir features
 
-Options that it does not have are passed to every stage. Run again, it skips finished stages and resumes an interrupted
-one. It starts `train/sft.py` and does not train itself.
+Other options are passed to `train/sft.py` for every stage. A second run skips finished stages and resumes an
+interrupted one.
 """
 
 import json
@@ -25,7 +25,7 @@ from train.supervision import supervised_environment
 
 PROGRAM = "python -m train.run_stages"
 SCRIPT = Path(__file__).with_name("sft.py")
-SETTINGS_FILE = "stage_settings.json"  # in each stage's folder: what it was started with
+SETTINGS_FILE = "stage_settings.json"  # in the folder of each stage: the settings it was started with
 
 
 @dataclass
@@ -36,17 +36,17 @@ class RunOptions:
         metadata={"aliases": ["--model_name_or_path"], "help": "Checkpoint that the first stage starts from."}
     )
     output: str = field(
-        metadata={"aliases": ["--output_dir"], "help": "Folder with one folder for each stage, named as its recipe."}
+        metadata={"aliases": ["--output_dir"], "help": "Folder with one sub-folder per stage, named as its recipe."}
     )
     recipes_dir: str = field(
-        default="train/recipes", metadata={"help": "Folder of stage*.yaml, run in order of name."}
+        default="train/recipes", metadata={"help": "Folder of stage*.yaml, run in the order of their names."}
     )
     launcher: str = field(default="accelerate launch", metadata={"help": "Command that starts train/sft.py."})
 
 
 @dataclass
 class Stage:
-    """One stage of a chain: its recipe, its start, its folder, and options that override the recipe."""
+    """One stage: its recipe, the checkpoint it starts from, its folder, and options that override the recipe."""
 
     recipe: Path
     model: str
@@ -59,16 +59,12 @@ class Stage:
         return [*command, "--model", self.model, "--output_dir", str(self.output), *self.overrides]
 
     def settings(self) -> dict:
-        """Everything that the result depends on."""
+        """The settings that the result depends on."""
         recipe = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
         return {"model": model_hash(self.model), "recipe": recipe, "overrides": self.overrides}
 
     def check_settings(self):
-        """Compares the settings with those that the folder was started with, if it was started by this command.
-
-        Raises:
-            ValueError: they differ; the message names the first difference.
-        """
+        """Raises ValueError, with the first difference, if the folder was started with other settings."""
         path = self.output / SETTINGS_FILE
         if not path.exists():
             return
@@ -77,11 +73,11 @@ class Stage:
             if before[name] != now[name]:
                 raise ValueError(
                     f"{self.output} was started with {name} {before[name]}, and this command has {now[name]}: remove "
-                    "the folder to train it anew, or choose another --output"
+                    "the folder to train the stage again, or choose another --output"
                 )
 
     def run(self, launcher: str):
-        """Trains the stage, resumes it, or leaves it as it is where it is finished.
+        """Trains or resumes the stage, unless it is finished.
 
         Raises:
             ValueError: see `check_settings`.
@@ -102,11 +98,7 @@ class Stage:
 
 
 def stages_of(options: RunOptions, *, overrides: list[str]) -> list[Stage]:
-    """The stages of the folder's recipes, in order of name.
-
-    Raises:
-        ValueError: the folder holds no recipe.
-    """
+    """The stages of a folder of recipes, in order. ValueError if it has none."""
     recipes = sorted(Path(options.recipes_dir).glob("stage*.yaml"))
     if not recipes:
         raise ValueError(f"no stage*.yaml in {options.recipes_dir}")

@@ -3,8 +3,8 @@
     accelerate launch train/sft.py --config train/recipes/stage3_time_event.yaml --model outputs/stage2 \
         --output_dir outputs/stage3 --features_dir features
 
-Every field of the recipe can be given on the command line, which wins. All four stages in order:
-`train/run_stages.py`.
+Every field of the recipe can be given on the command line, which takes precedence. `train/run_stages.py` runs all four
+stages.
 """
 
 import sys
@@ -16,7 +16,7 @@ from transformers import AutoProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 
-if __name__ == "__main__":  # Python puts a script's own folder first in sys.path; the packages are one level higher
+if __name__ == "__main__":  # Python puts the folder of a script in sys.path; the packages are one level higher
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from dataset_builders.command_line import one_line_errors  # noqa: E402
@@ -48,7 +48,7 @@ logger = get_logger(__name__)
 def main(arguments: list[str] | None = None):
     end_with_run_stages()
     recipe, stage, training = parse_arguments(arguments)
-    # the finished and checked release is pushed at the end, not by Trainer
+    # the checked release is pushed at the end, not by Trainer
     push, training.push_to_hub = training.push_to_hub, False
     resume = resume_point(training.resume_from_checkpoint, training.output_dir)
 

@@ -1,7 +1,7 @@
-"""The record of a finished stage, `training_summary.json`, from which model cards are filled.
+"""The record of a finished stage, `training_summary.json`, which is the source of the model card.
 
-Written beside the weights by `train/sft.py` and published with them. It contains the records of the stages before it,
-so that a card needs no other folder. It only reports what the trainer logged.
+It is saved and published with the weights, and contains the records of the earlier stages, so that a card needs no
+other folder.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ NOT_SUMMARISED = {"hub_token", "output_dir", "logging_dir", "run_name", "dataset
 
 
 def changed_values(arguments: StageArguments | AVicunaTrainingArguments) -> dict:
-    """The fields of a dataclass that differ from its defaults and that JSON can hold."""
+    """The fields that differ from their defaults and can be written as JSON."""
     changed = {}
     for field in dataclasses.fields(arguments):
         value = getattr(arguments, field.name)
@@ -40,7 +40,7 @@ def changed_values(arguments: StageArguments | AVicunaTrainingArguments) -> dict
 
 
 def recipe_of(stage: StageArguments, training: AVicunaTrainingArguments) -> dict:
-    """What the recipe and the command line change, with all keys of each data source."""
+    """The settings that differ from the defaults, with all fields of each data source."""
     sources = {
         name: [dataclasses.asdict(source) for source in entries]
         for name, entries in (("datasets", stage.sources), ("eval_datasets", stage.eval_sources))
@@ -50,7 +50,7 @@ def recipe_of(stage: StageArguments, training: AVicunaTrainingArguments) -> dict
 
 
 def read_beside(model: str, name: str, *, revision: str | None = None) -> dict | None:
-    """A JSON file beside the weights of a checkpoint folder or Hub id; None where there is none."""
+    """A JSON file of a checkpoint folder or Hub id, or None."""
     path = Path(model, name)
     if not Path(model).is_dir():
         try:
@@ -61,16 +61,16 @@ def read_beside(model: str, name: str, *, revision: str | None = None) -> dict |
 
 
 def describe_start(model: str, *, revision: str | None = None) -> dict:
-    """What a stage starts from.
+    """The history of the checkpoint that a stage starts from.
 
     Args:
-        model: folder or Hub id; for LoRA (`adapter/` of a stage, a checkpoint of a LoRA stage) the stage that it
-            belongs to is described, or else its base model.
+        model: folder or Hub id. LoRA weights are described by the stage that they belong to, otherwise by their base
+            model.
         revision: of a Hub id.
 
     Returns:
-        {"stages": the summaries of the stages before, "origin": the parts that the first of them was made of, "base":
-        the Hub id that the first of them started from, or None}.
+        {"stages": the summaries of the earlier stages, "origin": the parts of the first checkpoint, "base": the Hub id
+        that the first stage started from, or None}.
     """
     base = base_of_adapter(model, revision=revision)
     if base is not None:
@@ -84,16 +84,8 @@ def describe_start(model: str, *, revision: str | None = None) -> dict:
     return {**start, "stages": [*start["stages"], before]}
 
 
-def describe_device() -> str:
-    """What each process ran on."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-
-
 def finite_entries(history: list[dict], name: str) -> list[dict]:
-    """The log entries that have a value `name`.
-
-    NaN and infinities, which JSON lacks, become null (a gradient norm that overflows in float16, for example).
-    """
+    """The log entries with a value `name`; NaN and infinities, which JSON does not support, become null."""
     return [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
         for entry in history
@@ -111,12 +103,12 @@ def write_summary(
     counts: dict,
     seconds: float,
 ):
-    """Writes the summary into the trainer's output folder; call it on one process.
+    """Writes the summary to the trainer's output folder; call it on one process.
 
     Args:
         recipe: name of the recipe, if one was given.
         start: result of `describe_start` before the training.
-        counts: counted while loading and training: rows per source, dropped rows, samples without a supervised token.
+        counts: rows per source, dropped rows, samples without a supervised token.
         seconds: duration of `trainer.train`.
     """
     log = finite_entries(trainer.state.log_history, "loss")
@@ -139,7 +131,7 @@ def write_summary(
             world_size * training.per_device_train_batch_size * training.gradient_accumulation_steps
         ),
         "world_size": world_size,
-        "device": describe_device(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
         "versions": package_versions(LIBRARIES),
         "git_commit": git_commit(),

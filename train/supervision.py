@@ -1,7 +1,7 @@
-"""Ends a stage when the `run_stages` that started it is gone, also after `kill -9` or out of memory.
+"""Stops a stage when the `run_stages` process that started it has exited for any reason, including `kill -9`.
 
-The launcher between them (`accelerate launch`) would leave the stage running. `run_stages` passes its process id in
-the environment, and each process of the stage watches it.
+The launcher between them (`accelerate launch`) would let the stage continue. `run_stages` passes its process id in the
+environment, and each process of the stage polls it.
 """
 
 import os
@@ -17,12 +17,12 @@ SECONDS_BETWEEN_CHECKS = 1.0
 
 
 def supervised_environment() -> dict[str, str]:
-    """The environment for a stage that ends with this process."""
+    """The environment of a stage that is to stop with this process."""
     return {**os.environ, VARIABLE: f"{socket.gethostname()}:{os.getpid()}"}
 
 
 def end_with_run_stages() -> None:
-    """Starts to watch the `run_stages` of this stage; does nothing where there is none, or on another host."""
+    """Starts a thread that polls the `run_stages` process of this stage, if there is one on this host."""
     host, _, process_id = os.environ.get(VARIABLE, "").rpartition(":")
     if host == socket.gethostname():
         threading.Thread(target=_watch, args=[int(process_id)], daemon=True).start()

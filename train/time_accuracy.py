@@ -1,7 +1,7 @@
-"""How often the model predicts the digits of a time correctly, given all tokens before them (teacher forcing).
+"""Accuracy of the digits of times under teacher forcing: no text is generated.
 
-Counted by `train/trainer.py` during evaluation. A digit is recognised by its token, and its place by its position in
-the answer, so that no other form of labels is needed. It generates no text.
+`train/trainer.py` counts it during evaluation. Digits are recognised by their tokens, and start and end by their order
+in the answer.
 """
 
 from itertools import groupby
@@ -22,18 +22,15 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def time_places(labels: list[int], digits: set[int]) -> dict[int, str]:
-    """Which labels are digits of a time, and which digits.
+    """The labels that are digits of a time: index in `labels` -> one of `PLACES`.
 
     A time is two digits (`TimeCodec` with 100 bins). In each answer the first, third, ... time is a start and the
-    others are ends, whether they are written apart ("From 03 to 17") or together ("0317"). Other runs of digits are no
-    times.
+    others are ends, whether they are written separately ("From 03 to 17") or together ("0317"). Other runs of digits
+    are not times.
 
     Args:
         labels: one sequence of token ids; -100 separates the answers.
         digits: ids of the digits.
-
-    Returns:
-        Index in `labels` -> one of `PLACES`.
 
     Example:
         >>> time_places([-100, 7, 10, 13, 7, 11, 17, -100, 12], {10, 11, 12, 13, 17})
@@ -52,11 +49,7 @@ def time_places(labels: list[int], digits: set[int]) -> dict[int, str]:
 
 
 class TimeAccuracy:
-    """Counts over the batches of one evaluation.
-
-    Args:
-        tokenizer: of the model that is evaluated.
-    """
+    """Counts over the batches of one evaluation."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.digits = digit_tokens(tokenizer)
@@ -66,12 +59,8 @@ class TimeAccuracy:
         self.counts = torch.zeros(len(PLACES), 2)  # correct, all
 
     def add(self, labels: torch.Tensor, is_correct: torch.Tensor):
-        """Counts one batch.
-
-        Args:
-            labels (`torch.Tensor` of shape `(batch_size, length)`): token ids, -100 outside the answers.
-            is_correct (`torch.Tensor` of shape `(batch_size, length)`): whether the model's first choice is the label.
-        """
+        """Counts one batch: `labels`, -100 outside the answers, and whether the most probable token is the label;
+        both of shape `(batch_size, length)`."""
         for row, correct in zip(labels.tolist(), is_correct.tolist()):
             for index, place in time_places(row, self.digits).items():
                 self.counts[PLACES.index(place)] += torch.tensor([float(correct[index]), 1.0])

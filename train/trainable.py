@@ -1,8 +1,4 @@
-"""Which parameters a stage trains: whole parts by name, and LoRA on the language model.
-
-Called by `train/sft.py` between loading the model and building the trainer. It sets `requires_grad` and configures
-LoRA. The optimizer is in `optimizer.py`, saving and merging in `checkpoint.py`.
-"""
+"""The trainable parameters of a stage: sets `requires_grad` of whole parts, and configures LoRA."""
 
 from peft import LoraConfig
 from torch import nn
@@ -12,11 +8,8 @@ from train.arguments import PARTS, StageArguments
 
 
 def part_parameters(model: nn.Module, part: str) -> list[nn.Parameter]:
-    """The parameters of one named part; the output head is part of the language model.
-
-    Raises:
-        ValueError: the checkpoint has no such part (a feature-only checkpoint has no towers).
-    """
+    """The parameters of a part; the output head is part of the language model. ValueError if the checkpoint has no
+    such part."""
     module = getattr(model.model, part)
     if module is None:
         raise ValueError(f"cannot train {part!r}: this checkpoint has none")
@@ -45,11 +38,11 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def lora_config(model: nn.Module, stage: StageArguments) -> LoraConfig | None:
-    """LoRA as the stage's options say, or None without `use_peft`.
+    """The LoRA configuration of the stage, or None without `use_peft`.
 
-    Without `lora_target_modules` it is put on all linear layers of the language model (the published choice). The
-    output head is not among them: TRL's fused loss reads its weight directly and would not see an adapter on it. Parts
-    that the stage trains in full are saved whole beside LoRA (`modules_to_save`).
+    By default LoRA is applied to all linear layers of the language model (the published choice), except the output
+    head: TRL's fused loss reads its weight directly and would ignore an adapter. Parts that the stage trains in full
+    are saved in full with LoRA (`modules_to_save`).
     """
     config = get_peft_config(stage)
     if config is None:
@@ -62,7 +55,7 @@ def lora_config(model: nn.Module, stage: StageArguments) -> LoraConfig | None:
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Part -> (trained, all) parameters; under ZeRO-3 a partitioned tensor counts with its full size."""
+    """Part -> (trained, all) parameters; under ZeRO-3 the full size of a partitioned tensor counts."""
     counts = {}
     for part in PARTS:
         module = getattr(model.model, part)

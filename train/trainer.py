@@ -1,7 +1,4 @@
-"""TRL's `SFTTrainer` with the recipe's optimizer, the accuracy of times in evaluations, and an end by a criterion.
-
-Used by `train/sft.py`. The loss, the loop, checkpoints and distributed training are TRL's and Trainer's.
-"""
+"""TRL's `SFTTrainer` with the optimizer of `optimizer.py`, time accuracy in evaluations, and stopping criteria."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +25,8 @@ class AVicunaTrainer(SFTTrainer):
     """Reads `use_muon`, `adapter_learning_rate` and `stop_when` of `AVicunaTrainingArguments`.
 
     Evaluations also report the share of correctly predicted digits of times: `eval_start_tens_accuracy`,
-    `eval_start_ones_accuracy`, `eval_end_tens_accuracy` and `eval_end_ones_accuracy`. A training whose loss is not
-    finite ends with FloatingPointError before it saves anything.
+    `eval_start_ones_accuracy`, `eval_end_tens_accuracy` and `eval_end_ones_accuracy`. If the loss is not finite,
+    FloatingPointError is raised before anything is saved.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -61,7 +58,7 @@ class AVicunaTrainer(SFTTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        self.is_finite &= torch.isfinite(loss)  # stays on the device; StopAtDivergence reads it
+        self.is_finite &= torch.isfinite(loss)  # not copied to the CPU until StopAtDivergence reads it
         return loss
 
     def count(self, model: nn.Module, args: tuple, kwargs: dict, outputs: Any):
@@ -75,11 +72,11 @@ class AVicunaTrainer(SFTTrainer):
             self.time_accuracy.add(labels[:, 1:], outputs.is_top1)  # TRL scores all positions but the first
 
     def total_unsupervised(self) -> int:
-        """Samples of all processes that had no supervised token; call it on every process."""
+        """Number of samples without a supervised token, over all processes; call it on every process."""
         return int(self.accelerator.reduce(torch.tensor(self.num_unsupervised, device=self.accelerator.device)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if not self.model.training:  # TRL's own test for the log of an evaluation
+        if not self.model.training:  # the condition that TRL uses for the log of an evaluation
             counts = self.accelerator.reduce(self.time_accuracy.counts.to(self.accelerator.device))
             logs.update({f"eval_{name}": value for name, value in self.time_accuracy.shares(counts).items()})
             self.time_accuracy.reset()
@@ -87,25 +84,22 @@ class AVicunaTrainer(SFTTrainer):
 
 
 def count_unsupervised(labels: torch.Tensor, boundaries: torch.Tensor | None) -> int:
-    """How many samples of a batch have no label.
+    """Number of samples of a batch without a label.
 
     Args:
-        labels (`torch.Tensor` of shape `(batch_size, length)`): -100 where nothing is predicted.
-        boundaries (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): where the samples of a flattened row
-            begin.
+        labels (`torch.Tensor` of shape `(batch_size, length)`): -100 for tokens that are not supervised.
+        boundaries (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): starts of the samples if flattened.
     """
     samples = labels if boundaries is None else labels[0].split(boundaries.diff().tolist())
     return sum(not bool((sample != IGNORED).any()) for sample in samples)
 
 
 class UnmaskedLabelSmoother(LabelSmoother):
-    """Label smoothing over the tokens that the model predicts.
-
-    Placeholders and other masked tokens are left out: their logits are the smallest number of their type, and a mean
-    over them overflows.
+    """Label smoothing without placeholders and other masked tokens, whose logits are the smallest number of the data
+    type: a mean over them would overflow.
 
     Args:
-        epsilon: share of the probability that is spread evenly over these tokens.
+        epsilon: share of the probability that is distributed over all tokens.
         config: of the model, for the ids of the masked tokens.
     """
 
@@ -125,7 +119,7 @@ class UnmaskedLabelSmoother(LabelSmoother):
 
 
 class StopAtDivergence(TrainerCallback):
-    """Raises FloatingPointError where a loss was not finite: before each log and each checkpoint, and at the end."""
+    """Raises FloatingPointError if a loss was not finite: before each log and each checkpoint, and at the end."""
 
     def __init__(self, trainer: AVicunaTrainer):
         self.trainer = trainer
@@ -174,11 +168,7 @@ def score_labelled_positions():
 
 
 class StopWhen(TrainerCallback):
-    """Ends the training after the first evaluation that meets all criteria.
-
-    Args:
-        criteria: "METRIC >= NUMBER" or "METRIC <= NUMBER"; the name of an evaluation metric, with or without "eval_".
-    """
+    """Stops the training after the first evaluation that meets all criteria, in the form of `read_criterion`."""
 
     def __init__(self, criteria: list[str]):
         self.criteria: list[tuple[str, Callable[[float, float], bool], float]] = list(map(read_criterion, criteria))

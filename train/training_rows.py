@@ -1,7 +1,4 @@
-"""The rows that a stage trains on and is evaluated on: loaded, checked, mixed by weight; rows without media counted.
-
-Called by `train/sft.py`. It opens no media and writes no text.
-"""
+"""Loads the training and evaluation rows of a stage, mixed by weight, and drops and counts rows without media."""
 
 import json
 import logging
@@ -35,9 +32,8 @@ def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
     """One source as rows of `dataset_builders.schema`.
 
     Args:
-        source: what to load.
-        data_dir: folder that relative paths of the source start from: options that end in `_file` or `_dir`, and a
-            `path` that is a file or begins with "./".
+        data_dir: base folder of relative paths: options that end in `_file` or `_dir`, and a `path` that is a file or
+            begins with "./".
 
     Raises:
         ValueError: a missing column, or no rows.
@@ -63,14 +59,8 @@ def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
 def load_stage_rows(
     stage: StageArguments, *, media: CachedMedia | MediaFiles, seed: int
 ) -> tuple[Dataset, Dataset | None, dict]:
-    """The training rows and, where the stage has `eval_datasets`, the held-out rows.
-
-    Returns:
-        Both, and {"rows_per_source": {source: rows}, "dropped": {reason: rows}, "eval": the same of held-out rows}.
-
-    Raises:
-        ValueError: see `load_rows`.
-    """
+    """The training rows, the rows of `eval_datasets` or None, and the counts of `load_rows`, those of the evaluation
+    rows as "eval"."""
 
     def load(sources: list[DataSource]) -> tuple[Dataset, dict]:
         share = stage.max_missing_share
@@ -91,11 +81,10 @@ def load_rows(
     max_missing: float = 0.0,
     seed: int = 0,
 ) -> tuple[Dataset, dict]:
-    """All rows of the sources, mixed by weight, and what was counted on the way.
+    """The rows of all sources, mixed by weight, and their counts.
 
     Args:
-        sources: what to load.
-        media: says which media of a row are missing.
+        media: lists the missing media of a row.
         data_dir: see `load_source`.
         max_missing: share of the rows that may lack media; these rows are dropped.
         seed: of the mixture.
@@ -113,7 +102,7 @@ def load_rows(
     for number, source in enumerate(sources):
         rows = load_source(source, data_dir=data_dir)
         num_rows += len(rows)
-        needed = rows.select_columns(["id", "source", "media", "segments"])  # decoding messages takes most of the time
+        needed = rows.select_columns(["id", "source", "media", "segments"])  # reading messages would take most time
         absent = {index: names for index, row in enumerate(needed) if (names := media.missing(row))}
         missing += [(rows[index]["id"], names) for index, names in absent.items()]
         key = f"{number}:{source.path}" + (f"/{source.name}" if source.name else "")
@@ -126,16 +115,7 @@ def load_rows(
 
 
 def check_missing(missing: list[tuple[str, list[str]]], *, num_rows: int, max_missing: float):
-    """Logs how many rows are dropped because media are missing.
-
-    Args:
-        missing: id and missing media of each such row.
-        num_rows: number of all rows.
-        max_missing: share of the rows that may be dropped.
-
-    Raises:
-        ValueError: more rows than that.
-    """
+    """Logs the rows without media (id and missing media of each). ValueError if their share exceeds `max_missing`."""
     examples = json.dumps(missing[:3])
     if len(missing) > max_missing * num_rows:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Whitens the outputs of random tiny towers: each feature is centred and decorrelated on example media.
+"""Whitens the outputs of random tiny towers: features are centred and decorrelated on example media.
 
-The outputs of a random encoder are nearly the same for all pictures; the differences lie in directions of small
-variance. The last linear map of each tower is replaced by principal components scaled to equal variance (our choice).
-In the demo it replaces pretraining. It uses no labels and is never applied to pretrained towers.
+The outputs of a random encoder are nearly identical for all pictures; they differ in directions of small variance. The
+last linear layer of each tower is replaced by principal components scaled to equal variance (our choice). In the demo
+this replaces pretraining. It uses no labels and is not applied to pretrained towers.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from train.extract_features import read_media
 
 
-# directions whose variance is a smaller share of the largest than this are rounding noise
+# directions with less than this share of the largest variance are rounding noise
 LEAST_VARIANCE = 1e-6
 
 
@@ -58,16 +58,11 @@ def whiten_towers(model: PreTrainedModel, processor: ProcessorMixin, paths: list
     weight, _ = whitening_map(torch.cat(captured["vision"]), vision.config.projection_dim)
     vision.visual_projection.weight.copy_(weight)
     # the projection has no bias: the layer norm before it shifts the mean to zero
-    normed = find_post_layernorm(vision)
-    normed.bias.sub_(torch.cat(captured["vision"]).mean(dim=0))
+    (norm,) = [module for name, module in vision.named_modules() if name.endswith("post_layernorm")]
+    norm.bias.sub_(torch.cat(captured["vision"]).mean(dim=0))
     weight, bias = whitening_map(torch.cat(captured["audio"]), audio.config.projection_dim)
     audio.audio_projection.linear2.weight.copy_(weight)
     audio.audio_projection.linear2.bias.copy_(bias)
-
-
-def find_post_layernorm(vision: PreTrainedModel) -> nn.LayerNorm:
-    (norm,) = [module for name, module in vision.named_modules() if name.endswith("post_layernorm")]
-    return norm
 
 
 def spread(paths: list, number: int) -> list:
