@@ -18,7 +18,7 @@ from model_card.release.dataset_release import assemble_dataset, find_dataset_pr
 from model_card.write import dataset_card
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.hub_server import TOKEN
-from tests.test_push import run_as_a_stranger, write_example
+from tests.test_push import run_without_project, write_example
 
 
 LOAD_DATASET = """
@@ -39,7 +39,7 @@ def test_a_pushed_dataset_loads_in_a_process_without_the_project(hub, tmp_path, 
         assert published[path.relative_to(folder).as_posix()] == path.read_bytes()
     assert b'load_dataset("user/pu_valor"' in published["README.md"] and "report.json" in published
     assert ("datasets", "user/pu_valor") not in hub.private
-    assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).strip() == f"9 {FEATURES}"
+    assert run_without_project(LOAD_DATASET, hub, tmp_path).strip() == f"9 {FEATURES}"
 
 
 def test_a_smaller_build_replaces_the_shards_of_a_larger_one(hub, tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ def test_a_smaller_build_replaces_the_shards_of_a_larger_one(hub, tmp_path, monk
         shards = {path.name for path in (folder / "data").iterdir()}
         published = hub.repos["datasets", "user/pu_valor"]
         assert {name.split("/")[1] for name in published if name.startswith("data/")} == shards
-    assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).startswith("4 ")
+    assert run_without_project(LOAD_DATASET, hub, tmp_path).startswith("4 ")
 
 
 PUSH_ROWS = """
@@ -76,7 +76,7 @@ def test_rows_in_memory_are_published_with_push_to_hub(hub, tmp_path, project_di
         check=True,
     )
     assert ("datasets", "user/pu_valor") in hub.private
-    assert run_as_a_stranger(LOAD_DATASET, hub, tmp_path).strip() == f"5 {FEATURES}"
+    assert run_without_project(LOAD_DATASET, hub, tmp_path).strip() == f"5 {FEATURES}"
 
 
 def test_a_published_dataset_has_no_local_paths(tmp_path):

@@ -1,6 +1,4 @@
-"""Publishing, end to end, against a stand-in Hub on this machine: what goes, what a stranger gets, what a failure
-leaves.
-"""
+"""Publishing to a local Hub: the published files, loading them without the project, and failures."""
 
 import errno
 import json
@@ -34,18 +32,18 @@ CAPTIONS = ["a dog barking in the yard", "a man playing the guitar", "rain falli
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A tiny checkpoint with its processor and a card, as training leaves it."""
+    """A tiny checkpoint with its processor."""
     folder = tmp_path_factory.mktemp("checkpoint") / "avicuna"
     model, processor = build_tiny(CAPTIONS, num_av_tokens=8)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    (folder / "training_args.bin").write_bytes(b"a pickle that must stay at home")
+    (folder / "training_args.bin").write_bytes(b"a pickle that must not be published")
     return folder
 
 
 @pytest.fixture(scope="module")
 def stage(workshop, tmp_path_factory) -> Path:  # noqa: F811
-    """What a LoRA stage leaves: the merged model, the adapter beside it."""
+    """The output of a LoRA stage: the merged model and the adapter."""
     return run_stage(
         workshop, "composed", tmp_path_factory.mktemp("stage") / "stage3", use_peft=True, lora_r=4, lora_alpha=64
     )
@@ -62,7 +60,7 @@ def push(hub, home: Path, *arguments: str, **environment: str) -> subprocess.Com
     )
 
 
-STRANGER = """
+LOAD_MODEL = """
 import sys
 from transformers import AutoModel, AutoProcessor
 model = AutoModel.from_pretrained("user/avicuna", trust_remote_code=True, revision=sys.argv[1])
@@ -72,8 +70,8 @@ inputs = processor(text="USER: hello ASSISTANT:", return_tensors="pt")
 print(model(**inputs).logits.double().sum().item())
 """
 
-# what the card shows, as it stands (but for the length of the answer), and the pipeline that came along
-READER = """
+# the code of the card with a shorter answer, and the published pipeline
+RUN_CARD = """
 from huggingface_hub import hf_hub_download
 from transformers import pipeline
 
@@ -85,8 +83,8 @@ print(type(locate(hf_hub_download("user/avicuna", "example.mp4"), max_new_tokens
 """
 
 
-def run_as_a_stranger(code: str, hub, home: Path, *arguments: str) -> str:
-    """Run `code` in a process that has neither the project nor its cache; returns what it printed."""
+def run_without_project(code: str, hub, home: Path, *arguments: str) -> str:
+    """Run `code` in a process without the project and with an empty cache; returns its output."""
     done = subprocess.run(
         [sys.executable, "-c", HIDE_PROJECT + code, *arguments],
         cwd=home,
@@ -99,47 +97,46 @@ def run_as_a_stranger(code: str, hub, home: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_pushed_model_loads_by_its_revision_in_a_process_without_the_project(hub, checkpoint, tmp_path, capsys):
+def test_a_pushed_model_loads_by_its_revision_without_the_project(hub, checkpoint, tmp_path, capsys):
     video = tmp_path / "clip.mp4"
     write_example(video)
     arguments = ("--model", str(checkpoint), "--repo-id", "user/avicuna", "--example-video", str(video))
     push_module.main([*arguments, "--dry-run"])
-    told = capsys.readouterr().out
-    assert "model.safetensors" in told and "training_args.bin" not in told
-    assert hub.requests == [], "a dry run asked the Hub"
+    printed = capsys.readouterr().out
+    assert "model.safetensors" in printed and "training_args.bin" not in printed
+    assert hub.requests == [], "a dry run must not send a request"
     done = push(hub, tmp_path, *arguments, "--revision", "v1")
     assert done.returncode == 0, done.stderr
     assert MODEL not in hub.private
-    assert hub.repos[MODEL] == {}, "only the branch was to be written"
+    assert hub.repos[MODEL] == {}, "only the branch must be written"
     published = hub.branches["models", "user/avicuna", "v1"]
     assert published["example.mp4"] == video.read_bytes()
     assert "training_args.bin" not in published and "modeling_avicuna.py" in published
-    assert published["README.md"].count(b'revision="v1"') == 3, "the card's code loads what stands on main"
-    told = run_as_a_stranger(STRANGER, hub, tmp_path, "v1")
-    assert float(told.split()[-1]) == pytest.approx(logits_in_memory(checkpoint), abs=1e-6)
+    assert published["README.md"].count(b'revision="v1"') == 3, "the code of the card must load the branch"
+    printed = run_without_project(LOAD_MODEL, hub, tmp_path, "v1")
+    assert float(printed.split()[-1]) == pytest.approx(logits_in_memory(checkpoint), abs=1e-6)
 
 
-def test_the_card_of_a_pushed_model_runs_as_it_stands(hub, checkpoint, tmp_path, monkeypatch):
-    """Without a video given, the release carries one of the sandbox; a bare name becomes the user's repository."""
+def test_the_code_in_the_card_of_a_pushed_model_runs(hub, checkpoint, tmp_path, monkeypatch):
+    """With the default example video, from the sandbox, and a repository name without owner."""
     monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
     push_module.main(["--model", str(checkpoint), "--repo-id", "avicuna"])
     published = hub.repos[MODEL]
     assert published["example.mp4"][4:8] == b"ftyp"
     assert b"not run" in published["README.md"] and b"user/avicuna" in published["README.md"]
-    told = run_as_a_stranger(READER, hub, tmp_path)
-    assert told.strip().splitlines()[-1] == "list"
+    printed = run_without_project(RUN_CARD, hub, tmp_path)
+    assert printed.strip().splitlines()[-1] == "list"
 
 
-def test_a_space_that_runs_the_model_is_tried_and_goes_with_it(hub, checkpoint, monkeypatch, capsys):
+def test_a_space_is_tested_and_published_with_the_model(hub, checkpoint, monkeypatch, capsys):
     pytest.importorskip("gradio", reason="Gradio is not installed: the extra `space`")
     monkeypatch.setattr(push_module, "HfApi", lambda: HfApi(endpoint=hub.address, token=TOKEN))
     line = ["--model", str(checkpoint), "--repo-id", "avicuna", "--space-id", "avicuna-demo"]
     push_module.main(line)
     assert "the Space starts in a fresh process and answers: " in capsys.readouterr().out
     space = hub.repos["spaces", "user/avicuna-demo"]
-    assert (
-        set(space) == {"README.md", "app.py", "requirements.txt"} and hub.space_sdks["user/avicuna-demo"] == "gradio"
-    )
+    assert set(space) == {"README.md", "app.py", "requirements.txt"}
+    assert hub.space_sdks["user/avicuna-demo"] == "gradio"
     assert b'MODEL_ID = "user/avicuna"' in space["app.py"] and b"- user/avicuna\n" in space["README.md"]
     assert ("spaces", "user/avicuna-demo") not in hub.private and "model.safetensors" in hub.repos[MODEL]
     for wrong in (["--revision", "v1"], ["--revision", "main"]):
@@ -153,7 +150,7 @@ def logits_in_memory(checkpoint: Path) -> float:
     return model(**inputs).logits.double().sum().item()
 
 
-def test_a_launched_training_ends_in_the_same_clean_repository(hub, workshop, tmp_path):  # noqa: F811
+def test_a_launched_training_publishes_a_model_without_training_state(hub, workshop, tmp_path):  # noqa: F811
     """`accelerate launch train/sft.py --push_to_hub`: no training state, no adapter, a card with the log."""
     output = tmp_path / "stage3"
     push_options = {"push_to_hub": True, "hub_model_id": "user/avicuna", "save_strategy": "steps", "save_steps": 1}
@@ -178,7 +175,7 @@ def test_a_launched_training_ends_in_the_same_clean_repository(hub, workshop, tm
     assert "example.mp4" in published and "chat_template.jinja" in published and MODEL not in hub.private
 
 
-def test_a_training_whose_push_fails_is_kept_and_says_how_to_push_it(hub, workshop, tmp_path, monkeypatch):  # noqa: F811
+def test_a_failed_push_after_training_keeps_the_model_and_names_the_command(hub, workshop, tmp_path, monkeypatch):  # noqa: F811
     output = run_stage(workshop, "composed", tmp_path / "stage", trainable="vision_adapter")
     line = stage_arguments(workshop, "composed", output, trainable="vision_adapter", hub_model_id="user/avicuna")
     training = parse_arguments(line)[2]
@@ -191,7 +188,7 @@ def test_a_training_whose_push_fails_is_kept_and_says_how_to_push_it(hub, worksh
     assert not hub.repos[MODEL] and (output / "model.safetensors").is_file()
 
 
-WHAT_IT_STARTED_FROM = """
+DESCRIBE_START = """
 import json
 from train.summary import describe_start
 
@@ -199,18 +196,18 @@ print(json.dumps(describe_start("user/avicuna")))
 """
 
 
-def test_a_stage_that_starts_from_the_hub_knows_the_stages_before_it(hub, stage, tmp_path):
+def test_a_stage_that_starts_from_the_hub_records_the_earlier_stages(hub, stage, tmp_path):
     upload(stage, api=HfApi(endpoint=hub.address, token=TOKEN), repo_id="user/avicuna")
     done = subprocess.run(
-        [sys.executable, "-c", WHAT_IT_STARTED_FROM],
+        [sys.executable, "-c", DESCRIBE_START],
         cwd=PROJECT,
         env=hub.environment(tmp_path / "home"),
         capture_output=True,
         text=True,
         check=True,
     )
-    told, summary = json.loads(done.stdout), json.loads((stage / "training_summary.json").read_text())
-    assert told == {**summary.pop("started_from"), "stages": [summary]}
+    start, summary = json.loads(done.stdout), json.loads((stage / "training_summary.json").read_text())
+    assert start == {**summary.pop("started_from"), "stages": [summary]}
 
 
 def test_an_adapter_names_its_base_on_the_hub(hub, tmp_path, monkeypatch, capsys):
@@ -234,8 +231,8 @@ def test_an_adapter_names_its_base_on_the_hub(hub, tmp_path, monkeypatch, capsys
     assert b"base_model: user/avicuna" in published["README.md"] and "Notice" not in published
 
 
-def test_the_card_of_a_pushed_adapter_runs_as_it_stands(hub, workshop, stage, tmp_path, monkeypatch, capsys):  # noqa: F811
-    """LoRA of a real stage, on its base, in a process without the project: the logits of the merged model."""
+def test_the_code_in_the_card_of_a_pushed_adapter_runs(hub, workshop, stage, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """Without the project, base and adapter give the logits of the merged model."""
     api = HfApi(endpoint=hub.address, token=TOKEN)
     monkeypatch.setattr(push_module, "HfApi", lambda: api)
     upload(workshop.checkpoint, api=api, repo_id="user/avicuna-stage2")
@@ -252,16 +249,16 @@ def test_the_card_of_a_pushed_adapter_runs_as_it_stands(hub, workshop, stage, tm
     card = hub.repos["models", "user/lora"]["README.md"].decode()
     assert "| pseudo-valor 8 | 2 | 4 | 0.01 |" in card and "Rank 4, alpha 64" in card
     sample = card.split("```python\n")[1].split("```")[0]
-    asked = "print(model.eval()(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
-    told = run_as_a_stranger(f"import torch\n{sample}\n{asked}", hub, tmp_path)
+    code = "print(model.eval()(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
+    printed = run_without_project(f"import torch\n{sample}\n{code}", hub, tmp_path)
     merged = AVicunaForConditionalGeneration.from_pretrained(stage).eval()
-    assert float(told.split()[-1]) == pytest.approx(
+    assert float(printed.split()[-1]) == pytest.approx(
         merged(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item(), rel=1e-4
     )
 
 
-def test_a_full_disk_ends_before_anything_is_sent(hub, checkpoint, monkeypatch):
-    def write(*places, **options):
+def test_an_error_while_writing_the_release_sends_nothing(hub, checkpoint, monkeypatch):
+    def write(*paths, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("model_card.release.model_release.shutil.copy2", write)
@@ -270,13 +267,13 @@ def test_a_full_disk_ends_before_anything_is_sent(hub, checkpoint, monkeypatch):
     assert hub.requests == []
 
 
-def test_a_really_full_disk_is_told_and_nothing_is_sent(hub, checkpoint, tmp_path):
-    """The release is assembled on a disk of 64 KiB, in a mount that only the command sees."""
+def test_a_full_disk_is_an_error_and_nothing_is_sent(hub, checkpoint, tmp_path):
+    """The release is assembled on a file system of 64 KiB in a separate mount namespace."""
     disk = tmp_path / "disk"
     disk.mkdir()
     small = f"mount -t tmpfs -o size=64k tmpfs {disk}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", small], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small disk in a namespace of his own")
+        pytest.skip("this machine does not allow mounting a file system in a user namespace")
     line = [sys.executable, "-m", "model_card.push", "--model", str(checkpoint), "--repo-id", "user/avicuna"]
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", f'{small} && TMPDIR={disk} exec "$@"', "sh", *line],
@@ -289,7 +286,7 @@ def test_a_really_full_disk_is_told_and_nothing_is_sent(hub, checkpoint, tmp_pat
     assert hub.requests == []
 
 
-def test_a_card_of_other_weights_is_refused(checkpoint, tmp_path):
+def test_a_card_of_other_weights_is_an_error(checkpoint, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(checkpoint, other)
     write_module.main(["--model", str(other), "--repo-id", "user/avicuna"])
@@ -299,7 +296,7 @@ def test_a_card_of_other_weights_is_refused(checkpoint, tmp_path):
         push_module.main(["--model", str(other), "--repo-id", "user/avicuna", "--dry-run"])
 
 
-def test_a_card_that_loads_another_repository_is_refused(checkpoint, tmp_path):
+def test_a_card_that_loads_another_repository_is_an_error(checkpoint, tmp_path):
     card = tmp_path / "card.md"
     card.write_text('```python\nmodel = AutoModel.from_pretrained("user/other", trust_remote_code=True)\n```\n')
     line = ["--model", str(checkpoint), "--repo-id", "user/avicuna", "--card", str(card), "--dry-run"]
@@ -308,7 +305,7 @@ def test_a_card_that_loads_another_repository_is_refused(checkpoint, tmp_path):
 
 
 def write_example(path: Path, *, seconds: int = 2) -> None:
-    """A brightening frame and a tone."""
+    """Frames of increasing brightness and a tone."""
     with MediaWriter(path, width=64, height=64, fps=8, sampling_rate=48000, num_channels=1) as writer:
         for index in range(8 * seconds):
             writer.write_frame(np.full((64, 64, 3), 10 * index, np.uint8))

@@ -1,4 +1,4 @@
-"""Readers of questions about whole videos and images, on the real files with their real quirks."""
+"""Readers of questions about whole videos and images, on the real files."""
 
 import json
 
@@ -24,7 +24,7 @@ def read(reader, *paths, **settings):
     return list(reader(*paths, report=report, **settings)), report.counts()
 
 
-def test_avsd_dialogs_are_joined_up_and_whole(data_dir):
+def test_avsd_dialogs_are_complete_and_detokenized(data_dir):
     videos, counts = read(read_avsd, data_dir / "avsd" / "lbl_test_set4DSTC7-AVSD.json.gz")
     assert len(videos) == 1_710 and counts["avsd"]["read"] == sum(len(video.turns) for video in videos) == 6_745
     by_id = {video.record_id: video.turns for video in videos}
@@ -36,7 +36,7 @@ def test_avsd_dialogs_are_joined_up_and_whole(data_dir):
     assert not [text for text in texts if " ?" in text or " ." in text or " 't" in text or " 's " in text]
 
 
-def test_undisclosed_and_missing_answers_are_dropped_by_name(tmp_path):
+def test_undisclosed_and_missing_answers_are_dropped_with_their_reason(tmp_path):
     turns = [("is he alone ?", "__UNDISCLOSED__"), ("who ?", ""), ("", "no"), ("where ?", "at home")]
     dialog = [{"question": question, "answer": answer} for question, answer in turns]
     (tmp_path / "avsd.json").write_text(json.dumps({"dialogs": [{"image_id": "AB", "dialog": dialog}]}))
@@ -45,7 +45,7 @@ def test_undisclosed_and_missing_answers_are_dropped_by_name(tmp_path):
     assert counts["avsd"]["dropped"] == {"no_answer": 1, "no_question": 1, "undisclosed_answer": 1}
 
 
-def test_detokenize_leaves_written_text_alone():
+def test_detokenize_does_not_change_normal_text():
     assert detokenize("He isn't here. It's 2:30!") == "He isn't here. It's 2:30!"
 
 
@@ -58,7 +58,7 @@ def test_detokenize_leaves_written_text_alone():
         ("avqa-train_fake", 6_233, 112),
     ],
 )
-def test_music_avqa_questions_are_filled_and_contradictions_dropped(data_dir, name, num_read, num_dropped):
+def test_music_avqa_templates_are_filled_and_conflicting_answers_dropped(data_dir, name, num_read, num_dropped):
     path = data_dir / "music_avqa" / f"{name}.json.gz"
     videos, counts = read(read_music_avqa, path)
     counts = counts["music_avqa"]
@@ -74,7 +74,7 @@ def test_music_avqa_questions_are_filled_and_contradictions_dropped(data_dir, na
         )
 
 
-def test_music_avqa_has_forty_one_answers_in_validation_and_test_and_every_question_has_its_kind(data_dir):
+def test_music_avqa_has_41_answers_and_three_kinds_of_questions(data_dir):
     asked = {
         name: list(published_questions.read_music_avqa(data_dir / "music_avqa" / f"{name}.json.gz", drop=refuse(name)))
         for name in ("avqa-test", "avqa-val", "avqa-val.update")
@@ -86,7 +86,7 @@ def test_music_avqa_has_forty_one_answers_in_validation_and_test_and_every_quest
     assert {one.kind.split(" ")[0] for one in asked["avqa-test"]} == {"Audio", "Visual", "Audio-Visual"}
 
 
-def test_a_template_and_its_values_must_agree_in_number():
+def test_a_template_needs_one_value_per_placeholder():
     assert fill_template("Is the <Object> in the video\uff1f", ["cello"]) == "Is the cello in the video?"
     with pytest.raises(ValueError, match="2 placeholders but 1 values"):
         fill_template("<LR> or <Object>", ["left"])
@@ -109,19 +109,19 @@ def test_activitynet_qa_joins_questions_and_answers_by_id(data_dir):
         ("violet_samples/txt_cc3m.json.gz", 450),
     ],
 )
-def test_image_files_of_every_form_are_read_whole(data_dir, path, num_records):
+def test_all_records_of_the_real_image_files_are_read(data_dir, path, num_records):
     records, counts = read(read_question_answers, data_dir / path, source="images")
     assert len(records) == counts["images"]["read"] == num_records and counts["images"]["dropped"] == {}
     texts = [text for record in records for turn in record.turns for text in turn]
     assert not [text for text in texts if "</s>" in text or "<image>" in text or text != text.strip()]
 
 
-def test_paragraphs_of_an_answer_survive(data_dir):
+def test_paragraphs_of_an_answer_are_kept(data_dir):
     records, _ = read(read_question_answers, data_dir / "image_text/llava_complex_reasoning_2k.json.gz", source="i")
     assert "precautions include:\n\n1. Wearing reflective" in records[0].turns[0][1]
 
 
-def test_llava_video_instruct_and_videochat_forms_read_alike(tmp_path):
+def test_formats_of_llava_video_instruct_and_videochat_give_the_same_records(tmp_path):
     question, answer = "What is\nthis?", "A dog."
     forms = [
         {"video_id": "v_abc", "q": question, "a": answer},
@@ -147,7 +147,7 @@ def test_llava_video_instruct_and_videochat_forms_read_alike(tmp_path):
     assert {record.media_names for record in records} == {("v_abc", "abc")}
 
 
-def test_records_of_no_known_form_are_dropped_not_guessed(tmp_path):
+def test_records_of_an_unknown_format_are_dropped(tmp_path):
     gpt = {"from": "gpt", "value": "Hi."}
     forms = [{"video": "a", "text": "b"}, {"q": "What?", "a": "That."}, {"video": "a", "conversations": [gpt, gpt]}]
     (tmp_path / "forms.json").write_text(json.dumps(forms))
@@ -161,10 +161,10 @@ def test_records_of_no_known_form_are_dropped_not_guessed(tmp_path):
     }
 
 
-def test_short_answer_wordings_hold_the_question_word_for_word():
+def test_short_answer_wordings_contain_the_question_unchanged():
     turns = tuple((f"Is {number} here {{?}}", "yes") for number in range(25))
     rows = list(question_rows(QuestionedVideo("v", ("v",), turns), source="q", media="v.mp4", short_answers=True))
     asked = [message["content"].removeprefix("<video>\n") for row in rows for message in row["messages"][::2]]
     assert len(rows) == 3 and len(asked) == 25
-    assert all(question in said for (question, _), said in zip(turns, asked))
-    assert len({said.replace(question, "") for (question, _), said in zip(turns, asked)}) == 4
+    assert all(question in text for (question, _), text in zip(turns, asked))
+    assert len({text.replace(question, "") for (question, _), text in zip(turns, asked)}) == 4

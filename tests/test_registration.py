@@ -1,4 +1,4 @@
-"""Our builders under `load_dataset`: the private names of `datasets` that this stands on, and what it leaves alone."""
+"""Registration of the builders for `load_dataset`, which uses private names of `datasets`."""
 
 import datasets
 import pytest
@@ -10,7 +10,7 @@ from dataset_builders import registration
 from .curation_fixtures import write_captions
 
 
-def test_data_files_are_refused(tmp_path):
+def test_data_files_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="takes its files from its settings"):
         load_dataset("pu_valor", data_files=str(write_captions(tmp_path / "desc.json")))
 
@@ -22,15 +22,15 @@ def test_other_builders_of_datasets_still_work(tmp_path):
     }
 
 
-def test_the_private_names_that_registration_needs_are_there():
-    """Pins the parts of `datasets` that registration stands on: a failure here means a new version moved them."""
+def test_the_private_names_of_datasets_exist():
+    """Fails if a new version of `datasets` moves them."""
     assert dataset_builders.register_builders()
     for name, module_path in registration.BUILDERS.items():
         assert datasets.packaged_modules._PACKAGED_DATASETS_MODULES[name][0] == module_path
     assert datasets.load.PackagedDatasetModuleFactory is registration.PackagedFactory
 
 
-def test_a_datasets_without_these_names_is_told_clearly(monkeypatch):
+def test_a_version_of_datasets_without_these_names_gives_a_warning(monkeypatch):
     monkeypatch.delattr(datasets.load, "PackagedDatasetModuleFactory")
     with pytest.warns(UserWarning, match=r"PackagedDatasetModuleFactory.*pu_valor"):
         assert not dataset_builders.register_builders()

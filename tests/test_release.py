@@ -1,4 +1,4 @@
-"""What may be published, what may not, and that the checks name the file."""
+"""Published files, and checks that name the problem and the file."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ CARD = {"README.md": "# card\n"}
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A training output as it lies on disk: what belongs to the model beside what does not."""
+    """A training output: files of the model and training state."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     for name in (
@@ -27,12 +27,7 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "modeling_avicuna.py").write_text('"""Model."""\n')
-    for name in (
-        "optimizer.pt",
-        "training_args.bin",
-        "trainer_state.json",
-        "rng_state_0.pth",
-    ):
+    for name in ("optimizer.pt", "training_args.bin", "trainer_state.json", "rng_state_0.pth"):
         (folder / name).write_bytes(b"state")
     (folder / "training_summary.json").write_text('{"recipe": {"data_dir": "/home/me/data/valor"}}')
     (folder / "global_step4").mkdir()
@@ -40,7 +35,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_release_holds_what_a_user_needs_and_no_training_state(checkpoint, tmp_path):
+def test_a_release_has_the_model_files_without_training_state(checkpoint, tmp_path):
     assemble_release(checkpoint, output=tmp_path / "release", texts=CARD)
     assert {path.name for path in (tmp_path / "release").iterdir()} == {
         "README.md",
@@ -58,18 +53,18 @@ def test_a_release_holds_what_a_user_needs_and_no_training_state(checkpoint, tmp
     assert find_problems(tmp_path / "release") == []
 
 
-def test_a_release_is_never_mixed_into_an_older_folder(checkpoint, tmp_path):
+def test_an_existing_release_folder_is_an_error(checkpoint, tmp_path):
     (tmp_path / "release").mkdir()
     with pytest.raises(FileExistsError, match="release"):
         assemble_release(checkpoint, output=tmp_path / "release", texts=CARD)
 
 
-def test_a_folder_without_configuration_is_no_checkpoint(tmp_path):
+def test_a_folder_without_configuration_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         assemble_release(tmp_path, output=tmp_path / "release", texts=CARD)
 
 
-def test_each_kind_of_problem_is_found_and_names_its_file(checkpoint, tmp_path):
+def test_each_kind_of_problem_is_found_with_its_file(checkpoint, tmp_path):
     release = tmp_path / "release"
     assemble_release(checkpoint, output=release, texts={"README.md": "trained in /home/someone/runs\n"})
     (release / "weights.bin").write_bytes(b"pickle")

@@ -1,4 +1,4 @@
-"""What rendering promises, measured on the finished mp4: time, pitch, picture, noise, joins, and clear errors."""
+"""Rendering, measured on the finished mp4: times, pitch, frames, noise, joins, and errors."""
 
 import itertools
 import os
@@ -14,17 +14,12 @@ from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import Letterbox, render_video, select_frames
 from modeling_avicuna.media_avicuna import MediaError, Orientation, TimedFrame, decode_audio, decode_video, probe
-from tests.media_files import write_ramp
+from tests.media_files import tone, write_ramp
 
 
 RATE = 48_000
 FLASH_SECONDS = 0.1
-MARKS = (
-    1.0,
-    2.6,
-    5.4,
-    8.6,
-)  # s, of flash and beep in the source clips: a frame begins there at 20, 25 and 30 per second
+MARKS = (1.0, 2.6, 5.4, 8.6)  # seconds of flash and beep in the clips; at 20, 25 and 30 fps a frame starts there
 FORMAT = {"width": 64, "height": 48, "fps": 25}
 
 
@@ -52,9 +47,6 @@ def write_clip(path: Path, *, seconds: float, fps: int, pixels, samples: np.ndar
     return path
 
 
-def tone(frequency: float, seconds: float) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
-
 
 def gate(seconds: float, marks) -> np.ndarray:
     time = np.arange(round(seconds * RATE)) / RATE
@@ -63,24 +55,25 @@ def gate(seconds: float, marks) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> dict[str, Path]:
-    """Clips with a flash and a beep at known times, at three frame rates, and plain tones, and one without sound."""
+    """Clips with flashes and beeps at known times at three frame rates, two tones, and a silent clip."""
     folder = tmp_path_factory.mktemp("clips")
 
     def flash(time):
         return 255 if any(mark - 1e-6 <= time < mark + FLASH_SECONDS - 1e-6 for mark in MARKS) else 16
 
-    beep = (tone(1000, 10) * gate(10, MARKS))[None]
+    beep = (tone(10, frequency=1000) * gate(10, MARKS))[None]
     paths = {
         f"-flash{fps}": write_clip(folder / f"-flash{fps}.mp4", seconds=10, fps=fps, pixels=flash, samples=beep)
         for fps in (20, 25, 30)
     }
-    for name, samples in (("tone", tone(1000, 10)[None]), ("low", tone(440, 10)[None]), ("silent", None)):
+    tones = {"tone": tone(10, frequency=1000)[None], "low": tone(10, frequency=440)[None], "silent": None}
+    for name, samples in tones.items():
         paths[name] = write_clip(folder / f"{name}.mp4", seconds=10, fps=10, pixels=lambda t: 90, samples=samples)
     return paths
 
 
 def find_rises(level: np.ndarray, *, threshold: float, gap: int) -> list[int]:
-    """Indices at which a level passes a threshold upwards, at least `gap` after the one before."""
+    """Indices at which a level rises above a threshold, at least `gap` apart."""
     rises: list[int] = []
     for index in np.flatnonzero((level[1:] > threshold) & (level[:-1] <= threshold)) + 1:
         if not rises or index - rises[-1] > gap:
@@ -99,7 +92,7 @@ def peak_frequency(samples: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("scale", [0.6, 1.0, 1.9])
-def test_flash_and_beep_stay_together_and_as_planned_over_six_clips(clips, tmp_path, scale):
+def test_flashes_and_beeps_of_six_clips_are_synchronous_and_as_planned(clips, tmp_path, scale):
     names = ["-flash30", "-flash25", "-flash20"] * 2
     segments = chain(*[(name, 10, scale) for name in names])
     rendered = render_video(segments, clips, tmp_path / "six.mp4", **FORMAT)
@@ -116,7 +109,7 @@ def test_flash_and_beep_stay_together_and_as_planned_over_six_clips(clips, tmp_p
     assert np.abs(flashes - beeps).max() <= 0.040
 
 
-def test_two_clips_at_once_show_the_later_one_and_both_are_heard(clips, tmp_path):
+def test_overlapping_clips_show_the_later_one_and_mix_the_sound(clips, tmp_path):
     bright = write_clip(tmp_path / "bright.mp4", seconds=10, fps=10, pixels=lambda t: 200, samples=None)
     paths = {**clips, "bright": bright}
     segments = [Segment("low", 1, 7, 0.6), Segment("tone", 4, 9, 0.5), Segment("bright", 11, 14, 0.3)]
@@ -140,7 +133,7 @@ def test_two_clips_at_once_show_the_later_one_and_both_are_heard(clips, tmp_path
         assert np.abs(samples[round(start * RATE) : round(end * RATE)]).max() < 1e-3
 
 
-def test_mixed_scales_do_not_add_up_to_a_drift(clips, tmp_path):
+def test_mixed_scales_cause_no_drift(clips, tmp_path):
     segments = chain(*[("-flash30", 10, scale) for scale in (0.61, 1.87, 0.73, 1.0, 1.33, 0.89)])
     rendered = render_video(segments, clips, tmp_path / "mixed.mp4", **FORMAT)
     planned = [segment.transfer_time(mark) for segment in segments for mark in MARKS]
@@ -158,11 +151,11 @@ def test_a_tone_keeps_its_pitch_and_purity(clips, tmp_path, scale):
     assert peak_frequency(samples) == pytest.approx(1000, rel=0.01)
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
     near = slice(round(990 * len(samples) / RATE), round(1010 * len(samples) / RATE))
-    assert spectrum[near].sum() / spectrum.sum() > 0.995  # the codec alone gives 0.9987
+    assert spectrum[near].sum() / spectrum.sum() > 0.995  # encoding without scaling gives 0.9987
 
 
 @pytest.mark.parametrize("fps", [10, 25, 30, 29.97])
-def test_duration_is_as_planned_to_within_a_frame(clips, tmp_path, fps):
+def test_the_duration_is_as_planned_within_a_frame(clips, tmp_path, fps):
     segments = chain(("-flash30", 10, 0.613), ("silent", 10, 0.777), ("tone", 9.7, 0.61))
     rendered = render_video(segments, clips, tmp_path / "v.mp4", width=64, height=48, fps=fps)
     info = probe(rendered.path)
@@ -178,19 +171,19 @@ def test_duration_is_as_planned_to_within_a_frame(clips, tmp_path, fps):
 
 
 @pytest.mark.parametrize("snr_db", [5, 20])
-def test_background_noise_has_the_ratio_asked_for(clips, tmp_path, snr_db):
+def test_background_noise_has_the_requested_ratio(clips, tmp_path, snr_db):
     segments = chain(("tone", 10, 0.6), ("silent", 10, 0.6), ("low", 10, 1.0))
     common = dict(FORMAT, seed=3)
     clean = render_video(segments, clips, tmp_path / "clean.mp4", **common)
     noisy = render_video(segments, clips, tmp_path / "noisy.mp4", background_noise_snr_db=snr_db, **common)
     signal = decode_audio(clean.path, sampling_rate=RATE)
     track = decode_audio(noisy.path, sampling_rate=RATE)
-    gain = np.sum(track * signal) / np.sum(signal**2)  # a track that would clip is turned down as a whole
+    gain = np.sum(track * signal) / np.sum(signal**2)  # a track that would clip is attenuated as a whole
     measured = 10 * np.log10(gain**2 * np.mean(signal**2) / np.mean((track - gain * signal) ** 2))
     assert measured == pytest.approx(snr_db, abs=0.5)
 
 
-def test_a_silent_clip_between_two_sounding_ones_stays_silent(clips, tmp_path):
+def test_a_silent_clip_between_tones_is_silent(clips, tmp_path):
     segments = chain(("tone", 5, 1.0), ("silent", 5, 1.0), ("tone", 5, 1.0))
     samples = decode_audio(render_video(segments, clips, tmp_path / "v.mp4", **FORMAT).path, sampling_rate=RATE)[0]
     level = [
@@ -200,14 +193,14 @@ def test_a_silent_clip_between_two_sounding_ones_stays_silent(clips, tmp_path):
 
 
 def test_joins_have_no_clicks(clips, tmp_path):
-    # pieces cut anywhere in a tone meet at any phase: a hard cut would jump by up to twice the amplitude
+    # the tones meet at different phases: a hard cut would jump by up to twice the amplitude
     segments = chain(*[("tone", seconds, 1.0) for seconds in (1.00025, 1.00075, 1.0005, 1.00033)])
     samples = decode_audio(render_video(segments, clips, tmp_path / "v.mp4", **FORMAT).path, sampling_rate=RATE)[0]
     steepest = 0.5 * 2 * np.pi * 1000 / RATE
     for segment in segments[1:]:
         around = samples[round((segment.start - 0.02) * RATE) : round((segment.start + 0.02) * RATE)]
         assert np.abs(np.diff(around)).max() < 1.5 * steepest
-        assert np.sqrt(np.mean(around**2)) > 0.2  # a fade to silence would be no cross-fade
+        assert np.sqrt(np.mean(around**2)) > 0.2  # a cross-fade without silence
 
 
 def test_the_same_seed_gives_the_same_bytes(clips, tmp_path):
@@ -235,7 +228,7 @@ REAL = (
 
 
 @pytest.mark.parametrize("names, scales", [(REAL[:3], (0.6, 1.9, 1.0)), (REAL[3:], (1.27, 0.83))])
-def test_real_clips_become_one_video_that_shows_the_planned_frames(data_dir, tmp_path, names, scales):
+def test_real_clips_give_one_video_with_the_planned_frames(data_dir, tmp_path, names, scales):
     paths = {Path(name).stem: data_dir / name for name in names}
     segments = chain(*[(clip_id, 10, scale) for clip_id, scale in zip(paths, scales)])
     rendered = render_video(segments, paths, tmp_path / "pseudo.mp4", width=320, height=240, fps=25)
@@ -255,14 +248,14 @@ def test_real_clips_become_one_video_that_shows_the_planned_frames(data_dir, tmp
             for index, source in zip(indices, select_frames(sources, times))
         ]
         assert min(values) >= 25, (segment, min(values))
-        # its sound is there too: as loud as the source's
+        # the sound has the level of the source
         heard = sound[:, round(segment.start * RATE) + 4800 : round(segment.end * RATE) - 4800]
         source_sound = decode_audio(paths[segment.clip_id], sampling_rate=RATE)
         assert heard.std() == pytest.approx(source_sound.std(), rel=0.25)
 
 
-def test_the_frame_on_show_at_any_moment_is_a_frame_of_that_moment(clips, tmp_path):
-    """Brightness encodes the source time; read back at random moments it is off by half a frame of each at most."""
+def test_frames_are_shown_at_their_time(clips, tmp_path):
+    """Brightness encodes the source time; at random times it differs by at most half a frame of each video."""
     path = write_clip(tmp_path / "ramp.mp4", seconds=10, fps=30, pixels=lambda t: 16 + 22 * t, samples=None)
     segments = chain(("ramp", 10, 0.6), ("ramp", 10, 1.9), ("ramp", 10, 1.0))
     rendered = render_video(segments, {"ramp": path}, tmp_path / "v.mp4", width=64, height=48, fps=25, crf=4)
@@ -271,20 +264,20 @@ def test_the_frame_on_show_at_any_moment_is_a_frame_of_that_moment(clips, tmp_pa
         segment = next(s for s in segments if s.start <= moment < s.end)
         source_time = (moment - segment.start) / segment.scale
         seen = (shown[int(moment * 25)] - 16) / 22
-        slack = 0.5 / 25 / segment.scale + 1 / 30 + 0.1  # half a frame here, a whole one there, two grey levels
+        slack = 0.5 / 25 / segment.scale + 1 / 30 + 0.1  # half a rendered frame, a source frame, two grey levels
         if segment.start + 0.04 < moment < segment.end - 0.04:
             assert abs(seen - source_time) <= slack
 
 
-def test_a_frame_is_on_show_from_its_time_to_the_next():
+def test_a_frame_is_shown_until_the_next_one():
     frames = [TimedFrame(None, time, Orientation(), Fraction(1)) for time in (0.5, 1.0, 1.1, 4.0)]
     times = (0.0, 0.7, 0.9995, 1.05, 1.2, 3.9, 4.0, 9.0)
     assert [timed.time for timed in select_frames(iter(frames), times)] == [0.5, 0.5, 1.0, 1.0, 1.1, 1.1, 4.0, 4.0]
 
 
 @pytest.mark.parametrize("orientation", [Orientation(*bits) for bits in itertools.product((False, True), repeat=3)])
-def test_letterboxing_turns_frames_upright_and_keeps_their_proportions(orientation):
-    """A grey 64x32 frame whose top left quarter is white, into 100x100, for every turned and mirrored picture."""
+def test_letterboxing_applies_the_orientation_and_keeps_the_aspect_ratio(orientation):
+    """A grey 64x32 frame with a white top left quarter, fitted into 100x100, for all orientations."""
     pixels = np.full((32, 64, 3), 128, dtype=np.uint8)
     pixels[:16, :32] = 255
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -303,7 +296,7 @@ def test_letterboxing_turns_frames_upright_and_keeps_their_proportions(orientati
     assert brightest_quarter(inner) == brightest_quarter(orientation.turn(pixels))
 
 
-def test_letterboxing_heeds_wide_pixels_and_odd_sizes():
+def test_letterboxing_supports_wide_pixels_and_odd_sizes():
     timed = TimedFrame(av.VideoFrame(45, 33, "yuv420p"), 0.0, Orientation(), Fraction(4, 3))
     fitted = Letterbox(width=60, height=60).fit(timed)
     assert (fitted.width, fitted.height) == (60, 60)
@@ -312,7 +305,7 @@ def test_letterboxing_heeds_wide_pixels_and_odd_sizes():
 
 
 ODD = {  # file of data/clips: seconds to use
-    "fire2.mp4": 2.3,  # variable frame rate, turned by 180 degrees, mono
+    "fire2.mp4": 2.3,  # variable frame rate, rotated by 180 degrees, mono
     "video_90.mov": 0.1,
     "video_180.mov": 0.1,
     "h265_video.mp4": 1.0,
@@ -320,13 +313,13 @@ ODD = {  # file of data/clips: seconds to use
     "big_buck_bunny_432_433.webm": 1.0,
     "no_duration.webm": 4.8,
     "small_bunny_1080p_60fps.mp4": 2.0,  # 5.1 sound
-    "bitmap.mp4": 5.0,  # 1x1 pixel at 1 frame a second
-    "mma_test.avi": 6.5,  # stamps that step back
+    "bitmap.mp4": 5.0,  # 1x1 pixel at 1 frame per second
+    "mma_test.avi": 6.5,  # decreasing time stamps
     "dog_barking.mp4": 7.0,
 }
 
 
-def test_odd_files_render_into_one_format(data_dir, tmp_path):
+def test_unusual_files_are_rendered_into_one_format(data_dir, tmp_path):
     paths = {name: data_dir / "clips" / name for name in ODD}
     segments = chain(*[(name, seconds, 1.1) for name, seconds in ODD.items()])
     rendered = render_video(segments, paths, tmp_path / "odd.mp4", width=128, height=96, fps=10)
@@ -336,13 +329,13 @@ def test_odd_files_render_into_one_format(data_dir, tmp_path):
     sound = decode_audio(rendered.path, sampling_rate=RATE)
     for segment in segments:
         middle = shown[min(len(shown) - 1, int((segment.start + segment.end) / 2 * 10))]
-        assert middle.max() > 20 or segment.clip_id == "no_duration.webm"  # black from end to end
+        assert middle.max() > 20 or segment.clip_id == "no_duration.webm"  # entirely black
         has_sound = probe(paths[segment.clip_id]).has_audio and segment.clip_id != "no_duration.webm"
         level = sound[:, round(segment.start * RATE) + 480 : round(segment.end * RATE) - 480].std()
         assert (level > 1e-4) == has_sound, segment
 
 
-def test_a_turned_clip_is_shown_upright_as_decord_shows_it(data_dir):
+def test_a_rotated_clip_is_shown_as_by_decord(data_dir):
     decord = pytest.importorskip("decord")
     for name in ("video_90.mov", "video_180.mov"):
         path = data_dir / "clips" / name
@@ -353,8 +346,8 @@ def test_a_turned_clip_is_shown_upright_as_decord_shows_it(data_dir):
 
 
 @pytest.mark.parametrize("name", ["dog_barking.mp4", "big_buck_bunny_432_433.webm"])
-def test_colours_survive_the_change_of_matrix(data_dir, tmp_path, name):
-    """One file is tagged BT.709 and one BT.601; both must look the same to a reader before and after."""
+def test_colours_are_kept_when_the_matrix_changes(data_dir, tmp_path, name):
+    """One file is tagged BT.709 and one BT.601."""
     path = data_dir / "clips" / name
     info = probe(path)
     rendered = render_video(
@@ -376,7 +369,7 @@ def test_colours_survive_the_change_of_matrix(data_dir, tmp_path, name):
         ("no_such_clip.mp4", 9.0, "no such file"),
     ],
 )
-def test_a_clip_that_cannot_be_used_is_named_and_leaves_no_file(data_dir, tmp_path, name, seconds, reason):
+def test_an_unusable_clip_is_an_error_that_names_it_and_leaves_no_file(data_dir, tmp_path, name, seconds, reason):
     path = data_dir / "clips" / name
     good = data_dir / "clips" / "fire2.mp4"
     with pytest.raises(MediaError, match=name) as caught:
@@ -398,15 +391,15 @@ def test_a_clip_that_cannot_be_used_is_named_and_leaves_no_file(data_dir, tmp_pa
         ([{"clip_id": "elsewhere", "start": 0.0, "end": 2.0, "scale": 1.0, "caption": ""}], "'elsewhere'"),
     ],
 )
-def test_an_impossible_plan_is_refused_before_anything_is_written(clips, tmp_path, segments, message):
+def test_an_invalid_plan_is_an_error_before_writing(clips, tmp_path, segments, message):
     with pytest.raises(ValueError, match=message):
         render_video(segments, clips, tmp_path / "v.mp4", **FORMAT)
     assert os.listdir(tmp_path) == []
 
 
-def test_an_interrupted_rendering_leaves_the_old_file_alone(clips, tmp_path, monkeypatch):
+def test_an_interrupted_rendering_keeps_the_old_file(clips, tmp_path, monkeypatch):
     output = tmp_path / "v.mp4"
-    output.write_bytes(b"the old one")
+    output.write_bytes(b"the old file")
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -414,12 +407,12 @@ def test_an_interrupted_rendering_leaves_the_old_file_alone(clips, tmp_path, mon
     monkeypatch.setattr(Letterbox, "fit", interrupt)
     with pytest.raises(KeyboardInterrupt):
         render_video(chain(("tone", 2, 1.0)), clips, output, **FORMAT)
-    assert os.listdir(tmp_path) == ["v.mp4"] and output.read_bytes() == b"the old one"
+    assert os.listdir(tmp_path) == ["v.mp4"] and output.read_bytes() == b"the old file"
 
 
 @pytest.mark.parametrize("name", ["hole.mp4", "hole.mkv", "hole.ts"])
-def test_a_hole_in_the_sound_of_a_clip_keeps_what_follows_in_sync(tmp_path, name):
-    """The ramp beeps at 14 s, after a hole from 2 to 12 s; the rendered video beeps at 14 s, too."""
+def test_sound_after_a_gap_in_a_clip_is_synchronous(tmp_path, name):
+    """The clip has a beep at 14 s, after a gap from 2 to 12 s, and so has the rendered video."""
     clip = write_ramp(tmp_path / name, audio_codec="aac", seconds=16, silence=(2.0, 12.0))
     rendered = render_video(chain(("clip", 16.0, 1.0)), {"clip": clip}, tmp_path / "v.mp4", **FORMAT)
     sound = decode_audio(rendered.path, sampling_rate=RATE)[0]

@@ -1,4 +1,4 @@
-"""Which checkpoint an interrupted stage is resumed from: the newest complete one, by as many processes as saved it."""
+"""Resuming an interrupted stage: from the newest complete checkpoint, with the same number of processes."""
 
 import shutil
 
@@ -51,7 +51,7 @@ def test_an_incomplete_checkpoint_is_skipped_and_named(whole, tmp_path, caplog, 
         resume_point(str(tmp_path / "checkpoint-3"), str(tmp_path))
 
 
-def test_a_run_resumed_from_the_checkpoint_before_is_bit_exact(workshop, whole, tmp_path):  # noqa: F811
+def test_a_run_resumed_from_an_earlier_checkpoint_is_bit_exact(workshop, whole, tmp_path):  # noqa: F811
     for step in (2, 3):
         shutil.copytree(whole / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
     cut_file("model.safetensors")(tmp_path / "checkpoint-3")
@@ -60,7 +60,7 @@ def test_a_run_resumed_from_the_checkpoint_before_is_bit_exact(workshop, whole, 
 
 
 @pytest.mark.parametrize("prefix", ["zero_pp_rank", "bf16_zero_pp_rank"])
-def test_a_deepspeed_checkpoint_of_another_number_of_processes_is_refused(tmp_path, monkeypatch, prefix):
+def test_a_deepspeed_checkpoint_of_another_number_of_processes_is_an_error(tmp_path, monkeypatch, prefix):
     folder = tmp_path / "checkpoint-2" / "global_step2"
     folder.mkdir(parents=True)
     for rank in range(4):

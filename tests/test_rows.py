@@ -1,4 +1,4 @@
-"""Rows of the schema from plain values."""
+"""Creation of rows of the schema."""
 
 import datasets
 import pytest
@@ -10,7 +10,7 @@ from dataset_builders.sources.rows import make_row, of_file
 TURNS = [("When?", "From <s0> to <e0>."), ("And then?", "Nothing.")]
 
 
-def test_a_row_fits_the_schema_and_shows_its_medium_once():
+def test_a_row_has_the_schema_and_one_placeholder():
     row = make_row("a", source="s", turns=TURNS, video="v.mp4", duration=9.0, times={"s0": 1.0, "e0": 2.5})
     stored = datasets.Dataset.from_list([row], features=FEATURES)[0]
     assert stored == row
@@ -42,12 +42,12 @@ def test_a_row_fits_the_schema_and_shows_its_medium_once():
         ({"start": float("nan")}, "from nan s"),
     ],
 )
-def test_a_row_that_does_not_add_up_is_an_error(change, message):
+def test_inconsistent_values_are_an_error(change, message):
     values = {"turns": TURNS, "video": "v.mp4", "times": {"s0": 1.0, "e0": 2.0}, **change}
     with pytest.raises(ValueError, match=message):
         make_row("a", source="s", **values)
 
 
-def test_rows_of_further_files_say_so_in_their_ids():
+def test_ids_of_further_files_have_a_suffix():
     rows = [make_row("a", source="s", turns=[("Q?", "A.")], image="i.jpg")]
     assert [row["id"] for number in (0, 1) for row in of_file(rows, number)] == ["a", "a@1"]

@@ -1,6 +1,4 @@
-"""Stages in order, each from the one before; finished ones are skipped, interrupted ones resumed, changed ones
-refused.
-"""
+"""Running stages in order: finished stages are skipped, interrupted ones resumed, changed ones are an error."""
 
 from pathlib import Path
 
@@ -20,7 +18,7 @@ def value_of(command: list[str], name: str) -> str:
 
 @pytest.fixture
 def started(monkeypatch) -> list[list[str]]:
-    """The commands that would have been run; each succeeds."""
+    """The commands that would be run; each succeeds."""
     commands = []
 
     class Done:
@@ -35,7 +33,7 @@ def write_complete_checkpoint(folder: Path):
     (folder / "trainer_state.json").write_text("{}", encoding="utf-8")
 
 
-def test_each_stage_starts_from_the_one_before():
+def test_each_stage_starts_from_the_previous_one():
     options = RunOptions("start", "out", recipes_dir=str(RECIPES), launcher="accelerate launch --num_processes 8")
     stages = stages_of(options, overrides=["--seed", "1"])
     names = ["stage1_vision_text", "stage2_audio_text", "stage3_time_event", "stage4_instruction"]
@@ -54,7 +52,7 @@ def test_finished_stages_are_skipped_and_interrupted_ones_resumed(tmp_path, star
     (tmp_path / "stage1").mkdir()
     (tmp_path / "stage1" / SUMMARY_FILE).write_text("{}", encoding="utf-8")
     write_complete_checkpoint(tmp_path / "stage2" / "checkpoint-5")
-    (tmp_path / "stage3" / "checkpoint-5").mkdir(parents=True)  # interrupted while it was written
+    (tmp_path / "stage3" / "checkpoint-5").mkdir(parents=True)  # interrupted while writing
     recipes = tmp_path / "recipes"
     recipes.mkdir()
     for number in range(1, 5):
@@ -65,7 +63,7 @@ def test_finished_stages_are_skipped_and_interrupted_ones_resumed(tmp_path, star
     assert ["--resume_from_checkpoint" in command for command in started] == [True, False, False]
 
 
-def test_a_finished_stage_of_other_settings_is_refused(tmp_path, started):
+def test_a_finished_stage_with_other_settings_is_an_error(tmp_path, started):
     start, recipes, output = tmp_path / "start", tmp_path / "recipes", tmp_path / "out"
     for folder in (start, recipes):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""The sandbox world: its files and their forms, its determinism, and that its events can be seen and heard."""
+"""The sandbox world: files and formats, determinism, and visible and audible events."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def small_world(tmp_path_factory):
     return folder
 
 
-def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
+def test_a_world_has_the_files_and_formats_of_the_real_datasets(small_world):
     captions = json.loads((small_world / "captions.json").read_text())
     assert len(captions) == 6 and all(set(row) == {"video_id", "desc"} for row in captions)
     for row in captions:
@@ -70,7 +70,7 @@ def test_a_world_has_the_files_and_forms_of_the_real_data_sets(small_world):
             assert EVENT_CLASSES[annotation["label_id"]].label == annotation["label"]
 
 
-def test_the_command_line_makes_the_same_world_with_two_processes(small_world, tmp_path):
+def test_two_processes_of_the_command_make_the_same_world(small_world, tmp_path):
     command = [sys.executable, "-m", "dataset_builders.sandbox", "--output", str(tmp_path), "--num-clips", "6"]
     subprocess.run(
         [*command, "--num-background-clips", "1", "--num-test-videos", "1", "--num-train-videos", "1"]
@@ -84,7 +84,7 @@ def test_the_command_line_makes_the_same_world_with_two_processes(small_world, t
     assert all(path.read_bytes() == again[name].read_bytes() for name, path in files.items())
 
 
-def test_pixels_samples_and_plans_follow_from_the_seed_alone():
+def test_pixels_samples_and_plans_depend_on_the_seed_and_index_only():
     def make(seed, index):
         plan = plan_untrimmed_video(index, seed=seed, num_classes=NUM_CLASSES)
         take = plan_clip(index, seed=seed, num_classes=NUM_CLASSES)
@@ -102,27 +102,26 @@ def test_pixels_samples_and_plans_follow_from_the_seed_alone():
         assert all(one != two for one, two in zip(first, other))
 
 
-def test_a_clip_does_not_depend_on_how_many_are_made():
-    assert plan_clip(7, seed=0, num_classes=NUM_CLASSES) == plan_clip(7, seed=0, num_classes=NUM_CLASSES)
+def test_ids_of_clips_and_videos_are_unique():
     ids = [plan_clip(index, seed=0, num_classes=NUM_CLASSES)[0] for index in range(300)]
     ids += [plan_untrimmed_video(index, seed=0, num_classes=NUM_CLASSES)[0] for index in range(100)]
     ids += [plan_untrimmed_video(index, subset="train", seed=0, num_classes=NUM_CLASSES)[0] for index in range(100)]
     assert len(set(ids)) == 500
 
 
-def test_classes_take_turns_and_captions_name_them_in_many_wordings():
+def test_classes_alternate_and_captions_name_them_in_several_wordings():
     plans = [plan_clip(index, seed=0, num_classes=NUM_CLASSES) for index in range(10 * NUM_CLASSES)]
     for event in EVENT_CLASSES:
         captions = [caption for _, caption, take in plans if take.event == event]
         assert len(captions) == 10 and len(set(captions)) >= 5
         for caption in captions:
             assert event.label in caption
-            # no other class is named by the way
+            # no other class is named
             assert [other.label for other in EVENT_CLASSES if other.label in caption] == [event.label]
             assert caption[0].isupper() and caption.endswith(".") and "{" not in caption and "  " not in caption
 
 
-def test_the_list_of_classes_is_sound():
+def test_the_list_of_classes_is_consistent():
     assert 24 <= NUM_CLASSES <= 48
     labels = [event.label for event in EVENT_CLASSES]
     assert len(set(labels)) == NUM_CLASSES
@@ -136,13 +135,13 @@ def test_the_list_of_classes_is_sound():
             assert event.picture.motion in MOTIONS and event.picture.shape in SHAPES.keys() | PATTERNS.keys()
         if event.sound is not None:
             assert 0 < event.sound.low < SAMPLING_RATE / 4 and 0 < event.sound.high < SAMPLING_RATE / 4
-    for few in (4, 8, 12):  # a world of few classes holds all kinds
+    for few in (4, 8, 12):  # a world with few classes has all kinds
         kinds = {(event.picture is None, event.sound is None) for event in EVENT_CLASSES[:few]}
         assert len(kinds) == 3
 
 
 def test_test_videos_are_untrimmed():
-    """Over many plans: lengths of 20 to 60 s, overlaps, gaps, repeats; never two events of one class at once."""
+    """Durations of 20 to 60 s, overlaps, gaps, repeats; events of one class never overlap."""
     overlaps = gaps = repeats = 0
     for index in range(100):
         _, duration, takes = plan_untrimmed_video(index, seed=0, num_classes=NUM_CLASSES)
@@ -160,7 +159,7 @@ def test_test_videos_are_untrimmed():
 
 
 @pytest.mark.parametrize("event", EVENT_CLASSES, ids=[event.label for event in EVENT_CLASSES])
-def test_an_event_is_there_in_its_interval_and_nowhere_else(event):
+def test_an_event_is_visible_and_audible_in_its_interval_only(event):
     take = Take(event, 1.0, 4.0, 0.1, -0.1, (0.0, 0.0, 0.0), 1.0, 0.3)
     frames, samples = (
         draw_frames([take], 5.0, rng=np.random.default_rng(0)),
@@ -187,7 +186,7 @@ def test_an_event_is_there_in_its_interval_and_nowhere_else(event):
 
 
 def colours(take, seed):
-    """A histogram of colours, and how much they change: what one glance at the frames tells."""
+    """A histogram of colours and the mean change between frames."""
     frames = draw_frames([take], 2.0, rng=np.random.default_rng(seed)).astype(int)
     bins = (frames // 32 @ [64, 8, 1]).reshape(-1)
     change = np.abs(np.diff(frames, axis=0)).mean() / 20
@@ -195,7 +194,7 @@ def colours(take, seed):
 
 
 def spectrum(take, seed):
-    """Mean and spread over time of the levels in bands: a log-mel spectrogram at its coarsest."""
+    """Mean and standard deviation over time of the levels in frequency bands."""
     samples = mix_samples([take], 2.0, rng=np.random.default_rng(seed))
     frames = np.lib.stride_tricks.sliding_window_view(samples, 2048)[::1024] * np.hanning(2048)
     power = np.abs(np.fft.rfft(frames)) ** 2
@@ -205,8 +204,8 @@ def spectrum(take, seed):
 
 
 @pytest.mark.parametrize("look, sense, least", [(colours, "picture", 0.8), (spectrum, "sound", 0.95)])
-def test_a_linear_reader_of_coarse_features_tells_the_classes_apart(look, sense, least):
-    """Ridge regression on six clips of each class, tested on two others; chance is below 0.05."""
+def test_a_linear_classifier_of_simple_features_recognises_the_classes(look, sense, least):
+    """Ridge regression on six clips of each class, tested on two; chance is below 0.05."""
     events = [event for event in EVENT_CLASSES if getattr(event, sense) is not None]
     features = np.stack(
         [
@@ -226,7 +225,7 @@ def test_a_linear_reader_of_coarse_features_tells_the_classes_apart(look, sense,
     assert (named == np.repeat(np.arange(len(events)), 2)).mean() >= least
 
 
-def test_encoding_keeps_what_was_drawn_and_synthesised(tmp_path):
+def test_encoded_videos_are_close_to_the_drawn_frames_and_samples(tmp_path):
     _, _, take = plan_clip(0, seed=0, num_classes=NUM_CLASSES)
     world.write_video(tmp_path / "v.mp4", [take], 3.0, rng=np.random.default_rng(5))
     rng = np.random.default_rng(5)
@@ -239,7 +238,7 @@ def test_encoding_keeps_what_was_drawn_and_synthesised(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [{"num_clips": -1}, {"num_classes": 0}, {"num_classes": 99}, {"num_proc": 0}])
-def test_impossible_worlds_are_refused(tmp_path, arguments):
+def test_invalid_arguments_are_an_error(tmp_path, arguments):
     with pytest.raises(ValueError, match=str(*arguments.values())):
         make_world(tmp_path / "w", **({"num_clips": 1} | arguments))
     assert not (tmp_path / "w").exists()
@@ -254,7 +253,7 @@ def test_impossible_worlds_are_refused(tmp_path, arguments):
     ],
     ids=str,
 )
-def test_untrimmed_videos_keep_to_their_time_line(time_line):
+def test_untrimmed_videos_have_the_lengths_of_their_time_line(time_line):
     overlaps = 0
     for index in range(200):
         _, duration, takes = plan_untrimmed_video(index, seed=1, num_classes=NUM_CLASSES, time_line=time_line)
@@ -282,6 +281,6 @@ def test_untrimmed_videos_keep_to_their_time_line(time_line):
     ],
     ids=str,
 )
-def test_a_time_line_outside_its_range_is_refused(values):
+def test_an_invalid_time_line_is_an_error(values):
     with pytest.raises(ValueError, match=f"{next(iter(values))} must be"):
         TimeLine(**values)

@@ -1,4 +1,4 @@
-"""The trained checkpoint of the repository: files, code, figures; and a short training that needs its media."""
+"""The trained checkpoint in the repository: files, code and results; and a short training that uses its media."""
 
 import json
 import os
@@ -28,8 +28,8 @@ CHECKPOINT = PROJECT / ship_checkpoint.CHECKPOINT
 MOST_BYTES = 4_000_000
 
 
-def test_the_code_of_the_checkpoint_is_a_link_to_the_project_and_complete(tmp_path):
-    """Saved again, the checkpoint has the same files: none is missing in the repository, none is left over."""
+def test_the_code_of_the_checkpoint_is_linked_to_the_project_and_complete(tmp_path):
+    """A saved copy of the checkpoint has the same files."""
     for part in (AutoModel, AutoProcessor):
         part.from_pretrained(CHECKPOINT).save_pretrained(tmp_path)
     linked = {path.name: path for path in CHECKPOINT.glob("*.py")}
@@ -40,7 +40,7 @@ def test_the_code_of_the_checkpoint_is_a_link_to_the_project_and_complete(tmp_pa
         assert path.read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_the_checkpoint_is_small_and_says_how_it_was_made():
+def test_the_checkpoint_is_small_and_records_its_training():
     assert sum(path.stat().st_size for path in CHECKPOINT.iterdir() if not path.is_symlink()) < MOST_BYTES
     summary = json.loads((CHECKPOINT / "training_summary.json").read_text())
     stages = [stage["stage"] for stage in summary["started_from"]["stages"]] + [summary["stage"]]
@@ -48,7 +48,7 @@ def test_the_checkpoint_is_small_and_says_how_it_was_made():
     assert (CHECKPOINT / "README.md").read_text().startswith("---\n")
 
 
-def test_the_checkpoint_answers_in_a_process_that_does_not_know_the_project(tmp_path):
+def test_the_checkpoint_loads_without_the_project(tmp_path):
     script = (
         "from transformers import AutoModel, AutoProcessor\n"
         f"for part in (AutoModel, AutoProcessor):\n    loaded = part.from_pretrained({str(CHECKPOINT)!r}, "
@@ -60,8 +60,8 @@ def test_the_checkpoint_answers_in_a_process_that_does_not_know_the_project(tmp_
     assert done.returncode == 0 and done.stdout.startswith("transformers_modules."), done.stderr[-2000:]
 
 
-def test_the_checkpoint_reaches_its_stated_average_precision(tmp_path):
-    """On the first 20 of the 60 held-out videos of its figures, drawn anew from the seed."""
+def test_the_checkpoint_reaches_its_recorded_average_precision(tmp_path):
+    """On the first 20 of the 60 held-out videos, created again from the seed."""
     values = [float(word) for word in WORLDS["plain"] if not word.startswith("--")]
     time_line = {"event_seconds": tuple(values[:2]), "video_seconds": tuple(map(int, values[2:]))}
     make_world(tmp_path, num_clips=0, num_test_videos=FIRST, seed=SEED, time_line=TimeLine(**time_line))
@@ -75,7 +75,7 @@ def test_the_checkpoint_reaches_its_stated_average_precision(tmp_path):
 
 
 def test_a_short_training_learns_from_its_media(tmp_path):
-    """Stage I for 80 steps on the labels of 56 clips, and the same with zeros in place of what the clips show."""
+    """Stage I for 80 steps on the labels of 56 clips, with their features and with zeros."""
     make_world(tmp_path / "world", num_clips=56)
     captions, clips = tmp_path / "world" / "captions.json", tmp_path / "world" / "clips"
     initialize(

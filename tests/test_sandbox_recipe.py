@@ -1,4 +1,4 @@
-"""The sandbox recipe as commands: what the demo and the reproduction run, and how a plan shares its steps."""
+"""The sandbox recipe: commands of the demo and of the reproduction, and steps shared between rows of a plan."""
 
 import json
 
@@ -10,7 +10,7 @@ from examples import sandbox_recipe as recipe
 from examples.demo import count_found, write_spans
 
 
-def test_every_stage_has_a_recipe_and_a_command_that_shares_its_batch(tmp_path):
+def test_every_stage_has_a_recipe_and_divides_its_batch_between_processes(tmp_path):
     run = recipe.SandboxRun(num_processes=2, overrides={"stage3": {"max_steps": 5, "datasets": [{"path": "x"}]}})
     for stage in run.stages:
         folders = dict.fromkeys(("world", "features", "start", "output"), tmp_path)
@@ -23,12 +23,12 @@ def test_every_stage_has_a_recipe_and_a_command_that_shares_its_batch(tmp_path):
 
 
 @pytest.mark.parametrize("values", [{"world": "moon"}, {"stages": ("stage9",)}, {"stages": ()}], ids=str)
-def test_unknown_worlds_and_stages_are_refused(values):
+def test_unknown_worlds_and_stages_are_errors(values):
     with pytest.raises(ValueError, match="must be"):
         recipe.SandboxRun(**values)
 
 
-def test_the_plan_is_readable_and_rows_share_their_first_steps(tmp_path):
+def test_rows_of_the_plan_share_their_first_steps(tmp_path):
     rows = {
         (name, run.seed): reproduce.Chain(run, tmp_path)
         for name, run in reproduce.read_plan(reproduce.PLAN, only=[], seeds=[])
@@ -44,7 +44,7 @@ def test_the_plan_is_readable_and_rows_share_their_first_steps(tmp_path):
         list(reproduce.read_plan(reproduce.PLAN, only=["nonsense"], seeds=[]))
 
 
-def test_counts_and_rejections_come_from_the_answers(tmp_path):
+def test_counts_and_rejections_are_computed_from_the_answers(tmp_path):
     events = [{"segment": [1.0, 4.0], "label": "rain"}, {"segment": [6.0, 9.0], "label": "rain"}]
     (tmp_path / "annotations.json").write_text(json.dumps({"database": {"v": {"annotations": events}}}))
     answers = {"rain": [{"start": 1.0, "end": 4.0}], "wind": [], "fire": [{"start": 0.0, "end": 2.0}]}

@@ -1,4 +1,4 @@
-"""A stage from start to finish on one process: what moves, what is saved, what resumes, what is refused."""
+"""A training stage in one process: changed tensors, saved files, resuming, errors."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ STAGES = {
 
 @pytest.fixture(scope="module", params=list(STAGES))
 def trained(request, workshop, tmp_path_factory):  # noqa: F811
-    """(name of the stage, its output after two steps)."""
+    """The name of a stage and its output after two steps."""
     kind, overrides = STAGES[request.param]
     return request.param, run_stage(workshop, kind, tmp_path_factory.mktemp("stage"), **overrides)
 
@@ -54,12 +54,12 @@ def expected_changes(name: str, folder) -> set[str]:
     }[name]
 
 
-def test_exactly_the_right_tensors_move_and_every_other_bit_stays(trained, workshop):  # noqa: F811
+def test_only_the_trained_tensors_change(trained, workshop):  # noqa: F811
     name, output = trained
     assert changed_names(workshop.checkpoint, output) == expected_changes(name, output)
 
 
-def test_the_folder_loads_as_it_is(trained, workshop):  # noqa: F811
+def test_the_output_folder_loads(trained, workshop):  # noqa: F811
     _, output = trained
     model = AutoModel.from_pretrained(output)
     assert AutoProcessor.from_pretrained(output).num_av_tokens == 8
@@ -67,7 +67,7 @@ def test_the_folder_loads_as_it_is(trained, workshop):  # noqa: F811
     assert all(torch.equal(loaded[n], t) for n, t in saved_weights(output).items())
 
 
-def test_the_summary_says_what_was_done(trained):
+def test_the_summary_records_the_stage(trained):
     _, output = trained
     summary = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
     assert summary["steps"] == 2 and summary["effective_batch_size"] == 4 and summary["world_size"] == 1
@@ -75,7 +75,7 @@ def test_the_summary_says_what_was_done(trained):
     assert summary["first_loss"] > 0 and summary["final_loss"] > 0
 
 
-def test_the_merged_model_says_what_base_and_adapter_say(workshop, tmp_path):  # noqa: F811
+def test_the_merged_model_equals_base_and_adapter(workshop, tmp_path):  # noqa: F811
     output = run_stage(workshop, "composed", tmp_path / "out", use_peft=True, lora_r=4, lora_alpha=64)
     processor = AutoProcessor.from_pretrained(str(output))
     media = CachedMedia([str(workshop.features)], processor=processor)
@@ -103,7 +103,7 @@ def test_interrupted_and_resumed_training_is_bit_exact(workshop, tmp_path, overr
     whole = run_stage(workshop, "composed", tmp_path / "whole", **steps, **overrides)
     resumed = tmp_path / "resumed"
     resumed.mkdir()
-    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")  # what a run killed after step 2 leaves
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")  # as after a kill
     run_stage(workshop, "composed", resumed, resume_from_checkpoint="true", **steps, **overrides)
     assert changed_names(whole, resumed) == set()
     assert changed_names(workshop.checkpoint, resumed)
@@ -139,7 +139,7 @@ def test_gradient_checkpointing_changes_no_bit(workshop, tmp_path):  # noqa: F81
     assert changed_names(plain, saving) == set()
 
 
-def test_losses_are_reported_to_what_report_to_names(workshop, tmp_path, monkeypatch):  # noqa: F811
+def test_losses_are_reported_to_the_integration(workshop, tmp_path, monkeypatch):  # noqa: F811
     logged = []
 
     class Recorder(TrainerCallback):
@@ -153,7 +153,7 @@ def test_losses_are_reported_to_what_report_to_names(workshop, tmp_path, monkeyp
     assert [losses[0], losses[-1]] == [summary["first_loss"], summary["final_loss"]]
 
 
-def test_flattened_training_is_padded_training(workshop, tmp_path):  # noqa: F811
+def test_flattened_training_has_the_losses_of_padded_training(workshop, tmp_path):  # noqa: F811
     outputs = {
         flatten: run_stage(
             workshop, "video", tmp_path / str(flatten), use_peft=True, lora_dropout=0.0, flatten=flatten
@@ -162,10 +162,10 @@ def test_flattened_training_is_padded_training(workshop, tmp_path):  # noqa: F81
     }
     padded, flat = (json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")) for folder in outputs.values())
     assert flat["first_loss"] == pytest.approx(padded["first_loss"], rel=1e-5)
-    assert flat["final_loss"] == pytest.approx(padded["final_loss"], rel=1e-4)  # after a step, whose digits add up
+    assert flat["final_loss"] == pytest.approx(padded["final_loss"], rel=1e-4)  # rounding adds up over a step
 
 
-def test_flattened_training_of_short_convolutions_is_refused(workshop, tmp_path):  # noqa: F811
+def test_flattened_training_of_short_convolutions_is_an_error(workshop, tmp_path):  # noqa: F811
     model, processor = build_tiny(CAPTIONS, vocab_size=400, num_av_tokens=8, language_model="lfm2")
     model.save_pretrained(tmp_path / "lfm2")
     processor.save_pretrained(tmp_path / "lfm2")
@@ -199,7 +199,7 @@ def test_rows_without_media_are_an_error_or_counted(workshop, tmp_path):  # noqa
         run_stage(workshop, "video", tmp_path / "out", trainable="vision_adapter", **twice)
 
 
-def test_a_wrong_start_is_one_clear_error(workshop, tmp_path):  # noqa: F811
+def test_an_invalid_start_is_an_error_that_names_it(workshop, tmp_path):  # noqa: F811
     line = {"trainable": "vision_adapter"}
     with pytest.raises(ValueError, match="model_name_or_path is not set"):
         run_stage(workshop, "video", tmp_path, model_name_or_path=None, **line)
