@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGES = ("modeling_avicuna", "dataset_builders", "train", "eval", "model_card")
 MAY_IMPORT = {
     "modeling_avicuna": set(),
-    "dataset_builders": {"modeling_avicuna"},  # inside functions: see test_importing_the_builders_loads_no_torch
+    "dataset_builders": {"modeling_avicuna"},  # inside functions: see test_a_shard_is_built_without_torch
     "train": {"modeling_avicuna", "dataset_builders"},
     "eval": {"modeling_avicuna", "dataset_builders"},
     "model_card": {"modeling_avicuna", "dataset_builders"},

@@ -47,7 +47,6 @@ def write_clip(path: Path, *, seconds: float, fps: int, pixels, samples: np.ndar
     return path
 
 
-
 def gate(seconds: float, marks) -> np.ndarray:
     time = np.arange(round(seconds * RATE)) / RATE
     return sum(((time >= mark) & (time < mark + FLASH_SECONDS)).astype(np.float32) for mark in marks)

@@ -1,7 +1,7 @@
-"""ZeRO-2 and ZeRO-3 on two processes give what one process gives: losses, evaluations, files, logits, resumed runs.
+"""ZeRO-2 and ZeRO-3 in two processes give the results of one: losses, evaluations, files, logits, resumed runs.
 
 Everything runs in fp32 on the CPU with `stage3_param_persistence_threshold` 0, because tiny parameters would otherwise
-never be partitioned. All jobs of one ZeRO stage share one start of Python.
+not be partitioned. All jobs of one ZeRO stage run in the same two processes.
 """
 
 import json
@@ -31,7 +31,7 @@ from train.checkpoint import ADAPTER_FOLDER, load_model
 
 
 PROJECT = Path(__file__).parents[1]
-# the batch of one process, split over two: the same samples in every step
+# the batch of one process, divided between two: the same samples in every step
 SPLIT = {"per_device_train_batch_size": 2}
 SPLIT_RAW = {"per_device_train_batch_size": 1}
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
@@ -49,12 +49,12 @@ CONFIGS = {2: PROJECT / "train" / "recipes" / "ds_zero2.json", 3: PROJECT / "ds_
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("c++") is None,
-    reason="DeepSpeed builds its CPU communication with a C++ compiler, and there is none",
+    reason="DeepSpeed compiles its CPU communication, and there is no C++ compiler",
 )
 
 
 def zero_config(stage: int, folder: Path) -> Path:
-    """The recipe's own DeepSpeed file, made to partition even tiny parameters."""
+    """The DeepSpeed file of the recipe, changed to partition tiny parameters."""
     config = json.loads(CONFIGS[stage].read_text(encoding="utf-8"))
     assert config["zero_optimization"]["stage"] == stage
     if stage == 3:
@@ -62,13 +62,6 @@ def zero_config(stage: int, folder: Path) -> Path:
     path = folder / f"zero{stage}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     return path
-
-
-def launch(jobs: list[list[str]], folder: Path):
-    """Runs stages on two processes, all in one start."""
-    path = folder / "jobs.json"
-    path.write_text(json.dumps(jobs), encoding="utf-8")
-    run_on_two_processes("tests.zero_worker", str(path))
 
 
 def losses(folder: Path) -> list[float]:
@@ -79,7 +72,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def mixed_media(workshop, tmp_path_factory):  # noqa: F811
-    """A stage on one picture and one sound, as files: each of two processes runs another tower."""
+    """A stage on an image file and an audio file: each of the two processes runs a different tower."""
     folder = tmp_path_factory.mktemp("media")
     Image.new("RGB", (40, 30), "red").save(folder / "picture.png")
     write_media(folder / "sound.wav", waveform=tone(2.0), audio_codec="pcm_s16le")
@@ -101,7 +94,7 @@ def mixed_media(workshop, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def single(workshop, tmp_path_factory):  # noqa: F811
-    """Each kind of stage on one process."""
+    """Each kind of stage in one process."""
     folder = tmp_path_factory.mktemp("single")
     held_out = {"eval_datasets": workshop.rows("composed")}
     return {
@@ -118,7 +111,7 @@ def hub():
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
 def sharded(request, workshop, mixed_media, hub, tmp_path_factory):  # noqa: F811
-    """The same on two processes, and runs that were interrupted after two steps."""
+    """The same stages in two processes, and two of them resumed after two steps."""
     folder = tmp_path_factory.mktemp(f"zero{request.param}")
     shared = {**STEPS, **SPLIT, "deepspeed": zero_config(request.param, folder)}
     held_out = {"eval_datasets": workshop.rows("composed")}
@@ -129,52 +122,49 @@ def sharded(request, workshop, mixed_media, hub, tmp_path_factory):  # noqa: F81
     if request.param == 3:
         jobs.append(stage_arguments(None, "mixed media", folder / "raw", **{**shared, **mixed_media, **SPLIT_RAW}))
         jobs[list(KINDS).index("lora")] += ["--push_to_hub", "true", "--hub_model_id", "user/avicuna"]
+    for kind in ("full", "lora"):
+        line = {**shared, **held_out, **KINDS[kind], "resume_from_checkpoint": str(folder / kind / "checkpoint-2")}
+        jobs.append(stage_arguments(workshop, "composed", folder / f"{kind}-resumed", **line))
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in hub.environment(folder / "hf_home").items():
             patch.setenv(name, value)
         patch.delenv("HF_HUB_OFFLINE", raising=False)
-        launch(jobs, folder)
-    resumed = []
-    for kind in ("full", "lora"):
-        cut_off = folder / f"{kind}-resumed"
-        shutil.copytree(folder / kind / "checkpoint-2", cut_off / "checkpoint-2")
-        line = {**shared, **held_out, **KINDS[kind], "resume_from_checkpoint": "true"}
-        resumed.append(stage_arguments(workshop, "composed", cut_off, **line))
-    launch(resumed, folder)
+        run_on_two_processes("tests.zero_worker", str(folder / "jobs.json"))
     return folder
 
 
-def test_a_lock_that_nobody_holds_is_removed_and_no_other(tmp_path):
+def test_only_a_lock_without_a_running_process_is_removed(tmp_path):
     lock = tmp_path / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir()
     lock.touch()
     with without_stale_locks(tmp_path):
         assert not lock.exists()
         lock.touch()
-        with without_stale_locks(tmp_path):  # as a second run would while the first one compiles
+        with without_stale_locks(tmp_path):  # a second run while the first one compiles
             assert lock.exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_evaluations_are_those_of_one_process(single, sharded, kind):
+def test_losses_and_evaluations_equal_those_of_one_process(single, sharded, kind):
     assert losses(sharded / kind) == pytest.approx(losses(single[kind]), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_tensor_is_saved_whole_and_under_its_own_name(single, sharded, kind):
+def test_saved_tensors_have_the_names_shapes_and_values_of_one_process(single, sharded, kind):
     one, two = saved_weights(single[kind]), saved_weights(sharded / kind)
     assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_the_same_tensors_change_as_on_one_process(workshop, single, sharded):  # noqa: F811
+def test_the_same_tensors_change_as_in_one_process(workshop, single, sharded):  # noqa: F811
     for kind in KINDS:
-        moved = changed_names(workshop.checkpoint, sharded / kind)
-        assert moved == changed_names(workshop.checkpoint, single[kind]) != set()
+        changed = changed_names(workshop.checkpoint, sharded / kind)
+        assert changed == changed_names(workshop.checkpoint, single[kind]) != set()
 
 
-def test_the_adapter_is_whole_and_base_plus_adapter_is_the_merged_model(workshop, single, sharded):  # noqa: F811
+def test_the_adapter_is_complete_and_gives_the_merged_model(workshop, single, sharded):  # noqa: F811
     one = saved_weights(single["lora"] / ADAPTER_FOLDER, "adapter_model.safetensors")
     two = saved_weights(sharded / "lora" / ADAPTER_FOLDER, "adapter_model.safetensors")
     assert {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in two.items()}
@@ -187,22 +177,21 @@ def test_the_adapter_is_whole_and_base_plus_adapter_is_the_merged_model(workshop
 
 
 @pytest.mark.parametrize("sharded", [3], indirect=True, ids=["zero3"])
-def test_a_partitioned_training_ends_in_one_clean_repository(sharded, hub):
+def test_a_partitioned_training_publishes_a_model_without_training_state(sharded, hub):
     files = hub.repos["models", "user/avicuna"]
     assert files["model.safetensors"] == (sharded / "lora" / "model.safetensors").read_bytes()
-    assert (
-        b"| LoRA | pseudo-valor 8 | 0 | 4 |" in files["README.md"] and b"Trained on 2 processes" in files["README.md"]
-    )
+    assert b"| LoRA | pseudo-valor 8 | 0 | 4 |" in files["README.md"]
+    assert b"Trained on 2 processes" in files["README.md"]
     assert {"config.json", "processor_config.json", "example.mp4"} <= set(files)
     assert not [name for name in files if "/" in name or "adapter_model" in name or name.startswith("optimizer")]
 
 
 @pytest.mark.parametrize("sharded", [3], indirect=True, ids=["zero3"])
-def test_each_process_may_run_another_tower(mixed_media, sharded, tmp_path):
+def test_processes_may_run_different_towers(mixed_media, sharded, tmp_path):
     one = run_stage(None, "mixed media", tmp_path, **{**STEPS, **mixed_media})
     assert losses(sharded / "raw") == pytest.approx(losses(one), rel=1e-5)
-    moved = changed_names(mixed_media["model_name_or_path"], sharded / "raw")
-    assert moved == changed_names(mixed_media["model_name_or_path"], one) != set()
+    changed = changed_names(mixed_media["model_name_or_path"], sharded / "raw")
+    assert changed == changed_names(mixed_media["model_name_or_path"], one) != set()
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])

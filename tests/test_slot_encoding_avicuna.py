@@ -1,4 +1,4 @@
-"""Tokens of each kind of slot, their rows, and the padding of rows into tensors, without any file."""
+"""Encoding of slots without files: token order, rows, and padding of rows into tensors."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def encode(
 
 
 def cached(num_pictures: int, num_sounds: int | None) -> MediaSlot:
-    """A video slot of cached features; row i holds the number i. `num_sounds` None: silent."""
+    """A video slot of features; row i has the value i. `num_sounds` None: silent."""
     sound = None if num_sounds is None else np.arange(num_sounds)[:, None] * np.ones(3)
     return MediaSlot(
         kind="video",
@@ -50,7 +50,7 @@ def cached(num_pictures: int, num_sounds: int | None) -> MediaSlot:
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize(("num_pictures", "num_sounds"), [(1, 1), (5, 3), (8, 40), (200, 2), (6, 0), (6, None)])
-def test_every_token_has_one_row_in_order(rate, num_pictures, num_sounds):
+def test_each_token_has_one_row_in_order(rate, num_pictures, num_sounds):
     encoded = encode(cached(num_pictures, num_sounds), rate=rate)
     num_audio = round(8 * rate) if num_sounds else 0
     assert encoded.order == interleave_order(8 - num_audio, num_audio)
@@ -62,8 +62,8 @@ def test_every_token_has_one_row_in_order(rate, num_pictures, num_sounds):
     assert (0 if encoded.sounds is None else len(encoded.sounds)) == encoded.order.count("audio")
 
 
-def test_only_windows_that_a_token_shows_are_analysed():
-    """30 s of sound are six windows; two tokens show two of them."""
+def test_only_windows_of_a_token_are_computed():
+    """30 s of audio have six windows; two tokens show two of them."""
     slot = MediaSlot(kind="video", picture=pictures(3), sound=tone(30.0))
     encoded = encode(slot)
     all_windows = AVicunaFeatureExtractor().extract_windows(tone(30.0))
@@ -72,7 +72,7 @@ def test_only_windows_that_a_token_shows_are_analysed():
     torch.testing.assert_close(encoded.sounds, all_windows[resample_rows(6, 2)], rtol=0, atol=0)
 
 
-def test_centred_tokens_show_the_middle_of_their_share():
+def test_centred_tokens_show_the_middle_of_their_interval():
     centred = encode(cached(40, 40), alignment="centred")
     assert centred.pictures[:, 0].tolist() == [3, 10, 16, 23, 30, 36]
     assert centred.sounds[:, 0].tolist() == [10, 30]
@@ -82,8 +82,8 @@ def test_centred_tokens_show_the_middle_of_their_share():
 
 
 @pytest.mark.parametrize(("seconds", "num_tokens"), [(1.0, 1), (10.0, 1), (10.5, 8), (30.0, 8)])
-def test_a_sound_alone_of_ten_seconds_is_one_token_with_short_windows(seconds, num_tokens):
-    """10 s are nine 2-s windows, of which the one token shows the middle one, from the file and from cached rows."""
+def test_audio_of_ten_seconds_is_one_token_also_with_short_windows(seconds, num_tokens):
+    """10 s have nine 2-s windows; the token shows the middle one, from a file and from features."""
     short = AVicunaFeatureExtractor(window_seconds=2.0, stride_seconds=1.0)
     windows = short.extract_windows(tone(seconds))
     encoded = encode(MediaSlot(kind="audio", sound=tone(seconds)), feature_extractor=short)
@@ -95,7 +95,7 @@ def test_a_sound_alone_of_ten_seconds_is_one_token_with_short_windows(seconds, n
         torch.testing.assert_close(encoded.sounds, windows[len(windows) // 2][None], rtol=0, atol=0)
 
 
-def test_slots_become_placeholders_at_known_positions():
+def test_slots_are_expanded_to_placeholders_with_positions():
     text, expansions = expand_slots(
         "a <video> b <image>", [EncodedSlot("video", ["audio", "video"]), EncodedSlot("image", ["video"])]
     )
@@ -121,7 +121,7 @@ def test_rows_are_padded_per_text_and_windows_numbered_per_text():
     assert pack_pictures([[]]) == pack_sounds([[]]) == {}
 
 
-def test_one_row_may_come_without_its_first_dimension():
+def test_a_single_row_may_be_one_dimensional():
     assert as_features(np.ones(4), name="video_features").shape == (1, 4)
     with pytest.raises(ValueError, match=r"audio_features must have shape .* got \(1, 1, 4\)"):
         as_features(np.ones((1, 1, 4)), name="audio_features")

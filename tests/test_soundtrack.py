@@ -1,4 +1,4 @@
-"""The sound of composed videos as arrays: stretching, joining, noise. test_rendering measures it on finished files."""
+"""The soundtrack of composed videos as arrays: stretching, joining, noise."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RATE = 48_000
 
 @pytest.mark.parametrize("sampling_rate", [16_000, 44_100, 48_000])
 @pytest.mark.parametrize("scale", [0.3, 0.6, 0.999, 1.0, 1.9, 3.5])
-def test_stretching_gives_the_length_asked_for_and_moves_a_click_where_it_belongs(sampling_rate, scale):
+def test_stretching_gives_the_requested_length_and_scales_times(sampling_rate, scale):
     samples = np.zeros((2, 3 * sampling_rate), dtype=np.float32)
     samples[:, sampling_rate : sampling_rate + sampling_rate // 20] = 0.5
     wanted = round(3 * scale * sampling_rate)
@@ -22,12 +22,12 @@ def test_stretching_gives_the_length_asked_for_and_moves_a_click_where_it_belong
     assert begin == pytest.approx(scale, abs=0.030 * max(1, scale))
 
 
-def test_stretching_refuses_a_scale_that_is_not_positive():
+def test_a_scale_that_is_not_positive_is_an_error():
     with pytest.raises(ValueError, match="-0.5"):
         stretch_audio(np.zeros((1, 10), dtype=np.float32), scale=-0.5, sampling_rate=RATE, num_samples=10)
 
 
-def test_noise_is_pink_seeded_and_audible_even_over_silence():
+def test_noise_is_pink_and_seeded_and_added_to_silence():
     silence = np.zeros((2, 3 * RATE), dtype=np.float32)
     first, again, other = (
         add_background_noise(silence, snr_db=20, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
@@ -36,22 +36,22 @@ def test_noise_is_pink_seeded_and_audible_even_over_silence():
     assert 20 * np.log10(first.std()) == pytest.approx(-60, abs=0.5)
     power = np.abs(np.fft.rfft(first[0])) ** 2
     octaves = [10 * np.log10(power[3 * low : 6 * low].sum()) for low in (100, 1000, 8000)]
-    assert np.ptp(octaves) < 1.5  # pink: the same power in each octave
+    assert np.ptp(octaves) < 1.5  # dB; pink noise has equal power per octave
 
 
-def test_joining_takes_tracks_shorter_than_the_cross_fade():
+def test_tracks_shorter_than_the_cross_fade_are_joined():
     tracks = [np.ones((1, size), dtype=np.float32) for size in (1000, 3, 0, 1, 500)]
     joined = join_tracks(tracks, sampling_rate=RATE)
     assert joined.shape == (1, 1504) and np.isfinite(joined).all()
 
 
-def test_a_loud_track_is_turned_down_as_a_whole():
+def test_a_loud_track_is_attenuated_as_a_whole():
     samples = np.array([[0.5, -2.0, 1.0]], dtype=np.float32)
     assert np.allclose(limit_peak(samples), [[0.25, -1.0, 0.5]])
     assert limit_peak(samples / 4) is not samples and np.array_equal(limit_peak(samples / 4), samples / 4)
 
 
-def test_a_join_is_a_smooth_change_and_touches_nothing_else():
+def test_a_join_is_smooth_and_changes_nothing_else():
     one, two = np.full((1, RATE), 0.4, dtype=np.float32), np.full((1, RATE), -0.4, dtype=np.float32)
     joined = join_tracks([one, two, one], sampling_rate=RATE)
     assert joined.shape == (1, 3 * RATE)

@@ -1,4 +1,4 @@
-"""A stage ends when the process that started it is killed, also with a launcher in between."""
+"""A stage ends when the process that started it is killed, also through a launcher."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_killed_run_leaves_no_stage():
+def test_the_stage_of_a_killed_run_ends():
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     runner = subprocess.Popen([sys.executable, "-u", "-c", RUNNER], env=environment, stdout=subprocess.PIPE)
     assert runner.stdout is not None and runner.stdout.read(1) == b"1"  # the stage is running

@@ -1,4 +1,4 @@
-"""Spans against spans: unions, matchings, counts, and the scores over a data set."""
+"""Metrics of spans: unions, matching, counts, and the scores of a dataset."""
 
 import evaluate
 import numpy as np
@@ -15,20 +15,20 @@ span_lists = st.lists(st.tuples(moments, moments), max_size=6)
 
 
 def sampled_iou(spans, others):
-    """Union IoU by counting the middles of whole seconds: every end in these tests is a whole number."""
+    """Union IoU by counting seconds; all times in these tests are integers."""
     inside = [{t for t in range(20) for start, end in side if start <= t + 0.5 < end} for side in (spans, others)]
     either = inside[0] | inside[1]
     return len(inside[0] & inside[1]) / len(either) if either else 0.0
 
 
 @given(span_lists, span_lists)
-def test_union_iou_counts_time_once(spans, others):
+def test_union_iou_counts_overlapping_time_once(spans, others):
     assert union_iou(spans, others) == pytest.approx(sampled_iou(spans, others))
     assert union_iou(spans, others) == pytest.approx(union_iou(others, spans))
 
 
 @given(span_lists)
-def test_a_union_is_ordered_and_its_parts_do_not_touch(spans):
+def test_the_parts_of_a_union_are_ordered_and_disjoint(spans):
     parts = union_of(spans)
     assert all(start < end for start, end in parts)
     assert all(a[1] < b[0] for a, b in zip(parts, parts[1:]))
@@ -36,25 +36,25 @@ def test_a_union_is_ordered_and_its_parts_do_not_touch(spans):
 
 
 @given(st.tuples(moments, moments), st.tuples(moments, moments))
-def test_iou_of_two_spans_is_that_of_their_unions(span, other):
+def test_union_iou_of_single_spans_equals_their_iou(span, other):
     if span[0] < span[1] and other[0] < other[1]:
         assert pairwise_iou(np.array([span]), np.array([other]))[0, 0] == pytest.approx(union_iou([span], [other]))
 
 
-def test_a_matching_may_have_to_give_up_the_best_pair():
+def test_the_matching_is_maximal_and_may_omit_the_best_pair():
     ious = np.array([[0.9, 0.6], [0.8, 0.0]])
     assert num_matches(ious, 0.5) == 2
     assert num_matches(ious, 0.7) == 1
     assert num_matches(np.zeros((0, 3)), 0.5) == 0
 
 
-def test_always_saying_one_span_gets_a_low_count_f1():
+def test_always_predicting_one_span_has_a_low_count_f1():
     expected = [1] * 8 + [2, 3]
     assert count_f1([1] * 10, expected) == pytest.approx((2 * 8 / 18) / 3)
     assert count_f1(expected, expected) == 1.0
 
 
-def test_scores_of_a_small_set_worked_by_hand():
+def test_scores_of_a_small_set_computed_by_hand():
     result = score_spans([[(0, 5)], [], [(0, 2), (8, 10)]], [[(0, 10)], [(0, 1)], [(0, 2), (4, 6)]])
     assert result["mIoU"] == pytest.approx(100 * (0.5 + 0 + 1) / 3)
     assert result["R1@0.5"] == pytest.approx(100 * 2 / 3)
@@ -64,7 +64,7 @@ def test_scores_of_a_small_set_worked_by_hand():
     assert result["answered"] == pytest.approx(100 * 2 / 3)
 
 
-def test_the_evaluate_module_gives_the_same_and_100_for_the_truth(project_dir):
+def test_the_evaluate_module_gives_the_same_scores_and_100_for_the_references(project_dir):
     metric = evaluate.load(str(project_dir / "eval/metrics/temporal_grounding"))
     truth = [[{"start": 0, "end": 4.5}], [{"start": 1.0, "end": 2.0}, {"start": 6.0, "end": 9.0}]]
     assert set(metric.compute(predictions=truth, references=truth).values()) == {100.0}
@@ -74,14 +74,14 @@ def test_the_evaluate_module_gives_the_same_and_100_for_the_truth(project_dir):
     assert metric.compute(predictions=shifted, references=truth) == pytest.approx(expected)
 
 
-def test_queries_without_reference_are_named():
+def test_queries_without_reference_are_an_error():
     with pytest.raises(ValueError, match=r"1 queries have no reference span, the first are \[1\]"):
         score_spans([[], []], [[(0, 1)], []])
     with pytest.raises(ValueError, match="0 predictions"):
         score_spans([], [])
 
 
-def test_many_equal_spans_are_matched_and_further_keys_are_ignored(project_dir):
+def test_many_equal_spans_are_matched_and_additional_keys_ignored(project_dir):
     metric = evaluate.load(str(project_dir / "eval/metrics/temporal_grounding"))
     many = [{"start": 1, "end": 2, "score": 0.5, "label": "dog"}] * 1500
     assert metric.compute(predictions=[many], references=[many])["F1@0.7"] == 100.0
@@ -90,7 +90,7 @@ def test_many_equal_spans_are_matched_and_further_keys_are_ignored(project_dir):
 @pytest.mark.parametrize(
     "span", [{"start": float("nan"), "end": 1.0}, {"start": 0.0}, {"start": 0.0, "end": float("inf")}]
 )
-def test_a_span_whose_times_are_not_numbers_is_named(project_dir, span):
+def test_a_span_without_finite_times_is_an_error_that_names_the_query(project_dir, span):
     metric = evaluate.load(str(project_dir / "eval/metrics/temporal_grounding"))
     good = [{"start": 0.0, "end": 1.0}]
     with pytest.raises(ValueError, match="prediction of query 1 has a span whose times are not finite numbers"):

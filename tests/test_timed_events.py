@@ -1,4 +1,4 @@
-"""Readers of events with times, on the real files with their real quirks."""
+"""Readers of timed events, on the real files."""
 
 import json
 
@@ -52,19 +52,19 @@ def read(source, path, *, durations=None, subset="train"):
         ((-3.0, -1.0, "a dog"), "ends_before_the_video"),
     ],
 )
-def test_a_broken_segment_is_dropped_with_its_reason(segment, reason):
+def test_an_invalid_segment_is_dropped_with_its_reason(segment, reason):
     events, dropped, repaired = clean([segment, (1.0, 4.0, "a cat")])
     assert events == [(1.0, 4.0, "a cat")] and dropped == {reason: 1} and repaired == {}
 
 
-def test_events_are_clamped_sorted_and_counted_once():
+def test_events_are_clamped_sorted_and_deduplicated():
     raw = [(8.0, 11.0, "b"), (-1.0, 2.0, "a"), (8.0, 11.0, "B"), (8.0, 10.0005, "c")]
     events, dropped, repaired = clean(raw)
     assert events == [(0.0, 2.0, "a"), (8.0, 10.0, "b"), (8.0, 10.0, "c")]
     assert dropped == {"duplicate_event": 1} and repaired == {"end_after_duration": 1, "negative_start": 1}
 
 
-def test_text_that_reads_as_a_placeholder_or_special_token_of_ours_does_not_get_through():
+def test_placeholders_and_special_tokens_are_removed_from_texts():
     events, _, _ = clean([(0, 1, "Press <s0> on\nthe <video>  </s>")])
     assert events == [(0.0, 1.0, "Press s0 on the video")]
 
@@ -81,7 +81,7 @@ def test_all_of_unav100_is_read(data_dir, split, num_videos, num_events):
     assert all(0 <= event.start < event.end <= video.duration for video in videos for event in video.events)
 
 
-def test_an_unknown_subset_names_those_that_the_file_has(data_dir):
+def test_an_unknown_subset_is_an_error_that_lists_the_subsets(data_dir):
     with pytest.raises(ValueError, match=r"no split 'val'; it has \['test', 'train', 'validation'\]"):
         read("unav100", data_dir / "unav100" / "unav100_annotations.json.gz", subset="val")
 
@@ -93,7 +93,7 @@ def test_an_unknown_subset_names_those_that_the_file_has(data_dir):
         ("val_1", 4_917, 17_505, {}, 5),
     ],
 )
-def test_activitynet_captions_lose_their_broken_segments_and_nothing_else(
+def test_only_invalid_segments_of_activitynet_captions_are_dropped(
     data_dir, name, num_videos, num_read, dropped, num_clamped
 ):
     videos, counts = read("activitynet_captions", data_dir / "activitynet_captions" / f"{name}.json.gz")
@@ -104,7 +104,7 @@ def test_activitynet_captions_lose_their_broken_segments_and_nothing_else(
     assert not [text for text in texts if text != " ".join(text.split()) or "\n" in text or not text]
 
 
-def test_vtimellm_evaluation_files_are_activitynet_captions(data_dir):
+def test_vtimellm_evaluation_files_have_the_format_of_activitynet_captions(data_dir):
     path = data_dir / "vtimellm" / "data_example.json"
     videos, _ = read("activitynet_captions", path)
     assert [len(video.events) for video in videos] == [3, 3] and videos[1].events[0].start == 0.0
@@ -112,21 +112,21 @@ def test_vtimellm_evaluation_files_are_activitynet_captions(data_dir):
     assert unclean.media_names == ("v_bXdq2zI1Ms0", "bXdq2zI1Ms0")
 
 
-def test_charades_needs_durations_and_drops_its_four_reversed_segments(data_dir):
+def test_charades_needs_durations_and_four_reversed_segments_are_dropped(data_dir):
     path = data_dir / "charades_sta" / "charades_sta_train.txt.gz"
     videos, counts = read("charades_sta", path)
     assert not videos and counts["dropped"] == {"unknown_duration": 12_408}
 
-    class AsLongAsAny(dict):
+    class ThousandSeconds(dict):
         def get(self, key, default=None):
             return 1_000.0
 
-    videos, counts = read("charades_sta", path, durations=AsLongAsAny())
+    videos, counts = read("charades_sta", path, durations=ThousandSeconds())
     assert counts["dropped"] == {"end_before_start": 4}
     assert len(videos) == 5_336 and sum(len(video.events) for video in videos) == 12_404
 
 
-def test_charades_lines_of_another_form_are_dropped_and_ends_are_clamped_to_the_length(data_dir, tmp_path):
+def test_malformed_lines_of_charades_are_dropped_and_ends_clamped_to_the_duration(data_dir, tmp_path):
     durations = read_durations(data_dir / "charades_sta" / "Charades_v1_test.csv.gz")
     assert len(durations) == 1_863 and durations["YSKX3"] == 16.62
     path = tmp_path / "charades.txt"
@@ -137,9 +137,7 @@ def test_charades_lines_of_another_form_are_dropped_and_ends_are_clamped_to_the_
 
 
 @pytest.mark.parametrize(("name", "num_videos", "num_rows"), [("val", 1_094, 4_180), ("test", 1_037, 4_021)])
-def test_didemo_keeps_each_description_at_the_span_that_its_annotators_agree_on_most(
-    data_dir, name, num_videos, num_rows
-):
+def test_didemo_events_have_the_consensus_span_of_their_annotators(data_dir, name, num_videos, num_rows):
     path = data_dir / "didemo" / f"{name}_data.json.gz"
     videos, counts = read("didemo", path)
     assert len(videos) == num_videos and counts["read"] == num_rows and set(counts["dropped"]) <= {"duplicate_event"}
@@ -151,20 +149,20 @@ def test_didemo_keeps_each_description_at_the_span_that_its_annotators_agree_on_
     assert not any(video.media_names[-1].endswith(".") for video in unclean)
 
 
-def test_consensus_is_one_of_the_annotations_and_ties_go_to_the_earliest():
+def test_consensus_is_one_of_the_annotations_and_the_earliest_of_ties():
     assert consensus([(5, 10), (5, 10), (5, 10), (0, 5)]) == (5, 10)
     assert consensus([(0, 5), (0, 5), (20, 25), (20, 25)]) == (0, 5)
     assert consensus([(0, 20), (5, 15), (5, 20), (25, 30)]) == (5, 20)
 
 
-def test_qvhighlights_keeps_every_window_of_a_query(data_dir):
+def test_qvhighlights_keeps_all_windows_of_a_query(data_dir):
     videos, counts = read("qvhighlights", data_dir / "qvhighlights" / "highlight_val_release.jsonl.gz")
     assert sum(len(video.events) for video in videos) == counts["read"] == 2_803
     assert not counts["dropped"] and len(videos) == 1_519
     assert max(len({event.start for event in video.events}) for video in videos) == 25
 
 
-def test_internvid_clips_that_follow_each_other_become_one_excerpt(tmp_path):
+def test_consecutive_clips_of_internvid_become_one_excerpt(tmp_path):
     clock = "00:00:{:06.3f}".format
     clips = [(10, 14, "a man digs"), (15, 20, "a man rests"), (40, 45.5, "a dog runs")]
     lines = [
@@ -200,12 +198,12 @@ def test_internvid_clips_that_follow_each_other_become_one_excerpt(tmp_path):
         (None, None, False, "unknown_duration"),
         (0.0, None, False, "unknown_duration"),
         (30.0, 88.0, True, (30.0, 30.0)),  # DiDeMo: the first 30 s of a longer file
-        (30.0, 27.5, True, (27.5, None)),  # whose last chunk is cut
+        (30.0, 27.5, True, (27.5, None)),  # with a shorter last chunk
         (30.0, 24.0, True, "duration_differs"),
         (30.0, None, True, (30.0, 30.0)),
     ],
 )
-def test_the_annotated_duration_must_be_that_of_the_file(annotated, measured, is_beginning, expected):
+def test_the_annotated_duration_must_match_the_file(annotated, measured, is_beginning, expected):
     unclean = UncleanVideo(AnnotatedVideo("v", annotated, ()), ("v",), is_beginning)
     if isinstance(expected, tuple):
         assert fit_duration(unclean, measured) == expected

@@ -1,4 +1,4 @@
-"""Time <-> text: the published codec, the round trip of any events, and what models really say."""
+"""Conversion between times and text: the published codec, round trips of events, and answers of models."""
 
 import json
 import math
@@ -70,10 +70,8 @@ def durations_and_events(draw):
     return duration, [Event(min(a, b), max(a, b), label) for a, b, label in pairs]
 
 
-def test_time_tokens_equal_the_published_ones_but_for_the_lower_clamp(golden_dir):
-    """Intended differences: the published code writes times before 0 as they come ("-10"); ours clamps them to
-    "00".
-    """
+def test_time_tokens_equal_the_published_ones_except_for_negative_times(golden_dir):
+    """Intended difference: the published code writes negative times ("-10"); ours clamps them to "00"."""
     table = json.loads((golden_dir / "time_tokens" / "time_tokens.json").read_text())["table"]
     differing = [row for row in table if TimeCodec().encode(row["seconds"], row["duration"]) != row["token"]]
     assert len(table) == 307
@@ -82,9 +80,9 @@ def test_time_tokens_equal_the_published_ones_but_for_the_lower_clamp(golden_dir
     assert {TimeCodec().encode(row["seconds"], row["duration"]) for row in differing} <= {"00"}
 
 
-def test_times_are_put_into_texts_like_the_published_ones_but_for_names_without_brackets(golden_dir):
-    """Intended difference: published names are any strings, replaced one after the other, so that "s1" also eats the
-    beginning of "s10" ("100"); ours are "<s1>" and "<e1>" alone, and plain words stay words."""
+def test_times_are_inserted_into_texts_as_published_for_names_in_brackets(golden_dir):
+    """Intended difference: the published code replaces any string, so that "s1" also replaces the start of "s10"
+    ("100"); ours replaces only names such as "<s1>" and "<e1>"."""
     cases = json.loads((golden_dir / "time_tokens" / "time_tokens.json").read_text())["replacement"]
     for case in cases:
         bracketed = all(name.startswith("<") for name in case["token"])
@@ -95,8 +93,8 @@ def test_times_are_put_into_texts_like_the_published_ones_but_for_names_without_
     assert len(cases) == 4
 
 
-def test_a_video_without_duration_is_an_error_that_names_it(golden_dir):
-    """Intended difference: the published code dies with a ZeroDivisionError, ours says what is wrong."""
+def test_a_duration_of_zero_is_an_error_that_names_it(golden_dir):
+    """Intended difference: the published code raises a ZeroDivisionError."""
     golden = json.loads((golden_dir / "time_tokens" / "time_tokens.json").read_text())["zero_duration"]
     assert golden["error"].startswith("ZeroDivisionError")
     with pytest.raises(ValueError, match="duration must be a positive number of seconds, got 0"):
@@ -122,14 +120,14 @@ print(parse_events("From 03 to 17, a dog barks.", 100.0), interleave_order(3, 1)
 """
 
 
-def test_texts_can_be_parsed_where_torch_and_transformers_are_absent(project_dir):
+def test_texts_can_be_parsed_without_torch_and_transformers(project_dir):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=project_dir, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("[Event(start=3.0, end=17.0, label='a dog barks', score=None)]")
 
 
 @pytest.mark.parametrize("duration", [0, -1.0, math.nan, math.inf])
-def test_every_entry_refuses_an_impossible_duration(duration):
+def test_an_invalid_duration_is_an_error(duration):
     for call in (
         lambda: TimeCodec().decode("03", duration),
         lambda: format_events([Event(0, 1, "x")], duration),
@@ -139,7 +137,7 @@ def test_every_entry_refuses_an_impossible_duration(duration):
             call()
 
 
-def test_wrong_settings_and_times_are_named():
+def test_wrong_settings_and_times_are_errors_that_name_them():
     with pytest.raises(ValueError, match="'percent'"):
         TimeCodec(unit="percent")
     with pytest.raises(ValueError, match="got 1$"):
@@ -155,7 +153,7 @@ def test_wrong_settings_and_times_are_named():
 @pytest.mark.parametrize("codec", CODECS, ids=str)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_time_survives_the_codec_within_its_resolution(codec, data):
+def test_a_time_is_decoded_within_the_resolution(codec, data):
     duration = data.draw(st.floats(0.1, 1e5))
     seconds = data.draw(st.floats(-10.0, 2e5))
     decoded = codec.decode(codec.encode(seconds, duration), duration)
@@ -167,8 +165,8 @@ def test_a_time_survives_the_codec_within_its_resolution(codec, data):
 @pytest.mark.parametrize("codec", CODECS, ids=str)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_completions_agree_with_what_the_codec_writes(codec, data):
-    """The largest completion of every beginning of a written time is at least that time, and exactly it at the end."""
+def test_completions_agree_with_encoded_times(codec, data):
+    """The largest completion of a prefix of a time is at least that time, and that of the whole time equals it."""
     duration = data.draw(st.floats(1.0, 9e4))
     text = codec.encode(data.draw(st.floats(0.0, duration)), duration)
     assert codec.is_complete(text) and codec.largest_completion(text) == float(text)
@@ -182,7 +180,7 @@ def test_completions_agree_with_what_the_codec_writes(codec, data):
 @pytest.mark.parametrize("codec", CODECS, ids=str)
 @settings(max_examples=250, deadline=None)
 @given(durations_and_events())
-def test_any_events_survive_the_round_trip(codec, given_events):
+def test_formatted_events_are_read_back(codec, given_events):
     duration, events = given_events
     text = format_events(events, duration, codec=codec)
     read = read_events(text, duration, codec=codec)
@@ -191,11 +189,11 @@ def test_any_events_survive_the_round_trip(codec, given_events):
     tolerance = codec.resolution(duration) * (1 + 1e-6)
     for before, after in zip(events, read.events):
         assert abs(before.start - after.start) <= tolerance and abs(before.end - after.end) <= tolerance
-    # a second trip changes nothing any more
+    # formatting again gives the same text
     assert format_events(read.events, duration, codec=codec) == text
 
 
-def test_every_tricky_label_survives_beside_every_other():
+def test_pairs_of_tricky_labels_are_read_back():
     for first in TRICKY_LABELS:
         for second in TRICKY_LABELS:
             events = [Event(3.0, 17.0, first), Event(40.0, 52.0, second), Event(60.0, 61.0, "rain")]
@@ -211,7 +209,7 @@ def test_the_wording_is_the_published_one():
 
 @pytest.mark.parametrize("num_spans", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("codec", CODECS, ids=str)
-def test_training_answers_and_format_events_write_the_same_spans(num_spans, codec):
+def test_training_answers_and_format_events_have_the_same_spans(num_spans, codec):
     duration = 100.0
     events = [Event(10.0 * i + 1, 10.0 * i + 7.5, "") for i in range(num_spans)]
     seconds = {f"<{name}{i}>": getattr(event, field) for i, event in enumerate(events)
@@ -223,7 +221,7 @@ def test_training_answers_and_format_events_write_the_same_spans(num_spans, code
 
 
 @pytest.mark.parametrize("label", ["", *TRICKY_LABELS])
-def test_several_spans_of_one_label_survive_the_round_trip(label):
+def test_several_spans_of_one_label_are_read_back(label):
     events = [Event(float(i), i + 2.0, label) for i in range(3, 90, 20)]
     assert parse_events(format_events(events, 100), 100) == events
 
@@ -280,7 +278,7 @@ def spans(text, duration=100.0):
         ("There is no dog in 2024.", []),
     ],
 )
-def test_reads_what_models_say(text, expected):
+def test_answers_of_models_are_read(text, expected):
     assert spans(text) == expected
 
 
@@ -319,20 +317,20 @@ UNREADABLE = ["I hear nothing.", "No idea.", "A man is walking.", "I do not know
 
 
 @pytest.mark.parametrize("text", ABSENT)
-def test_answers_that_an_event_does_not_occur_are_read_as_no_events(text):
+def test_answers_about_absent_events_give_no_events(text):
     reading = read_events(text, 100)
     assert reading.events == [] and reading.unread == []
 
 
 @pytest.mark.parametrize("text", UNREADABLE)
-def test_other_texts_without_spans_are_reported_as_unread(text):
+def test_other_texts_without_spans_are_unread(text):
     assert [piece.reason for piece in read_events(text, 100).unread] == ["no time span"]
 
 
 @pytest.mark.parametrize(
     "text", ["There is no cat. A dog barks from 03 to 17.", "It does not occur before 02. From 03 to 17, a dog barks."]
 )
-def test_a_refusal_beside_a_span_does_not_hide_the_span(text):
+def test_a_span_is_read_next_to_a_negation(text):
     assert [(start, end) for start, end, _ in spans(text)] == [(3, 17)]
 
 
@@ -341,7 +339,7 @@ def test_any_number_of_json_lines_is_read():
     assert spans(lines) == [(i, i + 1, f"event {i}") for i in range(90)]
 
 
-def test_written_units_are_taken_at_their_word():
+def test_units_in_the_text_are_applied():
     assert spans("90.0 - 102.0 seconds, spread butter. 114 - 127 seconds, eat.", 200) == [
         (90, 102, "spread butter"),
         (114, 127, "eat"),
@@ -351,8 +349,8 @@ def test_written_units_are_taken_at_their_word():
     assert parse_events("From 3 to 17, X.", 200, codec=TimeCodec(unit="seconds")) == [Event(3, 17, "X")]
 
 
-def test_real_model_outputs_are_all_read(data_dir):
-    """The log holds a grounding answer with one span per line, and narrations as JSON behind a sentence."""
+def test_all_answers_of_a_real_log_are_read(data_dir):
+    """Grounding answers with one span per line, and narrations as JSON after a sentence."""
     lines = [
         json.loads(line)
         for line in (data_dir / "vtimellm" / "example_log.txt").read_text().splitlines()
@@ -372,11 +370,11 @@ def test_real_model_outputs_are_all_read(data_dir):
     assert spans(lines[1]["answer"]) == [(17, 34, "The three men are standing on a mat")]
 
 
-def test_other_models_prediction_files_never_raise(data_dir):
-    """TimeChat's published predictions, with empty and reversed time stamps, each entry as the JSON text it is."""
+def test_published_predictions_of_timechat_are_read_without_an_error(data_dir):
+    """Each entry as JSON text; some have empty or reversed time stamps."""
     files = sorted((data_dir / "timechat_eval").rglob("*pred*.json"))
     if not files:
-        pytest.skip("timechat_eval is held back")
+        pytest.skip("the files of timechat_eval are absent")
     for file in files:
         content = json.loads(file.read_text(encoding="utf-8"))
         for entry in content.values() if isinstance(content, dict) else content:
@@ -384,7 +382,7 @@ def test_other_models_prediction_files_never_raise(data_dir):
                 assert 0.0 <= event.start <= event.end <= 1e4
 
 
-def test_reports_what_it_could_not_read():
+def test_unread_parts_have_a_reason():
     reasons = {text: [piece.reason for piece in read_events(text, 100).unread] for text in (
         "I hear nothing.", "From 40, rain.", "From 17 to 03, X.", '[{"event": "B"}, [3, 17]]', "From 03 to 17.", "No event.",  # noqa: E501
     )}  # fmt: skip
@@ -398,7 +396,7 @@ def test_reports_what_it_could_not_read():
     ]
 
 
-def test_places_point_at_the_written_times():
+def test_places_are_the_positions_of_the_times():
     for text in (
         "From 03 to 17 and from 40 to 52, X. Y from 60 to the end.",
         'So: [{"event": "3 dogs", "timestamps": "from 03 to 17"}, {"event": "b", "start": 40, "end": 52}]',
@@ -414,7 +412,7 @@ PIECES = ["From 03 to 17", "from 4", " to ", "and", "[", "]", "{", "}", '"', "'"
 
 @settings(max_examples=400, deadline=None)
 @given(st.one_of(st.text(max_size=200), st.lists(st.sampled_from(PIECES), max_size=40).map("".join)))
-def test_never_raises_on_any_text(text):
+def test_no_text_raises_an_error(text):
     reading = read_events(text, 12.5)
     for event, place in zip(reading.events, reading.places, strict=True):
         assert 0.0 <= event.start <= event.end <= 12.5
@@ -430,7 +428,7 @@ def test_never_raises_on_any_text(text):
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip
-def test_the_time_for_long_garbage_grows_with_its_length(text):
+def test_long_malformed_texts_are_read_in_little_time(text):
     begin = time.process_time()
     parse_events(text, 10)
     assert time.process_time() - begin < 2.0

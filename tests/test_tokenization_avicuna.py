@@ -1,4 +1,4 @@
-"""The tokenizer: placeholder tokens, padding, and the pieces of the published code."""
+"""The tokenizer: placeholder tokens, padding, and the published ids."""
 
 import json
 import shutil
@@ -25,10 +25,10 @@ def test_placeholders_are_single_tokens_after_the_vocabulary(make):
     size = len(original)
     assert tokenizer.convert_tokens_to_ids(["<video>", "<audio>", "<pad>"]) == [size, size + 1, size + 2]
     assert pieces_ids(tokenizer, "<video><audio><audio>") == [size, size + 1, size + 1]
-    assert len(original) == size, "the tokenizer given must not change"
+    assert len(original) == size, "the given tokenizer must not change"
 
 
-def test_padding_is_on_the_left_and_never_the_unknown_token():
+def test_padding_is_on_the_left_with_a_separate_token():
     tokenizer = add_placeholder_tokens(byte_level_tokenizer())
     batch = tokenizer(["a", "a dog barks"], padding=True)
     assert tokenizer.pad_token_id != tokenizer.unk_token_id
@@ -41,14 +41,14 @@ def test_a_separate_padding_token_is_kept():
     assert add_placeholder_tokens(original).pad_token == "<mypad>"
 
 
-def test_adding_twice_changes_nothing():
+def test_adding_placeholders_is_idempotent():
     tokenizer = add_placeholder_tokens(sentencepiece_tokenizer())
     assert add_placeholder_tokens(tokenizer) is tokenizer
 
 
 @pytest.mark.parametrize("prepend_scheme", ["first", "always"])
 @pytest.mark.parametrize("piece", PIECES)
-def test_a_piece_after_a_placeholder_begins_with_a_word_start(prepend_scheme, piece):
+def test_text_after_a_placeholder_starts_a_new_word(prepend_scheme, piece):
     tokenizer = add_placeholder_tokens(sentencepiece_tokenizer(prepend_scheme))
     word_start = "\u2581"
     bpe = tokenizer.backend_tokenizer.model
@@ -59,7 +59,7 @@ def test_a_piece_after_a_placeholder_begins_with_a_word_start(prepend_scheme, pi
         assert pieces_ids(tokenizer, "rain\n" + "".join(placeholders) + piece) == before + ids + alone
 
 
-def test_placeholders_added_by_the_caller_are_kept_and_their_pieces_corrected():
+def test_existing_placeholder_tokens_are_kept_and_corrected():
     original = sentencepiece_tokenizer()
     original.add_special_tokens({"pad_token": "<mypad>", "additional_special_tokens": ["<audio>", "<video>"]})
     tokenizer, expected = add_placeholder_tokens(original), add_placeholder_tokens(sentencepiece_tokenizer())
@@ -73,7 +73,7 @@ def test_placeholders_added_by_the_caller_are_kept_and_their_pieces_corrected():
 
 
 @pytest.mark.parametrize("prepend_scheme", ["first", "always"])
-def test_saved_and_loaded_gives_the_same_ids(tmp_path, prepend_scheme):
+def test_a_saved_tokenizer_gives_the_same_ids(tmp_path, prepend_scheme):
     tokenizer = add_placeholder_tokens(sentencepiece_tokenizer(prepend_scheme))
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -83,8 +83,8 @@ def test_saved_and_loaded_gives_the_same_ids(tmp_path, prepend_scheme):
     assert add_placeholder_tokens(loaded) is loaded
 
 
-def test_llama_after_an_answer(shared_golden_dir):
-    """After </s>, legacy=False keeps the slow tokenizer's "US" + "ER"; legacy=True starts a new word."""
+def test_ids_of_llama_after_an_answer(shared_golden_dir):
+    """After </s>, legacy=False gives "US", "ER" as the slow tokenizer; legacy=True starts a new word."""
     for legacy, expected in ((False, [2, 3308, 1001]), (True, [2, 3148, 1001])):
         tokenizer = add_placeholder_tokens(
             AutoTokenizer.from_pretrained(shared_golden_dir / "llama_tokenizer", legacy=legacy)
@@ -93,7 +93,7 @@ def test_llama_after_an_answer(shared_golden_dir):
         assert tokenizer.decode(pieces_ids(tokenizer, "The USER: rain")) == "The USER: rain"
 
 
-def test_a_slow_tokenizer_is_refused():
+def test_a_slow_tokenizer_is_an_error():
     class Slow:
         is_fast = False
 
@@ -102,10 +102,8 @@ def test_a_slow_tokenizer_is_refused():
 
 
 @pytest.mark.parametrize("legacy", [0, 1])
-def test_a_bare_tokenizer_model_gives_the_published_ids(shared_golden_dir, tmp_path, legacy):
-    """Vicuna's repository has no tokenizer.json; what transformers makes of tokenizer.model merges spaces too
-    early.
-    """
+def test_a_tokenizer_model_without_tokenizer_json_gives_the_published_ids(shared_golden_dir, tmp_path, legacy):
+    """As in Vicuna's repository; the conversion of transformers merges spaces too early."""
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(shared_golden_dir / "llama_tokenizer" / name, tmp_path / name)
     tokenizer = add_placeholder_tokens(AutoTokenizer.from_pretrained(tmp_path, legacy=bool(legacy)))
@@ -116,10 +114,8 @@ def test_a_bare_tokenizer_model_gives_the_published_ids(shared_golden_dir, tmp_p
             assert ids == case["input_ids"], name
 
 
-def test_the_small_tokenizer_gives_the_published_ids(shared_golden_dir):
-    """With legacy=False its pieces after </s> are unknown tokens in the published code (golden README): ours
-    are real.
-    """
+def test_a_small_tokenizer_gives_the_published_ids(shared_golden_dir):
+    """Intended difference with legacy=False: after </s> the published code gives unknown tokens, ours does not."""
     for legacy in (0, 1):
         tokenizer = AutoTokenizer.from_pretrained(shared_golden_dir / "small_tokenizer", legacy=bool(legacy))
         tokenizer = add_placeholder_tokens(tokenizer)

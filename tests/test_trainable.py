@@ -1,4 +1,4 @@
-"""Which parameters a stage trains, by name and for any language model."""
+"""The trainable parameters of a stage, for any language model."""
 
 import pytest
 from peft import get_peft_model
@@ -19,26 +19,26 @@ OWNERS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_is_thawed_whole_and_alone(part):
+def test_only_the_named_part_is_trainable(part):
     model = tiny_model()
     set_trainable(model, [part])
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == name.startswith(OWNERS[part]), name
 
 
-def test_every_parameter_belongs_to_one_part():
+def test_each_parameter_belongs_to_one_part():
     model = tiny_model()
     names = [name for name, _ in model.named_parameters()]
     assert all(sum(name.startswith(prefixes) for prefixes in OWNERS.values()) == 1 for name in names)
     assert sum(total for _, total in count_parameters(model).values()) == sum(p.numel() for p in model.parameters())
 
 
-def test_a_part_that_the_checkpoint_lacks_is_an_error():
+def test_a_missing_part_is_an_error():
     with pytest.raises(ValueError, match="vision_tower"):
         set_trainable(tiny_model(vision_config=None), ["vision_tower"])
 
 
-def test_lora_sits_on_all_linear_layers_of_the_language_model_and_nowhere_else():
+def test_lora_is_added_to_all_linear_layers_of_the_language_model_only():
     model = tiny_model()
     set_trainable(model, [])
     stage = StageArguments(use_peft=True, lora_r=2)
@@ -55,7 +55,7 @@ def test_lora_sits_on_all_linear_layers_of_the_language_model_and_nowhere_else()
     assert all(("lora_" in name) == parameter.requires_grad for name, parameter in tuned.named_parameters())
 
 
-def test_parts_trained_beside_lora_are_saved_whole():
+def test_parts_trained_with_lora_are_saved_in_full():
     model = tiny_model()
     set_trainable(model, ["audio_adapter"])
     stage = StageArguments(use_peft=True, lora_r=2, trainable=["audio_adapter"])

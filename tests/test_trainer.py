@@ -1,4 +1,4 @@
-"""Evaluation during training, a training that ends by a criterion, and one that diverges."""
+"""The trainer: evaluation, stopping criteria, divergence, and losses."""
 
 import json
 
@@ -25,7 +25,7 @@ def summary_of(folder):
 
 
 def places_of(text: str) -> list[str]:
-    """`time_places` of a text in which every character is a token and "|" separates answers, in order."""
+    """`time_places` of a text in which each character is a token and "|" separates answers."""
     labels = [-100 if character == "|" else ord(character) for character in text]
     return list(time_places(labels, set(map(ord, "0123456789"))).values())
 
@@ -41,12 +41,12 @@ def places_of(text: str) -> list[str]:
         ("|2 dogs bark 100 times from 03 to 17.", PLACES),
     ],
 )
-def test_digits_of_times_are_found_in_any_form_of_answer(text, expected):
+def test_digits_of_times_are_found_in_all_formats_of_answers(text, expected):
     assert places_of(text) == list(expected)
 
 
 def test_evaluation_reports_teacher_forced_accuracy(workshop, tmp_path):  # noqa: F811
-    """Held against the logits of the whole batch: a learning rate of 0 keeps the checkpoint as it is."""
+    """Compared with the logits of the whole batch; a learning rate of 0 does not change the checkpoint."""
     rows = workshop.rows("video")
     output = run_stage(
         workshop, "video", tmp_path, trainable="vision_adapter", eval_datasets=rows, learning_rate=0.0, **EVALUATION
@@ -77,14 +77,14 @@ def test_evaluation_reports_teacher_forced_accuracy(workshop, tmp_path):  # noqa
         (["start_tens_accuracy >= 0", "loss <= 0.001"], 3),
     ],
 )
-def test_training_ends_when_all_criteria_are_met(workshop, tmp_path, criteria, steps):  # noqa: F811
+def test_training_stops_when_all_criteria_are_met(workshop, tmp_path, criteria, steps):  # noqa: F811
     options = {"eval_datasets": workshop.rows("video"), "stop_when": criteria, "max_steps": 3, **EVALUATION}
     output = run_stage(workshop, "video", tmp_path, trainable="vision_adapter", **options)
     assert summary_of(output)["steps"] == steps
     assert (output / "model.safetensors").exists()
 
 
-def test_an_unknown_metric_is_named_with_the_known_ones(workshop, tmp_path):  # noqa: F811
+def test_an_unknown_metric_is_an_error_that_lists_the_metrics(workshop, tmp_path):  # noqa: F811
     options = {"eval_datasets": workshop.rows("image"), "stop_when": ["start_tens_accuracy >= 0.5"], **EVALUATION}
     with pytest.raises(ValueError, match=r"no metric 'start_tens_accuracy' in this evaluation; it has \['entropy'"):
         run_stage(workshop, "image", tmp_path, trainable="vision_adapter", **options)
@@ -97,7 +97,7 @@ def test_an_unknown_metric_is_named_with_the_known_ones(workshop, tmp_path):  # 
         (["--stop_when", "loss is low", "--eval_strategy", "steps"], "got 'loss is low'"),
     ],
 )
-def test_a_criterion_that_cannot_be_checked_is_refused(line, words):
+def test_an_invalid_criterion_is_an_error(line, words):
     base = ["--trainable", "vision_adapter", "--bf16", "false", "--output_dir", "/nowhere"]
     with pytest.raises(ValueError, match=words):
         parse_arguments([*base, *line])
@@ -115,14 +115,14 @@ def test_a_criterion_that_cannot_be_checked_is_refused(line, words):
         ),
     ],
 )
-def test_a_training_that_diverges_fails_before_anything_is_saved(workshop, tmp_path, options, words):  # noqa: F811
+def test_a_diverging_training_is_an_error_and_saves_nothing(workshop, tmp_path, options, words):  # noqa: F811
     with pytest.raises(FloatingPointError, match=words):
         run_stage(workshop, "video", tmp_path, trainable="language_model", **options)
     assert not list(tmp_path.rglob("*.safetensors")) and not (tmp_path / SUMMARY_FILE).exists()
 
 
-def test_label_smoothing_leaves_the_placeholders_out(workshop, tmp_path):  # noqa: F811
-    """The reported loss is that of torch on the logits without the two placeholders."""
+def test_label_smoothing_excludes_the_placeholders(workshop, tmp_path):  # noqa: F811
+    """The loss equals that of torch on the logits without the two placeholders."""
     options = {"label_smoothing_factor": 0.1, "learning_rate": 0.0, "per_device_train_batch_size": 6}
     output = run_stage(workshop, "video", tmp_path, trainable="vision_adapter", effective_batch_size=6, **options)
     processor, model = AutoProcessor.from_pretrained(str(output)), load_model(str(output)).eval()
@@ -140,7 +140,7 @@ def test_label_smoothing_leaves_the_placeholders_out(workshop, tmp_path):  # noq
 
 @pytest.mark.parametrize("flatten", [False, True])
 def test_samples_without_a_supervised_token_are_counted(workshop, tmp_path, flatten):  # noqa: F811
-    """40 tokens hold the media and the question of the sounds, and no answer."""
+    """40 tokens contain the media and the question, but no answer."""
     options = {"chat_template": "vicuna", "trainable": "audio_adapter", "flatten": flatten, "max_steps": 2}
     whole = run_stage(workshop, "audio", tmp_path / "whole", **options)
     cut = run_stage(workshop, "audio", tmp_path / "cut", max_length=40, **options)
@@ -148,10 +148,8 @@ def test_samples_without_a_supervised_token_are_counted(workshop, tmp_path, flat
     assert summary_of(cut)["samples_without_labels"] == 5
 
 
-def test_a_cpu_scores_labelled_positions_alone_and_gets_the_same_loss(workshop, tmp_path, monkeypatch):  # noqa: F811
-    """`is_top1` has one entry per scored position, so the number of rows of the head's input tells which were
-    scored.
-    """
+def test_a_cpu_scores_only_labelled_positions_with_the_same_loss(workshop, tmp_path, monkeypatch):  # noqa: F811
+    """The number of rows of the input of the head is the number of scored positions."""
     scored, losses = [], []
     apply = trl.trainer.utils._ChunkedLogProbFunction.apply
     monkeypatch.setattr(

@@ -1,10 +1,10 @@
-"""transformers' own model tests, run on AVicuna: minutes long and in need of a package index, so marked slow.
+"""Runs the common model tests of transformers on AVicuna; slow: takes minutes and needs a package index.
 
     pytest -m slow tests/test_transformers_common_suite.py
 
-The wheel of transformers carries no tests; its source distribution carries the common ones, which are fetched for the
-installed version. Three modules that they import but that are not in it (exporters, generation) are replaced by empty
-classes: nothing of them is counted as passed.
+The wheel of transformers has no tests; the common ones are in its source distribution, which is downloaded for the
+installed version. Three modules that they import but that are missing there (exporters, generation, utils) are
+replaced by empty classes, whose tests are not counted.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ STUBS = {
 
 
 def pip(*arguments) -> None:
-    """Runs pip in this environment; skips the test where no package index can be reached."""
+    """Runs pip in this environment; skips the test if no package index can be reached."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", *map(str, arguments)], capture_output=True, text=True, check=False
     )
@@ -38,7 +38,7 @@ def pip(*arguments) -> None:
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory) -> Path:
-    """The tests of transformers' source distribution with ours among them, and the one package that they lack."""
+    """The tests of the source distribution of transformers with ours added, and a package that they need."""
     folder = tmp_path_factory.mktemp("suite")
     pip("download", "--quiet", "--no-deps", "--no-binary", "transformers", "--dest", folder,
         f"transformers=={transformers.__version__}")  # fmt: skip

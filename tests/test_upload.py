@@ -1,4 +1,4 @@
-"""One commit or nothing: what a failed, interrupted, repeated or private upload leaves on the Hub (a stand-in)."""
+"""Uploads in one commit to a local Hub: failed, interrupted, repeated and private uploads."""
 
 import hashlib
 import subprocess
@@ -19,7 +19,7 @@ SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
 
 @pytest.fixture
 def release(tmp_path) -> Path:
-    """A folder as `assemble_release` leaves it, in small: what an upload needs to see."""
+    """A small release folder."""
     folder = tmp_path / "release"
     folder.mkdir()
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
@@ -42,40 +42,38 @@ FAILURES = {
     "no rights": (TOKEN, {"POST .*/commit/": 403}, "403"),
     "missing owner": (TOKEN, {"POST /api/repos/create": 404}, "no such repository"),
     "missing repository": (TOKEN, {"POST .*/preupload/": 404}, "no such repository"),
-    "the hub's disk is full": (TOKEN, {"POST .*/commit/": 507}, "507"),
-    "connection dropped in a file": (TOKEN, {"PUT /objects/": None}, "interrupted"),
-    "connection dropped in the commit": (TOKEN, {"POST .*/commit/": None}, "interrupted"),
+    "disk of the Hub is full": (TOKEN, {"POST .*/commit/": 507}, "507"),
+    "connection dropped during a file": (TOKEN, {"PUT /objects/": None}, "interrupted"),
+    "connection dropped during the commit": (TOKEN, {"POST .*/commit/": None}, "interrupted"),
 }
 
 
-@pytest.mark.parametrize(("token", "faults", "says"), FAILURES.values(), ids=FAILURES)
-def test_a_failed_upload_says_why_and_publishes_nothing(hub, release, monkeypatch, token, faults, says):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits longer after each lost connection
+@pytest.mark.parametrize(("token", "faults", "message"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_upload_names_the_reason_and_publishes_nothing(hub, release, monkeypatch, token, faults, message):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub waits after each lost connection
     hub.faults.update(faults)
-    with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{says}"):
+    with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{message}"):
         send(hub, release, token=token)
-    assert not hub.repos.get(MODEL), "a part of the release is on the Hub"
+    assert not hub.repos.get(MODEL), "a part of the release was published"
 
 
-OF_A_KNOWN_REPOSITORY = {name: failure for name, failure in FAILURES.items() if name != "missing owner"}
+LATER_FAILURES = {name: failure for name, failure in FAILURES.items() if name != "missing owner"}
 
 
-@pytest.mark.parametrize(("token", "faults", "says"), OF_A_KNOWN_REPOSITORY.values(), ids=OF_A_KNOWN_REPOSITORY)
-def test_a_failed_upload_leaves_an_older_release_as_it_was(hub, release, monkeypatch, token, faults, says):
+@pytest.mark.parametrize(("token", "faults", "message"), LATER_FAILURES.values(), ids=LATER_FAILURES)
+def test_a_failed_upload_does_not_change_an_older_release(hub, release, monkeypatch, token, faults, message):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     send(hub, release)
     before = dict(hub.repos[MODEL])
     (release / "config.json").write_text('{"new": true}')
     (release / SHARDS[0]).write_bytes(b"new" * 20_000)
     hub.faults.update(faults)
-    with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{says}"):
+    with pytest.raises(RuntimeError, match=f"(?s)user/avicuna.*{message}"):
         send(hub, release, token=token, revision="v2")
-    assert hub.repos[MODEL] == before and not hub.branches, "an empty branch would pass for the new release"
+    assert hub.repos[MODEL] == before and not hub.branches, "a branch without the new release must not remain"
 
 
-def test_an_interrupted_upload_is_finished_by_the_same_command_and_sends_no_large_file_twice(
-    hub, release, monkeypatch
-):
+def test_an_interrupted_upload_is_resumed_without_sending_a_large_file_twice(hub, release, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     last = hashlib.sha256((release / SHARDS[-1]).read_bytes()).hexdigest()
     hub.faults[f"PUT /objects/{last}"] = None
@@ -100,14 +98,14 @@ upload(Path(sys.argv[1]), api=HfApi(), repo_id="user/avicuna")
 """
 
 
-def test_a_killed_upload_is_finished_by_the_same_command(hub, release, tmp_path, project_dir):
+def test_a_killed_upload_is_resumed_by_the_same_command(hub, release, tmp_path, project_dir):
     command = [sys.executable, "-c", UPLOAD, str(release)]
     settings = {"cwd": project_dir, "env": hub.environment(tmp_path / "home"), "stderr": subprocess.DEVNULL}
     last = hashlib.sha256((release / SHARDS[-1]).read_bytes()).hexdigest()
     hub.faults[f"PUT /objects/{last}"] = None
     with subprocess.Popen(command, **settings) as process:
         while len(hub.objects) < 2 or f"PUT /objects/{last}" not in hub.requests:
-            assert process.poll() is None, "it ended by itself"
+            assert process.poll() is None, "the upload ended before it was killed"
             time.sleep(0.05)
         process.kill()
     assert not hub.repos[MODEL]
@@ -118,21 +116,21 @@ def test_a_killed_upload_is_finished_by_the_same_command(hub, release, tmp_path,
     assert set(hub.repos[MODEL]) == {path.name for path in release.iterdir()}
 
 
-def test_a_private_upload_stays_private(hub, release):
+def test_a_private_repository_remains_private(hub, release):
     send(hub, release, private=True)
     assert MODEL in hub.private
     send(hub, release)
     assert MODEL in hub.private, "an existing repository keeps its visibility"
 
 
-def test_a_public_repository_is_not_filled_where_a_private_one_was_asked_for(hub, release):
+def test_a_private_upload_to_a_public_repository_is_an_error(hub, release):
     HfApi(endpoint=hub.address, token=TOKEN).create_repo("user/avicuna", private=False)
     with pytest.raises(ValueError, match="user/avicuna is public, and --private was given"):
         send(hub, release, private=True)
     assert hub.repos[MODEL] == {} and not sent_objects(hub)
 
 
-def test_what_an_older_release_left_goes_and_what_others_added_stays(hub, release):
+def test_files_of_an_older_release_are_removed_and_other_files_kept(hub, release):
     send(hub, release)
     hub.repos[MODEL] |= {"pytorch_model.bin": b"pickle", "assets/logo.svg": b"<svg/>", ".gitattributes": b"lfs"}
     for name in SHARDS[1:]:

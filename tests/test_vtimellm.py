@@ -1,4 +1,4 @@
-"""AVicuna's and VTimeLLM's conversation files: our rows without loss, published ones as far as they go."""
+"""Conversation files of AVicuna and VTimeLLM: lossless round trip of our rows, and reading of published records."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from .curation_fixtures import quick_options, write_captions
 from .media_files import pictures, write_media
 
 
-def test_our_rows_are_written_and_read_without_loss(tmp_path):
+def test_written_rows_are_read_back_unchanged(tmp_path):
     options = quick_options(write_captions(tmp_path / "desc.json"))
     dataset = load_dataset("pu_valor", cache_dir=str(tmp_path / "cache"), split="train", **options)
     rows = list(dataset)
@@ -64,7 +64,7 @@ def test_published_records_are_read(tmp_path):
     }
 
 
-def test_a_set_with_a_video_column_is_written_without_a_video_decoder(tmp_path):
+def test_a_dataset_with_a_video_column_is_written_without_decoding(tmp_path):
     options = quick_options(write_captions(tmp_path / "desc.json"))
     dataset = load_dataset("pu_valor", cache_dir=str(tmp_path / "cache"), split="train", **options)
     videos = [{"bytes": b"not a video", "path": "a.mp4"}] * len(dataset)
@@ -81,7 +81,7 @@ def test_a_set_with_a_video_column_is_written_without_a_video_decoder(tmp_path):
     assert len({(tmp_path / name).read_bytes() for name in ("plain.json", "rendered.json", "stream.json")}) == 1
 
 
-def test_a_name_that_ends_in_gz_is_gzipped_with_the_same_bytes_each_time(tmp_path):
+def test_gzipped_files_are_deterministic(tmp_path):
     row = make_row("a", source="s", turns=[("Q?", "A.")], video="a.mp4")
     for name in ("x.json.gz", "y.json.gz"):
         write_vtimellm([row], tmp_path / name)

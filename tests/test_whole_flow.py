@@ -1,7 +1,7 @@
-"""From real files to an answer, across all rooms, by the commands that a user types; and what wrong input is told.
+"""From real files to an answer with all packages, by the commands of a user; and errors for wrong input.
 
-The three real VALOR clips become a rendered pseudo-untrimmed video, one training step runs on it, and the trained
-checkpoint answers about a real mp4 with its own sound. The demo itself, shortened, is a slow test.
+Three real VALOR clips are rendered into a pseudo-untrimmed video, one training step runs on it, and the trained
+checkpoint answers about the video. A shortened demo is a slow test.
 """
 
 import json
@@ -40,7 +40,7 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
-    """A tiny random checkpoint, as `python -m train.initialize --size tiny` writes it."""
+    """A tiny random checkpoint, as written by `python -m train.initialize --size tiny`."""
     folder = tmp_path_factory.mktemp("start") / "stage0"
     model, processor = build_tiny(CAPTIONS, num_av_tokens=20)
     model.save_pretrained(folder)
@@ -57,7 +57,7 @@ def training_command(start: Path, rows: Path, output: Path) -> tuple:
     )
 
 
-def test_real_clips_become_a_video_that_trains_a_model_that_answers(data_dir, start, tmp_path):
+def test_a_model_trained_on_a_rendered_video_answers_about_it(data_dir, start, tmp_path):
     clips = data_dir / "valor_clips"
     rows = load_dataset(
         "pu_valor",
@@ -92,7 +92,7 @@ def test_real_clips_become_a_video_that_trains_a_model_that_answers(data_dir, st
     processor = AutoProcessor.from_pretrained(trained, trust_remote_code=True)
     heard = ask(model, processor, {"type": "video", "path": str(video)})
     deaf = ask(model, processor, {"type": "video", "path": str(video), "audio": False})
-    assert heard.shape == deaf.shape and not torch.equal(heard, deaf), "the video's own sound changes nothing"
+    assert heard.shape == deaf.shape and not torch.equal(heard, deaf), "the sound must change the logits"
 
 
 def ask(model, processor, video: dict) -> torch.Tensor:
@@ -109,7 +109,7 @@ def ask(model, processor, video: dict) -> torch.Tensor:
     return generated.logits[0]
 
 
-def test_the_real_captions_make_pseudo_untrimmed_videos(data_dir, sentence_encoder_dir, tmp_path):
+def test_real_captions_give_pseudo_untrimmed_videos(data_dir, sentence_encoder_dir, tmp_path):
     rows = load_dataset(
         "pu_valor",
         captions_file=str(data_dir / "valor" / "valor32k_captions.jsonl.gz"),
@@ -123,18 +123,18 @@ def test_the_real_captions_make_pseudo_untrimmed_videos(data_dir, sentence_encod
 
 
 @pytest.mark.parametrize(
-    ("break_it", "arguments", "says"),
+    ("missing", "arguments", "message"),
     [
         (None, ("--learning_rat", "1"), "learning_rat"),
         ("model.safetensors", (), "model.safetensors"),
     ],
     ids=["unknown recipe key", "checkpoint without weights"],
 )
-def test_training_tells_wrong_input_in_its_last_line(start, tmp_path, break_it, arguments, says):
+def test_the_last_line_of_a_failed_training_names_the_wrong_input(start, tmp_path, missing, arguments, message):
     checkpoint = tmp_path / "stage0"
     checkpoint.mkdir()
     for path in start.iterdir():
-        if path.name != break_it:
+        if path.name != missing:
             os.symlink(path, checkpoint / path.name)
     (tmp_path / "rows").mkdir()
     video = write_media(tmp_path / "clip.mp4", frames=pictures(10))
@@ -143,10 +143,10 @@ def test_training_tells_wrong_input_in_its_last_line(start, tmp_path, break_it, 
     command = training_command(checkpoint, tmp_path / "rows", tmp_path / "out")
     done = run("python", *command[command.index("train/sft.py") :], *arguments, check=False)
     assert done.returncode != 0
-    assert says in done.stderr.strip().splitlines()[-1], done.stderr[-2000:]
+    assert message in done.stderr.strip().splitlines()[-1], done.stderr[-2000:]
 
 
-def test_the_demo_refuses_a_video_that_is_not_there(tmp_path):
+def test_a_missing_video_of_the_demo_is_an_error(tmp_path):
     done = run(
         "python", "examples/demo.py", "--output", tmp_path / "demo", "--video", tmp_path / "absent.mp4", check=False
     )
@@ -155,7 +155,7 @@ def test_the_demo_refuses_a_video_that_is_not_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_runs_from_start_to_end_and_again_from_what_it_left(tmp_path):
+def test_the_demo_runs_and_reuses_its_finished_stages(tmp_path):
     output = tmp_path / "demo"
     run("python", "examples/demo.py", "--output", output, "--max-steps", 2)
     results = json.loads((output / "eval" / "results.json").read_text())

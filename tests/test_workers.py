@@ -28,14 +28,14 @@ def divide(number, divisor):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_every_job_is_done(num_workers):
+def test_all_jobs_are_run(num_workers):
     jobs = [(number, 2) for number in range(10)]
     results = run_jobs(divide, jobs, num_workers=num_workers, name="jobs", unit="job")
     assert sorted(results) == [number // 2 for number in range(10)]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_error_is_raised_here(num_workers):
+def test_an_error_of_a_job_is_raised(num_workers):
     with pytest.raises(ZeroDivisionError):
         list(run_jobs(divide, [(1, 1), (1, 0)], num_workers=num_workers, name="jobs", unit="job"))
     with pytest.raises(ValueError, match="at least 1 worker, got 0"):
@@ -50,7 +50,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     while len(children := parent.children(recursive=True)) < 3:  # two workers and the resource tracker
         assert parent.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    time.sleep(2)  # the workers are in their jobs
+    time.sleep(2)  # the workers run their jobs
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
