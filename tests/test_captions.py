@@ -156,3 +156,19 @@ def test_unav_test_videos_can_be_excluded_from_valor(data_dir, tmp_path):
     assert reasons(report)["excluded_id"] == 56
     assert report.settings["excluded_ids"] == {"in_file": 2167, "hit": 56}
     assert not {clip.youtube_id for clip in clips} & test_ids
+
+
+def test_a_chosen_field_gives_one_or_several_captions(tmp_path):
+    records = [
+        {"clip_id": "a_0.000_9.000", "vast_cap": "A dog barks.", "audio_cap": ["Barking.", "A dog barks.", "", "800"]},
+        {"clip_id": "b_0.000_9.000", "vast_cap": "It rains hard.", "audio_cap": ["800", "<video>"]},
+    ]
+    path = write_json(tmp_path / "vast.json", records)
+    clips, _ = read(path, caption_field="vast_cap")
+    assert [(clip.caption, clip.other_captions) for clip in clips] == [("A dog barks.", ()), ("It rains hard.", ())]
+    clips, report = read(path, caption_field="audio_cap", min_caption_words=1)
+    assert [(clip.caption, clip.other_captions) for clip in clips] == [("Barking.", ("A dog barks.",))]
+    assert reasons(report) == {"caption_without_words": 1}
+    assert report.counts()["captions"]["repaired"] == {"caption_without_words": 1}
+    with pytest.raises(ValueError, match="no caption column"):
+        read(path)

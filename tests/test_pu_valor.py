@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
+from dataset_builders import build
 from dataset_builders.pseudo_untrimmed.absent_events import draw_absent
 from dataset_builders.pseudo_untrimmed.planning import draw_plan
+from dataset_builders.pseudo_untrimmed.settings import PRESETS
 from dataset_builders.pu_valor import PUValor
 from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES, MEDIA, TRACKED_FEATURES
 from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 from modeling_avicuna.media_avicuna import probe
 
-from .curation_fixtures import make_captions, quick_options, write_captions
+from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
 
 
 @pytest.fixture
@@ -267,6 +269,47 @@ def test_an_absent_event_is_not_similar_to_one_of_the_video():
     assert (absent >= 0).mean() > 0.95 and not (shown[absent >= 0] == absent[absent >= 0, None] % 20).any()
 
 
+def test_each_use_of_a_clip_draws_one_of_its_captions(tmp_path, load):
+    texts = {}
+    records = []
+    for number, record in enumerate(make_captions(12)):
+        texts[record["video_id"]] = [
+            f"{record['desc'][:-1]} {n}." for n in ("once", "twice", "again")[: 1 + number % 3]
+        ]
+        records.append({"video_id": record["video_id"], "cap": texts[record["video_id"]]})
+    path = tmp_path / "desc.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    rows = load(path, caption_field="cap", conversation_types=("T1",), num_videos=300)["train"]
+    used: dict[str, set] = {}
+    for row in rows:
+        for segment in row["segments"]:
+            used.setdefault(segment["clip_id"], set()).add(segment["caption"])
+            assert segment["caption"][1:-1] in row["messages"][1]["content"]
+    assert {name: sorted(found) for name, found in used.items()} == {name: sorted(t) for name, t in texts.items()}
+    again = load(path, caption_field="cap", conversation_types=("T1",), num_videos=300, videos_per_shard=7)["train"]
+    assert again["segments"] == rows["segments"]
+
+
+def test_hard_absent_events_are_those_closest_to_the_video():
+    clusters = [np.arange(0, 60), np.arange(60, 120)]
+    angles = np.arange(60) / 60 * np.pi
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # neighbours are close
+    embeddings = np.concatenate([np.pad(circle, ((0, 0), (0, 2))), np.pad(circle, ((0, 0), (2, 0)))])
+    plan = draw_plan(np.arange(800), clusters, clips_per_video=(3, 3))
+    options = {"events": np.arange(120), "embeddings": embeddings, "max_turns": 1, "seed": 0, "absent_share": 1.0}
+    far, near = (
+        draw_absent(plan, clusters, hard_absent=kind, ambiguity_threshold=0.999, **options).absent[:, 0]
+        for kind in ("cluster", "nearest")
+    )
+    cosines = [
+        np.einsum("rkd,rd->rk", embeddings[plan.clips], embeddings[absent]).max(axis=1) for absent in (far, near)
+    ]
+    assert (near >= 0).all() and max(cosines[1]) <= 0.999
+    close = [np.mean(values > 0.98) for values in cosines]
+    assert close[1] > 0.45 and close[1] > close[0] + 0.1  # half of them are hard
+    assert not (near[:, None] == plan.clips).any()
+
+
 def test_an_overlay_replaces_only_the_tracks_that_carry_the_event(tmp_path, load):
     backgrounds = tmp_path / "backgrounds.json"
     backgrounds.write_text(json.dumps(["quiet_0.000_10.000", "room_0.000_10.000"]), encoding="utf-8")
@@ -307,3 +350,32 @@ def test_a_row_that_names_tracks_is_exported_with_them_and_not_read_without(tmp_
         load_dataset(
             "instruction", "vtimellm", annotations_file=str(tmp_path / "rows.json"), cache_dir=str(tmp_path / "cache")
         )
+
+
+def test_the_preset_sets_what_was_not_given(tmp_path):
+    path = write_captions(tmp_path / "desc.json")
+    (tmp_path / "backgrounds.json").write_text('["quiet_0.000_10.000"]', encoding="utf-8")
+    given = {"preset": "pu_valor_2", "backgrounds_file": str(tmp_path / "backgrounds.json"), "hard_absent": "cluster"}
+    settings = quick_settings(path, **given, gap_share=0.1)
+    expected = {**PRESETS["pu_valor_2"], "gap_share": 0.1, "hard_absent": "nearest"}  # a default is not a choice
+    assert {name: getattr(settings, name) for name in expected} == expected
+    with pytest.raises(ValueError, match="preset must be one of"):
+        quick_settings(path, preset="pu_valor_3")
+    with pytest.raises(ValueError, match="overlay needs backgrounds_file"):
+        quick_settings(path, preset="pu_valor_2")
+
+
+def test_the_preset_builds_from_the_command_line_and_its_card_says_what_is_ours(tmp_path, sentence_encoder_dir):
+    path = write_captions(tmp_path / "desc.json", num_clips=80)
+    (tmp_path / "backgrounds.json").write_text('["quiet_0.000_10.000"]', encoding="utf-8")
+    words = ["--captions-file", str(path), "--preset", "pu_valor_2", "--output", str(tmp_path / "built")]
+    words += ["--backgrounds-file", str(tmp_path / "backgrounds.json"), "--num-videos", "60", "--cluster-size", "40"]
+    build.main([*words, "--text-encoder", str(sentence_encoder_dir), "--embeddings-dir", str(tmp_path / "cache")])
+    rows = load_dataset(str(tmp_path / "built"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.features == TRACKED_FEATURES
+    answers = [message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"]
+    assert any(answer == "No event." for answer in answers) and any("<s1>" in answer for answer in answers)
+    card = (tmp_path / "built" / "README.md").read_text(encoding="utf-8")
+    for name in ("overlay", "recurrence", "hard_absent"):
+        assert f"| `{name}` |" in card and f"`{json.dumps(PRESETS['pu_valor_2'][name])}`" in card
+    assert "not in the paper: our choice" in card

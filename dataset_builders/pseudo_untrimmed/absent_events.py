@@ -1,7 +1,8 @@
 """Choose events that do not occur in a planned video, so that the answer to some questions is "No event." (option
 `absent_share`; our choice, the paper has no such questions).
 
-Half of them are captions from the video's own cluster (hard), half are arbitrary captions (easy). No file access: the
+Half of them are captions from the video's own cluster (hard), half are arbitrary captions (easy). The hard ones are
+drawn at random, or from the captions of the cluster that are closest to those of the video. No file access: the
 questions are written in `shards.py`.
 """
 
@@ -13,6 +14,8 @@ from .planning import Plan, draw_uniform, slot
 
 
 NUM_TRIES = 8  # draws per question; if none of them is valid, the turn asks about an event that occurs
+HARD_ABSENT = ("cluster", "nearest")
+NUM_NEAREST = 5  # captions that a hard absent event is drawn from, with "nearest"; our choice
 CHUNK_ROWS = 4096  # rows whose embeddings are in memory at a time
 
 
@@ -24,6 +27,7 @@ def draw_absent(
     embeddings: np.ndarray | None,
     ambiguity_threshold: float | None,
     absent_share: float,
+    hard_absent: str = "cluster",
     max_turns: int,
     seed: int,
 ) -> Plan:
@@ -40,6 +44,9 @@ def draw_absent(
             A caption is not used as absent if its cosine similarity to a caption of the video exceeds the threshold.
         absent_share (`float`):
             Probability that a grounding turn asks about an absent event.
+        hard_absent (`str`, *optional*, defaults to `"cluster"`):
+            Where hard absent events come from: `"cluster"`, any caption of the video's cluster, or `"nearest"`, one of
+            the five that are closest to a caption of the video by cosine. The latter needs embeddings.
         max_turns (`int`), seed (`int`):
             Settings of the build.
     """
@@ -57,19 +64,22 @@ def draw_absent(
         own = labels[part.clips[:, 0]]  # [R]
         known = [np.where(present, events[part.clips], -1)]
         absent = np.full((len(part), max_turns), -1, np.int64)
+        nearest = None
+        if hard_absent == "nearest":
+            assert embeddings is not None
+            nearest = find_nearest(part, clusters, own, events, embeddings, ambiguity_threshold)
         for turn in range(max_turns):
             base = turn * 2 * (NUM_TRIES + 1)
             asked = draw_uniform(part.rows, 0, slot("absent", base), seed=seed) < absent_share
             for attempt in range(1, NUM_TRIES + 1):
                 hard = draw_uniform(part.rows, 0, slot("absent", base + 2 * attempt), seed=seed) < 0.5
                 draw = draw_uniform(part.rows, 0, slot("absent", base + 2 * attempt + 1), seed=seed)
-                clip = members[
-                    np.where(
-                        hard,
-                        offsets[own] + (draw * sizes[own]).astype(np.int64),
-                        (draw * len(members)).astype(np.int64),
-                    )
-                ]
+                hard_clip = members[offsets[own] + (draw * sizes[own]).astype(np.int64)]
+                if nearest is not None:
+                    count = np.maximum((nearest >= 0).sum(axis=1), 1)
+                    listed = nearest[np.arange(len(part)), (draw * count).astype(np.int64)]
+                    hard_clip = np.where(listed >= 0, listed, hard_clip)
+                clip = np.where(hard, hard_clip, members[(draw * len(members)).astype(np.int64)])
                 fits = ~np.any(np.concatenate(known, axis=1) == events[clip][:, None], axis=1)
                 if embeddings is not None and ambiguity_threshold is not None:
                     cosines = np.einsum("rkd,rd->rk", embeddings[np.maximum(part.clips, 0)], embeddings[clip])
@@ -79,3 +89,35 @@ def draw_absent(
             known.append(np.where(absent[:, turn] >= 0, events[absent[:, turn]], -1)[:, None])
         parts.append(dataclasses.replace(part, absent=absent))
     return Plan.join(parts) if parts else plan
+
+
+def find_nearest(
+    plan: Plan,
+    clusters: list[np.ndarray],
+    own: np.ndarray,
+    events: np.ndarray,
+    embeddings: np.ndarray,
+    ambiguity_threshold: float | None,
+) -> np.ndarray:
+    """For each video, the clips of its cluster with the captions closest to its own, `(R, NUM_NEAREST)`, -1 for none.
+
+    Events of the video are left out, and so are captions above the ambiguity threshold. Each event is listed once.
+
+    Args:
+        own (`np.ndarray` of shape `(R,)`): the cluster of each video.
+    """
+    found = np.full((len(plan), NUM_NEAREST), -1, np.int64)
+    for label in np.unique(own):
+        rows = np.flatnonzero(own == label)
+        _, first = np.unique(events[clusters[label]], return_index=True)
+        candidates = clusters[label][np.sort(first)]  # [M]
+        clips = plan.clips[rows]  # [R, K]
+        present = clips >= 0
+        cosines = embeddings[np.maximum(clips, 0)] @ embeddings[candidates].T  # [R, K, M]
+        closest = np.where(present[:, :, None], cosines, -1).max(axis=1)  # [R, M]
+        known = (np.where(present, events[clips], -1)[:, :, None] == events[candidates]).any(axis=1)
+        usable = ~known if ambiguity_threshold is None else ~known & (closest <= ambiguity_threshold)
+        order = np.argsort(np.where(usable, -closest, np.inf), axis=1, kind="stable")[:, :NUM_NEAREST]
+        listed = np.where(np.take_along_axis(usable, order, axis=1), candidates[order], -1)
+        found[rows, : listed.shape[1]] = listed
+    return found

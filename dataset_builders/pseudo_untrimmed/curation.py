@@ -137,6 +137,7 @@ def write_tables(planned: PlannedSplit, split: str, folder: Path) -> None:
         "event": pa.array(planned.events),
         "cluster": pa.array(planned.labels),
         "tracks": pa.array([clip.tracks for clip in planned.clips]),
+        "other_captions": pa.array([clip.other_captions for clip in planned.clips], pa.list_(pa.string())),
     }
     pq.write_table(pa.table(clips), folder / CLIPS_FILE.format(split=split))
     write_plan(planned.plan, folder / PLAN_FILE.format(split=split))

@@ -34,6 +34,7 @@ SLOTS = {
     "overlap_length": (0, 0),
     "absent": (0, 0),
     "recurrence": (0, 0),
+    "caption": (0, 0),
 }
 REGION = 1 << 32
 MAX_OCCURRENCES = 5  # of one event in a video, with `recurrence`; our choice

@@ -15,6 +15,7 @@ from ..input_settings import InputSettings, check_range, fingerprint_folder
 from ..schema import FEATURES, TRACKED_FEATURES
 from ..sources.annotation_files import fingerprint
 from ..turns import CONVERSATION_TYPES, LISTING, read_conversation_types
+from .absent_events import HARD_ABSENT
 from .clustering import METHODS, SMALL_CLUSTERS
 from .embedding import fingerprint_encoder
 
@@ -23,6 +24,19 @@ CURATION_VERSION = 1  # incremented when the same settings give different rows
 VIDEOS_PER_SHARD = {"virtual": 5000, "rendered": 20}  # rendering 20 takes about as long as planning a million
 MEDIA = tuple(VIDEOS_PER_SHARD)
 RANDOM_GROUPS = "random"
+# Named groups of settings. The default is the paper's set; "pu_valor_2" adds quiet stretches, sounds over other
+# pictures, overlapping and recurring events, and questions about absent events. All values are our choice.
+PRESETS = {
+    "pu_valor_2": {
+        "overlay": True,
+        "gap_share": 0.5,
+        "overlap_share": 0.25,
+        "recurrence": 0.25,
+        "max_repeats": 1,
+        "absent_share": 0.3,
+        "hard_absent": "nearest",
+    }
+}
 # Fields that do not affect the rows.
 PLACES = (
     "data_dir",
@@ -45,6 +59,8 @@ class CurationSettings(InputSettings):
     """Settings of the curation.
 
     Args:
+        preset (`str`, *optional*):
+            Key of `PRESETS`. Its values replace those of all settings that have their defaults.
         captions_file (`str`):
             Captioned clips: VALOR's JSON, JSON lines or csv, gzipped or not.
         clips_dir (`str`, *optional*):
@@ -95,9 +111,12 @@ class CurationSettings(InputSettings):
             question.
         absent_share (`float`, *optional*, defaults to 0.0):
             Probability that a grounding question is about an event that does not occur (`absent_events.draw_absent`).
+        hard_absent (`str`, *optional*, defaults to `"cluster"`):
+            Which captions of the video's cluster half of these events are drawn from: `"cluster"`, all, or
+            `"nearest"`, those closest to the captions of the video.
         media (`str`, *optional*, defaults to `"virtual"`):
             `"virtual"`: rows only. `"rendered"`: one mp4 per row as well.
-        clip_duration, min_clip_duration, min_caption_words:
+        clip_duration, min_clip_duration, min_caption_words, caption_field:
             See `captions.read_clips`.
         render_size, render_fps (*optional*, default to `(480, 360)` and 25):
             Width, height and frame rate of rendered videos (our choice).
@@ -112,6 +131,7 @@ class CurationSettings(InputSettings):
         ValueError: a value outside its range; the message names the setting and the expected range.
     """
 
+    preset: str | None = None
     captions_file: str | None = None
     clips_dir: str | None = None
     num_videos: int = 114081
@@ -139,18 +159,26 @@ class CurationSettings(InputSettings):
     min_turns: int = 1
     max_turns: int = 3
     absent_share: float = 0.0
+    hard_absent: str = "cluster"
     media: str = "virtual"
     clip_duration: float = 10.0
     min_clip_duration: float = 1.0
     min_caption_words: int = 2
+    caption_field: str | None = None
     render_size: list[int] = pair(480, 360)
     render_fps: float = 25.0
     videos_per_shard: int | None = None
     embeddings_dir: str | None = None
 
     def check(self) -> None:
-        """Normalise sequences to lists and raise for values outside their range."""
-        choices = {"clustering": METHODS, "small_clusters": SMALL_CLUSTERS, "media": MEDIA}
+        """Apply the preset, normalise sequences to lists, and raise for values outside their range."""
+        self.apply_preset()
+        choices = {
+            "clustering": METHODS,
+            "small_clusters": SMALL_CLUSTERS,
+            "media": MEDIA,
+            "hard_absent": HARD_ABSENT,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
@@ -177,10 +205,21 @@ class CurationSettings(InputSettings):
             raise ValueError("pu_valor needs a captions_file, for example VALOR-32K's desc_train.json")
         if self.media == "rendered" and self.clips_dir is None:
             raise ValueError("media='rendered' needs clips_dir, the folder of the clips' media files")
-        if self.gap_share and self.backgrounds_file is None and self.media == "virtual":
-            raise ValueError("gap_share needs backgrounds_file: the features of dark and silent gaps are not known")
         if self.overlay and self.backgrounds_file is None:
             raise ValueError("overlay needs backgrounds_file, the ids of the clips that events are laid over")
+        if self.gap_share and self.backgrounds_file is None and self.media == "virtual":
+            raise ValueError("gap_share needs backgrounds_file: the features of dark and silent gaps are not known")
+
+    def apply_preset(self) -> None:
+        """Give every setting of the preset that has its default the preset's value."""
+        if self.preset is None:
+            return
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {self.preset!r}")
+        defaults = {field.name: field.default for field in dataclasses.fields(CurationSettings)}
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) == defaults[name]:
+                setattr(self, name, value)
 
     @property
     def least_cluster_size(self) -> int:
@@ -189,8 +228,9 @@ class CurationSettings(InputSettings):
 
     @property
     def needs_embeddings(self) -> bool:
-        """False only without clustering and without filters on cosines."""
-        return self.clustering != "none" or (self.coherence_threshold, self.ambiguity_threshold) != (None, None)
+        """False only without clustering, filters on cosines and nearest absent events."""
+        thresholds = (self.coherence_threshold, self.ambiguity_threshold)
+        return self.clustering != "none" or thresholds != (None, None) or self.hard_absent == "nearest"
 
     @property
     def row_features(self) -> Features:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features
 
 from ..schema import FEATURES, TRACKED_FEATURES
 from .conversations import draw_turns, write_conversation
-from .planning import Plan
+from .planning import Plan, draw_uniform, slot
 from .settings import CurationSettings
 from .time_line import BACKGROUND
 
@@ -51,18 +52,22 @@ def count_shards(num_rows: int, shard_rows: int) -> int:
 
 
 def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSettings) -> pa.Table:
-    """The rows of planned videos. `clips` has the columns clip_id, caption, duration, event and tracks."""
+    """The rows of planned videos. `clips` has the columns clip_id, caption, duration, event, tracks and
+    other_captions."""
     starts, ends, totals = plan.place(clips["duration"].to_numpy())
-    messages, times = write_messages(plan, clips, starts, ends, split=split, settings=settings)
+    seed = split_seed(settings.seed, split)
+    captions = choose_captions(plan.clips, clips, plan.rows, seed=seed)
+    absent = choose_captions(plan.absent, clips, plan.rows, seed=seed, first=plan.clips.shape[1])
+    messages, times = write_messages(plan, clips, captions, absent, starts, ends, seed=seed, settings=settings)
     columns = {
         "id": [name_row(split, row) for row in plan.rows.tolist()],
         "source": pa.array([SOURCE] * len(plan)),
         "duration": totals,
         "media": [{}] * len(plan),
         "segments": (
-            overlay_segments(plan, clips, starts, ends, totals)
+            overlay_segments(plan, clips, captions, starts, ends, totals)
             if settings.overlay
-            else list_segments(plan, clips, starts, ends)
+            else list_segments(plan, clips, captions, starts, ends)
         ),
         "messages": messages,
         "times": times,
@@ -71,7 +76,29 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSetti
     return pa.Table.from_arrays([to_array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def list_segments(plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndarray) -> pa.ListArray:
+def choose_captions(chosen: np.ndarray, clips: pa.Table, rows: np.ndarray, *, seed: int, first: int = 0) -> np.ndarray:
+    """A caption for each use of a clip, `(R, K)` objects; None where there is no clip.
+
+    A clip with several captions gets one of them at random, for each use anew.
+
+    Args:
+        chosen (`np.ndarray` of shape `(R, K)`): clips, -1 for none.
+        first (`int`): number of the draw of the first column.
+    """
+    texts = clips["caption"].to_numpy(zero_copy_only=False)
+    captions = np.where(chosen >= 0, texts[chosen], None)
+    num_others = pc.list_value_length(clips["other_captions"]).to_numpy()
+    for column in np.flatnonzero(np.where(chosen >= 0, num_others[chosen], 0).any(axis=0)):
+        draws = draw_uniform(rows, 0, slot("caption", first + int(column)), seed=seed)
+        number = (draws * (1 + num_others[chosen[:, column]])).astype(np.int64)
+        for row in np.flatnonzero((chosen[:, column] >= 0) & (number > 0)):
+            captions[row, column] = clips["other_captions"][int(chosen[row, column])][int(number[row]) - 1].as_py()
+    return captions
+
+
+def list_segments(
+    plan: Plan, clips: pa.Table, captions: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> pa.ListArray:
     """The column `segments`: the clips of each video and the backgrounds of its gaps, by start."""
     num_rows, most = plan.clips.shape
     # one column per gap and per segment, in the order of time: gap 0, segment 0, gap 1, ..., gap K
@@ -82,20 +109,21 @@ def list_segments(plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndar
     last[:, 0::2], last[:, 1::2] = reached + plan.gaps / 100.0, ends
     scale[:, 1::2] = plan.scales / 100.0
     scale[:, 0::2] = plan.gaps / 100.0 / clips["duration"].to_numpy()[plan.backgrounds]
+    texts = np.full(shown.shape, None, object)
+    texts[:, 1::2] = captions
     mask = shown >= 0
-    indices = pa.array(shown[mask])
     fields = {
-        "clip_id": clips["clip_id"].take(indices),
+        "clip_id": clips["clip_id"].take(pa.array(shown[mask])),
         "start": first[mask],
         "end": last[mask],
         "scale": scale[mask],
-        "caption": clips["caption"].take(indices),
+        "caption": texts[mask].tolist(),
     }
     return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments")
 
 
 def overlay_segments(
-    plan: Plan, clips: pa.Table, starts: np.ndarray, ends: np.ndarray, totals: np.ndarray
+    plan: Plan, clips: pa.Table, captions: np.ndarray, starts: np.ndarray, ends: np.ndarray, totals: np.ndarray
 ) -> pa.ListArray:
     """The column `segments` of videos whose clips are laid over one background, by start.
 
@@ -112,18 +140,20 @@ def overlay_segments(
     scale = np.concatenate(
         [np.repeat(length / durations[background], number.shape[1], axis=1), plan.scales / 100.0], axis=1
     )
+    texts = np.concatenate([np.full((len(plan), number.shape[1]), None, object), captions], axis=1)
     order = np.argsort(np.where(shown >= 0, first, np.inf), axis=1, kind="stable")
-    shown, first, last, scale = (np.take_along_axis(values, order, axis=1) for values in (shown, first, last, scale))
+    shown, first, last, scale, texts = (
+        np.take_along_axis(values, order, axis=1) for values in (shown, first, last, scale, texts)
+    )
     mask = shown >= 0
-    indices = pa.array(shown[mask])
     is_background = order[mask] < number.shape[1]
     tracks = np.array(clips["tracks"].to_pylist(), object)[shown[mask]]
     fields = {
-        "clip_id": clips["clip_id"].take(indices),
+        "clip_id": clips["clip_id"].take(pa.array(shown[mask])),
         "start": first[mask],
         "end": last[mask],
         "scale": scale[mask],
-        "caption": clips["caption"].take(indices),
+        "caption": texts[mask].tolist(),
         "tracks": np.where(is_background, BACKGROUND, tracks).tolist(),
     }
     return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments", TRACKED_FEATURES)
@@ -132,23 +162,21 @@ def overlay_segments(
 def write_messages(
     plan: Plan,
     clips: pa.Table,
+    captions: np.ndarray,
+    absent: np.ndarray,
     starts: np.ndarray,
     ends: np.ndarray,
     *,
-    split: str,
+    seed: int,
     settings: CurationSettings,
 ) -> tuple[pa.Array, pa.Array]:
-    """The columns `messages` and `times`."""
+    """The columns `messages` and `times`, from the captions of the segments `(R, K)` and of absent events `(R, T)`."""
     present = plan.clips >= 0
-    texts = clips["caption"].take(pa.array(plan.clips[present])).to_pylist()
+    texts = captions[present].tolist()
     spans = list(zip(starts[present].tolist(), ends[present].tolist()))
     events = clips["event"].to_numpy()[plan.clips[present]].tolist()
-    absent = [
-        [clips["caption"][index].as_py() if index >= 0 else None for index in indices]
-        for indices in plan.absent.tolist()
-    ]
     offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).tolist()
-    draws = draw_turns(plan.rows, max_turns=settings.max_turns, seed=split_seed(settings.seed, split)).tolist()
+    draws = draw_turns(plan.rows, max_turns=settings.max_turns, seed=seed).tolist()
     roles, contents, names, seconds = [], [], [], []
     message_offsets, time_offsets = [0], [0]
     for index, (first, last) in enumerate(zip(offsets, offsets[1:])):
@@ -157,7 +185,7 @@ def write_messages(
             spans[first:last],
             events[first:last],
             draws[index],
-            absent=absent[index],
+            absent=absent[index].tolist(),
             conversation_types=tuple(settings.conversation_types),
             min_turns=settings.min_turns,
             max_turns=settings.max_turns,

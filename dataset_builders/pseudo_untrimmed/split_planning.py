@@ -98,6 +98,7 @@ def plan_split(
         embeddings=embeddings,
         ambiguity_threshold=settings.ambiguity_threshold,
         absent_share=settings.absent_share,
+        hard_absent=settings.hard_absent,
         max_turns=settings.max_turns,
         seed=seed,
     )

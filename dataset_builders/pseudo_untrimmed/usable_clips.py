@@ -37,6 +37,7 @@ def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tup
         clip_duration=settings.clip_duration,
         min_clip_duration=settings.min_clip_duration,
         min_caption_words=settings.min_caption_words,
+        caption_field=settings.caption_field,
     )
     backgrounds = read_backgrounds(settings, report)
     folder = settings.folder("clips_dir")

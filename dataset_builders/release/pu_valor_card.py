@@ -33,9 +33,15 @@ FROM_PAPER = {
     "coherence_threshold": "a filter is stated, its rule is our choice",
     "clustering": "clustering of caption embeddings is stated, the algorithm is our choice",
 }
+# Settings for what the paper's set does not have; all of them are off by default.
+NOT_IN_PAPER = (
+    *("absent_share", "backgrounds", "gap_seconds", "gap_share", "hard_absent", "overlap_share", "overlay"),
+    *("preset", "recurrence"),
+)
 # Hashes of the inputs, and settings that are not design choices.
 NO_CHOICE = ("captions", "clips", "curation_version", "encoder", "excluded_ids", "seed")
 NOT_RUN = "not run"
+OPEN = {False: "open: our choice", True: "not in the paper: our choice"}
 
 
 def write_card(output: str | Path, report: dict) -> None:
@@ -117,7 +123,7 @@ def describe_settings(settings: dict) -> list[list[str]]:
             f"`{name}`",
             f"`{json.dumps(value)}`",
             f"`{json.dumps(defaults[name])}`" if name in defaults else "-",
-            "-" if name in NO_CHOICE else FROM_PAPER.get(name, "open: our choice"),
+            "-" if name in NO_CHOICE else FROM_PAPER.get(name, OPEN[name in NOT_IN_PAPER]),
         ]
         for name, value in sorted(values.items())
     ]

@@ -4,6 +4,7 @@ Converts VALOR's JSON, JSON lines and csv, plain or gzipped, to `Clip` records. 
 `CurationReport` with its reason. Nothing is embedded, clustered or decoded here.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from .annotation_files import as_paths, read_csv_rows, read_json_records, read_t
 from .clip_ids import split_clip_id
 from .excluded_ids import ExcludedIds
 from .media_folder import is_unsafe
-from .records import UnusableRecord, count_drop, read_number, shorten, text_of
+from .records import UnusableRecord, as_text, count_drop, read_number, shorten, text_of
 from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_tokens
 
 
@@ -40,6 +41,7 @@ class Clip:
     youtube_id: str | None = None
     split: str = "train"
     tracks: str = "both"  # those that carry the event: "video", "audio" or "both"
+    other_captions: tuple[str, ...] = ()  # more texts for the same event
 
 
 def read_clips(
@@ -50,6 +52,7 @@ def read_clips(
     clip_duration: float = 10.0,
     min_clip_duration: float = 1.0,
     min_caption_words: int = 2,
+    caption_field: str | None = None,
 ) -> list[Clip]:
     """Read, check and deduplicate captioned clips, in the order of the files.
 
@@ -69,6 +72,9 @@ def read_clips(
             Shorter clips are dropped (our choice).
         min_caption_words (`int`, *optional*, defaults to 2):
             Captions with fewer words of letters are dropped (our choice; the damaged "800" has none).
+        caption_field (`str`, *optional*):
+            Field of the caption, for files with several (VAST's `vast_cap`, `vision_cap` and `audio_cap`). A list of
+            texts is several captions of one clip. None: the first of `desc` and `caption`.
 
     Raises:
         ValueError: a file that does not exist, has no id or caption field, or files without a usable clip.
@@ -76,15 +82,17 @@ def read_clips(
     paths = as_paths(captions_file, kind="captions")
     excluded = ExcludedIds.from_files(as_paths(exclude_ids_file, kind="exclude_ids"))
     clips: dict[str, Clip] = {}
-    for name, record in _numbered_records(paths):
+    for name, record in _numbered_records(paths, caption_field):
         report.read(SOURCE)
         caption = record.get("caption")
         detail = caption if isinstance(caption, str) and caption.isprintable() else shorten(caption)
         with count_drop(report, SOURCE, name, detail=detail):
-            clip = make_clip(record, clip_duration=clip_duration)
+            clip = make_clip(record, clip_duration=clip_duration, allow_lists=caption_field is not None)
             with count_drop(report, SOURCE, clip.clip_id, detail=detail):
                 excluded.check((clip.clip_id, clip.youtube_id))
-                check_clip(clip, min_clip_duration, min_caption_words)
+                if clip.duration < min_clip_duration:
+                    raise UnusableRecord(None, "clip_too_short")
+                clip = keep_suitable(clip, min_caption_words, report)
                 if clip.clip_id in clips:
                     same = clips[clip.clip_id] == clip
                     raise UnusableRecord(None, "repeated_record" if same else "second_caption_of_a_clip")
@@ -99,13 +107,13 @@ def read_clips(
     return list(clips.values())
 
 
-def _numbered_records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _numbered_records(paths: list[Path], caption_field: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths:
-        for number, record in enumerate(read_records(path), start=1):
+        for number, record in enumerate(read_records(path, caption_field=caption_field), start=1):
             yield shorten(record.get("id") or f"record {number}").strip("'"), record
 
 
-def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
+def read_records(path: str | Path, *, caption_field: str | None = None) -> Iterator[dict[str, Any]]:
     """Records of a captions file as `{"id", "caption", "start", "end", "split", "tracks"}`, with unchanged values.
 
     Raises:
@@ -114,12 +122,12 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     if read_text(path).lstrip()[:1] in ("[", "{"):
         records = _objects(path, read_json_records(path))
         keys = list(dict.fromkeys(key for record in records for key in record))
-        columns = name_columns(path, keys)
+        columns = name_columns(path, keys, caption_field)
         yield from ({name: record.get(key) for name, key in columns.items()} for record in records)
         return
     rows = read_csv_rows(path)
     _, header = next(rows, (0, []))
-    places = {name: header.index(key) for name, key in name_columns(path, header).items()}
+    places = {name: header.index(key) for name, key in name_columns(path, header, caption_field).items()}
     for _, row in rows:
         yield {name: row[place] if place < len(row) else None for name, place in places.items()}
 
@@ -132,9 +140,10 @@ def _objects(path: str | Path, records: list[Any]) -> list[dict[str, Any]]:
     return objects
 
 
-def name_columns(path: str | Path, keys: list[str]) -> dict[str, str]:
+def name_columns(path: str | Path, keys: list[str], caption_field: str | None = None) -> dict[str, str]:
     """The columns of the id, the caption, ...; raises ValueError if a required one is missing."""
-    wanted = {"id": ID_KEYS, "caption": CAPTION_KEYS, "start": START_KEYS, "end": END_KEYS}
+    caption_keys = CAPTION_KEYS if caption_field is None else (caption_field,)
+    wanted = {"id": ID_KEYS, "caption": caption_keys, "start": START_KEYS, "end": END_KEYS}
     wanted |= {"split": (SPLIT_KEY,), "tracks": (TRACKS_KEY,)}
     columns = {}
     for name, candidates in wanted.items():
@@ -148,9 +157,9 @@ def name_columns(path: str | Path, keys: list[str]) -> dict[str, str]:
     return columns
 
 
-def make_clip(record: dict[str, Any], *, clip_duration: float) -> Clip:
+def make_clip(record: dict[str, Any], *, clip_duration: float, allow_lists: bool = False) -> Clip:
     """
-    The clip of a record of `read_records`.
+    The clip of a record of `read_records`; with `allow_lists`, a caption may be a list of texts.
 
     Raises:
         UnusableRecord: the record is not a clip; see its `reason`.
@@ -159,14 +168,16 @@ def make_clip(record: dict[str, Any], *, clip_duration: float) -> Clip:
         clip_id = text_of(record, "id").strip()
     except UnusableRecord as error:
         raise UnusableRecord(None, "no_id") from error
+    given = record.get("caption")
     try:
-        caption = text_of(record, "caption")
+        texts = [as_text(text, "caption") for text in (given if allow_lists and isinstance(given, list) else [given])]
     except UnusableRecord as error:
-        raise UnusableRecord(None, "empty_caption" if record.get("caption") is None else error.reason) from error
-    caption = " ".join(without_control_tokens(caption).split())
+        raise UnusableRecord(None, "empty_caption" if given is None else error.reason) from error
+    captions = [" ".join(without_control_tokens(text).split()) for text in texts]
+    captions = list(dict.fromkeys(caption for caption in captions if caption))
     if not clip_id or not clip_id.isprintable() or is_unsafe(clip_id):
         raise UnusableRecord(None, "unsafe_id" if clip_id else "no_id")
-    if not caption:
+    if not captions:
         raise UnusableRecord(None, "empty_caption")
     youtube_id, start, end = split_clip_id(clip_id)
     if record.get("start") not in (None, "") and record.get("end") not in (None, ""):
@@ -183,23 +194,40 @@ def make_clip(record: dict[str, Any], *, clip_duration: float) -> Clip:
         raise UnusableRecord(f"tracks is {shorten(tracks)}", "unknown_tracks")
     return Clip(
         clip_id=clip_id,
-        caption=caption,
+        caption=captions[0],
         duration=clip_duration if start is None or end is None else round(end - start, 6),
         start=start,
         youtube_id=youtube_id,
         split=str(record.get("split") or "train"),
         tracks=tracks,
+        other_captions=tuple(captions[1:]),
     )
 
 
-def check_clip(clip: Clip, min_clip_duration: float, min_caption_words: int) -> None:
-    """Raises `UnusableRecord` for a clip that is too short or has an unsuitable caption."""
-    if clip.duration < min_clip_duration:
-        raise UnusableRecord(None, "clip_too_short")
-    if sum(any(letter.isalpha() for letter in word) for word in clip.caption.split()) < min_caption_words:
-        raise UnusableRecord(None, "caption_without_words")
-    if MEDIA_PLACEHOLDER.search(clip.caption) or TIME_PLACEHOLDER.search(clip.caption):
-        raise UnusableRecord(None, "caption_with_placeholder")
+def keep_suitable(clip: Clip, min_caption_words: int, report: CurationReport) -> Clip:
+    """The clip with those of its captions that are suitable; the others of a longer list are reported as repairs.
+
+    Raises:
+        UnusableRecord: none is; the reason is that of the first.
+    """
+    captions = (clip.caption, *clip.other_captions)
+    defects = [find_defect(caption, min_caption_words) for caption in captions]
+    kept = [caption for caption, defect in zip(captions, defects) if defect is None]
+    if not kept:
+        raise UnusableRecord(None, str(defects[0]))
+    for caption, defect in zip(captions, defects):
+        if defect is not None:
+            report.repair(SOURCE, clip.clip_id, defect, detail=shorten(caption))
+    return dataclasses.replace(clip, caption=kept[0], other_captions=tuple(kept[1:]))
+
+
+def find_defect(caption: str, min_caption_words: int) -> str | None:
+    """Why a caption is unsuitable, or None."""
+    if sum(any(letter.isalpha() for letter in word) for word in caption.split()) < min_caption_words:
+        return "caption_without_words"
+    if MEDIA_PLACEHOLDER.search(caption) or TIME_PLACEHOLDER.search(caption):
+        return "caption_with_placeholder"
+    return None
 
 
 def read_seconds(value: Any) -> float | None:
