@@ -1,9 +1,9 @@
-"""Our figures beside the paper's: a table and a picture per task family, with a row of ours only for what was run.
+"""Compares our results with the paper's: a table and a figure per group of tasks.
 
     python -m eval.comparison --results RUN1/results.json RUN2/results_judge.json ... --output DIR
 
-The paper's rows are data (`paper_results.json`). A result of ours enters a table only if data set and metric are the
-table's and the whole set was asked; its row states the number of videos and the protocol. Nothing is evaluated here.
+The paper's rows are in `paper_results.json`. A result of ours is added to a table only if its data set and metric are
+those of the table and it covers the whole set; its row states the number of videos and the protocol.
 """
 
 import json
@@ -33,14 +33,11 @@ class ComparisonOptions:
 
 
 def compare(results: Sequence[dict]) -> dict[str, dict]:
-    """The paper's tables with our rows: `{table: {"columns", "rows": [{"method", "values", ...}]}}`.
-
-    Args:
-        results: contents of results.json and results_judge.json files, none of them limited (`is_limited`).
-    """
+    """The paper's tables with rows for our results: `{table: {"columns", "rows": [{"method", "values", ...}]}}`."""
     tables = {name: {"columns": PAPER[name]["columns"], "rows": list(PAPER[name]["rows"])} for name in TABLES}
     for result in results:
-        row = {"method": f"{OURS}: {result['name']}", "videos": _videos(result), "judge": result["judge"]}
+        videos = f"{result['num_examples']} of {result['num_expected']}"
+        row = {"method": f"{OURS}: {result['name']}", "videos": videos, "judge": result["judge"]}
         if result["task"].removesuffix("_query") == PAPER["localization"]["dataset"]:
             columns = tables["localization"]["columns"]
             values = [result["metrics"].get(column) for column in columns]
@@ -53,12 +50,12 @@ def compare(results: Sequence[dict]) -> dict[str, dict]:
 
 
 def is_limited(result: dict) -> bool:
-    """Whether a result comes from the first videos alone (`--limit`): a trial, not a figure to compare."""
+    """Whether a result covers only the first videos (`--limit`) and is therefore not comparable."""
     return result.get("limit") is not None
 
 
 def as_markdown(tables: dict[str, dict]) -> str:
-    """The tables as GitHub-flavoured Markdown; a dash where nothing was measured."""
+    """The tables as GitHub-flavoured Markdown; a dash for values that were not measured."""
     blocks = []
     for name, table in tables.items():
         lines = [f"## {name.replace('_', ' ')}", ""]
@@ -76,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = [read_result(path) for path in options.results]
     for path, result in zip(options.results, results):
         if is_limited(result):
-            print(f"{path}: left out, a trial on the first {result['limit']} videos")
+            print(f"{path}: not used, since it covers only the first {result['limit']} videos")
     tables = compare([result for result in results if not is_limited(result)])
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "comparison.json", tables)
@@ -90,10 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw_bars(picture, groups=table["columns"], series=series, unit=unit, title=title, highlight=ours)
         num_ours = sum(row["method"].startswith(OURS) for row in table["rows"])
         print(f"{name}: {len(table['rows']) - num_ours} published rows, {num_ours} of ours; {picture}")
-
-
-def _videos(result: dict) -> str:
-    return f"{result['num_examples']} of {result['num_expected']}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures of the analyses: grouped bars and lines, written as PNG. Nothing is computed here."""
+"""Figures of the analyses: grouped bars, lines and intervals, written as PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

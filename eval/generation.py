@@ -1,7 +1,7 @@
-"""Answers a checkpoint's questions about videos with its public parts: processor, towers, `generate`, event scores.
+"""Generates the answers of a checkpoint to questions about videos.
 
-Each video is decoded and encoded once, whatever the number of its questions: several questions share the KV cache of
-their common beginning, single questions of different videos share a left-padded batch. No metric, no file format here.
+Each video is decoded and encoded once: several questions about it share the KV cache of their common beginning; single
+questions about different videos share a left-padded batch.
 """
 
 import threading
@@ -28,16 +28,11 @@ from .task import Answer, Example, Question
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are generated; all but `batch_size` and `num_workers` are part of a run's settings.
+    """How answers are generated: greedily or by beam search, so that an evaluation can be repeated exactly.
 
-    max_new_tokens (`int`): longest answer.
-    num_beams (`int`): 1 is greedy. There is no sampling, so that an evaluation can be repeated exactly.
-    batch_size (`int`): questions answered together.
-    num_workers (`int`): threads that decode the next videos while the model answers about this one.
-    audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: the checkpoint's.
-    dtype (`str`): of the weights; "auto": as saved.
-    window (`float`, *optional*): seconds of the overlapping windows in which videos are looked at; None: as a whole.
-    well_formed_times (`bool`): spans are forced to be complete and not to end before they begin.
+    audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: those of the checkpoint.
+    window (`float`, *optional*): seconds of overlapping windows that are processed separately; None: the whole video.
+    well_formed_times (`bool`): constrain spans to be complete and not to end before they begin.
     """
 
     max_new_tokens: int = 256
@@ -53,7 +48,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A video whose media cannot be read, and why."""
+    """A video whose media cannot be read, with the reason."""
 
     video_id: str
     reason: str
@@ -76,13 +71,7 @@ Job = tuple[Example, Sequence[Question]]
 
 
 class Generator:
-    """A loaded model that answers questions.
-
-    Args:
-        model: checkpoint folder or Hub id.
-        settings: see `GenerationSettings`.
-        device: where the model runs.
-    """
+    """A loaded model that answers questions. `model` is a checkpoint folder or Hub id."""
 
     def __init__(self, model: str, *, settings: GenerationSettings, device: torch.device | str = "cpu"):
         self.settings, self.device = settings, torch.device(device)
@@ -96,7 +85,7 @@ class Generator:
     def answer(
         self, jobs: Iterable[Job], *, open_media: Callable[[Example], Media]
     ) -> Iterator[list[Answer] | Unreadable]:
-        """Answers to the questions of each job; those of jobs with one question come when their batch is full."""
+        """Yields the answers to the questions of each job; jobs with one question are answered in batches."""
         if self.settings.window is not None:
             for example, questions in jobs:
                 try:
@@ -128,7 +117,7 @@ class Generator:
     def _decode_ahead(
         self, jobs: Iterable[Job], open_media: Callable[[Example], Media]
     ) -> Iterator[tuple[Example, Sequence[Question], Future]]:
-        """The jobs in order, each with the future of its media; at most two decoded media per worker are in memory."""
+        """The jobs in order, each with the future of its media; at most two media per worker are kept in memory."""
         ahead: deque[tuple[Example, Sequence[Question], Future]] = deque()
         with ThreadPoolExecutor(self.settings.num_workers) as pool:
             for example, questions in jobs:
@@ -140,7 +129,7 @@ class Generator:
                 yield ahead.popleft()
 
     def _decode(self, media: Media) -> tuple[Media, dict[str, torch.Tensor]]:
-        """The media and the tensors that the towers take; none for cached media. May run in a worker thread."""
+        """The media and the inputs of the towers; no inputs for cached media. May run in a worker thread."""
         if media.is_cached:
             return media, {}
         if not hasattr(self._of_thread, "processor"):
@@ -156,7 +145,7 @@ class Generator:
                 raise ValueError("cached features without a duration, such as those of a picture, cannot be evaluated")
             return _Encoded(media.video, media.audio, media.duration)
         video, audio = np.zeros((1, self.model.config.vision_feature_size), np.float32), None
-        if "pixel_values_videos" in inputs:  # a rate of 1 leaves no picture
+        if "pixel_values_videos" in inputs:  # missing at an audio interleaving rate of 1
             frames = inputs["pixel_values_videos"].to(self.device, self.model.dtype)
             video = self.model.model.encode_video(frames).pooler_output[0].float().cpu().numpy()
         if "input_features" in inputs:
@@ -165,7 +154,7 @@ class Generator:
         return _Encoded(video, audio, media.duration or inputs["video_metadata"][0].duration)
 
     def _answer_batch(self, items: Sequence[tuple[Example, _Encoded, Question]]) -> list[Answer]:
-        """One question each about different videos, in one batch padded on the left."""
+        """One question each about different videos, in one left-padded batch."""
         said = answer_batch(
             self.model,
             processor=self.processor,
@@ -221,8 +210,8 @@ class Generator:
 
 
 def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
-    """A checkpoint's processor with the token order of the settings. ValueError, naming the checkpoint, if it cannot
-    be loaded."""
+    """The processor of a checkpoint with the token order of the settings. ValueError, with the name of the checkpoint,
+    if it cannot be loaded."""
     try:
         processor = AutoProcessor.from_pretrained(model)
     except OSError as error:
@@ -250,5 +239,5 @@ def _answer(example: Example, duration: float, question: Question, *, said: Mode
 
 
 def _rounded(score: float | None) -> float | None:
-    """Six decimals: the further ones depend on which questions share a batch."""
+    """Six decimals; more would depend on the composition of the batch."""
     return None if score is None else round(score, 6)

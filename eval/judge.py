@@ -1,10 +1,10 @@
-"""Judged accuracy: a language model says of each stored answer whether it is right (yes or no) and how right (0-5).
+"""Judged accuracy: a language model grades each stored answer as right or wrong, and with a score from 0 to 5.
 
     python -m eval.judge --run OUTPUT --annotations FILES --endpoint https://host/v1 --judge-model NAME
 
-The protocol of the Video-ChatGPT family against any OpenAI-compatible endpoint. It reads a finished run and asks the
-evaluated model nothing. Judges differ by up to ten points, so the result names the judge, its version and the hash of
-the prompt. Verdicts are cached by content: a run that was interrupted, or is repeated, pays only for new questions.
+The protocol of Video-ChatGPT, with any OpenAI-compatible endpoint, applied to a finished run. Judges differ by up to
+ten points, so the result names the judge, its version and the hash of the prompt. Verdicts are cached by content: only
+new questions are sent when a run is repeated.
 """
 
 import os
@@ -30,7 +30,7 @@ from .tasks import TASKS
 
 PROGRAM = "python -m eval.judge"
 JUDGE_PROMPTS = ("judge_system", "judge_question")
-# so many refusals before the first verdict mean that the request itself is wrong, not the questions
+# this many refusals before the first verdict mean that the request is wrong, not the questions
 MAX_REFUSED_AT_START = 20
 
 
@@ -40,23 +40,23 @@ class JudgeOptions:
 
     run: Path = field(metadata={"help": "Output folder of a finished eval.run."})
     annotations: list[Path] = field(metadata={"help": "Annotation files, as given to eval.run."})
-    endpoint: str = field(metadata={"help": "Base address, to which /chat/completions is added."})
-    judge_model: str = field(metadata={"help": "Exact, dated name of the judge."})
+    endpoint: str = field(metadata={"help": "Base URL; /chat/completions is appended."})
+    judge_model: str = field(metadata={"help": "Exact name of the judge, with its date."})
     api_key_variable: str = field(
         default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key."}
     )
     cache: Path | None = field(
-        default=None, metadata={"help": "File of verdicts. Default: judge_cache.jsonl in the run's folder."}
+        default=None, metadata={"help": "Cache of verdicts. Default: judge_cache.jsonl in the folder of the run."}
     )
-    num_workers: int = field(default=8, metadata={"help": "Questions asked at the same time."})
+    num_workers: int = field(default=8, metadata={"help": "Concurrent requests."})
     omit_temperature: bool = field(
         default=False, metadata={"help": "Send no temperature; for endpoints that refuse the default of 0."}
     )
-    timeout: float = field(default=60.0, metadata={"help": "Seconds to wait for one reply."})
-    num_retries: int = field(default=5, metadata={"help": "Tries after the first one, with growing pauses."})
+    timeout: float = field(default=60.0, metadata={"help": "Seconds to wait for a reply."})
+    num_retries: int = field(default=5, metadata={"help": "Retries of a request, with increasing delays."})
     price_input: float = field(default=0.0, metadata={"help": "Price of a million prompt tokens, in any currency."})
     price_output: float = field(default=0.0, metadata={"help": "Price of a million reply tokens."})
-    max_cost: float | None = field(default=None, metadata={"help": "No question is asked once this is spent."})
+    max_cost: float | None = field(default=None, metadata={"help": "Stop when this cost is reached."})
 
     def __post_init__(self):
         check_range(self, 1, "num_workers")
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read_questions(options: JudgeOptions, result: dict) -> tuple[list[Question], dict[str, Answer]]:
-    """The questions of a finished run that have a free answer, and the answers by question id.
+    """The questions of a finished run with free-text answers, and the answers by question id.
 
     Raises:
         ValueError: no such question, or annotation files other than those of the run.
@@ -129,12 +129,12 @@ def read_questions(options: JudgeOptions, result: dict) -> tuple[list[Question],
     answers = {answer.question_id: answer for answer in read_answers(options.run / "predictions.jsonl")}
     questions = [q for example in examples for q in example.questions if q.id in answers and q.kind == "text"]
     if not questions:
-        raise ValueError(f"{options.run} holds no free answers to questions of {result['task']}")
+        raise ValueError(f"{options.run} has no free-text answers to questions of {result['task']}")
     return questions, answers
 
 
 def judge_messages(question: Question, answer: Answer) -> list[dict]:
-    """The conversation that the judge continues."""
+    """The prompt of the judge."""
     asked = PROMPTS["judge_question"].format(
         question=question.asked, reference=question.reference, prediction=answer.text or "(no answer)"
     )
@@ -164,7 +164,7 @@ def judge_answers(
                 progress.update()
                 progress.set_postfix_str(client.spent.summary(client.prices))
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # a wrong key must not be tried thousands of times
+            pool.shutdown(cancel_futures=True)  # do not send thousands of requests with a wrong key
             raise
     return replies, refused
 

@@ -1,6 +1,6 @@
-"""One question to a judge: HTTP with retries, a cache keyed by content, token and cost counts, reading of the verdict.
+"""Client of a judge: requests with retries, a cache by content, token and cost counts, parsing of verdicts.
 
-Uses the chat-completions form of OpenAI-compatible servers and the standard library. `judge.py` writes the question.
+It uses the chat-completions API of OpenAI-compatible servers and only the standard library.
 """
 
 import ast
@@ -14,24 +14,28 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-# statuses of one question that the server does not process: content filter, too long, not accepted
+# the server refuses this question: content filter, too long
 REFUSED_STATUS = frozenset({400, 413, 422})
-# parameters of a request that are the same for every question: an error in one of them ends the run
+# parameters that are the same for every question: an error in one of them ends the run
 REQUEST_PARAMETERS = ("model", "temperature")
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # s; each pause is twice the previous one
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # s; the delay doubles with each retry
 
 
 class RefusedQuestion(ValueError):
-    """The endpoint refuses this question; others may be answered."""
+    """The endpoint refuses this question, but may accept others."""
+
+
+class _TemporaryError(Exception):
+    """A failed request that may succeed when it is repeated."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right, and how right, 0-5."""
+    """Whether an answer is right, and its score from 0 to 5."""
 
     is_right: bool
     score: float
@@ -39,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Reply:
-    """A judge's text, and the version that the server reports ("model", and its fingerprint if there is one)."""
+    """A judge's text, and the version that the server reports (model and fingerprint)."""
 
     text: str
     version: str
@@ -55,7 +59,7 @@ class Prices:
 
 @dataclass
 class Spent:
-    """Requests and tokens so far; answers from the cache cost nothing."""
+    """Numbers of requests and tokens; cached answers cost nothing."""
 
     num_requests: int = 0
     num_cached: int = 0
@@ -77,10 +81,10 @@ class Spent:
 
 
 def read_verdict(text: str) -> Verdict | None:
-    """The verdict in a reply: the last complete object with a "pred", in JSON or as a Python dictionary.
+    """The verdict in a reply: the last complete object with "pred", as JSON or a Python dictionary.
 
-    Text before a closing `</think>` is a draft and not read. None if there is no verdict, if the last object is cut
-    off, or if its values are not yes or no and 0 to 5.
+    Text before a closing `</think>` is ignored. None if there is no verdict, if the last object is truncated, or if
+    its values are not yes or no and 0 to 5.
 
     Example:
 
@@ -93,7 +97,7 @@ def read_verdict(text: str) -> Verdict | None:
     """
     final = re.split(r"</think(?:ing)?>|\[/THINK\]", text, flags=re.IGNORECASE)[-1]
     if re.search(r"<think(?:ing)?>|\[THINK\]", final, re.IGNORECASE):
-        return None  # the draft never ended
+        return None  # the thinking part is not closed
     objects = _objects(final) if "{" in final else [final]
     found = [text for text in objects if text is None or re.search(r"\bpred\b", text, re.IGNORECASE)]
     if not found or found[-1] is None:
@@ -106,13 +110,13 @@ def read_verdict(text: str) -> Verdict | None:
 
 
 def _objects(text: str) -> list[str | None]:
-    """The outermost `{...}` of a text in their order; None for one that is not closed."""
+    """The outermost `{...}` of a text in order; None for one that is not closed."""
     found: list[str | None] = []
     begin, end = text.find("{"), None
     while begin >= 0:
         try:
             end = json.JSONDecoder().raw_decode(text, begin)[1]
-        except json.JSONDecodeError:  # a Python dictionary, or cut off
+        except json.JSONDecodeError:  # a Python dictionary, or truncated
             end = _closing_brace(text, begin)
         found.append(None if end is None else text[begin:end])
         begin = -1 if end is None else text.find("{", end)
@@ -121,15 +125,15 @@ def _objects(text: str) -> list[str | None]:
 
 def _closing_brace(text: str, begin: int) -> int | None:
     depth = 0
-    for place in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
+    for index in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
         if depth == 0:
-            return place + 1
+            return index + 1
     return None
 
 
 def _values(text: str) -> dict:
-    """ "pred" and "score" of an object, or of the object inside it that has them; from loose text by their names."""
+    """ "pred" and "score" of an object or of an object inside it; of malformed text, by their names."""
     for parse in (json.loads, ast.literal_eval):
         try:
             values = parse(text)
@@ -142,18 +146,15 @@ def _values(text: str) -> dict:
 
 
 class JudgeClient:
-    """Asks one judge; may be used from several threads.
+    """Sends questions to one judge; thread-safe.
 
     Args:
-        endpoint: base address; "/chat/completions" is added.
-        model: name of the judge.
+        endpoint: base URL; "/chat/completions" is appended.
         api_key: sent as a bearer token; None: not sent.
         cache: file of earlier replies, created if it does not exist.
         temperature: None: not sent, for endpoints that refuse it.
-        timeout: seconds to wait for one reply.
-        num_retries: further tries after a time-out, a lost connection, a busy or failing server, or a reply without a
-            verdict; a reply that still has none is returned as it is, and not cached.
-        prices: of a million tokens.
+        num_retries: retries after a time-out, a lost connection, a server error, or a reply without a verdict; a last
+            reply without a verdict is returned, but not cached.
         max_cost: no request is sent once this is spent.
     """
 
@@ -180,12 +181,12 @@ class JudgeClient:
         self._cached = _read_cache(cache) if cache is not None and cache.exists() else {}
 
     def ask(self, messages: list[dict]) -> Reply:
-        """The judge's reply to a conversation, from the cache if it was asked before.
+        """The judge's reply to a conversation, from the cache if possible.
 
         Raises:
             RefusedQuestion: the server refuses this question (content filter, too long).
-            ValueError: the server refuses the request as such (a wrong key, an unknown model or parameter), does not
-                answer after all retries, or the cost limit is reached.
+            ValueError: the server refuses the request (a wrong key, an unknown model or parameter) or does not answer
+                after all retries, or the cost limit is reached.
         """
         body: dict[str, Any] = {"model": self.model, "messages": messages}
         body |= {} if self.temperature is None else {"temperature": self.temperature}
@@ -194,52 +195,57 @@ class JudgeClient:
             if key in self._cached:
                 self.spent.num_cached += 1
                 return self._cached[key]
+        failure: _TemporaryError | None = None
         for attempt in range(self.num_retries + 1):
             if attempt:
                 with self._lock:
                     self.spent.num_retries += 1
                 time.sleep(min(self.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE))
-            reply, trouble = self._try(body)
-            if reply is not None and read_verdict(reply.text):
+            try:
+                reply = self._request(body)
+            except _TemporaryError as error:
+                failure = error
+                continue
+            if read_verdict(reply.text):
                 self._keep(key, reply)
                 return reply
-        if reply is None:
-            raise ValueError(f"{self.url} gave no answer in {self.num_retries + 1} tries; the last error: {trouble}")
+            failure = None
+        if failure is not None:
+            raise ValueError(f"{self.url} gave no answer in {self.num_retries + 1} tries; the last error: {failure}")
         return reply
 
-    def _try(self, body: dict) -> tuple[Reply | None, str]:
-        """One request: a reply, or None and what went wrong. Raises what another try cannot change."""
+    def _request(self, body: dict) -> Reply:
+        """The reply to one request. `_TemporaryError` for an error that another try may resolve."""
         if self.max_cost is not None and self.spent.cost(self.prices) >= self.max_cost:
             raise ValueError(
-                f"the cost limit of {self.max_cost} is reached ({self.spent.summary(self.prices)}); the verdicts so "
-                "far are cached: start again with a higher limit to continue"
+                f"the cost limit of {self.max_cost} is reached ({self.spent.summary(self.prices)}); the verdicts are "
+                "cached: run again with a higher limit to continue"
             )
         request = urllib.request.Request(self.url, data=json.dumps(body).encode(), headers=self._headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 content = json.loads(response.read())
         except urllib.error.HTTPError as error:
-            return None, self._check_status(error)
+            self._raise_for_status(error)
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:  # time-outs are OSErrors
-            return None, f"{type(error).__name__}: {error}"
+            raise _TemporaryError(f"{type(error).__name__}: {error}") from error
         return self._read(content)
 
-    def _check_status(self, error: urllib.error.HTTPError) -> str:
-        """The message of an error that may pass; raises for one that will not."""
+    def _raise_for_status(self, error: urllib.error.HTTPError) -> NoReturn:
         message = error.read().decode("utf-8", "replace")
         if error.code in RETRIED_STATUS:
-            return f"status {error.code}: {message[:300]}"
+            raise _TemporaryError(f"status {error.code}: {message[:300]}") from error
         wrong = next((name for name in REQUEST_PARAMETERS if re.search(rf'"param"\s*:\s*"{name}"', message)), None)
         if error.code in REFUSED_STATUS and wrong is None:
             raise RefusedQuestion(f"{self.url} refuses the question ({error.code}): {message[:300]}") from error
-        hint = "; --omit-temperature leaves it out" if wrong == "temperature" else ""
+        hint = "; use --omit-temperature" if wrong == "temperature" else ""
         raise ValueError(f"{self.url} refuses ({error.code}): {message[:300]}{hint}") from error
 
-    def _read(self, content: Any) -> tuple[Reply | None, str]:
+    def _read(self, content: Any) -> Reply:
         try:
             text = content["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            return None, f"not a chat completion: {str(content)[:300]}"
+        except (KeyError, IndexError, TypeError) as error:
+            raise _TemporaryError(f"not a chat completion: {str(content)[:300]}") from error
         if isinstance(text, list):  # content in parts
             text = "".join(part.get("text") or "" for part in text)
         usage = content.get("usage") or {}
@@ -248,7 +254,7 @@ class JudgeClient:
             self.spent.prompt_tokens += usage.get("prompt_tokens") or 0
             self.spent.reply_tokens += usage.get("completion_tokens") or 0
         version = " ".join(filter(None, (content.get("model") or self.model, content.get("system_fingerprint"))))
-        return Reply(text or "", version), "a reply without a verdict"
+        return Reply(text or "", version)
 
     def _keep(self, key: str, reply: Reply) -> None:
         with self._lock:
@@ -260,11 +266,11 @@ class JudgeClient:
 
 
 def _read_cache(path: Path) -> dict[str, Reply]:
-    """Replies of earlier runs. An incomplete line of a killed process is ignored; its question is asked again."""
+    """Replies of earlier runs. An incomplete line of a killed process is ignored."""
     replies, text = {}, path.read_text(encoding="utf-8")
     if text and not text.endswith("\n"):
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n")  # so that the next reply does not land on the incomplete line
+            file.write("\n")  # so that the next reply is not appended to the incomplete line
     for line in text.split("\n"):
         try:
             row = json.loads(line)

@@ -1,7 +1,6 @@
-"""From the words of an event to a class of the benchmark: the part of the protocol that changes the mAP most.
+"""Maps the texts of events to the classes of a benchmark, by the rule of the protocol (`task.Protocol.label`).
 
-The rule is part of every result's name (`task.Protocol`). Under "exact" a text that equals no class name has no class;
-"embedding" always finds a nearest class. The embeddings come from sentence-transformers; nothing is trained here.
+With "exact", a text that equals no class name has no class; "embedding" always assigns the nearest class.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ def match_labels(texts: Sequence[str], classes: Sequence[str], protocol: Protoco
         ValueError: no classes, or an unknown protocol.
     """
     if not classes:
-        raise ValueError("there are no classes to match the events' texts with")
+        raise ValueError("there are no classes to match the texts of events with")
     if protocol.label == "exact":
         by_name = {normalize_answer(name): name for name in classes}
         return [by_name.get(normalize_answer(text)) for text in texts]
@@ -35,7 +34,7 @@ def match_labels(texts: Sequence[str], classes: Sequence[str], protocol: Protoco
 
 
 def nearest_classes(texts: Sequence[str], classes: Sequence[str], *, encoder: str) -> list[str]:
-    """The class whose name has the highest cosine similarity with each text; equal ones go to the first class."""
+    """The class whose name has the highest cosine similarity with each text; for ties, the first."""
     if not texts:
         return []
     from sentence_transformers import SentenceTransformer

@@ -1,7 +1,6 @@
-"""Where the picture and sound of an example come from: files in a folder, or cached tower outputs.
+"""The media of evaluation examples: files in a folder, or cached tower outputs.
 
-Also the one place that changes the sound before the model hears it ("original", "removed", "swapped", "shifted"), for
-the question whether sound is used. Nothing is decoded here except a sound that has to be changed.
+The sound can be removed, swapped or shifted, to measure whether the model uses it. Only changed sound is decoded here.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from modeling_avicuna.media_avicuna import load_audio
 from .task import Example
 
 
-# "swapped": the sound of another video; "shifted": moved by half its length, the second half comes first.
+# "swapped": the sound of another video; "shifted": rotated by half its length.
 SOUNDS = ("original", "removed", "swapped", "shifted")
 SAMPLING_RATE = 48_000  # Hz, as the feature extractor takes it
 CachedPlace = tuple[FeatureStore, str]  # the store and the key of cached features
@@ -30,14 +29,13 @@ Place = str | CachedPlace  # or the path of a file
 
 @dataclass(frozen=True)
 class Media:
-    """What the processor takes for one video: a path or cached rows, and the sound that goes with it.
+    """The inputs of the processor for one video.
 
-    video: path of a file, or `np.ndarray` of shape `(num_rows, vision_feature_size)`.
-    audio: True for the file's own sound; None for silence; samples `(num_samples,)` at 48 kHz for a file, or rows
-        `(num_windows, audio_feature_size)` beside cached ones.
-    duration (`float`, *optional*): seconds, as annotated, otherwise of the cached media; None where decoding the file
-        gives it.
-    start, end (`float`, *optional*): the part of a file to show, in seconds; cached rows are those of the part.
+    video: path of a file, or cached rows, `np.ndarray` of shape `(num_rows, vision_feature_size)`.
+    audio: True for the sound of the file; None for silence; samples `(num_samples,)` at 48 kHz for a file, or cached
+        rows `(num_windows, audio_feature_size)`.
+    duration (`float`, *optional*): seconds, as annotated or cached; None: that of the decoded file.
+    start, end (`float`, *optional*): the part of the file to use, in seconds.
     """
 
     video: Any
@@ -52,23 +50,23 @@ class Media:
 
     @property
     def block(self) -> dict[str, Any]:
-        """The content block of a file; the part is named only where there is one."""
+        """The content block of a file."""
         part = {name: value for name, value in (("start", self.start), ("end", self.end)) if value is not None}
         return {"type": "video", "path": self.video, "audio": self.audio, **part}
 
 
 class MediaSource:
-    """Finds the media of all examples of a task, in a folder of files or in feature stores: exactly one of the two.
+    """The media of all examples of a task, in a folder of files or in folders of cached features.
 
     Args:
-        examples: every example of the annotation file, also those that are not asked: the partner of a swapped sound
-            must not depend on how many are.
+        examples: all examples of the annotation file, so that the partner of a swapped sound does not depend on
+            `--limit`.
         media_dir: folder with the video files, searched with its sub-folders.
-        features_dir: folders that `train.extract_features` wrote, searched in this order.
+        features_dir: folders of `train.extract_features`, searched in this order.
         sound: one of `SOUNDS`.
 
     Raises:
-        ValueError: both or neither of the folders given, an unknown `sound`, or a sound to swap and no second video.
+        ValueError: both or neither of the folders given, an unknown `sound`, or no second video to swap sound with.
     """
 
     def __init__(
@@ -97,7 +95,7 @@ class MediaSource:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the answers depend on beside the files themselves: to be kept with a run."""
+        """The settings that the answers depend on, in addition to the files."""
         partners = json.dumps(sorted(self._partners.items())).encode()
         return {
             "media": "features" if self.cache.stores else "files",
@@ -107,18 +105,14 @@ class MediaSource:
         }
 
     def check(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
-        """Compares cached features with the model that reads them.
-
-        Raises:
-            ValueError: they were made with other towers or other settings; the message names both.
-        """
+        """Raises ValueError if cached features were made with other towers or settings than those of the model."""
         self.cache.check(model, processor.feature_settings)
 
     def open(self, example: Example) -> Media:
         """The media of one example.
 
         Raises:
-            MediaError: the file, or the file whose sound is wanted, cannot be read.
+            MediaError: the file, or the file of a swapped sound, cannot be read.
         """
         place = self.places[example.video_id]
         partner = self._examples[self._partners[example.video_id]] if self.sound == "swapped" else example
@@ -131,7 +125,7 @@ class MediaSource:
                 cast(str, sound_of), sampling_rate=SAMPLING_RATE, start=partner.start, end=partner.end
             )
             if samples is not None:
-                # the processor takes the part of the sound that it takes of the picture
+                # the processor cuts the sound to the same part as the picture
                 before = np.zeros(round((example.start or 0.0) * SAMPLING_RATE), samples.dtype)
                 audio = np.concatenate([before, _changed(samples, self.sound)])
         return Media(place, audio, example.duration, example.start, example.end)
@@ -150,7 +144,7 @@ class MediaSource:
 
 
 def _partners(places: dict[str, Place]) -> dict[str, str]:
-    """For each video the next one in the file whose media are another file: its sound is heard instead."""
+    """For each video, the next one with another media file, whose sound replaces its own."""
     keys = list(places)
     partners = {}
     for index, key in enumerate(keys):

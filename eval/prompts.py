@@ -1,8 +1,7 @@
-"""Every question that an evaluation asks, in one place; a snapshot test holds the wording.
+"""The prompts of all evaluations. A snapshot test checks their wording.
 
-Event questions are the pipeline's (`modeling_avicuna.prompt_avicuna`), so that a benchmark asks what a user asks. The
-paper publishes no evaluation prompt: the wording of the others is our choice. So is the judge's, which asks for the
-verdict of the Video-ChatGPT family (yes or no, and 0 to 5); its hash is in every judged result.
+Event questions are those of the pipeline (`modeling_avicuna.prompt_avicuna`). The paper publishes no evaluation
+prompts; the others are our choice. The judge is asked for a verdict as in Video-ChatGPT (yes or no, and 0 to 5).
 """
 
 import hashlib
@@ -15,7 +14,6 @@ from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT
 PROMPTS = {
     "narration": NARRATION_PROMPT,
     "grounding": GROUNDING_PROMPT,
-    "open_question": "{question}",
     "short_answer": "{question}\nAnswer the question with a single word or a short phrase.",
     "dialog_turn": "Q: {question}\nA: {answer}\n",
     "dialog_question": "{history}Q: {question}\nAnswer the last question in one sentence.",
@@ -34,6 +32,6 @@ PROMPTS = {
 
 
 def prompts_hash(names: Iterable[str]) -> str:
-    """SHA-256 of the texts of the named prompts: equal hashes mean equal questions."""
+    """SHA-256 of the texts of the named prompts."""
     texts = {name: PROMPTS[name] for name in sorted(names)}
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

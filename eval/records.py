@@ -1,7 +1,7 @@
-"""Files of an evaluation run: settings, answers as they are produced (resumable), and the result.
+"""Files of an evaluation run: settings, answers (written as they are generated, so that a run can be resumed), result.
 
-    OUTPUT/settings.json       what the answers depend on; a run with other settings is refused
-    OUTPUT/predictions.jsonl   one line per question; questions that have a line are not asked again
+    OUTPUT/settings.json       settings that the answers depend on; a run with other settings is rejected
+    OUTPUT/predictions.jsonl   one line per question; questions with a line are not asked again
     OUTPUT/results.json        metrics, protocol, prompt hash, missing media, commit, versions, run time
 
 While several processes answer, each appends to its own `predictions.<rank>.jsonl`; the files are merged at the end.
@@ -42,12 +42,12 @@ class AnswerLog:
         self.unreadable: dict[str, str] = {}
 
     def begin(self, settings: dict[str, Any]) -> None:
-        """Writes the settings of a new run, and forgets which media an interrupted run could not read.
+        """Writes the settings of a new run, and removes the lists of media that an interrupted run could not read.
 
-        To be called by the main process alone, before any process writes.
+        Called by the main process before any process writes answers.
 
         Raises:
-            ValueError: the folder was made with other settings; the message names the differences.
+            ValueError: the folder holds a run with other settings; the message names the differences.
         """
         path = self.output / "settings.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() and self.answers else settings
@@ -62,7 +62,7 @@ class AnswerLog:
             path.unlink()
 
     def write(self, answers: Iterable[Answer]) -> None:
-        """Appends answers to this process's file; they are on disk when the call returns."""
+        """Appends answers to the file of this process and flushes them to disk."""
         with self.path.open("a", encoding="utf-8") as file:
             for answer in answers:
                 file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
@@ -76,10 +76,10 @@ class AnswerLog:
         write_json(self.output / f"unreadable.{self.rank}.json", self.unreadable)
 
     def join(self, order: Sequence[str]) -> None:
-        """Merges all files into predictions.jsonl, in the order of the question ids. For the main process alone."""
+        """Merges all files into predictions.jsonl, in the given order of question ids. For the main process."""
         self.answers = AnswerLog(self.output).answers
-        place = {key: index for index, key in enumerate(order)}
-        ranked = sorted(self.answers.values(), key=lambda answer: place.get(answer.question_id, len(place)))
+        index = {key: number for number, key in enumerate(order)}
+        ranked = sorted(self.answers.values(), key=lambda answer: index.get(answer.question_id, len(index)))
         lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in ranked]
         write_text(self.output / "predictions.jsonl", "".join(lines))
         for path in self.output.glob("predictions.*.jsonl"):
@@ -94,8 +94,7 @@ class AnswerLog:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file, none if it does not exist. A last line without a line end, left by a killed process, is
-    ignored.
+    """The answers of a file; none if it does not exist. An incomplete last line of a killed process is ignored.
 
     Raises:
         ValueError: a damaged line; the message names the file and the line.
@@ -125,7 +124,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def _cut_unfinished_line(path: Path) -> None:
-    """Removes the incomplete last line that a killed process left, so that the file can be appended to."""
+    """Removes the incomplete last line of a killed process, so that the file can be appended to."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):
         write_text(path, text[: text.rfind("\n") + 1])

@@ -1,10 +1,10 @@
-"""Evaluates a model on one task: asks every question, stores every answer, scores.
+"""Evaluates a model on one task: generates and stores the answers to all questions, then scores them.
 
     python -m eval.run --task sandbox --model DIR --annotations DIR/annotations.json --media-dir DIR/test --output DIR
     accelerate launch -m eval.run --task unav100_query --model DIR --annotations FILE --features-dir DIR --output DIR
 
-Run again with the same output it asks only the questions that have no answer yet. With all answers there it only
-scores, so another protocol needs no generation. Questions and metrics are in `tasks/`, protocols in `task.py`.
+A second run with the same output asks only the questions without an answer. If all answers exist it only scores them,
+so another protocol needs no generation. Questions and metrics are in `tasks/`, protocols in `task.py`.
 """
 
 import time
@@ -37,7 +37,7 @@ from .timeline import draw_timeline
 
 PROGRAM = "python -m eval.run"
 PACKAGES = ("torch", "transformers", "evaluate", "datasets", "numpy", "sentence-transformers")
-WAIT = timedelta(days=2)  # processes wait for the slowest one; the default of some minutes would end them
+WAIT = timedelta(days=2)  # processes wait for the slowest one; the default is some minutes
 
 
 @dataclass
@@ -47,18 +47,18 @@ class RunOptions:
     task: str = field(metadata={"choices": sorted(TASKS), "help": "Benchmark."})
     model: str = field(metadata={"help": "Checkpoint folder or Hub id."})
     annotations: list[Path] = field(metadata={"help": "Annotation file or files of the task."})
-    output: Path = field(metadata={"help": "Folder of the run; an unfinished run in it is continued."})
+    output: Path = field(metadata={"help": "Folder of the run; an interrupted run is resumed."})
     subset: str | None = field(default=None, metadata={"help": "Part of the annotation file. Default: the task's."})
     media_dir: Path | None = field(default=None, metadata={"help": "Folder with the videos."})
     features_dir: list[Path] = field(
         default_factory=list,
         metadata={"aliases": ["--features"], "help": "Folders of cached tower outputs, in place of --media-dir."},
     )
-    sound: str = field(default="original", metadata={"choices": SOUNDS, "help": "What the model hears."})
+    sound: str = field(default="original", metadata={"choices": SOUNDS, "help": "Change of the sound."})
     limit: int | None = field(
-        default=None, metadata={"help": "Only the first videos, for a trial; the result's name contains the number."}
+        default=None, metadata={"help": "Only the first videos; the name of the result contains the number."}
     )
-    label: Literal["exact", "embedding"] = field(default=Protocol.label, metadata={"help": "Text to class."})
+    label: Literal["exact", "embedding"] = field(default=Protocol.label, metadata={"help": "Class of a text."})
     score: ScoreKind = field(default=Protocol.score, metadata={"help": "Score of an event, for the ranking."})
     encoder: str = field(default=Protocol.encoder, metadata={"help": "Sentence encoder of --label embedding."})
     meteor_jar: Path | None = field(
@@ -110,7 +110,7 @@ class RunOptions:
 
     @property
     def conditions(self) -> list[str]:
-        """Parts of a result's name for everything that is not the default and makes two figures incomparable."""
+        """Parts of the result's name: all settings that differ from the default and affect comparability."""
         named = {
             "subset": self.subset if self.subset != TASKS[self.task].default_subset else None,
             "encoder": Path(self.encoder).name
@@ -165,13 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def start_processes() -> PartialState:
-    """This process among those that were launched together. Without an accelerator, `cpu=True` is needed: otherwise
-    accelerate treats each process as the only one."""
+    """The state of this process. Without an accelerator, several processes are recognised only with `cpu=True`."""
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
 def examples_with_media(examples: Sequence[Example], media: MediaSource) -> list[Example]:
-    """The examples whose media are there. ValueError, naming the folder, if there is none."""
+    """The examples with media. ValueError, naming the folder, if there is none."""
     present = [example for example in examples if example.video_id in media.places]
     if not present:
         raise ValueError(
@@ -182,7 +181,7 @@ def examples_with_media(examples: Sequence[Example], media: MediaSource) -> list
 
 
 def run_settings(options: RunOptions, task: Task, media: MediaSource) -> dict[str, Any]:
-    """Everything that the answers depend on; not the protocol, and not the number of processes."""
+    """The settings that the answers depend on, without the protocol and the number of processes."""
     return {
         "task": task.name,
         "model": str(options.model),
@@ -201,7 +200,7 @@ def run_settings(options: RunOptions, task: Task, media: MediaSource) -> dict[st
 
 
 def answer_all(log: AnswerLog, examples: Sequence[Example], media: MediaSource, options: RunOptions) -> None:
-    """Asks the questions that have no answer yet; each process takes every n-th video."""
+    """Generates the missing answers; each process handles every n-th video."""
     state = PartialState()
     todo = [example for example in examples if log.unanswered(example)]
     state.wait_for_everyone()  # every process has read the log before one of them writes
@@ -223,7 +222,7 @@ def answer_all(log: AnswerLog, examples: Sequence[Example], media: MediaSource, 
 def result_of(
     score: Score, options: RunOptions, settings: dict[str, Any], *, counts: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """The content of results.json. `name` contains everything that makes two figures incomparable."""
+    """The content of results.json."""
     return {
         "task": options.task,
         "name": "/".join(part for part in (options.task, score.protocol, *options.conditions) if part),
@@ -250,7 +249,7 @@ def result_of(
 
 
 def draw_examples(examples: Sequence[Example], score: Score, options: RunOptions) -> list[Path]:
-    """A time line of each of the first videos, with the labels and scores that were scored."""
+    """Draws time lines of the first videos; returns the files."""
     paths = []
     for example in examples[: options.timelines]:
         if example.video_id in score.drawn:
@@ -264,7 +263,7 @@ def draw_examples(examples: Sequence[Example], score: Score, options: RunOptions
 
 
 def report(result: dict[str, Any], paths: Sequence[Path]) -> None:
-    """Prints the figures, how many videos they are computed from, and the files."""
+    """Prints the metrics, the number of videos, and the files."""
     print(f"{result['name']}: {result['num_examples']} of {result['num_expected']} videos, {result['seconds']} s")
     for kind in ("missing", "unreadable"):
         if result[kind]:

@@ -1,11 +1,11 @@
-"""Trains and evaluates variants of a chain of recipes: the paper's ablation table, its sweep of the interleaving rate.
+"""Trains and evaluates variants of the stages: the paper's ablation table and its sweep of the interleaving rate.
 
     python -m eval.study --plan eval/studies/ablations.yaml --model outputs/stage0 --output outputs/ablations \
         --recipes-dir train/recipes/sandbox -- --task sandbox --annotations FILE --media-dir DIR
 
-A plan (YAML) names stages and variants. Each stage is `python -m train.run_stages` on the changed recipe, from the
-model of the previous stage; variants whose first stages are equal share these models. Finished work is not repeated.
-The options after `--` go to `eval.run`.
+A plan (YAML) lists stages and variants. Each stage is run by `python -m train.run_stages` with the changed recipe;
+variants with equal first stages share these models. Finished work is not repeated. The options after `--` are those of
+`eval.run`.
 """
 
 import hashlib
@@ -45,10 +45,9 @@ class Variant:
     """One row of the study.
 
     name (`str`): of the row.
-    paper (`str`, *optional*): the paper's row to print beside it.
-    drop_datasets (`list[str]`): data sources that are removed from the recipes.
-    config (`dict`): fields of the checkpoint's config and processor that are changed before the plan's `config_from`
-        stage.
+    paper (`str`, *optional*): row of the paper to compare with.
+    drop_datasets (`list[str]`): data sources to remove from the recipes.
+    config (`dict`): fields of the checkpoint's config and processor to change before the stage `Plan.config_from`.
     """
 
     name: str
@@ -59,10 +58,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study: its stages in order, and its variants.
+    """The stages of a study in order, and its variants.
 
-    paper (`str`): table of `paper_results.json` with the rows to compare with.
-    axis (`str`, *optional*): the variants' names are numbers on this axis; drawn as a line.
+    paper (`str`): table of `paper_results.json` to compare with.
+    axis (`str`, *optional*): label of the axis if the names of the variants are numbers; drawn as a line.
     """
 
     title: str
@@ -82,8 +81,8 @@ class StudyOptions:
     recipes_dir: Path = field(metadata={"aliases": ["--recipes"], "help": "Folder with one recipe per stage."})
     output: Path = field(metadata={"help": "Folder of the models, the evaluations and the table."})
     metric: str = field(default="average_mAP", metadata={"help": "Metric of the figure and of the printed table."})
-    variants: list[str] | None = field(default=None, metadata={"help": "Only these variants. Default: all."})
-    train_arguments: str = field(default="", metadata={"help": "Added to every training, as one string."})
+    variants: list[str] | None = field(default=None, metadata={"help": "Names of the variants to run. Default: all."})
+    train_arguments: str = field(default="", metadata={"help": "Options of every training, as one string."})
     launcher: str = field(default=LAUNCHER, metadata={"help": "Command that starts training and evaluation."})
 
 
@@ -91,9 +90,8 @@ def read_plan(path: Path) -> Plan:
     """A plan from its file.
 
     Raises:
-        ValueError: not YAML, unknown or missing keys, a `config_from` that is no stage, a table or row that the paper
-            does not have, a variant's name that occurs twice or is no number on the plan's axis. The message names the
-            file.
+        ValueError: not YAML, unknown or missing keys, a `config_from` that is not a stage, an unknown table or row of
+            the paper, a duplicate name, or a name that is not a number although there is an axis.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -113,12 +111,12 @@ def read_plan(path: Path) -> Plan:
         if folders.count(_folder_name(variant)) > 1:
             raise ValueError(f"{path}: the variant {variant.name!r} has the same name as another one")
         if plan.axis is not None and not _is_number(variant.name):
-            raise ValueError(f"{path}: the variant {variant.name!r} is no number on the axis {plan.axis!r}")
+            raise ValueError(f"{path}: the variant {variant.name!r} is not a number on the axis {plan.axis!r}")
     return plan
 
 
 def changed_recipe(recipe: dict, *, drop_datasets: Sequence[str]) -> dict | None:
-    """The recipe without the named data sources; None if it had sources and none is left."""
+    """The recipe without the given data sources; None if it had sources and none is left."""
     sources = recipe.get("datasets", [])
     kept = [source for source in sources if _source_name(source) not in drop_datasets]
     return None if sources and not kept else {**recipe, "datasets": kept}
@@ -128,10 +126,10 @@ class Study:
     """Runs the variants of a plan below one folder: `models/<key>`, `recipes/<key>`, `evaluations/<name>`.
 
     Args:
-        plan, start: what to do, and the checkpoint that the first stage starts from.
-        recipes: folder with one recipe per stage, found as `<stage>*.yaml`.
-        train_arguments, evaluate_arguments: added to every `train/sft.py` and `eval.run`.
-        launcher: command that starts either.
+        start: checkpoint that the first stage starts from.
+        recipes: folder with one recipe `<stage>*.yaml` per stage.
+        train_arguments, evaluate_arguments: options of every `train/sft.py` and `eval.run`.
+        launcher: command that starts training and evaluation.
 
     Raises:
         ValueError: a stage without a recipe, or a variant with a data source that no recipe has or a field that the
@@ -169,7 +167,7 @@ class Study:
                 raise ValueError(f"variant {variant.name!r}: {path} has no field {unknown[0]!r} to change")
 
     def train(self, variant: Variant) -> Path:
-        """The model folder of a variant, trained as far as it is not."""
+        """Trains the missing stages of a variant; returns its model folder."""
         model, key = self.start.resolve(), self._start_key
         for stage, path in self.recipes.items():
             if stage == self.plan.config_from and variant.config:
@@ -182,7 +180,7 @@ class Study:
         return model
 
     def evaluate(self, variant: Variant, model: Path) -> dict:
-        """Content of results.json of a variant's model."""
+        """Evaluates the model of a variant; returns the content of results.json."""
         folder = self.output / "evaluations" / _folder_name(variant)
         command = [*self.launcher, "-m", "eval.run", *self.evaluate_arguments]
         _run([*command, "--model", str(model), "--output", str(folder)])
@@ -202,7 +200,7 @@ class Study:
         return folder
 
     def _trained(self, model: Path, key: str, recipe: dict, *, stage: str) -> Path:
-        """The checkpoint of one stage; `train.run_stages` skips a finished training and resumes an interrupted one."""
+        """The checkpoint of one stage, trained or resumed by `train.run_stages`."""
         folder, recipes = self.output / "models" / key, self.output / "recipes" / key
         name = f"stage_{stage}"
         recipes.mkdir(parents=True, exist_ok=True)
@@ -214,7 +212,7 @@ class Study:
 
 
 def _run(command: list[str]) -> None:
-    """Prints and runs a command from the checkout. ValueError if it fails."""
+    """Prints and runs a command. ValueError if it fails."""
     print("$", shlex.join(command), flush=True)
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False)
     if done.returncode:
@@ -222,7 +220,7 @@ def _run(command: list[str]) -> None:
 
 
 def table_of(plan: Plan, results: dict[str, dict]) -> list[dict]:
-    """One row per variant that has a result: our metrics and the paper's row, which a limited run does not get."""
+    """One row per variant with a result: our metrics and, unless the run was limited, the paper's row."""
     columns = PAPER[plan.paper]["columns"]
     paper = {row["method"]: dict(zip(columns, row["values"])) for row in PAPER[plan.paper]["rows"]}
     rows = []
@@ -237,7 +235,7 @@ def table_of(plan: Plan, results: dict[str, dict]) -> list[dict]:
 
 
 def draw_study(path: Path, plan: Plan, rows: list[dict], *, metric: str) -> None:
-    """Our metric of each variant, and the paper's average mAP on its own data set beside it."""
+    """Draws our metric of each variant, and the paper's average mAP on the paper's data set."""
     ours, theirs = f"ours: {rows[0]['name']}, {metric}", f"paper: {PAPER[plan.paper]['dataset']}, average_mAP"
     values = [row["metrics"][metric] for row in rows]
     published = [row["paper"]["average_mAP"] if row["paper"] else None for row in rows]
@@ -273,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for variant in plan.variants:
         if options.variants is None or variant.name in options.variants:
             results[variant.name] = study.evaluate(variant, study.train(variant))
-            rows = table_of(plan, results)  # after each variant, so that a long study can be read while it runs
+            rows = table_of(plan, results)  # written after each variant
             write_json(options.output / "study.json", {"title": plan.title, "start": str(options.model), "rows": rows})
             draw_study(options.output / "study.png", plan, rows, metric=options.metric)
     for row in table_of(plan, results):
@@ -282,19 +280,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check_evaluation(arguments: Sequence[str], *, metric: str) -> None:
-    """Checks the options of `eval.run`, and that its task gives `metric`, before anything is trained.
+    """Checks the options of `eval.run`, and that its task has `metric`, before anything is trained.
 
     Raises:
-        ValueError: an option that the study sets, or a metric that the task does not give.
-        SystemExit: an option that `eval.run` does not have or accept, as from that command.
+        ValueError: an option that the study sets, or a metric that the task does not have.
+        SystemExit: an invalid option of `eval.run`.
     """
     taken = [word for word in arguments if word.split("=")[0] in ("--model", "--output")]
     if taken:
-        raise ValueError(f"{taken[0]} of the evaluation is set here: leave it out after `--`")
+        raise ValueError(f"{taken[0]} of the evaluation is set by the study: omit it after `--`")
     checked = [*arguments, "--model", "MODEL", "--output", "OUTPUT"]
     task = TASKS[parse_options(RunOptions, checked, program=f"{PROGRAM} ... --").task]
     if metric.split("/")[0] not in task.metrics:
-        raise ValueError(f"{task.name} has no metric {metric!r}; it gives {', '.join(task.metrics)}")
+        raise ValueError(f"{task.name} has no metric {metric!r}; it has {', '.join(task.metrics)}")
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:

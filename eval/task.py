@@ -1,7 +1,6 @@
-"""What an evaluation task is: questions about videos, answers, a named protocol, and a score.
+"""Data types of an evaluation: questions about videos, answers, protocols, scores and tasks.
 
-The records that `tasks/` make from annotation files, `generation.py` answers and `run.py` stores. Nothing here reads a
-file or runs a model.
+`tasks/` reads the questions from annotation files, `generation.py` answers them, and `run.py` stores the answers.
 """
 
 from collections import Counter
@@ -21,13 +20,12 @@ class Question:
     """One question about one video.
 
     id (`str`): unique in the task.
-    prompt (`str`): the question that the model gets, without a media slot.
-    kind (`str`): "events": the answer names several events and their times; "spans": it gives the times of the event
-        `label`; "text": it is free text.
-    label (`str`): the event that a "spans" question asks for.
-    reference: the expected answer, in the form that the task's score reads.
-    group (`str`, *optional*): part of the data set that gets a separate score (a question type).
-    asked (`str`): the question without what the prompt adds to it, for the judge.
+    prompt (`str`): the prompt without a media slot.
+    kind (`str`): "events": the answer lists events with times; "spans": it gives the times of the event `label`;
+        "text": it is free text.
+    reference: the expected answer, in the format of the task's `score`.
+    group (`str`, *optional*): question type with a separate score.
+    asked (`str`): the question without the instructions of the prompt, for the judge.
     """
 
     id: str
@@ -41,15 +39,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Example:
-    """One video with all its questions: it is decoded and encoded once for all of them.
+    """One video with all its questions.
 
-    video_id (`str`): as in the annotation file.
-    media_names (`tuple[str, ...]`): file names or stems of the media, the most likely first.
-    duration (`float`, *optional*): seconds, as annotated; None: the length of the media is taken.
-    start, end (`float`, *optional*): the part of the file that the annotation is about, in seconds of the file; None:
-        its beginning, its end. Duration and events count from `start`.
-    questions (`tuple[Question, ...]`)
-    events (`tuple[Event, ...]`): annotated events of the whole video, for localization.
+    media_names (`tuple[str, ...]`): possible file names or stems of the media, the most likely first.
+    duration (`float`, *optional*): seconds, as annotated; None: that of the media.
+    events (`tuple[Event, ...]`): annotated events, for localization.
+    start, end (`float`, *optional*): the annotated part of the file in seconds; None: its beginning, its end. Duration
+        and events are relative to `start`.
     """
 
     video_id: str
@@ -66,7 +62,7 @@ class Answer:
     """A model's answer to one question.
 
     text (`str`): without special tokens.
-    events (`tuple[Event, ...]`): the events read from it, in seconds, scored by their time tokens.
+    events (`tuple[Event, ...]`): the events parsed from it, in seconds, with the scores of their time tokens.
     presence (`float`, *optional*): the probability that the answer names a span rather than "No event.".
     query (`str`): the event or sentence that was asked for; empty for a narration and for free questions.
     """
@@ -85,11 +81,11 @@ class Answer:
 class Protocol:
     """How text becomes a class and a score; part of the name of every localization result.
 
-    label: "exact": an event counts for the class whose name equals its text after normalisation, and for no class
-        otherwise; "embedding": for the class whose name is nearest to the text in the sentence encoder's space.
-    score: "time_tokens": geometric mean of the probabilities of the event's time tokens; "presence": the probability
-        that the answer names a span at all, the same for all events of an answer; "constant": 1.0 for all. Ties are
-        broken by the order in the answer. An answer without a span ("No event.") is no prediction under any of them.
+    label: "exact": an event has the class whose name equals its normalised text, otherwise none; "embedding": the
+        class whose name is nearest to its text in the sentence encoder's space.
+    score: "time_tokens": geometric mean of the probabilities of the event's time tokens; "presence": probability that
+        the answer contains a span, the same for all its events; "constant": 1.0. Ties are broken by the order in the
+        answer. An answer without a span ("No event.") is not a prediction.
     encoder (`str`): sentence encoder of "embedding": a folder or a Hub id.
     meteor_jar (`Path`, *optional*): meteor-1.5.jar for dense captioning; None: nltk's METEOR.
     """
@@ -105,9 +101,9 @@ class Score:
     """A task's result.
 
     metrics: values in 0-100.
-    counts: how many questions, events, ... they are computed from.
-    protocol (`str`): the protocol's part of the result's name.
-    drawn: video id -> the events as they were scored, for time-line pictures.
+    counts: numbers of questions, events, ...
+    protocol (`str`): part of the result's name.
+    drawn: video id -> the scored events, for time lines.
     """
 
     metrics: dict[str, float]
@@ -121,11 +117,11 @@ class Task:
     """A benchmark: how its questions are read and how the answers are scored.
 
     name (`str`): as in `--task`.
-    prompts (`tuple[str, ...]`): names in `prompts.PROMPTS` that it asks.
-    metrics (`tuple[str, ...]`): names of its values; where questions have types, also followed by "/" and the type.
-    read: annotation files and subset -> examples. The reader states the number and order of the files.
-    score: examples that were answered, answers by question id, protocol -> `Score`.
-    default_subset (`str`, *optional*): where one file holds several.
+    prompts (`tuple[str, ...]`): names of its prompts in `prompts.PROMPTS`.
+    metrics (`tuple[str, ...]`): names of its metrics; with question types, also followed by "/" and the type.
+    read: annotation files and subset -> examples.
+    score: answered examples, answers by question id, protocol -> `Score`.
+    default_subset (`str`, *optional*): if a file has several.
     """
 
     name: str
@@ -139,10 +135,10 @@ class Task:
 def scored_events(answer: Answer, protocol: Protocol) -> list[Event]:
     """The events of an answer with their scores under a protocol, in the order of the answer.
 
-    An event without a time token ("to the end") has score 0 under "time_tokens": it ranks last.
+    With "time_tokens", an event without a time token ("to the end") has score 0.
 
     Raises:
-        ValueError: "presence" is asked for and the answer was stored without it.
+        ValueError: "presence", for an answer that was stored without it.
     """
     if protocol.score == "presence" and answer.presence is None:
         raise ValueError(f"the answer to {answer.question_id!r} has no presence score: run the evaluation again")
@@ -156,7 +152,7 @@ def read_examples(task: Task, files: Sequence[Path], subset: str | None = None) 
     """The examples of annotation files; `subset` defaults to the task's.
 
     Raises:
-        ValueError: no example, or an id that two videos or two questions share.
+        ValueError: no example, or duplicate ids of videos or questions.
     """
     examples = task.read(files, subset or task.default_subset)
     if not examples:

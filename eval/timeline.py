@@ -1,7 +1,4 @@
-"""Time-line pictures: the events of one video as bars, prediction against truth.
-
-One row per label; truth above, prediction below, darker with a higher score. Labels and scores are decided elsewhere.
-"""
+"""Time lines of the events of one video: a row per label, truth above prediction, darker if scored higher."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,21 +10,13 @@ from modeling_avicuna.timestamp_avicuna import Event
 
 
 TRUTH_COLOUR, PREDICTION_COLOUR = "#4c72b0", "#dd8452"
-MAX_ROWS = 24  # more labels do not fit a page: those with the best scores are drawn, and the title says so
+MAX_ROWS = 24  # of more labels, those with the best scores are drawn
 
 
 def draw_timeline(
     path: Path, *, truth: Sequence[Event], prediction: Sequence[Event], duration: float, title: str
 ) -> None:
-    """Writes a PNG.
-
-    Args:
-        path: file to write.
-        truth: annotated events, in seconds.
-        prediction: predicted events; a `score` in 0-1 sets the opacity of the bar, None draws it opaque.
-        duration: s, the length of the axis.
-        title: usually the video's id.
-    """
+    """Writes a PNG. Times are in seconds; `score` (0-1) sets the opacity of a predicted event, None: opaque."""
     ranked = sorted(prediction, key=lambda event: -(1.0 if event.score is None else event.score))
     labels = list(dict.fromkeys(event.label for event in sorted(truth, key=lambda event: event.start)))
     labels += [label for label in dict.fromkeys(event.label for event in ranked) if label not in labels]

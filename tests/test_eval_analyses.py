@@ -78,7 +78,7 @@ def test_a_limited_run_is_left_out(tmp_path, capsys):
     write_json(tmp_path / "results_judge.json", limited)
     comparison.main(["--results", str(tmp_path / "results_judge.json"), "--output", str(tmp_path)])
     assert "ours" not in (tmp_path / "comparison.md").read_text()
-    assert "left out, a trial on the first 2 videos" in capsys.readouterr().out
+    assert "not used, since it covers only the first 2 videos" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text, message", [("{", "is not JSON"), ('{"rows": []}', "it has no 'task'")])
@@ -123,7 +123,7 @@ def test_a_recipe_without_remaining_sources_is_left_out():
         ({"paper": "ablations"}, "the paper has no table 'ablations'"),
         ({"variants": [{"name": "full", "paper": "Avicuna"}]}, "has no row 'Avicuna'"),
         ({"variants": [{"name": "a b"}, {"name": "a/b"}]}, "'a b' has the same name"),
-        ({"variants": [{"name": "ten"}], "axis": "rate"}, "'ten' is no number"),
+        ({"variants": [{"name": "ten"}], "axis": "rate"}, "'ten' is not a number"),
     ],
 )
 def test_an_invalid_plan_is_an_error(tmp_path, wrong, message):

@@ -22,7 +22,6 @@ from modeling_avicuna.timestamp_avicuna import Event
 FROZEN_PROMPTS = {
     "narration": "List the events of this video with their times.",
     "grounding": 'When does "{query}" happen?',
-    "open_question": "{question}",
     "short_answer": "{question}\nAnswer the question with a single word or a short phrase.",
     "dialog_turn": "Q: {question}\nA: {answer}\n",
     "dialog_question": "{history}Q: {question}\nAnswer the last question in one sentence.",

@@ -1,6 +1,6 @@
-"""Conversion between lmms-eval and this project: a task's media as content blocks, answers in the form a task reads.
+"""Converts media of lmms-eval's tasks to content blocks, and answers to the format of the tasks.
 
-Pure functions that do not import lmms-eval.
+This module does not import lmms-eval.
 """
 
 import re
@@ -14,14 +14,14 @@ import torchaudio
 from modeling_avicuna.timestamp_avicuna import TimeCodec, read_events
 
 
-SAMPLING_RATE = 48_000  # Hz, what the feature extractor takes
+SAMPLING_RATE = 48_000  # Hz, of the feature extractor
 
 
 def content_blocks(text: str, visuals: Any) -> list[dict]:
     """The content of a user message.
 
     Args:
-        text: the task's question; media slots in it are removed, content blocks replace them.
+        text: the task's question; its media slots are replaced by content blocks.
         visuals: one or a list of: path (a video with its sound), PIL picture, `{"array", "sampling_rate"}` (a sound).
     """
     visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]

@@ -1,7 +1,4 @@
-"""Dense captioning: ActivityNet Captions, one or both annotators of its validation set.
-
-The question is the narration of all events; the answer's events are scored as captions, no class is involved.
-"""
+"""Dense captioning on ActivityNet Captions, with one or both annotators of its validation set as references."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +16,7 @@ from ..task import Answer, Example, Protocol, Question, Score, Task
 def read_activitynet_captions(files: Sequence[Path], subset: str | None) -> list[Example]:
     """val_1.json, or val_1.json and val_2.json: the videos of the first file, with the stories of all annotators.
 
-    Sentences are put on one line; segments that do not end after they start are left out, and so are videos that then
-    have none.
+    Segments that do not end after they start are skipped, and videos without any other segment.
 
     Raises:
         ValueError: no file, or a malformed record.
@@ -43,7 +39,7 @@ def read_activitynet_captions(files: Sequence[Path], subset: str | None) -> list
 
 
 def score_captions(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
-    """SODA_c and the ActivityNet protocol; of `protocol` only the METEOR program is used."""
+    """SODA_c and the ActivityNet protocol."""
     questions = [example.questions[0] for example in examples]
     predictions = [
         [{"start": event.start, "end": event.end, "caption": event.label} for event in answers[question.id].events]

@@ -1,7 +1,6 @@
 """Open-ended question answering: ActivityNet-QA, MSVD-QA, MSR-VTT-QA, AVSD, MUSIC-AVQA.
 
-Scores without a judge: exact match and containment, and per question type where the data set has types. The judge
-protocol runs over the stored answers afterwards (`eval/judge.py`).
+Scores without a judge: exact match and containment, also per question type. `eval/judge.py` grades the stored answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from .files import one_file, two_files
 
 
 def read_activitynet_qa(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """test_q.json and test_a.json, in this order; questions are all lower case without a question mark."""
+    """test_q.json and test_a.json, in this order."""
     asked_path, answered_path = two_files(files, "ActivityNet-QA's file of questions and its file of answers")
     asked = published_questions.read_activitynet_qa(asked_path, answered_path, drop=refuse(asked_path))
     rows = [(one.video_id, one.question_id, one.question, one.answer, one.kind) for one in asked]
@@ -30,10 +29,10 @@ def read_activitynet_qa(files: Sequence[Path], subset: str | None) -> list[Examp
 
 
 def read_music_avqa(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """avqa-test.json (or its update): templates filled, every question kept, also repeated ones; 41 answers.
+    """avqa-test.json (or its update), including repeated questions.
 
-    The answers offered are those of the file, because no vocabulary is published. A question is identified by its
-    position in the file: some question ids are repeated with another answer.
+    The choices in the prompt are the 41 answers of the file, because no vocabulary is published. The id of a question
+    includes its position, since some question ids are repeated with another answer.
     """
     path = one_file(files, "MUSIC-AVQA")
     asked = list(published_questions.read_music_avqa(path, drop=refuse(path)))
@@ -50,13 +49,13 @@ def read_indexed_qa(files: Sequence[Path], subset: str | None) -> list[Example]:
     path = one_file(files, "MSVD-QA or MSR-VTT-QA")
     rows = []
     for one in published_questions.read_indexed_qa(path, subset=subset, drop=refuse(path)):
-        kind = normalize_answer(one.question).split(" ")[0]  # what, who, how, ...: the types of these data sets
+        kind = normalize_answer(one.question).split(" ")[0]  # what, who, how, ...: the question types
         rows.append((one.video_id, one.question_id, one.question, one.answer, kind))
     return _examples(rows, media_names=lambda name: (name, f"video{name}") if name.isdigit() else (name,))
 
 
 def read_avsd(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """AVSD (DSTC7) dialogs: the last turn is asked, with the turns before it in the question.
+    """AVSD (DSTC7) dialogs: the question is the last turn, with the previous turns in the prompt.
 
     Raises:
         ValueError: a malformed record, or a file whose answers the challenge does not disclose.
@@ -81,10 +80,10 @@ def score_text(
     *,
     choose: Callable[[str, Sequence[str]], str] | None = None,
 ) -> Score:
-    """Exact match and containment over all questions, and exact match per type where there are types.
+    """Exact match and containment over all questions, and exact match per question type.
 
     Args:
-        choose: brings an answer to one of the reference answers first (MUSIC-AVQA's closed set).
+        choose: maps an answer to one of the reference answers first (MUSIC-AVQA's closed set).
     """
     questions = [question for example in examples for question in example.questions]
     said = [answers[question.id].text for question in questions]
@@ -106,7 +105,7 @@ def score_text(
 
 
 def closed_answer(text: str, choices: Sequence[str]) -> str:
-    """The choice that an answer names: the one it equals, or the first it mentions as whole words, or the text itself.
+    """The choice that an answer mentions first, as whole words; the answer itself if it mentions none.
 
     >>> closed_answer("There are two violins.", ["cello", "two", "violin"])
     'two'
@@ -114,14 +113,14 @@ def closed_answer(text: str, choices: Sequence[str]) -> str:
     said = f" {normalize_answer(text)} "
     for mark in ",.;:!?":
         said = said.replace(mark, " ")
-    places = {choice: said.find(f" {normalize_answer(choice)} ") for choice in choices}
-    named = [choice for choice in choices if places[choice] >= 0]
-    return min(named, key=lambda choice: (places[choice], -len(choice))) if named else text
+    positions = {choice: said.find(f" {normalize_answer(choice)} ") for choice in choices}
+    named = [choice for choice in choices if positions[choice] >= 0]
+    return min(named, key=lambda choice: (positions[choice], -len(choice))) if named else text
 
 
 def _examples(rows: Sequence[tuple], *, media_names: Callable[[str], tuple[str, ...]]) -> list[Example]:
-    """One example per video from (video, question id, question, answer, group) rows, with the prompt as a sixth field
-    where it is not the short-answer one."""
+    """One example per video from (video, question id, question, answer, group) rows; the prompt is a sixth field
+    unless it is the short-answer prompt."""
     videos: dict[str, list[Question]] = {}
     for video_id, key, asked, answer, group, *given in rows:
         asked = as_question(asked)

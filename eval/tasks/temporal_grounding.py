@@ -1,7 +1,7 @@
-"""Temporal grounding: a sentence -> when it happens. Charades-STA, DiDeMo, QVHighlights.
+"""Temporal grounding of sentences: Charades-STA, DiDeMo, QVHighlights.
 
-References are the annotations as published, not cleaned as for training. A query without a reference span, or without
-one that ends after it starts, cannot be scored; it is left out.
+References are the annotations as published, not cleaned as for training. Queries without a reference span that ends
+after it starts are skipped.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +20,7 @@ from .files import one_file, two_files
 def read_charades_sta(files: Sequence[Path], subset: str | None) -> list[Example]:
     """charades_sta_test.txt and Charades_v1_test.csv (durations), in this order.
 
-    `subset` is not used: a file is one split. Spans keep ends beyond the end of the video, as in the published
-    protocol.
+    Spans may end after the end of the video, as in the published protocol.
     """
     lines, durations = two_files(files, "Charades-STA's text file and the csv with the durations of the videos")
     seconds = published_events.read_durations(durations)
@@ -34,9 +33,9 @@ def read_charades_sta(files: Sequence[Path], subset: str | None) -> list[Example
 
 
 def read_didemo(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """DiDeMo's test_data.json or val_data.json. The reference is the annotators' consensus span (`consensus`).
+    """DiDeMo's test_data.json or val_data.json. The reference is the annotators' `consensus`.
 
-    The annotations are about the first 25 or 30 s of a file: its `duration`, and the part that is shown.
+    The annotations cover the first 25 or 30 s of a file; only this part is shown to the model.
     """
     path = one_file(files, "DiDeMo")
     moments = list(published_events.read_didemo(path, drop=refuse(path)))
@@ -61,7 +60,7 @@ def read_qvhighlights(files: Sequence[Path], subset: str | None) -> list[Example
 
 
 def score_grounding(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
-    """mIoU, R1, union IoU, F1, CountF1. Under "time_tokens" the best-scored span of an answer comes first."""
+    """mIoU, R1, union IoU, F1, CountF1. With "time_tokens", spans are ranked by score, otherwise as in the answer."""
     questions = [question for example in examples for question in example.questions]
     predictions = []
     for question in questions:
@@ -82,7 +81,7 @@ def _examples(
     media_names: Callable[[str], tuple[str, ...]] = lambda video_id: (video_id,),
     ids: Sequence[str] | None = None,
 ) -> list[Example]:
-    """One example per video from (video, query, spans) rows; a query needs a span of positive length."""
+    """One example per video from (video, query, spans) rows."""
     videos: dict[str, list[Question]] = {}
     for number, (video_id, query, spans) in enumerate(rows):
         spans = [(float(start), float(end)) for start, end in spans if end > start]

@@ -1,7 +1,7 @@
 """Audio-visual event localization: UnAV-100, and every set in its annotation form (the sandbox).
 
-Two ways to ask. Narration: one question per video, the texts of the answer's events become classes by the protocol.
-Queries: one question per class on one shared encoding; the class is known and the score alone ranks the answers.
+Two kinds of questions. Narration: one question per video; the protocol maps the texts of the events to classes.
+Queries: one question per class, with one shared encoding of the video; the scores rank the answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def read_queries(files: Sequence[Path], subset: str | None) -> list[Example]:
 
 
 def score_narrations(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
-    """mAP of narrated events; the texts become classes by `protocol.label`."""
+    """mAP of narrated events."""
     said = [answers[example.questions[0].id] for example in examples]
     texts = [event.label for answer in said for event in answer.events]
     labels = iter(match_labels(texts, examples[0].questions[0].reference, protocol))
@@ -81,7 +81,7 @@ def score_narrations(examples: Sequence[Example], answers: Mapping[str, Answer],
 
 
 def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], protocol: Protocol) -> Score:
-    """mAP of the spans that answer class queries, the rejection of absent classes, and CountF1 of the others."""
+    """mAP of the spans, rejection of absent classes, and CountF1 of the other classes."""
     predictions = [
         [
             _as_row(event, question.label)
@@ -108,7 +108,7 @@ def _example(video: AnnotatedVideo, questions: tuple[Question, ...]) -> Example:
 
 
 def _references(example: Example) -> list[dict[str, Any]]:
-    """The annotated events; one that is entered twice counts once."""
+    """The annotated events without duplicates."""
     rows = [{"start": event.start, "end": event.end, "label": event.label} for event in example.events]
     return [dict(row) for row in drop_duplicate_references(rows)]
 
@@ -118,7 +118,7 @@ def _as_row(event: Event, label: str | None) -> dict[str, Any]:
 
 
 def _counts(answers: Sequence[Answer], protocol: Protocol) -> dict[str, int]:
-    """How many events there are, and how many of them have no time-token score and rank last. ValueError if all do."""
+    """Numbers of events, and of events without a time-token score. ValueError if no event has one."""
     events = [event for answer in answers for event in answer.events]
     without = sum(event.score is None for event in events)
     if protocol.score == "time_tokens" and events and without == len(events):

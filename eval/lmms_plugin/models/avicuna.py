@@ -1,7 +1,7 @@
-"""The lmms-eval model: turns its requests into conversations and returns the answers as plain text.
+"""The lmms-eval model: converts requests to conversations and returns the answers as text.
 
-A video is given with its sound track. With `times=seconds` the times that the model writes as shares of the video
-("from 03 to 17") are converted to seconds, which lmms-eval's grounding tasks read.
+Videos include their sound track. With `times=seconds`, relative times ("from 03 to 17") are converted to seconds, as
+lmms-eval's grounding tasks expect.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class AVicuna(lmms):
     """
     Args:
         pretrained (`str`): checkpoint folder or Hub id.
-        device (`str`): where the model runs.
+        device (`str`): of the model.
         batch_size (`int`): requests answered together.
         dtype (`str`): of the weights; "auto": as saved.
         times (`str`): "as_said" (as the model writes them), or "seconds" for tasks that read times in seconds.
@@ -109,7 +109,7 @@ class AVicuna(lmms):
 
     @torch.no_grad()
     def _score(self, request: Instance) -> tuple[float, bool]:
-        """Log-probability of the continuation after its context, and whether greedy decoding would produce it."""
+        """Log-probability of the continuation, and whether greedy decoding would generate it."""
         task, split, doc_id = request.args[4], request.args[5], request.args[3]
         target = request.args[1]
         target = target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])
