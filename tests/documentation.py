@@ -63,7 +63,7 @@ SHORTER = (
     (r"(--captions-file data/valor/desc_train.json)", rf"\1 {FEW_VIDEOS}"),
     (r'(captions_file="data/valor/desc_train.json")', r"\1, num_videos=12, videos_per_shard=6"),
     (r"^make demo", rf"make -C {PROJECT} demo MAX_STEPS=2 OUTPUT=$PWD/outputs/made"),
-    # without --multi_gpu and without a GPU, accelerate starts one process whatever the number
+    # without --multi_gpu and without a GPU, accelerate ignores the number and starts one process
     (r"--num_processes 8", "--multi_gpu --num_processes 2"),
     (r"--media rendered --num-videos 3", "--media rendered --num-videos 1"),
     (r"(interleaving_rates\.yaml)", r"\1 --variants 0 25 100"),  # tests/test_eval_analyses.py reads the whole plan

@@ -5,7 +5,7 @@ import torch
 
 from modeling_avicuna.answering_avicuna import answer_batch, answer_questions, generate_shared
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor, generated_ids
-from tests.time_fixtures import Talkative, tiny_model_for, tiny_processor
+from tests.time_fixtures import SpanBias, tiny_model_for, tiny_processor
 
 
 QUESTIONS = [
@@ -146,7 +146,7 @@ def test_a_batch_of_different_videos_equals_single_videos(model, processor):
 
 def test_events_have_scores(model, processor):
     """Spans are made likely in a random model: each event is within the video and has a probability."""
-    settings = {"max_new_tokens": 30, "do_sample": False, "logits_processor": [Talkative(processor.tokenizer)]}
+    settings = {"max_new_tokens": 30, "do_sample": False, "logits_processor": [SpanBias(processor.tokenizer)]}
     settings["logits_processor"].append(TimeSpanLogitsProcessor(processor.tokenizer, codec=processor.time_codec))
     shared = answer_questions(
         model, processor=processor, media=media(), questions=QUESTIONS, duration=50.0, batch_size=2, **settings

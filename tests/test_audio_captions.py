@@ -129,12 +129,12 @@ def test_three_damaged_captions_of_valor_are_dropped(data_dir):
 def test_normalising_is_idempotent_on_real_captions(data_dir):
     files = ((read_audiocaps, "audiocaps/train.csv.gz"), (read_clotho, "clotho/train.csv.gz"))
     for reader, name in files:
-        captions = [pair.caption for pair in read(reader, data_dir / name)[0]]
+        captions = [pair.caption for pair in read(reader, data_dir / name)[0]][::4]
         normalised = [normalize_caption(caption) for caption in captions]
         assert normalised == [normalize_caption(caption) for caption in normalised]
         assert all(caption.isascii() and caption[-1] in ".!?" for caption in normalised)
-        assert [caption_key(one) for one in normalised[:5_000]] == [
-            caption_key(one.replace("\u2019", "'")) for one in captions[:5_000]
+        assert [caption_key(one) for one in normalised[:2_000]] == [
+            caption_key(one.replace("\u2019", "'")) for one in captions[:2_000]
         ]
 
 

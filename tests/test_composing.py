@@ -183,18 +183,24 @@ def source_seconds(rows, clips):
     return np.interp(rows[:, 0], known, np.concatenate(times))
 
 
+@pytest.fixture(scope="module")
+def rendered_ramps(tmp_path_factory):
+    """Three ramps as segments, their paths, and the rendered video."""
+    folder, segments, paths, position = tmp_path_factory.mktemp("ramps"), [], {}, 0.0
+    for number, scale in enumerate((0.8, 1.7, 1.4)):
+        paths[f"clip{number}"] = write_ramp(folder / f"clip{number}.mp4", number=number)
+        segments.append(Segment(f"clip{number}", position, position + 10 * scale, scale, "A ramp."))
+        position += 10 * scale
+    return segments, paths, render_video(segments, paths, folder / "rendered.mp4", width=64, height=64, crf=5).path
+
+
 @pytest.mark.parametrize(("alignment", "windows"), [("centred", (2.0, 1.0)), ("published", (10.0, 4.0))])
-def test_composed_features_match_those_of_the_rendered_file(tmp_path, alignment, windows):
+def test_composed_features_match_those_of_the_rendered_file(rendered_ramps, alignment, windows):
     """
     Centred with 2-s windows, the times shown by a token differ by at most 0.5 s (video; 0.1 s on average, less than
     one row of the clip, 0.22 s) and 1 s (audio, half a window). With the published alignment both differ by more.
     """
-    segments, paths, position = [], {}, 0.0
-    for number, scale in enumerate((0.8, 1.7, 1.4)):
-        paths[f"clip{number}"] = write_ramp(tmp_path / f"clip{number}.mp4", number=number)
-        segments.append(Segment(f"clip{number}", position, position + 10 * scale, scale, "A ramp."))
-        position += 10 * scale
-    rendered = render_video(segments, paths, tmp_path / "rendered.mp4", width=64, height=64, crf=5).path
+    segments, paths, rendered = rendered_ramps
     processor = build_processor(
         byte_level_tokenizer(),
         image_size=32,
@@ -242,10 +248,10 @@ def read_scene(processor, path):
     return grey[:, None], shares / shares.sum(axis=1, keepdims=True), batch["audio_row_ids"][0].numpy()
 
 
-def test_a_composition_over_a_background_is_that_of_the_rendered_file(tmp_path):
+def test_a_composition_over_a_background_matches_the_rendered_file(tmp_path):
     """
-    An event that is only heard leaves the picture, and one that is only seen leaves the sound. Composed and extracted
-    rows differ by at most 4 of 255 grey levels, and the shares of the sounds in a window by 0.1: overlaps included.
+    An event with audio only keeps the picture of the background, one with video only its sound. Composed and extracted
+    rows differ by at most 4 of 255 grey levels, and the shares of the tones in a window by 0.1, overlaps included.
     """
     paths = {
         name: write_scene(tmp_path / f"{name}.mp4", level=level, frequency=frequency)
@@ -273,7 +279,7 @@ def test_a_composition_over_a_background_is_that_of_the_rendered_file(tmp_path):
         clips[name] = (video, audio)
     video, audio = compose_features(segments, clips, num_video_tokens=45, num_audio_tokens=15, windows=(2.0, 1.0))
     shown, heard, row_ids = read_scene(processor, rendered)
-    # a frame beside a cut may be the one before it: the frames of the file are 0.1 s apart
+    # within 0.1 s of a cut, the distance of two frames, the file may show the previous frame
     cuts = [time for segment in segments for time in (segment.start, segment.end)]
     moments = (np.arange(45) + 0.5) / 45 * 18.0
     inside = np.abs(moments[:, None] - np.array(cuts)).min(axis=1) > 0.1

@@ -15,7 +15,7 @@ from modeling_avicuna.generation_avicuna import (
     token_log_probabilities,
 )
 from modeling_avicuna.timestamp_avicuna import TimeCodec
-from tests.time_fixtures import Talkative, tiny_tokenizer
+from tests.time_fixtures import SpanBias, tiny_tokenizer
 
 
 CODECS = [TimeCodec(), TimeCodec(num_bins=1000), TimeCodec(num_bins=24), TimeCodec(unit="seconds")]
@@ -85,8 +85,8 @@ PROMPTS = ["When? From", "At which intervals does it rain?", "x ", "What happens
 )
 def test_every_span_is_well_formed_in_a_batch(language_model, tokenizer, codec, strategy):
     torch.manual_seed(1)
-    constraint, talkative = TimeSpanLogitsProcessor(tokenizer, codec=codec), Talkative(tokenizer)
-    outputs = generate(language_model, tokenizer, PROMPTS, talkative, constraint, max_new_tokens=60, **strategy)
+    constraint, span_bias = TimeSpanLogitsProcessor(tokenizer, codec=codec), SpanBias(tokenizer)
+    outputs = generate(language_model, tokenizer, PROMPTS, span_bias, constraint, max_new_tokens=60, **strategy)
     texts = tokenizer.batch_decode(outputs.sequences[:, -60:], skip_special_tokens=True)
     spans = sum(len(re.findall(r"from +[0-9.]+ to [0-9]", text, re.IGNORECASE)) for text in texts)
     assert spans >= 3, texts
@@ -96,7 +96,7 @@ def test_every_span_is_well_formed_in_a_batch(language_model, tokenizer, codec, 
 def test_the_same_model_generates_malformed_spans_without_the_constraint(language_model, tokenizer):
     """Shows that the test above can fail."""
     torch.manual_seed(1)
-    outputs = generate(language_model, tokenizer, PROMPTS, Talkative(tokenizer), max_new_tokens=60, do_sample=True)
+    outputs = generate(language_model, tokenizer, PROMPTS, SpanBias(tokenizer), max_new_tokens=60, do_sample=True)
     texts = tokenizer.batch_decode(outputs.sequences[:, -60:], skip_special_tokens=True)
     assert any(malformed_spans(text, TimeCodec()) for text in texts)
 
@@ -166,7 +166,7 @@ def test_the_end_is_never_before_the_start(tokenizer):
 @pytest.mark.parametrize("codec", CODECS, ids=str)
 def test_the_llama_tokenizer_with_its_lone_space_token(llama_tokenizer, codec):
     """LLaMA encodes "from 03" as "_from", "_", "0", "3". The scores are random, without a model."""
-    constraint, talkative = TimeSpanLogitsProcessor(llama_tokenizer, codec=codec), Talkative(llama_tokenizer)
+    constraint, span_bias = TimeSpanLogitsProcessor(llama_tokenizer, codec=codec), SpanBias(llama_tokenizer)
     assert (
         constraint._texts[29871] == " "
         and constraint._texts[llama_tokenizer.convert_tokens_to_ids("\u2581from")] == " from"
@@ -175,7 +175,7 @@ def test_the_llama_tokenizer_with_its_lone_space_token(llama_tokenizer, codec):
     ids = torch.tensor([llama_tokenizer("When? ASSISTANT: From").input_ids] * 4)
     for _ in range(60):
         scores = 2.0 * torch.randn(4, len(llama_tokenizer), generator=generator)
-        scores = constraint(ids, talkative(ids, scores))
+        scores = constraint(ids, span_bias(ids, scores))
         ids = torch.cat([ids, scores.softmax(-1).multinomial(1, generator=generator)], 1)
     texts = llama_tokenizer.batch_decode(ids, skip_special_tokens=True)
     assert sum(len(re.findall(r"from +[0-9.]+ to [0-9]", text, re.IGNORECASE)) for text in texts) > 4
@@ -192,7 +192,7 @@ def test_a_tokenizer_without_digit_tokens_is_an_error():
         TimeSpanLogitsProcessor(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"))
 
 
-class Dictate(LogitsProcessor):
+class ForcedTexts(LogitsProcessor):
     """Forces the model to generate the first text; further texts have slightly lower scores, for other beams."""
 
     def __init__(self, tokenizer, prompt_length: int, *texts: str):
@@ -201,26 +201,26 @@ class Dictate(LogitsProcessor):
 
     def __call__(self, input_ids, scores):
         step = input_ids.shape[1] - self.prompt_length
-        dictated = torch.full_like(scores, -50.0)
+        forced = torch.full_like(scores, -50.0)
         for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
             for rank, text in enumerate(self.rows):
                 if text[:step] == ids and step < len(text):
-                    dictated[row, text[step]] = max(-0.1 - rank, float(dictated[row, text[step]]))
-        return dictated
+                    forced[row, text[step]] = max(-0.1 - rank, float(forced[row, text[step]]))
+        return forced
 
 
-SAID = "From 03 to 17, a dog. Rain from 40 to 52"
+FORCED_TEXT = "From 03 to 17, a dog. Rain from 40 to 52"
 
 
-def reference_score(model, tokenizer, prompt: str, said: str, span: str) -> float:
+def reference_score(model, tokenizer, prompt: str, text: str, span: str) -> float:
     """The geometric mean of the probabilities of the digits, from a second forward pass over the whole text."""
     prompt_ids = tokenizer(prompt).input_ids
-    said_ids = tokenizer(said, add_special_tokens=False).input_ids
+    text_ids = tokenizer(text, add_special_tokens=False).input_ids
     with torch.no_grad():
-        logits = model(torch.tensor([prompt_ids + said_ids])).logits[0].log_softmax(-1)
-    begin = said.index(span)
+        logits = model(torch.tensor([prompt_ids + text_ids])).logits[0].log_softmax(-1)
+    begin = text.index(span)
     position, log_probabilities = 0, []
-    for index, token_id in enumerate(said_ids):
+    for index, token_id in enumerate(text_ids):
         length = len(tokenizer.decode([token_id]))
         if begin <= position < begin + len(span) and tokenizer.decode([token_id]).strip().isdigit():
             log_probabilities.append(float(logits[len(prompt_ids) + index - 1, token_id]))
@@ -235,8 +235,8 @@ def reference_score(model, tokenizer, prompt: str, said: str, span: str) -> floa
 def test_scores_equal_the_probabilities_of_the_model(language_model, tokenizer, strategy):
     prompts = ["When?", "When? A longer question"]
     length = max(len(tokenizer(prompt).input_ids) for prompt in prompts)
-    dictate = Dictate(tokenizer, length, SAID, "From 03 to 18, a cat. Wind from 41 to 52 and more")
-    outputs = generate(language_model, tokenizer, prompts, dictate, max_new_tokens=40, **strategy)
+    forced = ForcedTexts(tokenizer, length, FORCED_TEXT, "From 03 to 18, a cat. Wind from 41 to 52 and more")
+    outputs = generate(language_model, tokenizer, prompts, forced, max_new_tokens=40, **strategy)
     per_prompt = strategy.get("num_return_sequences", 1)
     scored = score_events(outputs, tokenizer=tokenizer, durations=[100.0] * 2 * per_prompt)
     assert len(scored) == 2 * per_prompt
@@ -244,17 +244,17 @@ def test_scores_equal_the_probabilities_of_the_model(language_model, tokenizer, 
         dog, rain = scored[number * per_prompt]
         assert (dog.start, dog.end, dog.label, rain.start, rain.end, rain.label) == (3, 17, "a dog", 40, 52, "Rain")
         assert dog.score == pytest.approx(
-            reference_score(language_model, tokenizer, prompt, SAID, "03 to 17"), rel=1e-3
+            reference_score(language_model, tokenizer, prompt, FORCED_TEXT, "03 to 17"), rel=1e-3
         )
         assert rain.score == pytest.approx(
-            reference_score(language_model, tokenizer, prompt, SAID, "40 to 52"), rel=1e-3
+            reference_score(language_model, tokenizer, prompt, FORCED_TEXT, "40 to 52"), rel=1e-3
         )
         assert 0.0 < dog.score < 1.0 and dog.score != rain.score
     if per_prompt == 2:
-        said = "From 03 to 18, a cat. Wind from 41 to 52 and more"
+        text = "From 03 to 18, a cat. Wind from 41 to 52 and more"
         cat, _ = scored[1]
         assert cat.score == pytest.approx(
-            reference_score(language_model, tokenizer, prompts[0], said, "03 to 18"), rel=1e-3
+            reference_score(language_model, tokenizer, prompts[0], text, "03 to 18"), rel=1e-3
         )
 
 
@@ -265,8 +265,8 @@ def test_scores_equal_the_probabilities_of_the_model(language_model, tokenizer, 
 def test_presence_is_the_share_of_from_against_no_at_the_first_token(language_model, tokenizer, answer, strategy):
     """This tokenizer encodes "From" and " From" as one token, "No" as "N", "o" and " No" as " ", "N", "o"."""
     prompt = tokenizer("When?").input_ids
-    dictate = Dictate(tokenizer, len(prompt), answer, answer)
-    outputs = generate(language_model, tokenizer, ["When?"], dictate, max_new_tokens=20, **strategy)
+    forced = ForcedTexts(tokenizer, len(prompt), answer, answer)
+    outputs = generate(language_model, tokenizer, ["When?"], forced, max_new_tokens=20, **strategy)
     with torch.no_grad():
         chances = language_model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
     present, absent = (

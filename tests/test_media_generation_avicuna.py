@@ -14,7 +14,7 @@ from tests.tiny_models import (
 )
 
 
-class Proposing(LlamaForCausalLM):
+class ConstantProposal(LlamaForCausalLM):
     """A text model that always proposes the same token."""
 
     token_id = VIDEO_TOKEN_ID
@@ -55,7 +55,7 @@ def test_an_assistant_that_proposes_placeholders_does_not_change_the_tokens(mode
     expected = model.generate(**inputs(), max_new_tokens=12, do_sample=False)
     if kind == "text model":
         torch.manual_seed(1)
-        assistant = Proposing(LlamaConfig(**{k: v for k, v in TINY_TEXT.items() if k != "model_type"})).eval()
+        assistant = ConstantProposal(LlamaConfig(**{k: v for k, v in TINY_TEXT.items() if k != "model_type"})).eval()
         assistant.token_id = token_id
     else:
         assistant = tiny_model(seed=3)

@@ -43,9 +43,9 @@ SAMPLES = {
     "video with sound": (prompt_ids(6, 2, 5, seed=1), frames(6, 1), windows(1, 1), [0, 0]),
     "another rate": (prompt_ids(4, 4, 3, seed=2), frames(4, 2), windows(3, 2), [0, 0, 1, 2]),
     "silent video": (prompt_ids(8, 0, 9, seed=3), frames(8, 3), windows(0), []),
-    "audio alone": (prompt_ids(0, 3, 4, seed=4), frames(0), windows(2, 4), [0, 0, 1]),
+    "audio only": (prompt_ids(0, 3, 4, seed=4), frames(0), windows(2, 4), [0, 0, 1]),
     "image": (prompt_ids(1, 0, 6, seed=5), frames(1, 5), windows(0), []),
-    "text alone": (prompt_ids(0, 0, 7, seed=6), frames(0), windows(0), []),
+    "text only": (prompt_ids(0, 0, 7, seed=6), frames(0), windows(0), []),
     "image, then two videos": (
         prompt_ids(1, 0, 2, seed=7) + prompt_ids(3, 1, 2, seed=8)[1:] + prompt_ids(6, 2, 3, seed=9)[1:],
         frames(10, 7),
@@ -107,7 +107,7 @@ def test_a_mixed_batch_equals_single_samples(model, cached):
 
 
 def test_right_padding_gives_the_same_logits(model):
-    names = ["video with sound", "audio alone", "silent video"]
+    names = ["video with sound", "audio only", "silent video"]
     batch = batch_of(names)
     longest = batch["input_ids"].shape[1]
     for name in ("input_ids", "attention_mask"):
@@ -142,7 +142,7 @@ def test_values_in_the_padding_are_not_used(model):
 
 def test_packed_samples_equal_single_samples(model):
     """Padding-free training: one row with restarting positions; the lengths are those of the whole row."""
-    names = ["video with sound", "audio alone", "silent video"]
+    names = ["video with sound", "audio only", "silent video"]
     singles = [as_features(model, batch_of([name])) for name in names]
     packed = {
         "input_ids": torch.cat([single["input_ids"] for single in singles], dim=1),
@@ -202,7 +202,7 @@ def test_without_lengths_a_sample_uses_all_rows_or_none(model):
 
 
 def test_input_embeddings_equal_input_ids(model):
-    inputs = as_features(model, batch_of(["video with sound", "audio alone"]))
+    inputs = as_features(model, batch_of(["video with sound", "audio only"]))
     expected = logits_of(model, **inputs)
     ids = inputs.pop("input_ids")
     with torch.no_grad():
@@ -272,7 +272,7 @@ def test_placeholders_are_never_generated(model):
     with torch.no_grad():
         model.lm_head.weight[[VIDEO_TOKEN_ID, AUDIO_TOKEN_ID, 90]] = 50 * model.lm_head.weight[5].sign()
         model.lm_head.weight[5] = model.lm_head.weight[5].sign()
-    inputs = batch_of(["video with sound", "text alone"])
+    inputs = batch_of(["video with sound", "text only"])
     unused = {VIDEO_TOKEN_ID, AUDIO_TOKEN_ID, 90}
     for settings in ({"do_sample": False}, {"num_beams": 3}, {"do_sample": True, "temperature": 5.0, "top_k": 0}):
         torch.manual_seed(0)
@@ -286,7 +286,7 @@ def test_placeholders_are_never_generated(model):
 @pytest.mark.parametrize("training", [False, True])
 def test_losses_on_the_prompt_and_with_label_smoothing_are_finite(training):
     """Placeholders in `labels` contribute no loss; log-probabilities can be summed over the vocabulary."""
-    inputs = batch_of(["video with sound", "text alone"])
+    inputs = batch_of(["video with sound", "text only"])
     model = tiny_model().requires_grad_(False).train(training)
     loss = model(**inputs, labels=inputs["input_ids"]).loss
     without = inputs["input_ids"].masked_fill(inputs["input_ids"] >= VIDEO_TOKEN_ID, -100)
@@ -330,7 +330,7 @@ def test_generation_from_a_cached_prefix_equals_the_whole_prompt(model):
 
 def test_hidden_states_have_the_length_of_the_prompt(model):
     """Trainers that compute the loss themselves shift the hidden states of the base model against the labels."""
-    inputs = batch_of(["video with sound", "text alone"])
+    inputs = batch_of(["video with sound", "text only"])
     with torch.no_grad():
         hidden_states = model.base_model(**inputs).last_hidden_state
     assert hidden_states.shape[:2] == inputs["input_ids"].shape
@@ -369,7 +369,7 @@ def test_frozen_towers_stay_in_eval_mode_with_unchanged_buffers():
 def test_adapters_have_gradients_in_a_batch_without_media():
     """ZeRO-3 gathers an adapter in all processes at once, so a batch without its modality must use it too."""
     model = tiny_model().train()
-    inputs = batch_of(["text alone"])
+    inputs = batch_of(["text only"])
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     for adapter in (model.model.vision_adapter, model.model.audio_adapter):
@@ -395,9 +395,9 @@ def test_an_adapter_with_activation_is_a_two_layer_perceptron():
     names = [name for name, _ in model.model.vision_adapter.named_parameters()]
     assert names == ["linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias"]
     batch = batch_of(SAMPLES)
-    single = batch_of(["audio alone"])
+    single = batch_of(["audio only"])
     length = single["input_ids"].shape[1]
-    index = list(SAMPLES).index("audio alone")
+    index = list(SAMPLES).index("audio only")
     torch.testing.assert_close(
         logits_of(model, **batch)[index, -length:], logits_of(model, **single)[0], atol=1e-5, rtol=0
     )

@@ -25,7 +25,6 @@ from dataset_builders.schema import FEATURES
 from modeling_avicuna.media_avicuna import MediaError
 
 from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
-from .hub_server import serve_hub
 
 
 def files_of(folder):
@@ -238,40 +237,6 @@ def test_the_card_has_counts_and_the_report_has_hashes(folder):
         assert f"figures/{name}" in card and (folder / "figures" / name).read_bytes().startswith(b"\x89PNG")
     published = card_text(report, name="user/pu_valor")
     assert published == card.replace('"./pu_valor"', '"user/pu_valor"') != card
-
-
-def test_the_folder_loads_without_the_project(folder, tmp_path):
-    (tmp_path / "pu_valor").symlink_to(folder)
-    code = (
-        "from datasets import load_dataset\n"
-        "ds = load_dataset('./pu_valor')\n"
-        "print(ds['train'].features)\n"
-        "rows = list(load_dataset('./pu_valor', split='train', streaming=True))\n"
-        "assert rows == list(ds['train']) and len(rows) == 40\n"
-    )
-    assert run_python(code, cwd=tmp_path).strip() == str(FEATURES)
-
-
-def test_the_folder_loads_from_a_hub(folder, tmp_path):
-    code = (
-        "from datasets import load_dataset\n"
-        "ds = load_dataset('user/pu_valor', split='train')\n"
-        "rows = list(load_dataset('user/pu_valor', split='train', streaming=True))\n"
-        "assert rows == list(ds) and len(rows) == 40\n"
-        "ds.select(range(3)).push_to_hub('user/part')\n"
-        "assert list(load_dataset('user/part', split='train')) == rows[:3]\n"
-    )
-    with serve_hub() as hub:
-        environment = hub.environment(tmp_path / "home")
-        push = "import huggingface_hub as hub; hub.create_repo('user/pu_valor', repo_type='dataset'); " + (
-            f"hub.upload_folder(repo_id='user/pu_valor', repo_type='dataset', folder_path={str(folder)!r})"
-        )
-        run_python(push, cwd=tmp_path, env=environment)
-        run_python(code, cwd=tmp_path, env=environment)
-        files = hub.repos["datasets", "user/pu_valor"]
-    assert {name for name in files if name.endswith(".parquet") and name.startswith("data/")} == {
-        f"data/{name}" for name in files_of(folder)
-    }
 
 
 def make_clip(path, *, with_sound):

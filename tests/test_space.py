@@ -1,4 +1,4 @@
-"""The Space of a release: its pure parts, its folder, and the running app, asked by a client and in a real browser."""
+"""The Space of a release: pure functions, the folder, and the running app with a client and in a browser."""
 
 import ast
 import importlib
@@ -39,9 +39,9 @@ from tests.media_files import pictures, tone, write_media
 from train.initialize import build_tiny
 
 
-SPOKEN = "From 10 to 40, a dog barking. From 30 to 99, rain falling."  # all that the tiny model of these tests says
-SPANS = [(1.0, 4.0), (3.0, 9.9)]  # the same, in a video of ten seconds
-BROWSERS_FLAGS = (
+ANSWER = "From 10 to 40, a dog barking. From 30 to 99, rain falling."  # the only answer of the tiny model
+SPANS = [(1.0, 4.0), (3.0, 9.9)]  # its times in a video of ten seconds
+BROWSER_FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1280,1150"
 ).split()
@@ -50,12 +50,12 @@ needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, re
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory) -> Path:
-    """A tiny checkpoint that always says the same, and its example video."""
+    """A tiny checkpoint that always generates `ANSWER`, and its example video."""
     folder = tmp_path_factory.mktemp("release") / "avicuna"
     model, processor = build_tiny(["a dog barking in the yard", "rain falling on a roof"], num_av_tokens=8)
     tokenizer = processor.tokenizer
-    ids = [*tokenizer(SPOKEN, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    # each beginning of the sentence pulls its next token, the longer the stronger
+    ids = [*tokenizer(ANSWER, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    # each prefix of the answer has a bias to its next token, larger for longer prefixes
     model.generation_config.sequence_bias = [[ids[: end + 1], 50.0 * (end + 1)] for end in range(len(ids))]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -65,7 +65,7 @@ def release(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def media(release, tmp_path_factory) -> Path:
-    """What a visitor may upload: a video, and what is none."""
+    """Uploads: a video, a file that is no video, and a file without a video stream."""
     folder = tmp_path_factory.mktemp("media")
     shutil.copy(release / "example.mp4", folder / "clip.mp4")
     (folder / "broken clip.mp4").write_bytes(b"this is no video" * 100)
@@ -82,7 +82,7 @@ def space(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(space, release, tmp_path_factory):
-    """The app, running in a process that has nothing but what the Space's requirements bring."""
+    """The address of the app, which runs in a process with only the requirements of the Space."""
     log = tmp_path_factory.mktemp("running") / "log.txt"
     with run_app(space, model=release, log=log, deadline=time.monotonic() + 300) as address:
         yield address
@@ -94,7 +94,7 @@ def app():
     return importlib.import_module("model_card.space.app")
 
 
-# the pure parts
+# pure functions
 
 seconds = st.floats(0.0, 700.0)
 events = st.lists(
@@ -112,7 +112,7 @@ events = st.lists(
 
 
 class Elements(HTMLParser):
-    """The elements of a piece of HTML with their attributes, and its text."""
+    """The elements of an HTML fragment with their attributes, and its text."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -132,13 +132,13 @@ class Elements(HTMLParser):
 def test_every_event_is_drawn_once_within_its_track_and_escaped(app, events, duration):
     drawn = Elements(app.draw_timeline(events, duration=duration))
     bars = [attributes for tag, attributes in drawn.elements if tag == "button"]
-    told = sorted(
+    titles = sorted(
         f"{event['label']}: {event['start']:.1f} to {event['end']:.1f} s"
         + ("" if event["score"] is None else f", score {event['score']:.2f}")
         for event in events
     )
-    # HTML has no way to write NUL or a bare carriage return
-    assert sorted(normal(bar["title"]) for bar in bars) == sorted(normal(text) for text in told)
+    # HTML cannot represent NUL or a single carriage return
+    assert sorted(normal(bar["title"]) for bar in bars) == sorted(normal(text) for text in titles)
     for bar in bars:
         style = dict(part.split(":", 1) for part in bar["style"].split(";"))
         left, width = (float(style[side].removesuffix("%")) for side in ("left", "width"))
@@ -151,7 +151,7 @@ def normal(text: str) -> str:
 
 
 @given(events=events)
-def test_a_lane_holds_one_label_without_overlaps(app, events):
+def test_a_lane_has_one_label_without_overlaps(app, events):
     lanes = app.assign_lanes(events)
     assert sorted(map(repr, events)) == sorted(repr(event) for lane in lanes for event in lane)
     for lane in lanes:
@@ -162,17 +162,17 @@ def test_a_lane_holds_one_label_without_overlaps(app, events):
 
 
 @given(duration=st.floats(0.04, 1e6))
-def test_the_axis_has_few_moments_of_the_video(app, duration):
+def test_the_axis_has_at_most_seven_ticks_within_the_video(app, duration):
     ticks = app.tick_seconds(duration)
     assert ticks[0] == 0 and ticks == sorted(set(ticks)) and len(ticks) <= 7 and ticks[-1] <= duration * 1.001
 
 
 @given(queries=st.lists(st.text(st.characters(exclude_characters=","), min_size=1).map(str.strip).filter(bool)))
-def test_queries_survive_being_written_with_commas(app, queries):
+def test_queries_are_split_at_commas_and_deduplicated(app, queries):
     assert app.split_queries(" , ".join([*queries, ""])) == list(dict.fromkeys(queries))
 
 
-def test_no_event_is_said_in_words(app):
+def test_no_event_gives_a_message(app):
     assert app.draw_timeline([], duration=3.0) == app.NOTHING_FOUND and app.table_rows([]) == []
 
 
@@ -188,7 +188,7 @@ def test_an_assembled_space_is_complete_and_names_its_model(space):
     assert MODEL_LINE.findall((space / "app.py").read_text()) == ["user/avicuna"]
 
 
-def test_a_space_is_refused_for_what_may_not_go_out(tmp_path):
+def test_problems_of_a_space_are_found(tmp_path):
     folder = tmp_path / "space"
     assemble_space("user/avicuna", output=folder)
     (folder / "weights.pkl").write_bytes(b"")
@@ -197,13 +197,13 @@ def test_a_space_is_refused_for_what_may_not_go_out(tmp_path):
     app = (folder / "app.py").read_text()
     (folder / "app.py").write_text(app.replace('MODEL_ID = "user/avicuna"', 'MODEL_ID = "user/other"'))
     problems = find_space_problems(folder)
-    for told in ("weights.pkl is a pickle", "/home/me/runs/3", "'torch>=2'", "loads ['user/other']"):
-        assert any(told in problem for problem in problems), (told, problems)
+    for expected in ("weights.pkl is a pickle", "/home/me/runs/3", "'torch>=2'", "loads ['user/other']"):
+        assert any(expected in problem for problem in problems), (expected, problems)
     (folder / "app.py").unlink()
     assert "app.py is missing" in find_space_problems(folder)
 
 
-def test_a_space_wants_a_hub_id_and_a_new_folder(tmp_path):
+def test_a_space_needs_a_hub_id_and_a_new_folder(tmp_path):
     for wrong in ("avicuna", "user/avi cuna", "a/b/c", 'user/"+x'):
         with pytest.raises(ValueError, match="avi cuna|avicuna|a/b/c|user"):
             assemble_space(wrong, output=tmp_path / "space")
@@ -213,7 +213,7 @@ def test_a_space_wants_a_hub_id_and_a_new_folder(tmp_path):
         assemble_space("user/avicuna", output=tmp_path / "space")
 
 
-def test_the_requirements_are_what_the_app_imports(space):
+def test_the_requirements_cover_the_imports_of_the_app(space):
     needed = {
         (node.module if isinstance(node, ast.ImportFrom) else alias.name).split(".")[0]
         for node in ast.walk(ast.parse((space / "app.py").read_text()))
@@ -225,8 +225,8 @@ def test_the_requirements_are_what_the_app_imports(space):
 
 
 @needs_gradio
-def test_gradio_admits_the_versions_that_the_space_pins():
-    """The Hub installs both together: a pin beyond Gradio's bounds would end in a Space that does not build."""
+def test_pinned_versions_satisfy_the_requirements_of_gradio():
+    """The Hub installs both together; otherwise the Space could not be built."""
     bounds = {}
     for package in ("gradio", "gradio_client"):
         for line in importlib.metadata.requires(package):
@@ -242,7 +242,7 @@ def test_gradio_admits_the_versions_that_the_space_pins():
     assert not clashes
 
 
-def test_a_space_arrives_on_the_hub(hub, space):
+def test_a_space_is_uploaded(hub, space):
     api = HfApi(endpoint=hub.address, token=TOKEN)
     url = upload(space, api=api, repo_id="user/avicuna-demo", repo_type="space", space_sdk="gradio")
     assert "/spaces/user/avicuna-demo/commit/" in url
@@ -265,13 +265,13 @@ def test_a_client_gets_events_and_answers(address, media, monkeypatch):
     assert timeline.count("<button") == 2 and ">rain falling<" in timeline
     _, table = ask(media / "clip.mp4", "dog, <b>cat</b>, dog", "/locate")
     assert [row[2] for row in table["data"]] == ["dog", "<b>cat</b>"] * 2
-    assert ask(media / "clip.mp4", "Which sounds are heard?", "/ask") == SPOKEN
+    assert ask(media / "clip.mp4", "Which sounds are heard?", "/ask") == ANSWER
 
 
 @needs_gradio
-def test_what_cannot_be_used_gets_one_message_that_names_the_file(address, media, monkeypatch):
+def test_wrong_input_gives_one_message_that_names_the_file(address, media, monkeypatch):
     ask = client_of(address, monkeypatch)
-    for video, text, endpoint, told in (
+    for video, text, endpoint, message in (
         (media / "broken clip.mp4", "", "/locate", "broken clip.mp4: not a readable media file"),
         (media / "broken clip.mp4", "What?", "/ask", "broken clip.mp4: not a readable media file"),
         (media / "sound.mp4", "rain", "/locate", "sound.mp4: no video stream"),
@@ -286,12 +286,12 @@ def test_what_cannot_be_used_gets_one_message_that_names_the_file(address, media
     ):
         with pytest.raises(ValueError) as caught:
             ask(video, text, endpoint)
-        assert str(caught.value).startswith(told), caught.value
-        assert "/gradio/" not in str(caught.value), "the message tells of the server's folders"
+        assert str(caught.value).startswith(message), caught.value
+        assert "/gradio/" not in str(caught.value), "the message must not name folders of the server"
 
 
 def client_of(address: str, monkeypatch):
-    """`ask(video, text, endpoint)` of the running app."""
+    """A function `ask(video, text, endpoint)` that calls the running app."""
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     from gradio_client import Client, handle_file
 
@@ -300,17 +300,17 @@ def client_of(address: str, monkeypatch):
 
 
 @needs_gradio
-def test_a_space_is_tried_with_the_release(space, release, address, monkeypatch):
-    """On the app that runs already: starting it is what the fixture and the next test do."""
-    monkeypatch.setattr(space_release, "run_app", lambda *places, **options: nullcontext(address))
-    assert verify_space(space, model=release, timeout=300) == SPOKEN
+def test_a_space_is_tested_with_the_release(space, release, address, monkeypatch):
+    """With the running app; the fixture and the next test start one."""
+    monkeypatch.setattr(space_release, "run_app", lambda *paths, **options: nullcontext(address))
+    assert verify_space(space, model=release, timeout=300) == ANSWER
     with pytest.raises(RuntimeError, match="does not run(.|\n)*api_name`: /unknown"):
         monkeypatch.setattr(space_release, "ASK_APP", ASK_APP.replace("/ask", "/unknown"))
         verify_space(space, model=release, timeout=300)
 
 
 @needs_gradio
-def test_a_space_that_does_not_start_is_told_with_its_last_words(space, release, tmp_path):
+def test_a_space_that_does_not_start_is_an_error_with_its_output(space, release, tmp_path):
     broken = tmp_path / "space"
     shutil.copytree(space, broken)
     (broken / "app.py").write_text("import matplotlib\n")
@@ -321,7 +321,7 @@ def test_a_space_that_does_not_start_is_told_with_its_last_words(space, release,
         verify_space(broken, model=release, timeout=1)
 
 
-def test_what_a_space_cannot_be_tried_with_is_told_first(space, release, tmp_path, monkeypatch):
+def test_missing_requirements_of_the_test_are_errors(space, release, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name.startswith("gradio") else name)
     with pytest.raises(ValueError, match=r"pip install \"avicuna\[space\]\""):
         verify_space(space, model=release)
@@ -337,19 +337,19 @@ def test_what_a_space_cannot_be_tried_with_is_told_first(space, release, tmp_pat
         verify_space(space, model=bare)
 
 
-# a real browser
+# the browser
 
 
 @contextmanager
 def open_browser(folder: Path):
-    """Headless Chromium that logs what it asks of the network; skips where it is not installed."""
+    """Headless Chromium that logs its network requests; skips the test if it is not installed."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
-        pytest.skip("no Chromium here: apt-get install --no-install-recommends chromium chromium-driver")
+        pytest.skip("Chromium is not installed: apt-get install --no-install-recommends chromium chromium-driver")
     selenium = pytest.importorskip("selenium.webdriver")
     options = selenium.ChromeOptions()
     options.binary_location = chromium
-    for flag in (*BROWSERS_FLAGS, f"--user-data-dir={folder}"):
+    for flag in (*BROWSER_FLAGS, f"--user-data-dir={folder}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     browser = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
@@ -361,13 +361,13 @@ def open_browser(folder: Path):
 
 
 @needs_gradio
-def test_a_visitor_sees_the_events_in_a_browser_that_asks_no_other_host(address, media, tmp_path):
+def test_a_browser_shows_the_events_and_requests_no_other_host(address, media, tmp_path):
     with open_browser(tmp_path / "profile") as browser:
 
         def find(selector: str):
             return browser.find_element("css selector", selector)
 
-        browser.get_log("performance")  # Chromium's own start page
+        browser.get_log("performance")  # discards the start page of Chromium
         browser.get(address)
         find("#video input[type=file]").send_keys(str(media / "clip.mp4"))
         find("#video video")
@@ -382,17 +382,17 @@ def test_a_visitor_sees_the_events_in_a_browser_that_asks_no_other_host(address,
         assert browser.execute_script("return document.querySelector('#video video').currentTime") >= 2.9
         find("#question textarea, #question input").send_keys("Which sounds are heard?")
         find("button#ask").click()
-        wait_until(lambda: find("#answer textarea").get_property("value") == SPOKEN)
+        wait_until(lambda: find("#answer textarea").get_property("value") == ANSWER)
         browser.save_screenshot(str(tmp_path / "events.png"))
         find("#video button[aria-label='Clear']").click()
         find("#timeline .hint")
         find("button#find").click()
         wait_until(lambda: "No video" in find("[data-testid=toast-body]").text)
-        assert asked_hosts(browser) == {"127.0.0.1"}
+        assert requested_hosts(browser) == {"127.0.0.1"}
 
 
-def asked_hosts(browser) -> set[str]:
-    """The hosts of every request in the performance log, pages and sockets."""
+def requested_hosts(browser) -> set[str]:
+    """The hosts of all requests and sockets in the performance log."""
     hosts = set()
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
@@ -407,5 +407,5 @@ def asked_hosts(browser) -> set[str]:
 def wait_until(holds, *, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it did not come"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.1)

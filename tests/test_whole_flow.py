@@ -90,9 +90,9 @@ def test_a_model_trained_on_a_rendered_video_answers_about_it(data_dir, start, t
 
     model = AutoModel.from_pretrained(trained, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(trained, trust_remote_code=True)
-    heard = ask(model, processor, {"type": "video", "path": str(video)})
-    deaf = ask(model, processor, {"type": "video", "path": str(video), "audio": False})
-    assert heard.shape == deaf.shape and not torch.equal(heard, deaf), "the sound must change the logits"
+    with_sound = ask(model, processor, {"type": "video", "path": str(video)})
+    silent = ask(model, processor, {"type": "video", "path": str(video), "audio": False})
+    assert with_sound.shape == silent.shape and not torch.equal(with_sound, silent), "sound must change the logits"
 
 
 def ask(model, processor, video: dict) -> torch.Tensor:

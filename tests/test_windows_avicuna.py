@@ -24,7 +24,7 @@ from modeling_avicuna.media_avicuna import MediaFile, Sound
 from modeling_avicuna.window_reading_avicuna import SequentialFile, SequentialFrames, SequentialSound
 from modeling_avicuna.windows_avicuna import join_windows, plan_windows
 from tests.media_files import pictures, tone, write_media, write_ramp
-from tests.time_fixtures import Talkative, tiny_model_for, tiny_processor
+from tests.time_fixtures import SpanBias, tiny_model_for, tiny_processor
 
 
 MINUTE = [(0.0, 60.0), (45.0, 105.0), (90.0, 150.0)]
@@ -281,9 +281,9 @@ def test_what_has_no_windows_is_refused(folder, processor, block, error, message
 @pytest.fixture(scope="module")
 def pipe(processor):
     model = tiny_model_for(processor)
-    talkative = Talkative(processor.tokenizer)
+    span_bias = SpanBias(processor.tokenizer)
     return AVicunaPipeline(
-        model=model, processor=processor, device=-1, max_new_tokens=16, do_sample=False, logits_processor=[talkative]
+        model=model, processor=processor, device=-1, max_new_tokens=16, do_sample=False, logits_processor=[span_bias]
     )
 
 

@@ -56,7 +56,7 @@ def tiny_model_for(processor: AVicunaProcessor, *, seed: int = 0, **overrides) -
     )
 
 
-class Talkative(LogitsProcessor):
+class SpanBias(LogitsProcessor):
     """Makes a random model generate mostly "from", digits and "to", in valid and invalid order."""
 
     FOLLOWERS = {"from": r" ", "space": r"[0-9]", "digit": r"[0-9]| to| From| from|,", "word": r" ?[Ff]rom"}
