@@ -57,10 +57,15 @@ def assemble_dataset(folder: Path, *, output: Path, include_media: bool = False)
 
     Raises:
         FileNotFoundError: `folder` contains no Parquet files.
-        ValueError: the build is not finished.
+        ValueError: the build is not finished, or a file is a link to a file outside `folder`.
     """
     if (folder / ".build").exists():
         raise ValueError(f"{folder} is an unfinished build: complete it with `python -m dataset_builders.build`")
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{path} is a link to {path.resolve()}, outside the data set: copy the file to publish it"
+            )
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     linked = (*LINKED_PATTERNS, VIDEO_PATTERN) if include_media else LINKED_PATTERNS
     if not any(name.endswith(".parquet") for name in names):
