@@ -58,7 +58,7 @@ model = PeftModel.from_pretrained(base, "{repo_id}")"""
 
 
 def model_sample(config: dict, *, repo_id: str) -> str:
-    """Code that loads the release and asks about a file if it has both towers, otherwise about cached features."""
+    """Code that loads the release and asks about a file, or about cached features if a tower is missing."""
     if has_both_towers(config):
         sample = FILE_SAMPLE.format(repo_id=repo_id)
         if not Path(repo_id).is_dir():

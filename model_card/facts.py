@@ -1,8 +1,4 @@
-"""The contents of the model card, read from weights, configuration, training summaries and result files.
-
-Returns the rows of the tables in the card. It writes nothing and computes no metric; `lineage.py` reads the base
-models.
-"""
+"""Contents of the model card: table rows made from weights, configuration, training summaries and result files."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -40,11 +36,7 @@ class Part:
 
 
 def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:
-    """Parameters per part and the set of data types, read from the safetensors headers alone.
-
-    Raises:
-        ValueError: a weight that belongs to no part of the model.
-    """
+    """Parameters per part and data types, from the safetensors headers. ValueError for an unknown weight."""
     counts = dict.fromkeys(PARTS, 0)
     dtypes = set()
     for path in sorted(checkpoint.glob("*.safetensors")):
@@ -72,15 +64,11 @@ def count_audio_tokens(config: dict) -> int:
 
 
 def describe_parts(config: dict, counts: dict[str, int], *, source_of: Callable[[str], str]) -> list[Part]:
-    """One row per part of the model, including absent towers.
-
-    Args:
-        source_of: maps the name of a part to its source before training.
-    """
+    """One row per part of the model, including absent towers; `source_of` gives the source of a part."""
     parts = []
     for key, name in PARTS.items():
         sub_config = config.get(SUB_CONFIGS.get(key, "")) or {}
-        described = [str(sub_config[field]) for field in ("model_type",) if field in sub_config]
+        described = [sub_config["model_type"]] if "model_type" in sub_config else []
         if "hidden_size" in sub_config:
             described.append(f"width {sub_config['hidden_size']}")
         if "num_hidden_layers" in sub_config:
@@ -95,7 +83,7 @@ def describe_parts(config: dict, counts: dict[str, int], *, source_of: Callable[
 
 
 def describe_stages(summaries: Iterable[dict]) -> list[dict]:
-    """The rows of the training table, in the order of the given summaries."""
+    """The rows of the training table."""
     stages = []
     for summary in summaries:
         recipe = summary.get("recipe", {})
@@ -109,22 +97,19 @@ def describe_stages(summaries: Iterable[dict]) -> list[dict]:
                 "steps": summary["steps"],
                 "effective_batch_size": summary["effective_batch_size"],
                 "learning_rate": recipe.get("learning_rate", "default"),
-                "first_loss": describe_loss(summary["first_loss"]),
-                "final_loss": describe_loss(summary["final_loss"]),
+                **{
+                    name: "-" if summary[name] is None else f"{summary[name]:.3f}"  # None: too short to log a loss
+                    for name in ("first_loss", "final_loss")
+                },
                 "seconds": f"{summary['seconds']:.0f}",
             }
         )
     return stages
 
 
-def describe_loss(loss: float | None) -> str:
-    """A loss, or a dash if the stage was too short to log one."""
-    return "-" if loss is None else f"{loss:.3f}"
-
-
 def describe_environment(summaries: list[dict]) -> str:
     """One sentence per distinct set of processes, device, precision, versions and commit in the training summaries."""
-    sentences = []
+    sentences: dict[str, None] = {}
     for summary in summaries:
         versions = ", ".join(f"{name} {version}" for name, version in sorted(summary["versions"].items()))
         commit = summary.get("git_commit") or "unknown"
@@ -132,8 +117,7 @@ def describe_environment(summaries: list[dict]) -> str:
         sentence = (
             f"Trained on {processes}, {summary['device']}, in {summary['precision']} at commit `{commit}`; {versions}."
         )
-        if sentence not in sentences:
-            sentences.append(sentence)
+        sentences[sentence] = None
     return " ".join(sentences)
 
 
@@ -143,7 +127,7 @@ def numeric_metrics(result: dict) -> dict[str, float]:
 
 
 def check_results(checkpoint: Path, results: Iterable[dict], *, repo_id: str) -> None:
-    """Raise `ValueError` for a result of another model: its weights or settings differ."""
+    """Raise `ValueError` for a result of another model."""
     expected = {model_hash(str(checkpoint)), repo_id}
     for result in results:
         evaluated = result["settings"]["model_hash"]

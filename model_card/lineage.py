@@ -1,8 +1,7 @@
-"""The lineage of a checkpoint: the stages that trained it, the models it was initialized from, and the resulting
-licence.
+"""The lineage of a checkpoint: its training stages, the models it was initialized from, and the resulting licence.
 
-Reads the `training_summary.json` of `train/sft.py`, which includes earlier stages, and the `origin.json` of
-`train.initialize` and of the converter. It reads no weights. What no file records is reported as "not recorded".
+It is read from the `training_summary.json` of `train/sft.py`, which includes earlier stages, and the `origin.json` of
+`train.initialize` and of the converter. Missing facts are reported as "not recorded".
 """
 
 import re
@@ -16,13 +15,13 @@ from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 
 
 SUMMARY_FILE = "training_summary.json"  # written by train/summary.py
-LLAMA_2 = re.compile(r"(?<![a-z])(vicuna|llama-?2)", re.IGNORECASE)  # AVicuna itself is a way to train any model
+LLAMA_2 = re.compile(r"(?<![a-z])(vicuna|llama-?2)", re.IGNORECASE)  # not "AVicuna", which may have any base model
 LLAMA_2_LICENCE = (
     "The language model derives from Vicuna v1.5 and therefore from Llama 2: the Llama 2 Community License applies to "
     "the weights."
 )
 OTHER_LICENCE = "The licences of the base models and of the training data apply to the weights."
-# the licence requires this line in a file of this name beside the weights
+# the licence requires this text in a file of this name
 NOTICE_FILE = "Notice"
 LLAMA_2_NOTICE = (
     "Llama 2 is licensed under the LLAMA 2 Community License, "
@@ -84,7 +83,7 @@ class Licence:
 
 
 def describe_licence(names: Iterable[str], *, license: str | None = None) -> Licence:
-    """The licence of weights that derive from `names`; `license` is the owner's choice, as a Hub identifier.
+    """The licence of weights that derive from `names`; `license` is a Hub identifier chosen by the owner.
 
     Raises:
         ValueError: another licence than Llama 2's was given for weights that derive from it.
@@ -100,17 +99,13 @@ def describe_licence(names: Iterable[str], *, license: str | None = None) -> Lic
         return Licence({"license": "llama2"}, LLAMA_2_LICENCE, is_llama_2=True)
     note = OTHER_LICENCE + (f" They derive from {', '.join(names)}." if names else "")
     if license is not None:
-        said = f"The weights are published under {license}."
-        return Licence({"license": license}, f"{said} {note}" if names else said)
+        published = f"The weights are published under {license}."
+        return Licence({"license": license}, f"{published} {note}" if names else published)
     return Licence({"license": "other", "license_name": "see-licences", "license_link": LICENCE_FILE}, note)
 
 
 def read_lineage(checkpoint: Path) -> Lineage:
-    """The lineage of a checkpoint folder, from the files beside its weights.
-
-    Raises:
-        ValueError: a file that is not JSON, or a summary without the checkpoint that the stage started from.
-    """
+    """The lineage of a checkpoint folder. ValueError for a summary without the history of the stage."""
     if (checkpoint / SUMMARY_FILE).is_file():
         return lineage_of(read_json(checkpoint / SUMMARY_FILE), where=str(checkpoint / SUMMARY_FILE))
     return Lineage(origin=read_json(checkpoint / ORIGIN_FILE) if (checkpoint / ORIGIN_FILE).is_file() else None)

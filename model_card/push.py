@@ -98,20 +98,18 @@ class PushOptions:
 
 
 def choose_texts(folder: Path, options: PushOptions, repo_id: str) -> dict[str, str]:
-    """The card and the files beside it, by file name.
+    """The card and its additional files, by file name.
 
     The card is the given one; otherwise the README.md that `model_card.write` wrote into a model's folder; otherwise
-    one written now. Its code loads the revision to which the release is pushed.
+    a new one. Its code loads the revision to which the release is pushed.
 
     Args:
         folder (`Path`): the checkpoint, the adapter, or the assembled release of a data set.
 
     Raises:
-        ValueError: the card does not exist, loads another repository than `repo_id`, or describes other weights.
+        ValueError: the card loads another repository than `repo_id`, or describes other weights.
     """
     if options.card is not None:
-        if not options.card.is_file():
-            raise ValueError(f"{options.card} does not exist")
         texts = {CARD_FILE: options.card.read_text(encoding="utf-8")}
     elif options.dataset is not None:
         texts = {CARD_FILE: dataset_card(folder, name=repo_id)}
@@ -137,7 +135,7 @@ def choose_texts(folder: Path, options: PushOptions, repo_id: str) -> dict[str, 
 
 
 def is_trainers_card(path: Path) -> bool:
-    """Whether a README.md is the one that TRL writes beside a checkpoint, which says nothing about the model."""
+    """Whether a README.md is the generic one that TRL writes."""
     return "generated_from_trainer" in (ModelCard.load(path).data.tags or [])
 
 
@@ -154,9 +152,7 @@ def prepare_model(model: Path, options: PushOptions, release: Path, repo_id: str
 
 
 def prepare_adapter(adapter: Path, options: PushOptions, release: Path, repo_id: str) -> None:
-    """The same for a LoRA adapter, which is tried on the checkpoint that it was trained on if that is on this
-    machine.
-    """
+    """The same for a LoRA adapter, which is tested with its base model if that is on this machine."""
     if options.base_model is None:
         raise ValueError("the card of an adapter names its base model: give the Hub id with --base-model")
     config = read_json(adapter / "adapter_config.json")
@@ -170,7 +166,7 @@ def prepare_adapter(adapter: Path, options: PushOptions, release: Path, repo_id:
         answer = ask_model(base, question=VERIFICATION_QUESTION, adapter=release)
         print(f"loads on {base} in a fresh process as {answer['class']} and answers: {answer['answer']!r}")
     else:
-        print(f"not tried: its base {base} is not on this machine")
+        print(f"not tested: its base model {base} is not on this machine")
 
 
 def prepare_dataset(dataset: Path, options: PushOptions, release: Path, repo_id: str) -> None:
@@ -197,7 +193,7 @@ def refuse(folder: Path, problems: list[str]) -> None:
 
 
 def make_example_video(folder: Path) -> Path:
-    """An untrimmed video of the sandbox, free of third-party rights."""
+    """An untrimmed video of the sandbox, without third-party rights."""
     make_world(folder, num_clips=0, num_test_videos=1, seed=0)
     return next((folder / "test").glob("*.mp4"))
 
@@ -218,7 +214,7 @@ def full_id(api: HfApi, name: str, options: PushOptions) -> str:
 
 
 def publish(options: PushOptions) -> None:
-    """Assemble, verify, list and, unless it is a dry run, send."""
+    """Assemble, verify, list and, unless it is a dry run, upload."""
     api = HfApi()
     repo_id = full_id(api, options.repo_id, options)
     space_id = None if options.space_id is None else full_id(api, options.space_id, options)

@@ -1,10 +1,11 @@
 """Write the model card of a checkpoint, or the card of a built data set, from files alone.
 
-    python -m model_card.write --model outputs/demo/stage4 --repo-id user/avicuna --results
-    outputs/demo/eval/results.json python -m model_card.write --dataset outputs/pu_valor --repo-id user/pu_valor
+    python -m model_card.write --model outputs/demo/stage4 --repo-id user/avicuna \
+        --results outputs/demo/eval/results.json
+    python -m model_card.write --dataset outputs/pu_valor --repo-id user/pu_valor
 
-No number is typed by hand: what has no file shows as "not run". Training log, base models and licence are read from
-the records beside the weights (`lineage.py`). The texts of the data sets' cards live where the data are built.
+All numbers are read from files; missing results are shown as "not run". Training log, base models and licence come
+from the records in the checkpoint folder (`lineage.py`).
 """
 
 import json
@@ -54,20 +55,16 @@ def write_model_card(
     datasets: list[str] | None = None,
     license: str | None = None,
 ) -> dict[str, str]:
-    """The card and the files beside it, as texts by file name.
+    """The card and its additional files, as texts by file name.
 
     Args:
-        checkpoint (`Path`): a merged checkpoint folder.
-        repo_id (`str`): the Hub id that the code sample loads.
-        results (`list[dict]`): contents of `results.json` and `results_judge.json` files of `eval.run` and
-        `eval.judge`.
-        lineage (`Lineage`): how the checkpoint was made. Base models, data sets and licence follow from it if they are
-            not given.
-        license (`str`, *optional*): a licence by its Hub identifier.
+        checkpoint: a merged checkpoint folder.
+        repo_id: the Hub id that the code sample loads.
+        results: contents of `results.json` and `results_judge.json` files.
+        lineage: determines base models, data sets and licence unless they are given.
 
     Raises:
-        ValueError: no configuration or weights, a weight that belongs to no part of the model, or a result of another
-            model.
+        ValueError: no weights, an unknown weight, or a result of another model.
     """
     config = read_json(checkpoint / "config.json")
     counts, dtypes = count_parameters(checkpoint)
@@ -122,7 +119,7 @@ def write_model_card(
 
 
 def with_licence(card: str, licence: Licence) -> dict[str, str]:
-    """The card, and the files that its licence requires beside it."""
+    """The card, and the files that its licence requires."""
     files = {CARD_FILE: card}
     if licence.metadata["license"] == "other":
         files[LICENCE_FILE] = licences_of(card)
@@ -162,15 +159,7 @@ def write_adapter_card(adapter: Path, *, repo_id: str, base_model: str, lineage:
 
 
 def dataset_card(folder: Path, *, name: str) -> str:
-    """The text of the card of a built PU-VALOR or A5-222K folder, from its report.
-
-    Args:
-        folder (`Path`): the output of `python -m dataset_builders.build`.
-        name (`str`): the argument of `load_dataset` in the code of the card.
-
-    Raises:
-        ValueError: no report, or the report of an unknown builder.
-    """
+    """The text of the card of a built PU-VALOR or A5-222K folder; `name` is the argument of `load_dataset` in it."""
     report = read_json(folder / "report.json")
     if "splits" in report.get("settings", {}):
         return pu_valor_card.card_text(report, name=name)

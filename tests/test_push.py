@@ -225,7 +225,7 @@ def test_an_adapter_names_its_base_on_the_hub(hub, tmp_path, monkeypatch, capsys
     assert ("models", "user/avicuna-lora") not in hub.repos
     hub.repos["models", "user/avicuna"] = {"config.json": b"{}"}
     push_module.main([*line, "--base-model", "user/avicuna"])
-    assert "not tried: its base /home/me/base is not on this machine" in capsys.readouterr().out
+    assert "not tested: its base model /home/me/base is not on this machine" in capsys.readouterr().out
     published = hub.repos["models", "user/avicuna-lora"]
     assert json.loads(published["adapter_config.json"]) == {**config, "base_model_name_or_path": "user/avicuna"}
     assert b"base_model: user/avicuna" in published["README.md"] and "Notice" not in published

@@ -41,15 +41,7 @@ def media_key(media_id: str, start: float | None = None, end: float | None = Non
 
 
 class FeatureStore:
-    """Read-only view of a folder of cached tower outputs.
-
-    Args:
-        folder (`str` or `Path`):
-            A folder written by `FeatureWriter`.
-
-    Raises:
-        ValueError: the folder holds no finished part.
-    """
+    """Read-only view of a folder written by `FeatureWriter`. ValueError if it has no finished part."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -89,11 +81,7 @@ class FeatureStore:
         return {**self.__dict__, "_parts": {}}  # open files cannot be pickled for data-loading workers
 
     def check_settings(self, settings: dict) -> None:
-        """Raise ValueError, with both values, if the folder was written with a different value of a setting.
-
-        Args:
-            settings: `feature_settings` of the processor that will use the rows.
-        """
+        """Raise ValueError if the folder was written with other `feature_settings` of the processor."""
         for name, value in settings.items():
             if self.settings.get(name) != value:
                 raise ValueError(
@@ -140,11 +128,7 @@ class FeatureStore:
 
 
 class FeatureFolders:
-    """Several folders of cached tower outputs, searched in order.
-
-    Args:
-        folders: written by `FeatureWriter`.
-    """
+    """Several folders of cached tower outputs, searched in order."""
 
     def __init__(self, folders: Iterable[str | Path]):
         self.stores = [FeatureStore(folder) for folder in folders]
@@ -172,16 +156,11 @@ class FeatureWriter:
     """Append tower outputs to a folder; reopening the same folder continues it.
 
     Args:
-        folder (`str` or `Path`):
-            Created if needed.
-        rank (`int`, *optional*, defaults to 0):
-            Number of the writing process; each process of a distributed extraction writes separate parts.
-        media_per_part (`int`, *optional*, defaults to 512):
-            Media in one part (our choice: a part of 10-s clips is then about 16 MB).
-        dtype (`str`, *optional*, defaults to `"float32"`):
-            `"float32"` or `"float16"` on disk.
-        settings (`dict`, *optional*):
-            What the rows depend on (tower names, frame rate, ...). A folder written with other settings is rejected.
+        folder: created if needed.
+        rank: number of the writing process; each process of a distributed extraction writes separate parts.
+        media_per_part: media in one part (our choice: a part of 10-s clips is then about 16 MB).
+        dtype: `"float32"` or `"float16"` on disk.
+        settings: what the rows depend on (tower names, frame rate, ...). A folder with other settings is rejected.
 
     Raises:
         ValueError: an unknown dtype, settings that differ from those of the folder, or an id that is already stored.

@@ -1,6 +1,6 @@
 """Fingerprint of the weights of the towers, stored with cached features and compared when they are read.
 
-Used by `train/extract_features.py`, training and evaluation. It accepts any AVicuna model and does not import torch.
+This module does not import torch.
 """
 
 import hashlib
@@ -40,17 +40,13 @@ def tower_settings(model: Any) -> dict[str, Any]:
 
 
 def check_towers(settings: dict[str, Any], model: Any, *, folder: str) -> None:
-    """Compares the towers that made a cache with those of a model; a different dtype is ignored.
+    """Raises ValueError if the towers that made a cache differ from those of a model, apart from their dtype.
 
-    A model without towers, and a cache without a fingerprint, cannot be compared and are accepted.
+    A model without towers, and a cache without a fingerprint, are accepted.
 
     Args:
         settings: `FeatureStore.settings` of the cache.
-        model: the model to train or evaluate with the features.
         folder: folder of the cache, for the message.
-
-    Raises:
-        ValueError: the towers differ; the message has both fingerprints.
     """
     own, cached = tower_fingerprint(model), settings.get("towers")
     if own is None or cached is None:

@@ -1,7 +1,4 @@
-"""The dataset card of a built A5-222K folder: `a5_222k_card_template.md`, filled in from report.json.
-
-The template holds the text; this module makes the table rows. Neither contains hard-coded numbers.
-"""
+"""The dataset card of a built A5-222K folder: makes the table rows of `a5_222k_card_template.md` from report.json."""
 
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,4 @@
-"""Write A5-222K as a folder of Parquet files with a report and a dataset card. `load_dataset` reads the folder without
-this project.
+"""Write A5-222K as a folder that `load_dataset` reads without this project.
 
     <output>/data/train-00000-of-00003.parquet    README.md    LICENSE.md    report.json    dropped.jsonl
 

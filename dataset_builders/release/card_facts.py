@@ -1,7 +1,7 @@
 """Code shared by the cards of PU-VALOR and A5-222K: the YAML block, sizes, environment and output files.
 
-A card is a template in this folder, filled in from a build's report.json only. Values missing from an older report are
-shown as "not recorded". The text is in the templates; `pu_valor_card` and `a5_222k_card` make the table rows.
+A card is a template in this folder, filled in from the report.json of a build. Values missing from an older report are
+shown as "not recorded".
 """
 
 import re
@@ -71,9 +71,8 @@ def card_metadata(
     """The YAML block: Hub tags, the files of each split, and `dataset_info` as `push_to_hub` writes it.
 
     Args:
-        num_rows (`dict[str, int]`): rows by split.
-        sizes (`dict[str, dict[str, int]]`, *optional*): `measure_parquet` by split; if omitted, the block
-            has no `dataset_info`.
+        num_rows: rows by split.
+        sizes: `measure_parquet` by split; None: no `dataset_info`.
         fields: further fields of `DatasetCardData`.
     """
     metadata = DatasetCardData(

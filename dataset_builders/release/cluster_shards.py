@@ -21,11 +21,7 @@ from .pu_valor_folder import build_folder, list_shards, prepare_folder
 class BuildShards(PipelineStep):
     """Pipeline step without documents: task `rank` of `world_size` writes every `world_size`-th shard of the folder.
 
-    Args:
-        settings (`CurationSettings`):
-            Of the build; every task needs access to the same captions file and encoder.
-        output (`str` or `Path`):
-            The folder, shared by all tasks.
+    All tasks need access to the captions file, the encoder and `output`.
     """
 
     name = "PU-VALOR shards"

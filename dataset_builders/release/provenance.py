@@ -1,7 +1,4 @@
-"""Provenance of a result or a training run: the commit, the package versions and the model that was used.
-
-Shared by the summaries of `train`, the results of `eval` and the cards of `model_card`. This module writes nothing.
-"""
+"""Provenance of a data set, a training run or a result: commit, package versions and hash of the model."""
 
 import hashlib
 import importlib.metadata

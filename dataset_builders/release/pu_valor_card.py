@@ -1,8 +1,4 @@
-"""The dataset card of a built PU-VALOR folder: `pu_valor_card_template.md`, filled in from report.json and the default
-settings.
-
-The template holds the text; this module makes the table rows. Neither contains hard-coded numbers.
-"""
+"""The dataset card of a built PU-VALOR folder: table rows of `pu_valor_card_template.md`, made from report.json."""
 
 import json
 from pathlib import Path

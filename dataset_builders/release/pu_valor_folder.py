@@ -26,6 +26,7 @@ from ..pseudo_untrimmed.curation import PACKAGES, Prepared, prepare, write_accou
 from ..pseudo_untrimmed.rendered_rows import render_rows
 from ..pseudo_untrimmed.settings import CurationSettings
 from ..pseudo_untrimmed.shards import build_shard, count_shards
+from ..sources.annotation_files import read_json
 from ..workers import run_jobs
 from .card_facts import add_sizes, measure_parquet
 from .curation_report import REPORT_FILE
@@ -41,24 +42,17 @@ Shard = tuple[str, int]
 def build_folder(
     settings: CurationSettings, output: str | Path, *, num_workers: int = 1, shards: Iterable[Shard] | None = None
 ) -> Path:
-    """Build the folder, or the part of it that is missing.
+    """Build the folder, or the part of it that is missing; returns `output`.
 
     Args:
-        settings (`CurationSettings`):
-            Checked settings.
-        output (`str` or `Path`):
-            The folder. It is rejected if it holds another build, or files not written by a build with these settings.
-        num_workers (`int`, *optional*, defaults to 1):
-            Processes that write shards.
-        shards (iterable of `(split, number)`, *optional*):
-            Write only these (one task of a cluster job) and leave the folder unfinished. By default all shards are
+        settings: checked settings.
+        num_workers: processes that write shards.
+        shards: write only these (one task of a cluster job) and leave the folder unfinished. By default all shards are
             written and the folder is finished.
 
-    Returns:
-        `Path`: `output`.
-
     Raises:
-        ValueError: the folder holds other files or is being built by another process, or a shard does not exist.
+        ValueError: the folder holds another build or unknown files, is being built by another process, or a shard does
+            not exist.
     """
     output = Path(output)
     known = read_report(output)
@@ -216,11 +210,8 @@ def done_path(prepared: Prepared, shard: Shard) -> Path:
 
 
 def read_done(prepared: Prepared, shard: Shard) -> dict:
-    """The record of a finished shard. Raises ValueError if it is not done."""
-    path = done_path(prepared, shard)
-    if not path.exists():
-        raise ValueError(f"shard {shard} of {prepared.folder} is not done")
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The record of a finished shard."""
+    return read_json(done_path(prepared, shard))
 
 
 def is_done(output: Path, prepared: Prepared, settings: CurationSettings, shard: Shard) -> bool:
@@ -234,7 +225,7 @@ def is_done(output: Path, prepared: Prepared, settings: CurationSettings, shard:
 def read_report(output: str | Path) -> dict | None:
     """The report of a finished folder, or None."""
     path = Path(output) / REPORT_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def check_folder(output: Path, fingerprint: str, known: dict | None) -> None:

@@ -57,24 +57,16 @@ def read_clips(
     """Read, check and deduplicate captioned clips, in the order of the files.
 
     Args:
-        captions_file (`str`, `Path` or a list of them):
-            `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end and
-            caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip is taken
-            from its start and end columns, otherwise from an id of the form `<youtube id>_<start>_<end>` with
-            decimals. A field `tracks` may say which tracks of the clip carry the event: "video", "audio" or "both".
-        report (`CurationReport`):
-            Counts the records read and kept, and each drop with its reason.
-        exclude_ids_file (`str`, `Path` or a list of them, *optional*):
-            Ids of clips, or YouTube ids, to exclude, in the formats of `excluded_ids`.
-        clip_duration (`float`, *optional*, defaults to 10.0):
-            Duration in seconds of a clip whose record does not give it (10 for VALOR).
-        min_clip_duration (`float`, *optional*, defaults to 1.0):
-            Shorter clips are dropped (our choice).
-        min_caption_words (`int`, *optional*, defaults to 2):
-            Captions with fewer words of letters are dropped (our choice; the damaged "800" has none).
-        caption_field (`str`, *optional*):
-            Field of the caption, for files with several (VAST's `vast_cap`, `vision_cap` and `audio_cap`). A list of
-            texts is several captions of one clip. None: the first of `desc` and `caption`.
+        captions_file: `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end
+            and caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip is
+            given by its start and end columns, or by an id of the form `<youtube id>_<start>_<end>` with decimals. The
+            field `tracks` gives the tracks of the clip that carry the event: "video", "audio" or "both".
+        exclude_ids_file: ids of clips, or YouTube ids, to exclude, in the formats of `excluded_ids`.
+        clip_duration: seconds of a clip whose record does not give them (10 for VALOR).
+        min_clip_duration: seconds; shorter clips are dropped (our choice).
+        min_caption_words: captions with fewer words of letters are dropped (our choice; the damaged "800" has none).
+        caption_field: field of the caption, for files with several (VAST's `vast_cap`, `vision_cap` and `audio_cap`).
+            A list of texts is several captions of one clip. None: the first of `desc` and `caption`.
 
     Raises:
         ValueError: a file that does not exist, has no id or caption field, or files without a usable clip.

@@ -1,8 +1,4 @@
-"""Mixes data sets by weight: computes the order of the rows and the mixed `datasets.Dataset`.
-
-A weight is the number of passes over a source in one epoch of the mixture. The rows of a fractional pass and the final
-order are random and determined by the seed.
-"""
+"""Mixes data sets by weight: a weight is the number of passes over a source in one epoch of the mixture."""
 
 import math
 from collections.abc import Mapping

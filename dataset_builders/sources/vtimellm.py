@@ -77,15 +77,11 @@ def read_vtimellm(
     Rows of a JSON list or of JSON lines in the format above.
 
     Args:
-        path (`str` or `Path`):
-            The file; gzipped or not.
-        report (`CurationReport`):
-            Counts records read, kept and dropped; the reasons are those of `read_conversations`.
-        media_dir (`str` or `Path`, *optional*):
-            Folder of the videos, named by id. An excerpt (`meta["split"]` is `[start, end]`) is a file named
+        path: the file; gzipped or not.
+        report: counts records read, kept and dropped; the reasons are those of `read_conversations`.
+        media_dir: folder of the videos, named by id. An excerpt (`meta["split"]` is `[start, end]`) is a file named
             `<id>_<start>_<end>`, or a part of the file named by the id.
-        source (`str`, *optional*, defaults to `"vtimellm"`):
-            Source name for the report and for rows without a source.
+        source: source name for the report and for rows without a source.
 
     Raises:
         ValueError: the file is not JSON, or none of its records has this format.

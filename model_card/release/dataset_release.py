@@ -1,7 +1,7 @@
 """The release folder of a built data set: without local paths, and without media unless asked for.
 
 `assemble_dataset` and `write_card` make it from a finished PU-VALOR or A5-222K folder; `find_dataset_problems` lists
-what must not be published; `verify_dataset` reads it without this project. Nothing here uses the network.
+contents that must not be published; `verify_dataset` reads it without this project.
 """
 
 import json
@@ -120,7 +120,7 @@ def copy_parquet(source: Path, target: Path) -> None:
 
 
 def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[str]:
-    """Everything that forbids publishing the release `folder`: one sentence per problem that names the file."""
+    """The problems that prevent publishing `folder`, one sentence each."""
     problems = find_private_things(folder)
     for path in sorted(folder.rglob("*.parquet")):
         if VIDEO_COLUMN in pq.read_schema(path).names and not include_media:
@@ -136,7 +136,7 @@ def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[
 
 
 def find_miscounted_shards(folder: Path) -> list[str]:
-    """The splits whose Parquet files have another number of rows than the report, as after builds into one folder."""
+    """The splits whose Parquet files have another number of rows than the report."""
     problems = []
     report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
     for split, expected in report.get("num_rows", {}).items():

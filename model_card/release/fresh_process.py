@@ -1,7 +1,4 @@
-"""Tries a release in a new process without this project, its caches or a network.
-
-Used by `push.py` before anything is sent. It reads the assembled folder and does not change it.
-"""
+"""Tests a release in a new process without this project, its caches and the network, before it is uploaded."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""The release folder of a checkpoint: which files are published and which must not be.
+"""The release folder of a checkpoint.
 
-`assemble_release` copies the files that a user needs out of a training output; `find_problems` lists what must not be
-published. `fresh_process.py` then loads the release without this project. Nothing here uses the network.
+`assemble_release` copies the files that a user needs from a training output; `find_problems` lists contents that must
+not be published. `fresh_process.py` then loads the release without this project.
 """
 
 import fnmatch
@@ -50,7 +50,7 @@ def assemble_release(
 
     Raises:
         FileNotFoundError: `checkpoint` is not a checkpoint folder.
-        FileExistsError: `output` exists; a release is never mixed with older files.
+        FileExistsError: `output` exists.
     """
     marker = "adapter_config.json" if adapter else "config.json"
     if not (checkpoint / marker).is_file():
@@ -72,19 +72,16 @@ def assemble_release(
 
 
 def find_problems(folder: Path, *, adapter: bool = False) -> list[str]:
-    """Everything that forbids publishing `folder`: one sentence per problem that names the file, or an empty list."""
-    problems = []
+    """The problems that prevent publishing `folder`, one sentence each."""
     required = REQUIRED_ADAPTER_FILES if adapter else REQUIRED_FILES
-    problems += [f"{name} is missing" for name in required if not (folder / name).is_file()]
+    problems = [f"{name} is missing" for name in required if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         problems.append("there are no safetensors weights")
-    problems += find_private_things(folder)
-    problems += _missing_remote_code(folder)
-    return problems
+    return problems + find_private_things(folder) + _missing_remote_code(folder)
 
 
 def find_private_things(folder: Path) -> list[str]:
-    """Contents that no release may have: pickles, training state, local paths, access tokens."""
+    """Pickles, training state, local paths and access tokens in a release, one sentence each."""
     problems = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()

@@ -70,7 +70,7 @@ def assemble_space(model_id: str, *, output: Path) -> None:
 
     Raises:
         ValueError: `model_id` is not a Hub id of the form user/name.
-        FileExistsError: `output` exists; a release is never mixed with older files.
+        FileExistsError: `output` exists.
     """
     validate_repo_id(model_id)
     if "/" not in model_id:
@@ -111,7 +111,7 @@ def read_pins(constraints: Path) -> dict[str, str]:
 
 
 def find_space_problems(folder: Path) -> list[str]:
-    """Everything that forbids publishing a Space: one sentence per problem that names the file, or an empty list."""
+    """The problems that prevent publishing a Space, one sentence each."""
     missing = [f"{name} is missing" for name in SPACE_FILES if not (folder / name).is_file()]
     problems = missing + find_private_things(folder)
     if missing:

@@ -1,8 +1,6 @@
-"""Sends a release folder to the Hub as one commit, so that a repository holds either the old release or the whole new
-one.
+"""Uploads a release folder to the Hub as one commit, so that a repository never holds part of a release.
 
-An interrupted upload is finished by the same command; files that arrived are recognised by their hash and not sent
-again. Nothing here looks into the files.
+An interrupted upload is completed by the same command; files that were uploaded are recognised by their hash.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,15 +29,12 @@ def upload(
 
     Args:
         private (`bool`): visibility of a new repository. An existing one keeps its own.
-        replaces (iterable of `str`): patterns of files that are deleted where the new release does not have them, so
-        that
-            no shard of an older release remains.
+        replaces (iterable of `str`): patterns of older files that are deleted unless the new release has them.
         space_sdk (`str`, *optional*): SDK of a new Space.
 
     Raises:
         ValueError: the repository is public, and `private` was asked for.
-        RuntimeError: the upload failed; names the repository and the reason. The files of the repository are
-        unchanged.
+        RuntimeError: the upload failed and the repository is unchanged; names the repository and the reason.
     """
     try:
         if not api.repo_exists(repo_id, repo_type=repo_type):
@@ -68,7 +63,7 @@ def upload(
 
 @contextmanager
 def branch_for(revision: str | None, *, api: HfApi, repo_id: str, repo_type: str) -> Iterator[None]:
-    """Create the branch `revision` where it is new, and delete it again if the body fails: it holds main's files."""
+    """Create the branch `revision` if it is new, and delete it again if the body fails: it has the files of main."""
     refs = api.list_repo_refs(repo_id, repo_type=repo_type) if revision is not None else None
     is_new = refs is not None and revision not in {branch.name for branch in refs.branches}
     if is_new:
