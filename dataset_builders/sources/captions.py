@@ -57,10 +57,10 @@ def read_clips(
     """Read, check and deduplicate captioned clips, in the order of the files.
 
     Args:
-        captions_file: `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start, end
-            and caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip is
-            given by its start and end columns, or by an id of the form `<youtube id>_<start>_<end>` with decimals. The
-            field `tracks` gives the tracks of the clip that carry the event: "video", "audio" or "both".
+        captions_file: `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start,
+            end and caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip
+            is given by its start and end columns, or by an id `<youtube id>_<start>_<end>` with decimals. The field
+            `tracks` gives the tracks of the clip that carry the event: "video", "audio" or "both".
         exclude_ids_file: ids of clips, or YouTube ids, to exclude, in the formats of `excluded_ids`.
         clip_duration: seconds of a clip whose record does not give them (10 for VALOR).
         min_clip_duration: seconds; shorter clips are dropped (our choice).
