@@ -136,18 +136,22 @@ class MediaFile:
     def __init__(self, source: Media):
         if av is None:
             raise ImportError("reading media files needs PyAV: pip install av")
-        self.target, self.name = open_media(source)
-        self._is_ours = self.target is not source
-        self._open()
+        self.file, self.name = open_media(source)
+        self._is_ours = self.file is not source
+        try:
+            self._read_header()
+        except BaseException:
+            self._close_file()
+            raise
 
-    def _open(self) -> None:
-        if not isinstance(self.target, str):
-            self.target.seek(0)
+    def _read_header(self) -> None:
+        self.file.seek(0)
         self._has_moved = False
-        options = {"format_whitelist": _media_formats(), "protocol_whitelist": "file"}
+        # FFmpeg reads the open file only: no protocol is allowed, so it cannot open a file or an address itself
+        options = {"format_whitelist": _media_formats(), "protocol_whitelist": "none"}
         with naming_errors(self.name, "not a readable media file"):
             # tags that are not UTF-8 do not matter here
-            self.container = av.open(self.target, metadata_errors="ignore", container_options=options)
+            self.container = av.open(self.file, metadata_errors="ignore", container_options=options)
         self.picture: Any = _picture_stream(self.container)
         self.sound: Any = _sound_stream(self.container)
         if self.picture is not None:
@@ -161,14 +165,17 @@ class MediaFile:
 
     def close(self) -> None:
         self.container.close()
-        if self._is_ours and not isinstance(self.target, str):
-            self.target.close()
+        self._close_file()
+
+    def _close_file(self) -> None:
+        if self._is_ours:
+            self.file.close()
 
     def rewind(self) -> None:
-        """Back to the first packet. Opened anew, because seeking to the beginning is not exact in every container."""
+        """Back to the first packet. Reads the header again: a seek to the start is not exact in every container."""
         if self._has_moved:
             self.container.close()
-            self._open()
+            self._read_header()
 
     def demux(self, *streams: av.stream.Stream) -> Iterator[av.Packet]:
         """The packets of the streams from the current position on, the last ones empty (they flush the decoders)."""
@@ -178,6 +185,11 @@ class MediaFile:
                 yield from self.container.demux(*streams)
         except IndexError as error:  # PyAV's answer to a stream that was not there when the file was opened
             raise MediaError(self.name, "a stream that appears in the middle of the file") from error
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.container.size
 
     @cached_property
     def _scan(self) -> tuple[dict[int, PacketTable], av.VideoFrame | None]:

@@ -1,13 +1,14 @@
 """Decodes the pictures of an opened media file: all of them in order, or the ones that are asked for.
 
-Chosen frames come from decord where its index is provably that of the file, and from PyAV otherwise; both give upright
-RGB frames of one size. Which frames show a video is decided in video_processing.
+Chosen frames of small files come from decord where its index is provably that of the file, all others from PyAV; both
+read the one open file and give upright RGB frames of one size. `video_processing_avicuna` chooses the frames.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -46,6 +47,11 @@ CHUNK_BYTES = 2**28  # at most; large frames come in smaller chunks
 # It hangs on MPEG transport streams and returns wrong frames of AVI files.
 DECORD_FORMATS = ("mov", "matroska")
 DECORD_CODECS = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9"})
+# decord is faster for small pictures; for large ones and for long files PyAV takes half of its time or less (measured
+# on clips of 10 s to 60 min). decord opens a path itself, so it gets a copy of the file in memory that has a path.
+# Its own reader of bytes crashes on damaged files: it reads beyond their end.
+DECORD_BYTES = 2**25
+DECORD_PIXELS = 640 * 360
 SEEK_DISTANCE = 50  # frames; a wanted frame nearer than that is reached by decoding on
 
 
@@ -106,7 +112,7 @@ def decode_frames(media: MediaFile, indices: np.ndarray) -> Generator[np.ndarray
     size = min(CHUNK_SIZE, max(1, CHUNK_BYTES // (3 * frame.width * frame.height)))
     chunks = [indices[begin : begin + size] for begin in range(0, len(indices), size)]
     num_done = 0
-    if decord is not None and decord_is_exact(media):
+    if decord is not None and decord_is_faster(media) and decord_is_exact(media):
         with closing(_DecordReader(media)) as reader:
             try:
                 if reader.agrees_with(media.times):
@@ -121,6 +127,13 @@ def decode_frames(media: MediaFile, indices: np.ndarray) -> Generator[np.ndarray
     with closing(frames):
         for chunk in chunks[num_done:]:
             yield np.stack([next(frames) for _ in chunk])
+
+
+def decord_is_faster(media: MediaFile) -> bool:
+    """Whether the file and its pictures are small enough, and the system has files in memory (Linux)."""
+    if not hasattr(os, "memfd_create"):
+        return False
+    return media.size <= DECORD_BYTES and media.first_frame.width * media.first_frame.height <= DECORD_PIXELS
 
 
 def decord_is_exact(media: MediaFile) -> bool:
@@ -152,16 +165,15 @@ class _DecordReader:
     """decord on the same file. Closing it ends its threads: a process forked later could wait for them for ever."""
 
     def __init__(self, media: MediaFile):
-        target, position = media.target, None
-        if not isinstance(target, str):
-            position = target.tell()
-            target.seek(0)
-        try:
-            self.reader = decord.VideoReader(target, ctx=decord.cpu(0))
-        except (RuntimeError, DECORDError):  # decord's answers to a file that it cannot open
-            self.reader = None
-        if position is not None:
-            target.seek(position)
+        position = media.file.tell()
+        media.file.seek(0)
+        self.reader = None
+        with open(os.memfd_create("avicuna"), "wb") as copy:
+            copy.write(media.file.read())
+            copy.flush()
+            with suppress(RuntimeError, DECORDError):  # decord's answers to a file that it cannot open
+                self.reader = decord.VideoReader(f"/proc/self/fd/{copy.fileno()}", ctx=decord.cpu(0))
+        media.file.seek(position)
 
     def agrees_with(self, times: FrameTimes) -> bool:
         """Whether decord counts the same frames at the same times."""

@@ -1,6 +1,6 @@
-"""What a media source may be (a path, bytes, a file object, an address), and the error that names one that fails.
+"""Opens a media source (a path, bytes, a file object, a URL) as one binary file, or raises an error that names it.
 
-First step of reading media; `media_file_avicuna` opens what this returns.
+The first step of reading media. This is the only place that opens a path: the decoders read from the returned file.
 """
 
 from __future__ import annotations
@@ -41,20 +41,21 @@ class MediaError(ValueError):
         return type(self), (self.name, self.reason, self.detail)
 
 
-def open_media(source: Any) -> tuple[Any, str]:
+def open_media(source: Any) -> tuple[BinaryIO, str]:
     """
-    Checks a media source before a decoder sees it.
+    Opens a media source.
 
     Args:
         source: a path, the bytes of a file, a seekable binary file object (read from its beginning), an http(s) URL
             (downloaded to a temporary file) or a data URL.
 
     Returns:
-        what decoders open (a path or a file object), and the name that errors print.
+        the open file at its first byte, and its name for error messages. The caller closes the file, unless it is
+        `source` itself.
 
     Raises:
-        MediaError: no such file, a folder, an empty file, an address that cannot be fetched, a URL of another scheme,
-            or something that is no media source at all.
+        MediaError: no such file, a folder, an empty file, a file that cannot be opened, a URL that cannot be fetched
+            or has an unsupported scheme, or a value of another type.
     """
     if isinstance(source, str) and source.startswith("data:"):
         return _decode_data_url(source)
@@ -78,8 +79,10 @@ def open_media(source: Any) -> tuple[Any, str]:
         raise MediaError(path, "is a folder, not a media file" if path.is_dir() else "no such file")
     if path.stat().st_size == 0:
         raise MediaError(path, "an empty file")
-    # an absolute path: a name such as "-a.mp4" or "http:x.mp4" must not look like an option or a protocol to a decoder
-    return str(path.absolute()), str(path)
+    try:
+        return path.absolute().open("rb"), str(path)
+    except OSError as error:
+        raise MediaError(path, "cannot be opened", str(error)) from error
 
 
 def _decode_data_url(url: str) -> tuple[BinaryIO, str]:
@@ -94,8 +97,8 @@ def _decode_data_url(url: str) -> tuple[BinaryIO, str]:
     return io.BytesIO(content), name
 
 
-def _download(url: str) -> tuple[Any, str]:
-    """The content of an http(s) URL in a temporary file, which vanishes when it is closed or collected."""
+def _download(url: str) -> tuple[BinaryIO, str]:
+    """The content of an http(s) URL in a temporary file, which is deleted when it is closed or collected."""
     scheme = url.partition("://")[0].lower()
     if scheme not in ("http", "https"):
         raise MediaError(url, f"URLs of scheme {scheme!r} are not supported; give a path or an http(s) or data URL")
@@ -112,4 +115,5 @@ def _download(url: str) -> tuple[Any, str]:
     if content.tell() == 0:
         raise MediaError(url, "an empty file")
     content.seek(0)
-    return content, url
+    content.name = url  # the name that error messages print, and whose suffix FFmpeg considers
+    return content, url  # type: ignore[return-value]

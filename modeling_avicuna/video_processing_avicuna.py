@@ -165,14 +165,17 @@ def load_image(source: Any) -> np.ndarray:
         raise ImportError("reading pictures needs Pillow: pip install pillow")
     if isinstance(source, PIL.Image.Image):
         return _to_rgb(source, name="the image")[None]
-    target, name = open_media(source)
+    file, name = open_media(source)
     try:
-        with PIL.Image.open(target) as picture:
+        with PIL.Image.open(file) as picture:
             return _to_rgb(picture, name=name)[None]
     except PIL.UnidentifiedImageError:
-        return load_video_frames(source, 3)[0][1:2]
+        return load_video_frames(file, 3)[0][1:2]
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:  # PIL's answers to damaged files
         raise MediaError(name, "a picture that cannot be decoded", str(error)) from error
+    finally:
+        if file is not source:
+            file.close()
 
 
 def _to_rgb(picture: "PIL.Image.Image", *, name: str) -> np.ndarray:

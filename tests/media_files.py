@@ -1,11 +1,17 @@
 """Writes small media files with PyAV for the tests: video, audio, or both."""
 
+import ctypes
+import os
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 
 def tone(seconds: float, *, frequency: float = 440.0, sampling_rate: int = 48_000) -> np.ndarray:
@@ -148,3 +154,22 @@ def set_display_matrix(path: Path, *, a: int, b: int, c: int, d: int) -> Path:
     content[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     return path
+
+
+@contextmanager
+def count_opens(path: Path) -> Iterator[list[int]]:
+    """
+    Counts how often a file is opened inside the block, by any library: Linux reports it through inotify. The list
+    holds the number after the block.
+    """
+    if sys.platform != "linux":
+        pytest.skip("counting opens needs inotify")
+    is_opened, is_read, is_closed, libc = 0x20, 0x01, 0x18, ctypes.CDLL(None, use_errno=True)
+    descriptor, num_opens = libc.inotify_init1(os.O_NONBLOCK), []
+    try:
+        assert libc.inotify_add_watch(descriptor, os.fsencode(path), is_opened | is_read | is_closed) > 0
+        yield num_opens
+        events = os.read(descriptor, 2**20)  # 16 bytes each: the watch, what happened, ...
+        num_opens.append(sum(bool(mask & is_opened) for _, mask, _, _ in struct.iter_unpack("=iIII", events)))
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ from modeling_avicuna import MediaError, load_video_frames
 from modeling_avicuna import media_pictures_avicuna as media_pictures
 from modeling_avicuna.media_avicuna import MediaFile, decode_video, probe
 from modeling_avicuna.media_pictures_avicuna import decode_frames
-from tests.media_files import cut_without_encoding, pictures, set_display_matrix, write_media, write_ramp
+from tests.media_files import cut_without_encoding, pictures, set_display_matrix, tone, write_media, write_ramp
 
 
 B_FRAMES = {"x264-params": "scenecut=0:keyint=12:bframes=2:b-adapt=0"}
@@ -61,6 +61,17 @@ def test_selected_frames_equal_those_of_sequential_decoding(tmp_path, monkeypatc
     one_by_one = [timed.frame.to_ndarray(format="rgb24") for timed in decode_video(path)]
     wanted = [one_by_one[index] for index in np.linspace(0, 20 * fps - 1, 11, dtype=int)]
     np.testing.assert_allclose(frames.astype(int), np.stack(wanted).astype(int), atol=3)
+
+
+@pytest.mark.parametrize("limit", ["DECORD_BYTES", "DECORD_PIXELS"])
+def test_large_files_and_pictures_are_decoded_by_pyav_to_the_same_frames(tmp_path, monkeypatch, limit):
+    path = write_ramp(tmp_path / "a.mp4", options=B_FRAMES)
+    expected = load_video_frames(path, 11)
+    monkeypatch.setattr(media_pictures, limit, 1000)
+    monkeypatch.setattr(media_pictures.decord, "VideoReader", None)
+    frames, duration = load_video_frames(path, 11)
+    np.testing.assert_array_equal(frames, expected[0])
+    assert duration == expected[1]
 
 
 def test_few_frames_of_a_long_video_are_decoded_by_seeking(tmp_path, monkeypatch):
@@ -199,3 +210,15 @@ def test_undecodable_frames_repeat_the_previous_frame(tmp_path):
     path.write_bytes(content)
     frames, duration = load_video_frames(path, 11)
     assert len(frames) == 11 and duration == pytest.approx(20.0, abs=0.1)
+
+
+@pytest.mark.parametrize("form", ["path", "bytes"])
+def test_a_packet_beyond_the_end_of_the_file_does_not_crash_the_decoder(tmp_path, form):
+    """decord's own reader of bytes reads memory that is not the file's."""
+    path = write_media(tmp_path / "a.mp4", frames=pictures(40), waveform=tone(4.0))
+    content = bytearray(path.read_bytes())
+    table = content.rindex(b"stco") + 12
+    content[table + 80 : table + 84] = (2**25).to_bytes(4, "big")
+    path.write_bytes(content)
+    frames, duration = load_video_frames(path if form == "path" else bytes(content), 5)
+    assert frames.shape == (5, 48, 64, 3) and duration > 0

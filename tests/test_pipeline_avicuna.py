@@ -11,11 +11,10 @@ import torch
 from transformers import LogitsProcessor, pipeline
 
 import modeling_avicuna  # noqa: F401  (registers the task)
-from modeling_avicuna import media_file_avicuna
 from modeling_avicuna.media_avicuna import MediaError
 from modeling_avicuna.pipeline_avicuna import AVicunaPipeline
 from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
-from tests.media_files import pictures, tone, write_media
+from tests.media_files import count_opens, pictures, tone, write_media
 from tests.time_fixtures import SpanBias, tiny_model_for, tiny_processor
 
 
@@ -121,11 +120,10 @@ def test_the_duration_is_that_of_the_video_stream(pipe, tmp_path, asked):
 
 
 @pytest.mark.parametrize("asked_for", [{}, {"query": ["rain", "dog"]}, {"interval": (1.0, 2.0)}])
-def test_a_file_is_opened_once_for_its_events(pipe, videos, monkeypatch, asked_for):
-    opened, original = [], media_file_avicuna.open_media
-    monkeypatch.setattr(media_file_avicuna, "open_media", lambda source: opened.append(source) or original(source))
-    pipe(videos / "sound.mp4", **asked_for)
-    assert opened == [videos / "sound.mp4"]
+def test_a_file_is_opened_once_for_its_events(pipe, videos, asked_for):
+    with count_opens(videos / "sound.mp4") as num_opens:
+        pipe(videos / "sound.mp4", **asked_for)
+    assert num_opens == [1]
 
 
 def test_a_question_gives_text(pipe, videos, asked):

@@ -19,7 +19,7 @@ from transformers import AutoProcessor
 from modeling_avicuna import AVicunaFeatureExtractor, AVicunaProcessor, MediaError, build_processor, load_audio
 from modeling_avicuna.interleaving_avicuna import interleave_order, resample_rows
 from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE, SLOT_PATTERN
-from tests.media_files import pictures, tone, write_media
+from tests.media_files import count_opens, pictures, tone, write_media
 from tests.tiny_models import tiny_config, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
 
@@ -659,15 +659,17 @@ def test_the_duration_without_video_tokens_is_that_of_the_video_stream(processor
     assert batch["input_features"][0, 0, 450:].max() < -90 < batch["input_features"][0, 0, :350].max()
 
 
-@pytest.mark.parametrize("kind", ["video", "silent", "long_sound"])
-def test_a_file_is_opened_once(processor, clips, monkeypatch, kind):
-    from modeling_avicuna import media_file_avicuna
-
-    opened, original = [], media_file_avicuna.open_media
-    monkeypatch.setattr(media_file_avicuna, "open_media", lambda source: opened.append(source) or original(source))
-    block = {"type": "audio" if kind == "long_sound" else "video", "path": clips[kind]}
-    tokenized(processor, [user(block)], return_metadata=True)
-    assert opened == [clips[kind]]
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi", "large.mp4", "a.wav", "a.mp3", "image.mp4"])
+def test_a_file_is_opened_once(processor, tmp_path, name):
+    """By decord and by PyAV, for pictures, sound and a picture of a video."""
+    codec = {".wav": "pcm_s16le", ".mp3": "libmp3lame", ".avi": "libmp3lame"}.get(name[-4:], "aac")
+    kind = "audio" if name.endswith(("wav", "mp3")) else "image" if name == "image.mp4" else "video"
+    size = {"width": 1280, "height": 720} if name == "large.mp4" else {}
+    frames = None if kind == "audio" else pictures(10, **size)
+    path = write_media(tmp_path / name, frames=frames, waveform=tone(13.0), audio_codec=codec)
+    with count_opens(path) as num_opens:
+        tokenized(processor, [user({"type": kind, "path": path})])
+    assert num_opens == [1]
 
 
 def test_only_the_shown_windows_of_long_audio_are_read(processor, tmp_path, monkeypatch):
