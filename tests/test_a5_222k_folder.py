@@ -9,15 +9,34 @@ from dataset_builders.a5_222k import A5222KConfig
 from dataset_builders.command_line import parse_options
 from dataset_builders.release.a5_222k_card import card_text
 from dataset_builders.release.a5_222k_folder import write_folder
+from tests.curation_fixtures import make_captions
 
 
 @pytest.fixture(scope="module")
-def release(data_dir, tmp_path_factory):
+def sources(tmp_path_factory):
+    """Clotho with 60 files, four of them in its test set, and WavCaps with 40 sounds, one too long, one repeated."""
+    folder = tmp_path_factory.mktemp("sources")
+    texts = [record["desc"] for record in make_captions(340)]
+    header = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+    rows = [",".join([f"clip {n}.wav", *texts[5 * n : 5 * n + 5]]) + "\n" for n in range(60)]
+    (folder / "val.csv").write_text(header + "".join(rows), encoding="utf-8")
+    (folder / "test.csv").write_text(header + "".join(rows[-4:]), encoding="utf-8")
+    sounds = [
+        {"id": str(n), "caption": text, "duration": 9.5, "download_link": f"http://soundbible.com/grab.php?id={n}"}
+        for n, text in enumerate([*texts[300:339], texts[0]])
+    ]
+    sounds[3]["duration"] = 2400.0
+    (folder / "sb_final.json").write_text(json.dumps({"data": sounds}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def release(sources, tmp_path_factory):
     config = A5222KConfig(
-        clotho_file=str(data_dir / "clotho" / "val.csv.gz"),
-        wavcaps_file=str(data_dir / "wavcaps" / "sb_final.json.gz"),
-        exclude_clotho_file=[str(data_dir / "clotho" / "test.csv.gz")],
-        num_pairs=900,
+        clotho_file=str(sources / "val.csv"),
+        wavcaps_file=str(sources / "sb_final.json"),
+        exclude_clotho_file=[str(sources / "test.csv")],
+        num_pairs=150,
     )
     return write_folder(config, tmp_path_factory.mktemp("release") / "a5")
 
@@ -25,7 +44,9 @@ def release(data_dir, tmp_path_factory):
 def test_every_number_of_the_card_is_in_the_report(release):
     card, report = (release / "README.md").read_text(), json.loads((release / "report.json").read_text())
     mix = report["settings"]["mix"]
-    assert sum(row["taken"] for row in mix.values()) == 900 and "\n900 pairs of a sound" in card
+    assert sum(row["taken"] for row in mix.values()) == 150 and "\n150 pairs of a sound" in card
+    assert report["sources"]["clotho"]["dropped"]["in_test_set"] == 20
+    assert report["sources"]["wavcaps"]["dropped"].items() >= {"audio_too_long": 1, "duplicate_text": 1}.items()
     for source, row in mix.items():
         numbers = [
             f"{num:,}" for num in (report["sources"][source]["read"], row["usable"], row["target"], row["taken"])
@@ -34,11 +55,10 @@ def test_every_number_of_the_card_is_in_the_report(release):
         assert line.endswith(f"| {' | '.join(numbers)} |")
         for reason, num in report["sources"][source]["dropped"].items():
             assert f"| {source} | {reason} | {num:,} |" in card
-    assert "clotho (`test.csv.gz`)" in card and "our choices" in card and "222,000" in card
+    assert "clotho (`test.csv`)" in card and "our choices" in card and "222,000" in card
     assert "{{" not in card and "audiocaps" not in card.split("## Sources")[1].split("The paper")[0]
     assert card.index("| `clotho` |") < card.index("| `wavcaps` |")  # a sound in both sources belongs to the first
-    held_out = report["sources"]["clotho"]["dropped"].get("in_test_set", 0)
-    assert f"Pairs dropped by this check: {held_out}." in card
+    assert "Pairs dropped by this check: 20." in card
 
 
 def test_a_failed_build_writes_nothing(release, tmp_path):
@@ -52,7 +72,7 @@ def test_a_failed_build_writes_nothing(release, tmp_path):
     ]
 
 
-def test_the_same_settings_give_the_same_bytes(release, data_dir, tmp_path):
+def test_the_same_settings_give_the_same_bytes(release, tmp_path):
     settings = json.loads((release / "report.json").read_text())["settings"]
     config = A5222KConfig(**{name: value for name, value in settings.items() if name not in ("mix", "target_mix")})
     again = write_folder(config, tmp_path / "a5")
@@ -68,8 +88,8 @@ def test_each_setting_is_an_option_of_the_command():
     assert options.max_missing == 0.5 and options.output == "out" and options.min_words == A5222KConfig().min_words
 
 
-def test_the_command_builds_the_set_and_names_wrong_values(data_dir, tmp_path, capsys):
-    path = str(data_dir / "clotho" / "val.csv.gz")
+def test_the_command_builds_the_set_and_names_wrong_values(sources, tmp_path, capsys):
+    path = str(sources / "val.csv")
     build.main(["--builder", "a5_222k", "--clotho-file", path, "--num-pairs", "30", "--output", str(tmp_path / "a5")])
     assert "{'train': 30} rows" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--builder must be one of .*, got 'a6'"):

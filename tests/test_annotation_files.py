@@ -14,9 +14,11 @@ from dataset_builders.sources.annotation_files import (
 )
 
 
-def test_a_git_lfs_pointer_is_an_error_with_the_size_of_the_real_file(data_dir):
-    with pytest.raises(ValueError, match=r"fsd_final\.lfs_pointer\.json is a git-LFS pointer.*147300685 bytes"):
-        read_json(data_dir / "wavcaps" / "fsd_final.lfs_pointer.json")
+def test_a_git_lfs_pointer_is_an_error_with_the_size_of_the_real_file(tmp_path):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4a' * 32}\nsize 147300685\n"
+    (tmp_path / "fsd_final.json").write_text(pointer)
+    with pytest.raises(ValueError, match=r"fsd_final\.json is a git-LFS pointer.*147300685 bytes"):
+        read_json(tmp_path / "fsd_final.json")
 
 
 def test_gzip_is_detected_by_content_not_by_suffix(tmp_path):

@@ -186,13 +186,6 @@ def test_features_give_the_answer_of_the_file(pipe, videos, model, processor):
     assert pipe(block, question="What?") == pipe(videos / "sound.mp4", question="What?")
 
 
-def test_a_real_video_with_sound(pipe, data_dir):
-    video = data_dir / "clips" / "dog_barking.mp4"
-    events = pipe(video, query="dog barking")
-    check_events(events, duration=7.1)
-    assert pipe(video, question="What?") != pipe({"path": video, "audio": False}, question="What?")
-
-
 @pytest.mark.parametrize(
     "asked", [{"query": ["rain", "dog"]}, {"query": "rain"}, {}, {"question": "What is it?"}], ids=str
 )

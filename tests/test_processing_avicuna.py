@@ -464,18 +464,6 @@ print(processor.num_av_tokens, processor.audio_interleaving_rate, processor.time
     assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is AVicunaProcessor
 
 
-def test_real_clips_with_sound(data_dir):
-    processor = build_processor(byte_level_tokenizer())
-    clips = sorted((data_dir / "valor_clips").glob("*.mp4"))
-    assert any(path.name.startswith("-") for path in clips)
-    for path in clips:
-        batch = tokenized(processor, [user({"type": "video", "path": path})])
-        order = modalities(processor, batch["input_ids"][0])
-        assert (order.count("video"), order.count("audio")) == (75, 25)
-        assert batch["pixel_values_videos"].shape == (1, 75, 3, 224, 224)
-        assert batch["input_features"].shape == (1, 1, 1001, 64) and torch.isfinite(batch["input_features"]).all()
-
-
 @pytest.fixture(scope="module")
 def longer_sound(tmp_path_factory):
     """A file with 4 s of video and 8 s of audio; its duration is 4 s."""
