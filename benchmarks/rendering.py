@@ -1,6 +1,6 @@
 """Times rendering against the encoder alone on the same frames and samples, and two processes against one:
 
-python benchmarks/rendering.py --clips-dir ../shared/data/valor_clips --output benchmarks/results/rendering.json
+python -m benchmarks.rendering --clips-dir ../shared/data/valor_clips --output benchmarks/results/rendering.json
 
 Figures are CPU seconds of the process (decoding, fitting, stretching and encoding run in it, on one thread) and wall
 seconds, which depend on other work on the machine; its load is recorded with them.
@@ -8,17 +8,14 @@ seconds, which depend on other work on the machine; its load is recorded with th
 
 import json
 import multiprocessing
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import av
-
+from benchmarks.conditions import RESULTS, describe_conditions, load_average
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.media_writer import MediaWriter
@@ -130,44 +127,31 @@ def measure_scaling(segments: list[Segment], clip_paths: dict[str, Path], folder
     }
 
 
-def describe_conditions(clip_paths: dict[str, Path]) -> dict:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "git_commit": commit.stdout.strip(),
-        "num_cores": os.cpu_count(),
-        "load_average_at_start": [round(value, 2) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        "av": av.__version__,
-        "clips": {
-            clip_id: f"{info.width}x{info.height} at {info.fps:.2f}, {info.duration:.2f} s"
-            for clip_id, info in ((clip_id, probe(path)) for clip_id, path in clip_paths.items())
-        },
-        "scales": SCALES,
-        "format": FORMAT | {"background_noise_snr_db": SNR_DB},
-        "threads": "one per process, encoder and decoders included",
-    }
-
-
 @dataclass
 class Options:
     """Options of the command."""
 
     clips_dir: str = field(metadata={"help": "folder of mp4 clips, all of which are used"})
-    output: str = field(
-        default=str(Path(__file__).parent / "results" / "rendering.json"), metadata={"help": "JSON file to write"}
-    )
+    output: str = field(default=str(RESULTS / "rendering.json"), metadata={"help": "JSON file to write"})
     repeats: int = 3
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(
-        Options, arguments, program="python benchmarks/rendering.py", description=__doc__.splitlines()[0]
+        Options, arguments, program="python -m benchmarks.rendering", description=__doc__.splitlines()[0]
     )
     clip_paths = {path.stem: path for path in sorted(Path(options.clips_dir).glob("*.mp4"))}
     if not clip_paths:
         raise ValueError(f"no mp4 clips in {options.clips_dir}")
-    results = {"conditions": describe_conditions(clip_paths)}
+    infos = {clip_id: probe(path) for clip_id, path in clip_paths.items()}
+    conditions = describe_conditions(
+        ["av"],
+        clips={name: f"{i.width}x{i.height} at {i.fps:.2f}, {i.duration:.2f} s" for name, i in infos.items()},
+        scales=SCALES,
+        format=FORMAT | {"background_noise_snr_db": SNR_DB},
+        threads="one per process, encoder and decoders included",
+    )
+    results: dict[str, Any] = {"conditions": conditions}
     segments = plan(clip_paths)
     with tempfile.TemporaryDirectory() as folder:
         for preset in PRESETS:
@@ -179,12 +163,12 @@ def main(arguments: list[str] | None = None) -> None:
     results["ratio_cpu_of_default_rendering_to_bare_encoder_at_its_default_preset"] = round(
         default["render"]["cpu_seconds"] / usual["bare_encoder"]["cpu_seconds"], 2
     )
-    results["conditions"]["load_average_at_end"] = [round(value, 2) for value in os.getloadavg()]
+    results["conditions"]["load_average_at_end"] = load_average()
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, results)
     print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":
-    with one_line_errors("python benchmarks/rendering.py"):
+    with one_line_errors("python -m benchmarks.rendering"):
         main()

@@ -23,8 +23,8 @@ from .task import Example
 # "swapped": the sound of another video; "shifted": rotated by half its length.
 SOUNDS = ("original", "removed", "swapped", "shifted")
 SAMPLING_RATE = 48_000  # Hz, as the feature extractor takes it
-CachedPlace = tuple[FeatureStore, str]  # the store and the key of cached features
-Place = str | CachedPlace  # or the path of a file
+CachedLocation = tuple[FeatureStore, str]  # the store and the key of cached features
+Location = str | CachedLocation  # or the path of a file
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class MediaSource:
         self._folder = None if media_dir is None else MediaFolder(media_dir)
         self.cache = FeatureFolders(features_dir)
         self._examples = {example.video_id: example for example in examples}
-        places = {example.video_id: self._locate(example) for example in examples}
-        self.places = {key: place for key, place in places.items() if place is not None}
-        self._partners = _partners(self.places) if sound == "swapped" else {}
+        locations = {example.video_id: self._locate(example) for example in examples}
+        self.locations = {key: location for key, location in locations.items() if location is not None}
+        self._partners = _partners(self.locations) if sound == "swapped" else {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -114,11 +114,11 @@ class MediaSource:
         Raises:
             MediaError: the file, or the file of a swapped sound, cannot be read.
         """
-        place = self.places[example.video_id]
+        location = self.locations[example.video_id]
         partner = self._examples[self._partners[example.video_id]] if self.sound == "swapped" else example
-        sound_of = self.places[partner.video_id]
-        if isinstance(place, tuple):
-            return self._open_cached(example, place, cast(CachedPlace, sound_of))
+        sound_of = self.locations[partner.video_id]
+        if isinstance(location, tuple):
+            return self._open_cached(example, location, cast(CachedLocation, sound_of))
         audio: Any = True if self.sound == "original" else None
         if self.sound in ("swapped", "shifted"):
             samples = load_audio(
@@ -128,28 +128,28 @@ class MediaSource:
                 # the processor cuts the sound to the same part as the picture
                 before = np.zeros(round((example.start or 0.0) * SAMPLING_RATE), samples.dtype)
                 audio = np.concatenate([before, _changed(samples, self.sound)])
-        return Media(place, audio, example.duration, example.start, example.end)
+        return Media(location, audio, example.duration, example.start, example.end)
 
-    def _open_cached(self, example: Example, place: CachedPlace, sound_of: CachedPlace) -> Media:
-        (store, key), (other, sound_key) = place, sound_of
+    def _open_cached(self, example: Example, location: CachedLocation, sound_of: CachedLocation) -> Media:
+        (store, key), (other, sound_key) = location, sound_of
         rows = other.audio(sound_key)
         heard = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
         return Media(store.video(key), heard, example.duration or store.duration(key))
 
-    def _locate(self, example: Example) -> Place | None:
-        """The path of an example, or its place in the cache; None if neither has one of its names."""
+    def _locate(self, example: Example) -> Location | None:
+        """The path of an example, or its location in the cache; None if neither has one of its names."""
         if self._folder is not None:
             return self._folder.locate(example.media_names)
         return self.cache.find(example.media_names, example.start, example.end)
 
 
-def _partners(places: dict[str, Place]) -> dict[str, str]:
-    """For each video, the next one with another media file, whose sound replaces its own."""
-    keys = list(places)
+def _partners(locations: dict[str, Location]) -> dict[str, str]:
+    """For each video, the next one with another media file, whose sound replacements its own."""
+    keys = list(locations)
     partners = {}
     for index, key in enumerate(keys):
         others = [*keys[index + 1 :], *keys[:index]]
-        partner = next((other for other in others if places[other] != places[key]), None)
+        partner = next((other for other in others if locations[other] != locations[key]), None)
         if partner is None:
             raise ValueError(f"the sound of {key!r} cannot be swapped: there is no other video to take a sound from")
         partners[key] = partner

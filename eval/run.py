@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = {
         "num_examples": len(answered),
         "num_expected": len(every_example),
-        "missing": [example.video_id for example in examples if example.video_id not in media.places],
+        "missing": [example.video_id for example in examples if example.video_id not in media.locations],
         "unreadable": log.unreadable,
     }
     result = result_of(score, options, settings, counts=counts, seconds=round(time.time() - began, 1))
@@ -171,7 +171,7 @@ def start_processes() -> PartialState:
 
 def examples_with_media(examples: Sequence[Example], media: MediaSource) -> list[Example]:
     """The examples with media. ValueError, naming the folder, if there is none."""
-    present = [example for example in examples if example.video_id in media.places]
+    present = [example for example in examples if example.video_id in media.locations]
     if not present:
         raise ValueError(
             f"none of the {len(examples)} videos is in {', '.join(map(str, media.folders))}; "

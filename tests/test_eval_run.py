@@ -170,7 +170,7 @@ def test_a_folder_without_any_of_the_videos_is_an_error(world, checkpoint, tmp_p
 def test_sound_is_removed_swapped_with_the_next_video_or_shifted(world):
     examples = run.TASKS["sandbox"].read([world / "cached.json"], "test")
     media = {sound: MediaSource(examples, features_dir=[world / "features"], sound=sound) for sound in run.SOUNDS}
-    assert list(media["original"].places) == [f"-video_{n}" for n in range(NUM_CACHED)]
+    assert list(media["original"].locations) == [f"-video_{n}" for n in range(NUM_CACHED)]
     opened = {sound: [source.open(example) for example in examples[:NUM_CACHED]] for sound, source in media.items()}
     assert all(item.audio is None for item in opened["removed"])
     assert opened["original"][1].audio is None  # a silent video
@@ -277,7 +277,7 @@ def test_a_part_of_cached_media_has_its_own_features(tmp_path):
             writer.add(media_id, video=np.full((4, 8), value), audio=np.zeros((0, 8)), duration=5.0)
     example = Example("v", ("v.mp4",), None, (), start=2.0, end=7.0)
     assert MediaSource([example], features_dir=[tmp_path]).open(example).video.mean() == 1.0
-    assert "w" not in MediaSource([replace(example, video_id="w", start=3.0)], features_dir=[tmp_path]).places
+    assert "w" not in MediaSource([replace(example, video_id="w", start=3.0)], features_dir=[tmp_path]).locations
 
 
 def test_the_sound_of_a_video_file_can_be_removed_and_shifted(world, checkpoint):

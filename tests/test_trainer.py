@@ -14,7 +14,7 @@ from train.checkpoint import load_model
 from train.collator import AVicunaCollator
 from train.media_rows import CachedMedia
 from train.summary import SUMMARY_FILE
-from train.time_accuracy import PLACES, digit_tokens, time_places
+from train.time_accuracy import DIGITS, digit_tokens, find_time_digits
 
 
 EVALUATION = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4}
@@ -25,20 +25,20 @@ def summary_of(folder):
 
 
 def places_of(text: str) -> list[str]:
-    """`time_places` of a text in which each character is a token and "|" separates answers."""
+    """`find_time_digits` of a text in which each character is a token and "|" separates answers."""
     labels = [-100 if character == "|" else ord(character) for character in text]
-    return list(time_places(labels, set(map(ord, "0123456789"))).values())
+    return list(find_time_digits(labels, set(map(ord, "0123456789"))).values())
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("|From 03 to 17, a dog barks.", PLACES),
-        ("|dog 0317 cat No bell 4055", PLACES * 2),
-        ("|From 03 to 17 and from 40 to 55.", PLACES * 2),
-        ("|From 03|From 40 to 55.", PLACES[:2] + PLACES),
+        ("|From 03 to 17, a dog barks.", DIGITS),
+        ("|dog 0317 cat No bell 4055", DIGITS * 2),
+        ("|From 03 to 17 and from 40 to 55.", DIGITS * 2),
+        ("|From 03|From 40 to 55.", DIGITS[:2] + DIGITS),
         ("|No event.", ()),
-        ("|2 dogs bark 100 times from 03 to 17.", PLACES),
+        ("|2 dogs bark 100 times from 03 to 17.", DIGITS),
     ],
 )
 def test_digits_of_times_are_found_in_all_formats_of_answers(text, expected):
@@ -57,9 +57,9 @@ def test_evaluation_reports_teacher_forced_accuracy(workshop, tmp_path):  # noqa
     with torch.no_grad():
         result = model(**batch)
     is_correct = result.logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
-    found = {place: [] for place in PLACES}
+    found = {place: [] for place in DIGITS}
     for labels, correct in zip(batch["labels"][:, 1:].tolist(), is_correct.tolist()):
-        for index, place in time_places(labels, digit_tokens(processor.tokenizer)).items():
+        for index, place in find_time_digits(labels, digit_tokens(processor.tokenizer)).items():
             found[place].append(correct[index])
     assert [len(values) for values in found.values()] == [6, 6, 6, 6]
     log = summary_of(output)["eval_log"]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from train.collator import IGNORED
 
 
-PLACES = ("start_tens", "start_ones", "end_tens", "end_ones")
+DIGITS = ("start_tens", "start_ones", "end_tens", "end_ones")
 WORD_STARTS = "\u2581\u0120"  # how SentencePiece and byte-level BPE write the space before a token
 
 
@@ -21,8 +21,8 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {i for token, i in tokenizer.get_vocab().items() if token.lstrip(WORD_STARTS) in set("0123456789")}
 
 
-def time_places(labels: list[int], digits: set[int]) -> dict[int, str]:
-    """The labels that are digits of a time: index in `labels` -> one of `PLACES`.
+def find_time_digits(labels: list[int], digits: set[int]) -> dict[int, str]:
+    """The labels that are digits of a time: index in `labels` -> one of `DIGITS`.
 
     A time is two digits (`TimeCodec` with 100 bins). In each answer the first, third, ... time is a start and the
     others are ends, whether they are written separately ("From 03 to 17") or together ("0317"). Other runs of digits
@@ -33,19 +33,19 @@ def time_places(labels: list[int], digits: set[int]) -> dict[int, str]:
         digits: ids of the digits.
 
     Example:
-        >>> time_places([-100, 7, 10, 13, 7, 11, 17, -100, 12], {10, 11, 12, 13, 17})
+        >>> find_time_digits([-100, 7, 10, 13, 7, 11, 17, -100, 12], {10, 11, 12, 13, 17})
         {2: 'start_tens', 3: 'start_ones', 5: 'end_tens', 6: 'end_ones'}
     """
-    places: dict[int, str] = {}
+    found: dict[int, str] = {}
     num_digits = 0  # in this answer
     for kind, group in groupby(range(len(labels)), key=lambda i: (labels[i] == IGNORED, labels[i] in digits)):
         indices = list(group)
         if kind == (True, False):
             num_digits = 0
         elif kind == (False, True) and len(indices) in (2, 4):
-            places |= {index: PLACES[(num_digits + k) % 4] for k, index in enumerate(indices)}
+            found |= {index: DIGITS[(num_digits + k) % 4] for k, index in enumerate(indices)}
             num_digits += len(indices)
-    return places
+    return found
 
 
 class TimeAccuracy:
@@ -56,15 +56,15 @@ class TimeAccuracy:
         self.reset()
 
     def reset(self):
-        self.counts = torch.zeros(len(PLACES), 2)  # correct, all
+        self.counts = torch.zeros(len(DIGITS), 2)  # correct, all
 
     def add(self, labels: torch.Tensor, is_correct: torch.Tensor):
         """Counts one batch: `labels`, -100 outside the answers, and whether the most probable token is the label;
         both of shape `(batch_size, length)`."""
         for row, correct in zip(labels.tolist(), is_correct.tolist()):
-            for index, place in time_places(row, self.digits).items():
-                self.counts[PLACES.index(place)] += torch.tensor([float(correct[index]), 1.0])
+            for index, digit in find_time_digits(row, self.digits).items():
+                self.counts[DIGITS.index(digit)] += torch.tensor([float(correct[index]), 1.0])
 
     def shares(self, counts: torch.Tensor) -> dict[str, float]:
-        """Metric name -> share of correct digits from 0 to 1, for the places that occur."""
-        return {f"{p}_accuracy": float(c / n) for p, (c, n) in zip(PLACES, counts.tolist()) if n}
+        """Metric name -> share of correct digits from 0 to 1, for the digits that occur."""
+        return {f"{p}_accuracy": float(c / n) for p, (c, n) in zip(DIGITS, counts.tolist()) if n}

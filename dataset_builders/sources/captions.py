@@ -119,9 +119,9 @@ def read_records(path: str | Path, *, caption_field: str | None = None) -> Itera
         return
     rows = read_csv_rows(path)
     _, header = next(rows, (0, []))
-    places = {name: header.index(key) for name, key in name_columns(path, header, caption_field).items()}
+    positions = {name: header.index(key) for name, key in name_columns(path, header, caption_field).items()}
     for _, row in rows:
-        yield {name: row[place] if place < len(row) else None for name, place in places.items()}
+        yield {name: row[position] if position < len(row) else None for name, position in positions.items()}
 
 
 def _objects(path: str | Path, records: list[Any]) -> list[dict[str, Any]]:
