@@ -4,7 +4,8 @@
     python benchmarks/reproduce.py --output outputs/reproduce --only "plain" "without sound" --seeds 0
 
 Run again, it continues where it stopped. A step's folder is named by what it depends on, so that rows share the steps
-that they have in common. `results/reproduce.json` collects what is finished.
+that they have in common. `results/reproduce.json` collects the finished rows, `results/reproduce_loss.png` shows their
+losses, and their table is printed (`--collect true`: nothing else is done).
 """
 
 import hashlib
@@ -130,6 +131,7 @@ def run_row(name: str, run: recipe.SandboxRun, output: Path) -> None:
         "metrics": metrics,
         "seconds": {step.name: read_seconds(step) for step in chain.steps},
         "training_steps": {step.name: count_steps(step) for step in chain.steps if step.name in recipe.STAGES},
+        "loss": {step.name: read_losses(step) for step in chain.steps if step.name in recipe.STAGES},
         "commands": [" ".join(step.words) for step in chain.steps],
         "git_commit": git_commit(),
         "versions": package_versions(PACKAGES),
@@ -172,8 +174,16 @@ def count_steps(step: recipe.Step) -> int:
     return json.loads(step.product.read_text(encoding="utf-8"))["steps"]
 
 
+def read_losses(step: recipe.Step) -> list[tuple[int, float]]:
+    """(step, mean training loss since the one before), as logged."""
+    log = json.loads(step.product.read_text(encoding="utf-8"))["log"]
+    return [(entry["step"], round(entry["loss"], 4)) for entry in log if "loss" in entry]
+
+
 def collect(options: ReproduceOptions) -> None:
-    """Write the finished rows of the whole plan into one file, and name the others in it."""
+    """Write the finished rows of the whole plan into one file, name the others in it, draw and print."""
+    from eval.figures import draw_lines
+
     rows, missing = [], []
     for name, run in read_plan(options.plan, only=[], seeds=[]):
         path = row_folder(options.output, name, run.seed) / "row.json"
@@ -184,7 +194,29 @@ def collect(options: ReproduceOptions) -> None:
         else:
             missing.append(f"{name}, seed {run.seed}")
     write_json(options.results, {"rows": rows, "not_run": missing})
+    losses = {f"{row['name']}, seed {row['seed']}": dict(row["loss"].get("stage3", [])) for row in rows}
+    draw_lines(
+        options.results.with_name(f"{options.results.stem}_loss.png"),
+        series={name: points for name, points in losses.items() if points},
+        axis="step of stage III",
+        unit="training loss",
+        title="Loss on answers",
+    )
+    print_table(rows)
     print(f"{options.results}: {len(rows)} rows, {len(missing)} not run")
+
+
+def print_table(rows: list[dict]) -> None:
+    """The figures of the rows as a Markdown table."""
+    print("| row | seed | average mAP | mAP@0.5 | CountF1 | absent rejected | narration | training, one core |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        metrics = row["metrics"]
+        values = [metrics["presence"]["average_mAP"], metrics["presence"]["mAP@0.5"], metrics["CountF1"]]
+        values += [metrics["absent_rejected"], metrics["narration"]["average_mAP"]]
+        seconds = sum(row["seconds"].get(stage) or 0 for stage in recipe.STAGES)
+        cells = [row["name"], str(row["seed"]), *(f"{value:.1f}" for value in values), f"{seconds:,.0f} s"]
+        print(f"| {' | '.join(cells)} |")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -379,3 +379,74 @@ def test_the_preset_builds_from_the_command_line_and_its_card_says_what_is_ours(
     for name in ("overlay", "recurrence", "hard_absent"):
         assert f"| `{name}` |" in card and f"`{json.dumps(PRESETS['pu_valor_2'][name])}`" in card
     assert "not in the paper: our choice" in card
+
+
+@pytest.fixture
+def overlaid(tmp_path, load):
+    """Builds with a background, where two thirds of the events are only heard or only seen."""
+    (tmp_path / "backgrounds.json").write_text('["quiet_0.000_10.000"]', encoding="utf-8")
+    records = make_captions(60)
+    for number, record in enumerate(records):
+        record["tracks"] = ("audio", "video", "both")[number % 3]
+    path = tmp_path / "desc.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    options = {"overlay": True, "gap_share": 0.9, "gap_seconds": (1, 4), "max_repeats": 1, "overlap_share": 0.2}
+
+    def build_rows(**changes):
+        return load(path, backgrounds_file=str(tmp_path / "backgrounds.json"), **options, **changes)["train"]
+
+    return build_rows, {record["video_id"]: record["tracks"] for record in records}
+
+
+def spans_of(row, track):
+    """Clip -> (start, end) of its picture or of its sound."""
+    return {
+        segment["clip_id"]: (segment["start"], segment["end"])
+        for segment in row["segments"]
+        if segment["tracks"] in ("both", track)
+    }
+
+
+def test_answers_follow_sounds_that_were_moved(overlaid):
+    build_rows, carried = overlaid
+    plain, rows = (build_rows(shifted_sound_share=share, conversation_types=("T1",)) for share in (0.0, 1.0))
+    num_moved = 0
+    for row, other in zip(rows, plain):
+        assert spans_of(row, "video") == spans_of(other, "video") and row["duration"] == other["duration"]
+        before, after = spans_of(other, "audio"), spans_of(row, "audio")
+        moves = {round(after[clip][edge] - before[clip][edge], 2) for clip in before for edge in (0, 1)}
+        assert len(moves) <= 1 and before.keys() == after.keys()
+        move = moves.pop() if moves else 0.0
+        assert move == 0 or 1 <= abs(move) <= 5
+        num_moved += move != 0
+        named = [time["seconds"] for time in row["times"]]
+        sources = [segment["clip_id"] for segment in other["segments"] if segment["tracks"] != "background"]
+        truth = [(spans_of(row, "video") if carried[clip] == "video" else after)[clip] for clip in sources]
+        assert np.allclose(named, np.ravel(truth), atol=1e-4)
+        starts = [segment["start"] for segment in row["segments"]]
+        assert starts == sorted(starts) and min(starts) >= 0
+        assert max(segment["end"] for segment in row["segments"]) <= row["duration"] + 1e-4
+    assert num_moved > 25
+
+
+def test_a_muted_event_that_is_only_heard_does_not_occur(overlaid):
+    build_rows, carried = overlaid
+    plain, rows = (
+        build_rows(muted_sound_share=share, conversation_types=("T2",), min_turns=3, max_turns=3)
+        for share in (0.0, 1.0)
+    )
+    num_asked = 0
+    for row, other in zip(rows, plain):
+        assert not spans_of(row, "audio") and spans_of(row, "video") == spans_of(other, "video")
+        lost = {s["caption"] for s in other["segments"] if s["tracks"] == "audio"}
+        questions = [message["content"] for message in row["messages"]]
+        for question, answer in zip(questions[::2], questions[1::2]):
+            about_lost = any(caption.rstrip(".") in question for caption in lost)
+            assert (answer == "No event.") == about_lost
+            num_asked += about_lost
+    assert num_asked > 20
+
+
+def test_sounds_are_changed_over_a_background_only(tmp_path):
+    with pytest.raises(ValueError, match="need overlay"):
+        quick_settings(write_captions(tmp_path / "desc.json"), shifted_sound_share=0.5)

@@ -24,8 +24,9 @@ def video_row(path, **changes):
 def test_a_record_has_a_path_for_each_tag_and_times_in_seconds(tmp_path):
     video = write_media(tmp_path / "a.mp4", frames=pictures(40), waveform=tone(4.0))
     silent = write_media(tmp_path / "b.mp4", frames=pictures(40))
-    rows = [video_row(video), {**video_row(silent), "id": "row-2"}]
-    assert write_sharegpt(rows, tmp_path / "train.json", sounds_dir=tmp_path / "sounds") == 2
+    rows = [video_row(video.name), {**video_row(silent.name), "id": "row-2"}]
+    folders = {"media_dir": tmp_path, "sounds_dir": tmp_path / "sounds"}
+    assert write_sharegpt(rows, tmp_path / "train.json", **folders) == 2
     records = json.loads((tmp_path / "train.json").read_text())
     for record in records:
         text = "".join(message["content"] for message in record["messages"])

@@ -160,7 +160,7 @@ def mix_windows(
     )
     shown = np.array(spans, np.float64)[resample_rows(len(spans), num_tokens, "centred")] / 1000  # [num_tokens, 2]
     sounds = list_sounds(times)
-    heard = np.array([piece[:2] for piece in sounds])  # [S, 2]
+    heard = np.array([piece[:2] for piece in sounds]).reshape(-1, 2)  # [S, 2]
     first = np.maximum(shown[:, :1], heard[:, 0])  # [num_tokens, S]
     last = np.minimum(shown[:, 1:], heard[:, 1])
     weights = np.maximum(last - first, 0.0)

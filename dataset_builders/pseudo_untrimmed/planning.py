@@ -35,6 +35,7 @@ SLOTS = {
     "absent": (0, 0),
     "recurrence": (0, 0),
     "caption": (0, 0),
+    "sound": (0, 0),
 }
 REGION = 1 << 32
 MAX_OCCURRENCES = 5  # of one event in a video, with `recurrence`; our choice
@@ -72,6 +73,7 @@ class Plan:
     overlaps: np.ndarray  # [R, K] percent of the previous segment that remains when a segment begins
     backgrounds: np.ndarray  # [R, K + 1] clips that fill the gaps, or first the one of the whole video (`overlay`)
     absent: np.ndarray  # [R, T] clips whose event does not occur, one per turn that asks about it
+    shifts: np.ndarray  # [R, 1] hundredths of a second by which all sounds are moved, or `counterfactual_sound.MUTED`
 
     @staticmethod
     def gapless(rows: np.ndarray, clips: np.ndarray, scales: np.ndarray) -> "Plan":
@@ -85,6 +87,7 @@ class Plan:
             overlaps=np.zeros((num_rows, most), np.int64),
             backgrounds=np.full((num_rows, most + 1), -1, np.int64),
             absent=np.full((num_rows, 1), -1, np.int64),
+            shifts=np.zeros((num_rows, 1), np.int64),
         )
 
     def __len__(self) -> int:

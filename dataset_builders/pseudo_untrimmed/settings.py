@@ -35,6 +35,8 @@ PRESETS = {
         "max_repeats": 1,
         "absent_share": 0.3,
         "hard_absent": "nearest",
+        "shifted_sound_share": 0.1,
+        "muted_sound_share": 0.05,
     }
 }
 # Fields that do not affect the rows.
@@ -114,6 +116,9 @@ class CurationSettings(InputSettings):
         hard_absent (`str`, *optional*, defaults to `"cluster"`):
             Which captions of the video's cluster half of these events are drawn from: `"cluster"`, all, or
             `"nearest"`, those closest to the captions of the video.
+        shifted_sound_share, muted_sound_share (`float`, *optional*, default to 0.0):
+            Probabilities that the sounds of a video's events are moved by 1 to 5 s, or replaced by the background's;
+            see `counterfactual_sound`. They need `overlay`.
         media (`str`, *optional*, defaults to `"virtual"`):
             `"virtual"`: rows only. `"rendered"`: one mp4 per row as well.
         clip_duration, min_clip_duration, min_caption_words, caption_field:
@@ -160,6 +165,8 @@ class CurationSettings(InputSettings):
     max_turns: int = 3
     absent_share: float = 0.0
     hard_absent: str = "cluster"
+    shifted_sound_share: float = 0.0
+    muted_sound_share: float = 0.0
     media: str = "virtual"
     clip_duration: float = 10.0
     min_clip_duration: float = 1.0
@@ -200,6 +207,11 @@ class CurationSettings(InputSettings):
         counts = ("num_videos", "cluster_size", "min_cluster_size", "max_repeats", "min_turns", "max_turns")
         check_range(self, 1, *counts, "videos_per_shard", "render_fps")
         check_range(self, 0, "repeat_probability", "recurrence", "gap_share", "overlap_share", "absent_share", high=1)
+        check_range(self, 0, "shifted_sound_share", "muted_sound_share", high=1)
+        if self.shifted_sound_share + self.muted_sound_share > 1:
+            raise ValueError("shifted_sound_share and muted_sound_share must not add up to more than 1")
+        if (self.shifted_sound_share or self.muted_sound_share) and not self.overlay:
+            raise ValueError("shifted_sound_share and muted_sound_share need overlay: the background fills the gaps")
         self.coherence_threshold = read_threshold(self.coherence_threshold)
         if self.captions_file is None:
             raise ValueError("pu_valor needs a captions_file, for example VALOR-32K's desc_train.json")

@@ -17,6 +17,7 @@ from datasets import Features
 
 from ..schema import FEATURES, TRACKED_FEATURES
 from .conversations import draw_turns, write_conversation
+from .counterfactual_sound import answered_times, split_sounds
 from .planning import Plan, draw_uniform, slot
 from .settings import CurationSettings
 from .time_line import BACKGROUND
@@ -86,7 +87,8 @@ def choose_captions(chosen: np.ndarray, clips: pa.Table, rows: np.ndarray, *, se
         first (`int`): number of the draw of the first column.
     """
     texts = clips["caption"].to_numpy(zero_copy_only=False)
-    captions = np.where(chosen >= 0, texts[chosen], None)
+    captions: np.ndarray = texts[chosen]
+    captions[chosen < 0] = None
     num_others = pc.list_value_length(clips["other_captions"]).to_numpy()
     for column in np.flatnonzero(np.where(chosen >= 0, num_others[chosen], 0).any(axis=0)):
         draws = draw_uniform(rows, 0, slot("caption", first + int(column)), seed=seed)
@@ -134,27 +136,38 @@ def overlay_segments(
     repeats = np.maximum(1, np.ceil(totals[:, None] / durations[background] - 1e-6)).astype(np.int64)
     number = np.arange(repeats.max(initial=1))[None]  # [1, P]
     length = totals[:, None] / repeats  # [R, 1]
-    shown = np.concatenate([np.where(number < repeats, background, -1), plan.clips], axis=1)  # [R, P + K]
-    first = np.concatenate([number * length, starts], axis=1)
-    last = np.concatenate([np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends], axis=1)
-    scale = np.concatenate(
-        [np.repeat(length / durations[background], number.shape[1], axis=1), plan.scales / 100.0], axis=1
+    own = name_tracks(clips)[plan.clips]  # [R, K]
+    stays, moves = split_sounds(plan, own)
+    heard_from, heard_to, _ = answered_times(plan, own, starts, ends)
+    scales = plan.scales / 100.0
+
+    def join(of_background: np.ndarray, *of_events: np.ndarray) -> np.ndarray:
+        """`(R, P + 2 K)`: backgrounds, then what stays of the events, then the sounds that are moved."""
+        pieces = np.broadcast_to(of_background, (len(plan), number.shape[1]))
+        return np.concatenate([pieces, of_events[0], of_events[-1]], axis=1)
+
+    shown = join(
+        np.where(number < repeats, background, -1),
+        np.where(stays != None, plan.clips, -1),  # noqa: E711
+        np.where(moves != None, plan.clips, -1),  # noqa: E711
     )
-    texts = np.concatenate([np.full((len(plan), number.shape[1]), None, object), captions], axis=1)
+    first = join(number * length, starts, heard_from)
+    last = join(np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends, heard_to)
+    scale = join(length / durations[background], scales)
+    texts = join(np.array([[None]]), captions)
+    tracks = join(np.array([[BACKGROUND]], object), stays, moves)
     order = np.argsort(np.where(shown >= 0, first, np.inf), axis=1, kind="stable")
-    shown, first, last, scale, texts = (
-        np.take_along_axis(values, order, axis=1) for values in (shown, first, last, scale, texts)
+    shown, first, last, scale, texts, tracks = (
+        np.take_along_axis(values, order, axis=1) for values in (shown, first, last, scale, texts, tracks)
     )
     mask = shown >= 0
-    is_background = order[mask] < number.shape[1]
-    tracks = np.array(clips["tracks"].to_pylist(), object)[shown[mask]]
     fields = {
         "clip_id": clips["clip_id"].take(pa.array(shown[mask])),
         "start": first[mask],
         "end": last[mask],
         "scale": scale[mask],
         "caption": texts[mask].tolist(),
-        "tracks": np.where(is_background, BACKGROUND, tracks).tolist(),
+        "tracks": tracks[mask].tolist(),
     }
     return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments", TRACKED_FEATURES)
 
@@ -170,8 +183,13 @@ def write_messages(
     seed: int,
     settings: CurationSettings,
 ) -> tuple[pa.Array, pa.Array]:
-    """The columns `messages` and `times`, from the captions of the segments `(R, K)` and of absent events `(R, T)`."""
-    present = plan.clips >= 0
+    """The columns `messages` and `times`, from the captions of the segments `(R, K)` and of absent events `(R, T)`.
+
+    A muted event that is only heard is asked about as an absent one.
+    """
+    starts, ends, is_gone = answered_times(plan, name_tracks(clips)[plan.clips], starts, ends)
+    present = (plan.clips >= 0) & ~is_gone
+    absent = ask_about_muted(plan, clips, captions, absent, present)
     texts = captions[present].tolist()
     spans = list(zip(starts[present].tolist(), ends[present].tolist()))
     events = clips["event"].to_numpy()[plan.clips[present]].tolist()
@@ -199,6 +217,26 @@ def write_messages(
         time_offsets.append(len(names))
     messages = make_lists(message_offsets, {"role": roles, "content": contents}, "messages")
     return messages, make_lists(time_offsets, {"name": names, "seconds": seconds}, "times")
+
+
+def name_tracks(clips: pa.Table) -> np.ndarray:
+    """The tracks that carry the event of each clip, `(num_clips,)` objects."""
+    return np.array(clips["tracks"].to_pylist(), object)
+
+
+def ask_about_muted(
+    plan: Plan, clips: pa.Table, captions: np.ndarray, absent: np.ndarray, present: np.ndarray
+) -> np.ndarray:
+    """`absent` with the events that a muted video has lost in the first turns, unless another clip shows the event."""
+    events = clips["event"].to_numpy()
+    asked = absent.copy()
+    for row in np.flatnonzero(((plan.clips >= 0) & ~present).any(axis=1)):
+        gone = np.flatnonzero((plan.clips[row] >= 0) & ~present[row])
+        known = set(events[plan.clips[row][present[row]]].tolist())
+        lost = {event: captions[row, k] for k in gone if (event := int(events[plan.clips[row, k]])) not in known}
+        for turn, caption in enumerate(list(lost.values())[: asked.shape[1]]):
+            asked[row, turn] = caption
+    return asked
 
 
 def make_lists(

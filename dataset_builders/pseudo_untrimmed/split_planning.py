@@ -12,6 +12,7 @@ import numpy as np
 from ..sources.captions import Clip
 from .absent_events import draw_absent
 from .clustering import DROPPED, cluster_clips, mean_pair_cosine, measure_clusters
+from .counterfactual_sound import MUTED, draw_sound_changes
 from .filtering import PlanFilter, number_events
 from .planning import Plan, plan_pseudo_untrimmed
 from .settings import CurationSettings
@@ -102,6 +103,15 @@ def plan_split(
         max_turns=settings.max_turns,
         seed=seed,
     )
+    if settings.shifted_sound_share or settings.muted_sound_share:
+        plan = draw_sound_changes(
+            plan,
+            durations,
+            np.array([clip.tracks for clip in everything], object),
+            shifted_sound_share=settings.shifted_sound_share,
+            muted_sound_share=settings.muted_sound_share,
+            seed=seed,
+        )
     facts = {
         "num_clips": int((labels != DROPPED).sum()),
         "num_videos": len(plan),
@@ -155,6 +165,9 @@ def describe_plan(plan: Plan, durations: np.ndarray, *, num_clips: int) -> dict:
         facts["gap_seconds"] = describe(plan.gaps[plan.gaps > 0] / 100)
     if plan.overlaps.any():
         facts["num_overlaps"] = int((plan.overlaps > 0).sum())
+    if plan.shifts.any():
+        facts["num_muted"] = int((plan.shifts == MUTED).sum())
+        facts["num_shifted"] = int((plan.shifts != 0).sum()) - facts["num_muted"]
     return facts
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..atomic_files import atomic_path, write_json
-from ..schema import FEATURES
+from ..schema import FEATURES, MEDIA_KINDS
 from .rows import Row
 from .text_cleaning import TIME_PLACEHOLDER
 
@@ -27,13 +27,20 @@ INFO = {
 }
 
 
-def write_sharegpt(rows: Iterable[Row], path: str | Path, *, sounds_dir: str | Path | None = None) -> int:
+def write_sharegpt(
+    rows: Iterable[Row],
+    path: str | Path,
+    *,
+    media_dir: str | Path | None = None,
+    sounds_dir: str | Path | None = None,
+) -> int:
     """Writes rows of `schema.FEATURES` as one JSON list, and their description into `dataset_info.json` beside it.
 
     Args:
         rows: rows with media files; other columns of a `datasets.Dataset` are not read.
         path: the file to write; its name without the suffix is the name in `dataset_info.json`, whose other entries
             are kept.
+        media_dir (*optional*): folder that relative media paths of the rows start from; written paths begin with it.
         sounds_dir (*optional*): write the sound track of each video there as a wav file and list it in `audios`. None:
             `audios` has only the sounds that are separate files.
 
@@ -48,11 +55,12 @@ def write_sharegpt(rows: Iterable[Row], path: str | Path, *, sounds_dir: str | P
     if hasattr(rows, "select_columns"):
         rows = rows.select_columns(list(FEATURES))
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     num_rows = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(",\n" if num_rows else "[\n")
-            file.write(json.dumps(row_to_record(row, sounds_dir=sounds_dir), ensure_ascii=False))
+            file.write(json.dumps(row_to_record(row, media_dir=media_dir, sounds_dir=sounds_dir), ensure_ascii=False))
             num_rows += 1
         file.write("\n]\n" if num_rows else "[]\n")
     info_path = path.with_name(INFO_FILE)
@@ -61,11 +69,11 @@ def write_sharegpt(rows: Iterable[Row], path: str | Path, *, sounds_dir: str | P
     return num_rows
 
 
-def row_to_record(row: Row, *, sounds_dir: str | Path | None = None) -> dict:
+def row_to_record(row: Row, *, media_dir: str | Path | None = None, sounds_dir: str | Path | None = None) -> dict:
     """One row in the form above; see `write_sharegpt`."""
     check_row(row)
     seconds = {time["name"]: f"{time['seconds']:.1f} s" for time in row["times"]}
-    media = row["media"]
+    media = {kind: row["media"][kind] and str(Path(media_dir or "", row["media"][kind])) for kind in MEDIA_KINDS}
     videos, audios = [], []
     messages = []
     for message in row["messages"]:
