@@ -139,4 +139,5 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"python -m eval.events: error: {' '.join(str(error).split())}")
+        sys.stderr.write(f"python -m eval.events: error: {' '.join(str(error).split())}\n")
+        sys.exit(2)

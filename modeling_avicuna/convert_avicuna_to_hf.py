@@ -255,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         convert_checkpoint(values.pop("base"), **{**values, "dtype": getattr(torch, options.dtype)})
     except (ValueError, OSError) as error:
-        sys.exit(f"{PROGRAM}: error: {' '.join(str(error).split())}")
+        parser.error(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":

@@ -305,7 +305,7 @@ def test_it_runs_with_numpy_and_scipy_alone(annotations, tmp_path, project_dir, 
     assert done.returncode == 0 and ("average_mAP" if task == "unav100" else "CIDEr") in done.stdout, done.stderr
     assert ("METEOR and SODA_c need nltk" in done.stdout) == (task == "activitynet_captions")
     wrong = subprocess.run([*command, "nowhere"], cwd=project_dir, capture_output=True, text=True, timeout=120)
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "nowhere" in wrong.stderr
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "nowhere" in wrong.stderr
     picture = [*command, str(path), "--output", str(tmp_path), "--figure"]
     wrong = subprocess.run(picture, cwd=project_dir, capture_output=True, text=True, timeout=120)
-    assert wrong.returncode == 1 and "--figure needs matplotlib" in wrong.stderr
+    assert wrong.returncode == 2 and "--figure needs matplotlib" in wrong.stderr
