@@ -34,10 +34,10 @@ from dataset_builders.image_text import ImageTextConfig
 from dataset_builders.image_text import read_rows as read_image_rows
 from dataset_builders.instruction import InstructionConfig
 from dataset_builders.instruction import read_rows as read_instruction_rows
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.captions import read_clips
 from dataset_builders.sources.excluded_ids import read_excluded_ids
+from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.text_cleaning import CONTROL_TOKEN
 from eval.tasks import TASKS
 
@@ -102,7 +102,7 @@ class Reader:
 
     name: str
     files: tuple[tuple[str, bytes], ...]
-    read: Callable[[list[Path]], tuple[list[dict], CurationReport | None]]
+    read: Callable[[list[Path]], tuple[list[dict], RecordReport | None]]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -159,7 +159,7 @@ def try_mutation(reader: Reader, folder: Path, *, seed: str) -> tuple[str, str |
     return ("dropped" if num_reasons else "rows"), None
 
 
-def find_problem(rows: list[dict], report: CurationReport | None) -> str | None:
+def find_problem(rows: list[dict], report: RecordReport | None) -> str | None:
     """What is wrong with rows that came through, or None."""
     if report is None:
         return None
@@ -349,27 +349,27 @@ def _first(content: Any) -> Any:
 
 
 def _instruction(source: str) -> Callable:
-    def read(paths: list[Path]) -> tuple[list[dict], CurationReport]:
+    def read(paths: list[Path]) -> tuple[list[dict], RecordReport]:
         settings: dict[str, Any] = {"annotations_file": paths[0]}
         if source == "activitynet_qa":
             settings["answers_file"] = paths[1]
         if source == "charades_sta":
             settings["durations_file"] = paths[1]
-        report = CurationReport()
+        report = RecordReport()
         rows = list(read_instruction_rows(InstructionConfig(name=source, **settings), report=report))
         return rows, report
 
     return read
 
 
-def _image_text(paths: list[Path]) -> tuple[list[dict], CurationReport]:
-    report = CurationReport()
+def _image_text(paths: list[Path]) -> tuple[list[dict], RecordReport]:
+    report = RecordReport()
     return list(read_image_rows(ImageTextConfig(annotations_file=paths[0]), report=report)), report
 
 
 def _a5_222k(*names: str) -> Callable:
-    def read(paths: list[Path]) -> tuple[list[dict], CurationReport]:
-        report = CurationReport()
+    def read(paths: list[Path]) -> tuple[list[dict], RecordReport]:
+        report = RecordReport()
         config = A5222KConfig(**dict(zip(names, paths)), num_pairs=None)
         try:
             selected = select_pairs(config, report=report)
@@ -383,7 +383,7 @@ def _a5_222k(*names: str) -> Callable:
 
 
 def _clips(paths: list[Path]) -> tuple[list[dict], None]:
-    read_clips(paths[0], report=CurationReport())
+    read_clips(paths[0], report=RecordReport())
     return [], None
 
 

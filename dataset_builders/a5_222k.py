@@ -13,7 +13,6 @@ from itertools import chain
 
 from .builder_base import AnnotationBuilder
 from .input_settings import Files, InputConfig, InputSettings, check_range
-from .release.curation_report import CurationReport
 from .sources.audio_captions import (
     AudioCaption,
     read_audiocaps,
@@ -36,6 +35,7 @@ from .sources.audio_selection import (
     unav100_keys,
 )
 from .sources.media_folder import MediaFolder
+from .sources.record_report import RecordReport
 from .sources.rows import Row, make_row
 from .wordings import AUDIO_QUESTIONS, choose_wording
 
@@ -111,7 +111,7 @@ class A5222KConfig(A5222KSettings, InputConfig):
     """`A5222KSettings` as a `datasets` configuration."""
 
 
-def read_sources(config: A5222KSettings, *, report: CurationReport) -> dict[str, Iterator[AudioCaption]]:
+def read_sources(config: A5222KSettings, *, report: RecordReport) -> dict[str, Iterator[AudioCaption]]:
     """The records of each configured source, read lazily.
 
     Raises:
@@ -149,7 +149,7 @@ def read_held_out(config: A5222KSettings) -> HeldOutSounds:
     return held_out
 
 
-def select_pairs(config: A5222KSettings, *, report: CurationReport) -> list[Selected]:
+def select_pairs(config: A5222KSettings, *, report: RecordReport) -> list[Selected]:
     """The pairs of the set in order; all dropped records are counted in `report`.
 
     Raises:
@@ -201,6 +201,6 @@ class A5222K(AnnotationBuilder):
     BUILDER_CONFIG_CLASS = A5222KConfig
     DESCRIPTION = "Audio-text pairs for aligning an audio adapter."
 
-    def read_rows(self, report: CurationReport) -> Iterator[Row]:
+    def read_rows(self, report: RecordReport) -> Iterator[Row]:
         """The rows of `select_pairs`, in its order."""
         return (pair_row(selected, seed=self.config.seed) for selected in select_pairs(self.config, report=report))

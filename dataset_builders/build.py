@@ -21,9 +21,9 @@ from .command_line import one_line_errors, parse_options
 from .input_settings import check_range
 from .pseudo_untrimmed.settings import CurationSettings
 from .release.a5_222k_folder import write_folder
-from .release.curation_report import REPORT_FILE
 from .release.pu_valor_folder import build_folder, list_shards, prepare_folder
 from .sources.annotation_files import read_json
+from .sources.record_report import REPORT_FILE
 
 
 PROGRAM = "python -m dataset_builders.build"

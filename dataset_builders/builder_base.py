@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 import datasets
 import pyarrow as pa
 
-from .release.curation_report import CurationReport
 from .schema import FEATURES
+from .sources.record_report import RecordReport
 from .sources.rows import Row
 
 
@@ -37,7 +37,7 @@ class AnnotationBuilder(RowsBuilder):
     A subclass defines `read_rows`.
     """
 
-    def read_rows(self, report: CurationReport) -> Iterable[Row]:
+    def read_rows(self, report: RecordReport) -> Iterable[Row]:
         """The rows in order; every dropped record is counted in `report`."""
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class AnnotationBuilder(RowsBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         check_split_name(self.split)
-        report = CurationReport(settings=self.config.settings())
+        report = RecordReport(settings=self.config.settings())
         rows = list(with_unique_ids(self.read_rows(report)))
         if not rows:
             raise ValueError(f"{self.dataset_name}/{self.config.name}: no row is left\n{report.summary()}")

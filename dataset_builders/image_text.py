@@ -10,11 +10,11 @@ from pathlib import Path
 
 from .builder_base import AnnotationBuilder
 from .input_settings import Files, InputConfig, check_range
-from .release.curation_report import CurationReport
 from .sources.audio_captions import read_captioned_clips
 from .sources.media_folder import MediaFolder
 from .sources.media_probe import check_media
 from .sources.questions import question_rows, read_question_answers
+from .sources.record_report import RecordReport
 from .sources.records import count_drop
 from .sources.rows import Row, make_row, of_file
 from .sources.text_cleaning import normalize_caption
@@ -43,7 +43,7 @@ class ImageTextConfig(InputConfig):
     max_turns: int = 1
 
 
-def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Row]:
+def read_rows(config: ImageTextConfig, *, report: RecordReport) -> Iterator[Row]:
     """The rows of every file of the configuration, in order; the source of a row is the name of its file.
 
     Raises:
@@ -64,7 +64,7 @@ def read_rows(config: ImageTextConfig, *, report: CurationReport) -> Iterator[Ro
     clips.check(max_missing=config.max_missing)
 
 
-def _image_rows(path: Path, images: MediaFolder, *, max_turns: int, report: CurationReport) -> Iterator[Row]:
+def _image_rows(path: Path, images: MediaFolder, *, max_turns: int, report: RecordReport) -> Iterator[Row]:
     source = path.name.split(".")[0]
     for record in read_question_answers(path, source=source, report=report):
         num = len(record.turns)
@@ -74,7 +74,7 @@ def _image_rows(path: Path, images: MediaFolder, *, max_turns: int, report: Cura
             yield from question_rows(record, source=source, media=image, kind="image", max_turns=max_turns)
 
 
-def _frame_rows(path: Path, clips: MediaFolder, *, report: CurationReport, seed: int) -> Iterator[Row]:
+def _frame_rows(path: Path, clips: MediaFolder, *, report: RecordReport, seed: int) -> Iterator[Row]:
     for clip in read_captioned_clips(path, report=report):
         with count_drop(report, "captions", clip.record_id):
             found = clips.find(clip.media_names)
@@ -92,6 +92,6 @@ class ImageText(AnnotationBuilder):
     BUILDER_CONFIG_CLASS = ImageTextConfig
     DESCRIPTION = "Image-text pairs for aligning a vision adapter."
 
-    def read_rows(self, report: CurationReport) -> Iterator[Row]:
+    def read_rows(self, report: RecordReport) -> Iterator[Row]:
         """See `read_rows` above."""
         return read_rows(self.config, report=report)

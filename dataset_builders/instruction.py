@@ -12,7 +12,6 @@ from pathlib import Path
 
 from .builder_base import AnnotationBuilder
 from .input_settings import Files, InputConfig, check_range
-from .release.curation_report import CurationReport
 from .sources import questions, timed_events
 from .sources.event_turns import CONVERSATION_TYPES, absent_labels, event_rows
 from .sources.excluded_ids import ExcludedIds
@@ -20,6 +19,7 @@ from .sources.media_folder import MediaFolder
 from .sources.media_probe import check_media
 from .sources.published_events import read_durations
 from .sources.questions import QuestionedVideo, question_rows
+from .sources.record_report import RecordReport
 from .sources.records import count_drop
 from .sources.rows import Row, of_file
 from .sources.timed_events import TimedVideo
@@ -82,7 +82,7 @@ class InstructionConfig(InputConfig):
         check_range(self, 0, "max_missing", high=1)
 
 
-def read_questioned(config: InstructionConfig, path: Path, *, report: CurationReport) -> Iterator[QuestionedVideo]:
+def read_questioned(config: InstructionConfig, path: Path, *, report: RecordReport) -> Iterator[QuestionedVideo]:
     """The videos of one file of questions."""
     match config.name:
         case "avsd":
@@ -99,7 +99,7 @@ def read_questioned(config: InstructionConfig, path: Path, *, report: CurationRe
     raise ValueError(f"unknown source {config.name!r}, known: {sorted([*EVENT_SOURCES, *QUESTION_SOURCES])}")
 
 
-def read_rows(config: InstructionConfig, *, report: CurationReport) -> Iterator[Row]:
+def read_rows(config: InstructionConfig, *, report: RecordReport) -> Iterator[Row]:
     """The rows of every annotation file, in order. The report counts events, or turns, not rows.
 
     Raises:
@@ -124,7 +124,7 @@ def read_rows(config: InstructionConfig, *, report: CurationReport) -> Iterator[
 
 
 def _questioned_rows(
-    config: InstructionConfig, path: Path, *, media: MediaFolder, excluded: ExcludedIds, report: CurationReport
+    config: InstructionConfig, path: Path, *, media: MediaFolder, excluded: ExcludedIds, report: RecordReport
 ) -> Iterator[Row]:
     for video in read_questioned(config, path, report=report):
         num = len(video.turns)
@@ -157,7 +157,7 @@ def count_absent(video: TimedVideo, config: InstructionConfig) -> int:
 
 
 def _timed_rows(
-    config: InstructionConfig, path: Path, *, media: MediaFolder, excluded: ExcludedIds, report: CurationReport
+    config: InstructionConfig, path: Path, *, media: MediaFolder, excluded: ExcludedIds, report: RecordReport
 ) -> Iterator[Row]:
     given = config.files("durations_file")
     durations = read_durations(given[0]) if given else {}
@@ -194,7 +194,7 @@ class Instruction(AnnotationBuilder):
     BUILDER_CONFIGS = [InstructionConfig(name=name) for name in (*EVENT_SOURCES, *QUESTION_SOURCES, "vtimellm")]
     DESCRIPTION = "Annotated videos as questions and answers."
 
-    def read_rows(self, report: CurationReport) -> Iterator[Row]:
+    def read_rows(self, report: RecordReport) -> Iterator[Row]:
         """See `read_rows` above."""
         return read_rows(self.config, report=report)
 

@@ -7,10 +7,10 @@ from datasets import load_dataset
 
 import dataset_builders  # noqa: F401 - registers the builder
 from dataset_builders.a5_222k import A5222KConfig, pair_row, select_pairs
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES
 from dataset_builders.sources.annotation_files import read_text
 from dataset_builders.sources.audio_captions import read_audiocaps, read_clotho
+from dataset_builders.sources.record_report import RecordReport
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def whole(data_dir):
         exclude_blacklist_file=wavcaps / "blacklist_exclude_test_ac.json.gz",
         exclude_unav100_file=data_dir / "unav100" / "unav100_annotations.json.gz",
     )
-    report = CurationReport()
+    report = RecordReport()
     return select_pairs(config, report=report), report.counts()
 
 
@@ -57,7 +57,7 @@ def test_no_sound_of_an_evaluation_set_is_selected(whole, data_dir):
     held_out = {f"youtube:{name}" for name, record in unav.items() if record["subset"] in ("validation", "test")}
     for split in ("val", "test"):
         for reader, source in ((read_audiocaps, "audiocaps"), (read_clotho, "clotho")):
-            pairs = reader(data_dir / source / f"{split}.csv.gz", report=CurationReport())
+            pairs = reader(data_dir / source / f"{split}.csv.gz", report=RecordReport())
             held_out |= {key for pair in pairs for key in pair.audio_keys}
     assert len(held_out) > 7_000 and not keys & held_out
 
@@ -117,7 +117,7 @@ def test_silent_and_unreadable_clips_are_dropped(data_dir, tmp_path):
     ]
     path = tmp_path / "captions.json"
     path.write_text(json.dumps([{"video_id": name, "desc": text} for name, text in captions]))
-    report = CurationReport()
+    report = RecordReport()
     config = A5222KConfig(captions_file=path, clips_dir=str(tmp_path / "clips"))
     (one,) = select_pairs(config, report=report)
     assert one.path == str(tmp_path / "clips" / "video7016.mp4") == pair_row(one)["media"]["audio"]
@@ -133,8 +133,8 @@ def test_missing_clips_are_an_error_unless_allowed(data_dir):
     settings = {"captions_file": folder / "captions.jsonl", "clips_dir": str(folder)}
     assert 2 <= num_missing < 6
     with pytest.raises(ValueError, match=f"{num_missing} of 6 media files are missing"):
-        select_pairs(A5222KConfig(**settings), report=CurationReport())
-    report = CurationReport()
+        select_pairs(A5222KConfig(**settings), report=RecordReport())
+    report = RecordReport()
     selected = select_pairs(A5222KConfig(**settings, max_missing=0.5), report=report)
     assert len(selected) == 6 - num_missing
     assert report.counts()["captions"]["dropped"]["missing_media"] == num_missing
@@ -143,13 +143,13 @@ def test_missing_clips_are_an_error_unless_allowed(data_dir):
 
 def test_a_build_without_usable_sources_is_an_error(data_dir, tmp_path):
     with pytest.raises(ValueError, match="a5_222k needs a source: one of .*'audiocaps_file'"):
-        select_pairs(A5222KConfig(), report=CurationReport())
+        select_pairs(A5222KConfig(), report=RecordReport())
     with pytest.raises(ValueError, match="needs class_labels_file, one class_labels_indices.csv"):
-        select_pairs(A5222KConfig(audioset_file=tmp_path / "a.csv"), report=CurationReport())
+        select_pairs(A5222KConfig(audioset_file=tmp_path / "a.csv"), report=RecordReport())
     pointer = data_dir / "wavcaps" / "fsd_final.lfs_pointer.json"
     with pytest.raises(ValueError, match="git-LFS pointer"):
-        select_pairs(A5222KConfig(wavcaps_file=pointer), report=CurationReport())
+        select_pairs(A5222KConfig(wavcaps_file=pointer), report=RecordReport())
     captions = tmp_path / "captions.csv"
     captions.write_text("audiocap_id,youtube_id,start_time,caption\n1,abcdefghijk,0,On|on\n")
     with pytest.raises(ValueError, match="no pair is left\naudiocaps: read 1, kept 0"):
-        select_pairs(A5222KConfig(audiocaps_file=captions), report=CurationReport())
+        select_pairs(A5222KConfig(audiocaps_file=captions), report=RecordReport())

@@ -2,7 +2,6 @@
 
 import pytest
 
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.audio_captions import (
     read_audiocaps,
     read_audioset_labels,
@@ -12,11 +11,12 @@ from dataset_builders.sources.audio_captions import (
     read_wavcaps,
 )
 from dataset_builders.sources.clip_ids import youtube_id_of
+from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.text_cleaning import caption_key, normalize_caption
 
 
 def read(reader, path, **settings):
-    report = CurationReport()
+    report = RecordReport()
     return list(reader(path, report=report, **settings)), report
 
 

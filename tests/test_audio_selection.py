@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.audio_captions import AudioCaption
 from dataset_builders.sources.audio_selection import (
     NUM_PAIRS,
@@ -18,6 +17,7 @@ from dataset_builders.sources.audio_selection import (
     unav100_keys,
 )
 from dataset_builders.sources.media_folder import MediaFolder
+from dataset_builders.sources.record_report import RecordReport
 
 
 WORDS = "rain wind speech music a dog barks at night while two men talk".split()
@@ -28,7 +28,7 @@ def pair(number, caption, key=None, duration=None):
 
 
 def select(sources, **settings):
-    report = CurationReport()
+    report = RecordReport()
     for source, pairs in sources.items():
         report.read(source, num=len(pairs))
     media = {source: MediaFolder(None, kind="audio") for source in sources}
@@ -124,7 +124,7 @@ def test_a_held_out_sound_is_excluded_by_any_of_its_keys():
 
 def test_a_pair_with_a_missing_sound_does_not_make_its_text_a_duplicate(tmp_path):
     (tmp_path / "clip2.wav").write_bytes(b"-")
-    report = CurationReport()
+    report = RecordReport()
     selected = select_sounds(
         {"wavcaps": [pair(1, "A dog barks"), pair(2, "A dog barks")]},
         held_out=HeldOutSounds(),

@@ -5,13 +5,13 @@ import json
 
 import pytest
 
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.captions import read_clips
 from dataset_builders.sources.clip_ids import split_clip_id
+from dataset_builders.sources.record_report import RecordReport
 
 
 def read(path, **options):
-    report = CurationReport()
+    report = RecordReport()
     return read_clips(path, report=report, **options), report
 
 

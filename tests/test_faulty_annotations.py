@@ -11,12 +11,12 @@ from dataset_builders.a5_222k import A5222KConfig, select_pairs
 from dataset_builders.image_text import ImageTextConfig
 from dataset_builders.image_text import read_rows as read_image_rows
 from dataset_builders.instruction import InstructionConfig, read_rows
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.annotation_files import read_csv, read_json_records, read_text
 from dataset_builders.sources.audio_captions import read_audiocaps, read_audioset_labels, read_auto_acd, read_clotho
 from dataset_builders.sources.captions import read_clips
 from dataset_builders.sources.clip_ids import split_clip_id, youtube_id_of
 from dataset_builders.sources.excluded_ids import ExcludedIds, read_excluded_ids
+from dataset_builders.sources.record_report import RecordReport
 from eval.tasks import TASKS
 
 from .media_files import pictures, tone, write_media
@@ -26,7 +26,7 @@ def build(source, records, tmp_path, *, name="records.json", **settings):
     """(rows, counts) of an instruction source; `records` are written as JSON, or as they are if they are text."""
     path = tmp_path / name
     path.write_text(records if isinstance(records, str) else json.dumps(records), encoding="utf-8")
-    report = CurationReport()
+    report = RecordReport()
     rows = list(read_rows(InstructionConfig(name=source, annotations_file=path, **settings), report=report))
     counts = report.counts()[source]
     assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
@@ -214,7 +214,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, data, message):
 )
 def test_a_csv_row_with_a_wrong_number_of_fields_is_counted(tmp_path, reader, text):
     (tmp_path / "a.csv").write_text(text)
-    report = CurationReport()
+    report = RecordReport()
     pairs = list(reader(tmp_path / "a.csv", report=report))
     (counts,) = report.counts().values()
     assert counts["dropped"] == {"malformed_row": 1} and counts["read"] == len(pairs) + 1 >= 2
@@ -222,7 +222,7 @@ def test_a_csv_row_with_a_wrong_number_of_fields_is_counted(tmp_path, reader, te
 
 def test_a_quoted_caption_may_span_two_lines(tmp_path):
     (tmp_path / "a.csv").write_text('audiocap_id,youtube_id,start_time,caption\n1,aaaaaaaaaaa,30,"A dog\nbarks"\n')
-    (pair,) = read_audiocaps(tmp_path / "a.csv", report=CurationReport())
+    (pair,) = read_audiocaps(tmp_path / "a.csv", report=RecordReport())
     assert pair.caption == "A dog\nbarks"
 
 
@@ -239,7 +239,7 @@ def test_a_stray_quote_is_an_error_with_its_line(tmp_path, row, tail):
 def test_a_malformed_row_of_labels_is_counted(tmp_path):
     (tmp_path / "classes.csv").write_text('index,mid,display_name\n0,/m/1,"Rain, heavy"\n')
     (tmp_path / "a.csv").write_text('aaaaaaaaaaa, 0.0, 10.0, "/m/1"\nbbbbbbbbbbb, 0.0\nccccccccccc, 0, soon, "/m/1"\n')
-    report = CurationReport()
+    report = RecordReport()
     settings = {"class_labels_file": tmp_path / "classes.csv", "report": report}
     assert len(list(read_audioset_labels(tmp_path / "a.csv", **settings))) == 1
     assert report.counts()["audioset"]["dropped"] == {"malformed_row": 1, "time_is_not_a_number": 1}
@@ -274,7 +274,7 @@ EXCLUDED = "ttttttttttt"
 def test_all_published_formats_of_exclusion_lists_are_read(tmp_path, text):
     (tmp_path / "ids").write_text(text, encoding="utf-8")
     (tmp_path / "clips.json").write_text(json.dumps([CLIP, {**CLIP, "video_id": f"{EXCLUDED}_5.000_15.000"}]))
-    report = CurationReport()
+    report = RecordReport()
     clips = read_clips(tmp_path / "clips.json", report=report, exclude_ids_file=tmp_path / "ids")
     assert [clip.youtube_id for clip in clips] == ["aaaaaaaaaaa"]
     assert report.counts()["captions"]["dropped"] == {"excluded_id": 1}
@@ -294,12 +294,12 @@ def test_an_exclusion_list_without_effect_is_a_warning(tmp_path):
     (tmp_path / "ids.txt").write_text("nobody\n")
     (tmp_path / "clips.json").write_text(json.dumps([CLIP]))
     with pytest.warns(UserWarning, match="none of the 1 ids of exclude_ids_file occurs"):
-        read_clips(tmp_path / "clips.json", report=CurationReport(), exclude_ids_file=tmp_path / "ids.txt")
+        read_clips(tmp_path / "clips.json", report=RecordReport(), exclude_ids_file=tmp_path / "ids.txt")
     with pytest.warns(UserWarning, match="none of the 1 ids"):
         build("avsd", {"dialogs": [DIALOG]}, tmp_path, exclude_ids_file=tmp_path / "ids.txt")
     with pytest.warns(UserWarning, match=r"no sound of \['ids'\] occurs"):
         config = A5222KConfig(captions_file=tmp_path / "clips.json", exclude_ids_file=tmp_path / "ids.txt")
-        select_pairs(config, report=CurationReport())
+        select_pairs(config, report=RecordReport())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ExcludedIds().num_ids == 0
@@ -382,7 +382,7 @@ def test_only_ids_with_decimals_are_split_into_times(clip_id, expected):
 
 def test_clips_whose_ids_end_in_two_integers_have_the_default_duration(tmp_path):
     (tmp_path / "clips.json").write_text(json.dumps([{"video_id": "cam_9_2", "desc": "A dog barks."}]))
-    (clip,) = read_clips(tmp_path / "clips.json", report=CurationReport())
+    (clip,) = read_clips(tmp_path / "clips.json", report=RecordReport())
     assert (clip.clip_id, clip.duration) == ("cam_9_2", 10.0) and youtube_id_of("kitchen_03_15") is None
 
 
@@ -403,9 +403,9 @@ def test_control_tokens_are_removed_by_every_reader(tmp_path, token):
             {"from": "human", "value": text}, {"from": "gpt", "value": text}]}], tmp_path)[0],
     ]  # fmt: skip
     (tmp_path / "clips.json").write_text(json.dumps([{**CLIP, "desc": text}]))
-    (clip,) = read_clips(tmp_path / "clips.json", report=CurationReport())
+    (clip,) = read_clips(tmp_path / "clips.json", report=RecordReport())
     config = A5222KConfig(captions_file=tmp_path / "clips.json")
-    (pair,) = select_pairs(config, report=CurationReport())
+    (pair,) = select_pairs(config, report=RecordReport())
     texts = [message["content"] for rows in built for row in rows for message in row["messages"]]
     assert len(texts) > 10 and not [text for text in (*texts, clip.caption, pair.pair.caption) if token in text]
 
@@ -423,14 +423,14 @@ def test_a_media_name_outside_the_folder_is_dropped(tmp_path, name):
     )
     assert sum(counts["dropped"].values()) == 1 and rows[0]["media"]["video"] == "good.mp4"
     (tmp_path / "clips.json").write_text(json.dumps([CLIP, {**CLIP, "video_id": name}]))
-    assert len(read_clips(tmp_path / "clips.json", report=CurationReport())) == 1
+    assert len(read_clips(tmp_path / "clips.json", report=RecordReport())) == 1
 
 
 @pytest.mark.parametrize("setting", [{"num_pairs": -5}, {"num_pairs": "1e3"}, {"max_missing": 2}, {"max_per_text": 0}])
 def test_a_setting_out_of_range_is_an_error_that_names_it(tmp_path, setting):
     (tmp_path / "clips.json").write_text(json.dumps([CLIP]))
     with pytest.raises(ValueError, match=next(iter(setting))):
-        select_pairs(A5222KConfig(captions_file=tmp_path / "clips.json", **setting), report=CurationReport())
+        select_pairs(A5222KConfig(captions_file=tmp_path / "clips.json", **setting), report=RecordReport())
     if "max_missing" in setting:
         with pytest.raises(ValueError, match="max_missing"):
             list(read_image_rows(ImageTextConfig(annotations_file=tmp_path / "clips.json", **setting), report=None))
@@ -439,7 +439,7 @@ def test_a_setting_out_of_range_is_an_error_that_names_it(tmp_path, setting):
 def test_several_captions_files_are_read_in_order(tmp_path):
     for name in ("b", "a"):
         (tmp_path / f"{name}.json").write_text(json.dumps([{**CLIP, "video_id": name * 11}]))
-    clips = read_clips([tmp_path / "b.json", str(tmp_path / "a.json")], report=CurationReport())
+    clips = read_clips([tmp_path / "b.json", str(tmp_path / "a.json")], report=RecordReport())
     assert [clip.clip_id for clip in clips] == ["b" * 11, "a" * 11]
 
 

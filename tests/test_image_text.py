@@ -7,8 +7,8 @@ from datasets import load_dataset
 
 import dataset_builders  # noqa: F401 - registers the builder
 from dataset_builders.image_text import ImageTextConfig, read_rows
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES, MEDIA
+from dataset_builders.sources.record_report import RecordReport
 
 
 LCS_ROWS = [
@@ -34,7 +34,7 @@ LCS_ROWS = [
 
 
 def rows_of(**settings):
-    report = CurationReport()
+    report = RecordReport()
     return list(read_rows(ImageTextConfig(**settings), report=report)), report.counts()
 
 

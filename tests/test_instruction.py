@@ -7,14 +7,14 @@ from datasets import load_dataset
 
 import dataset_builders  # noqa: F401 - registers the builder
 from dataset_builders.instruction import EVENT_SOURCES, QUESTION_SOURCES, InstructionConfig, read_rows
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES
+from dataset_builders.sources.record_report import RecordReport
 
 from .media_files import pictures, write_media
 
 
 def rows_of(source, **settings):
-    report = CurationReport()
+    report = RecordReport()
     return list(read_rows(InstructionConfig(name=source, **settings), report=report)), report.counts()[source]
 
 

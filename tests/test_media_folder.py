@@ -2,8 +2,8 @@
 
 import pytest
 
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.media_folder import MediaFolder, list_files
+from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.records import UnusableRecord, count_drop
 
 
@@ -44,7 +44,7 @@ def test_names_without_a_folder_have_the_id_as_stem():
 
 
 def test_missing_media_are_dropped_and_too_many_are_an_error(folder):
-    media, report = MediaFolder(folder), CurationReport()
+    media, report = MediaFolder(folder), RecordReport()
     for names, num in ((["gone", "lost"], 7), (["x"], 1)):
         with count_drop(report, "avsd", names[0], num=num):
             media.find(names)

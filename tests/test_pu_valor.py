@@ -14,8 +14,8 @@ from dataset_builders.pseudo_untrimmed.absent_events import draw_absent
 from dataset_builders.pseudo_untrimmed.planning import draw_plan
 from dataset_builders.pseudo_untrimmed.settings import PRESETS
 from dataset_builders.pu_valor import PUValor
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.schema import FEATURES, MEDIA, TRACKED_FEATURES
+from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 from modeling_avicuna.media_avicuna import probe
 
@@ -344,7 +344,7 @@ def test_a_row_that_names_tracks_is_exported_with_them_and_not_read_without(tmp_
     backgrounds.write_text(json.dumps(["quiet_0.000_10.000"]), encoding="utf-8")
     rows = load(write_captions(tmp_path / "desc.json"), overlay=True, backgrounds_file=str(backgrounds))["train"]
     write_vtimellm(rows, tmp_path / "rows.json")
-    again = list(read_vtimellm(tmp_path / "rows.json", report=CurationReport()))
+    again = list(read_vtimellm(tmp_path / "rows.json", report=RecordReport()))
     assert [row["segments"] for row in again] == rows["segments"]
     with pytest.raises(ValueError, match="says which tracks its segments play"):
         load_dataset(

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources import published_questions
 from dataset_builders.sources.published_questions import fill_template
 from dataset_builders.sources.questions import (
@@ -15,12 +14,13 @@ from dataset_builders.sources.questions import (
     read_music_avqa,
     read_question_answers,
 )
+from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.records import refuse
 from dataset_builders.sources.text_cleaning import detokenize
 
 
 def read(reader, *paths, **settings):
-    report = CurationReport()
+    report = RecordReport()
     return list(reader(*paths, report=report, **settings)), report.counts()
 
 

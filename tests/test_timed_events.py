@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from dataset_builders.release.curation_report import CurationReport
 from dataset_builders.sources.published_events import (
     AnnotatedEvent,
     AnnotatedVideo,
@@ -12,6 +11,7 @@ from dataset_builders.sources.published_events import (
     read_durations,
     read_internvid,
 )
+from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.records import UnusableRecord, count_drop, refuse
 from dataset_builders.sources.timed_events import (
     UncleanVideo,
@@ -24,7 +24,7 @@ from dataset_builders.sources.timed_events import (
 
 
 def clean(raw, duration=10.0):
-    report = CurationReport()
+    report = RecordReport()
     events = [AnnotatedEvent(*event) for event in raw]
     events = clean_events(events, video_id="v", duration=duration, source="test", report=report)
     counts = report.counts().get("test", {"dropped": {}, "repaired": {}})
@@ -33,7 +33,7 @@ def clean(raw, duration=10.0):
 
 def read(source, path, *, durations=None, subset="train"):
     """The cleaned videos of a file, and the counts of its events."""
-    report, videos = CurationReport(), []
+    report, videos = RecordReport(), []
     for unclean in read_videos(source, path, subset=subset, report=report):
         report.read(source, num=len(unclean.video.events))
         file_duration = None if durations is None else durations.get(unclean.video.video_id)
@@ -108,7 +108,7 @@ def test_vtimellm_evaluation_files_have_the_format_of_activitynet_captions(data_
     path = data_dir / "vtimellm" / "data_example.json"
     videos, _ = read("activitynet_captions", path)
     assert [len(video.events) for video in videos] == [3, 3] and videos[1].events[0].start == 0.0
-    unclean = next(read_videos("activitynet_captions", path, subset="train", report=CurationReport()))
+    unclean = next(read_videos("activitynet_captions", path, subset="train", report=RecordReport()))
     assert unclean.media_names == ("v_bXdq2zI1Ms0", "bXdq2zI1Ms0")
 
 
@@ -145,7 +145,7 @@ def test_didemo_events_have_the_consensus_span_of_their_annotators(data_dir, nam
     for video in videos:
         assert video.duration in (25.0, 30.0) and video.media_end == video.duration
         assert all(event.start % 5 == 0 and event.end % 5 == 0 for event in video.events)
-    unclean = read_videos("didemo", path, subset="train", report=CurationReport())
+    unclean = read_videos("didemo", path, subset="train", report=RecordReport())
     assert not any(video.media_names[-1].endswith(".") for video in unclean)
 
 

@@ -7,7 +7,7 @@ import datasets
 from datasets import load_dataset
 
 import dataset_builders  # noqa: F401  (registers pu_valor)
-from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.rows import make_row
 from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 
@@ -21,7 +21,7 @@ def test_written_rows_are_read_back_unchanged(tmp_path):
     rows = list(dataset)
     path = tmp_path / "pu_valor.json"
     assert write_vtimellm(rows, path) == 40
-    report = CurationReport()
+    report = RecordReport()
     assert list(read_vtimellm(path, report=report)) == rows
     assert report.counts()["vtimellm"] == {"read": 40, "kept": 40, "dropped": {}, "repaired": {}}
     record = json.loads(path.read_text())[0]
@@ -48,7 +48,7 @@ def test_published_records_are_read(tmp_path):
     path.write_text(json.dumps(records), encoding="utf-8")
     (tmp_path / "media").mkdir()
     write_media(tmp_path / "media" / "x_3.500_9.000.mp4", frames=pictures(55))
-    report = CurationReport()
+    report = RecordReport()
     first, second = read_vtimellm(path, report=report, media_dir=tmp_path / "media", source="internvid")
     assert first["segments"] == [
         {"clip_id": "a", "start": 0.0, "end": 10.0, "scale": 1.0, "caption": None},
@@ -87,4 +87,4 @@ def test_gzipped_files_are_deterministic(tmp_path):
         write_vtimellm([row], tmp_path / name)
     assert (tmp_path / "x.json.gz").read_bytes() == (tmp_path / "y.json.gz").read_bytes()
     assert json.loads(gzip.decompress((tmp_path / "x.json.gz").read_bytes()))[0]["id"] == "a"
-    assert [one["id"] for one in read_vtimellm(tmp_path / "x.json.gz", report=CurationReport())] == ["a"]
+    assert [one["id"] for one in read_vtimellm(tmp_path / "x.json.gz", report=RecordReport())] == ["a"]

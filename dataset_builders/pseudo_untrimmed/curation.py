@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..atomic_files import write_json
-from ..release.curation_report import DROPPED_FILE, REPORT_FILE, CurationReport, write_report
 from ..release.provenance import build_environment
 from ..sources.captions import SOURCE
+from ..sources.record_report import DROPPED_FILE, REPORT_FILE, RecordReport, write_report
 from .clustering import DROPPED
 from .embedding import embed_captions
 from .settings import CurationSettings
@@ -88,7 +88,7 @@ def read_prepared(folder: Path) -> Prepared:
 
 def curate(settings: CurationSettings, folder: Path) -> None:
     """Run all steps and write their results into `folder`."""
-    report = CurationReport()
+    report = RecordReport()
     clips, backgrounds = read_usable_clips(settings, report)
     embeddings = None
     if settings.needs_embeddings:
@@ -145,7 +145,7 @@ def write_tables(planned: PlannedSplit, split: str, folder: Path) -> None:
     pq.write_table(pa.table(rejected), folder / REJECTED_FILE.format(split=split))
 
 
-def count_drops(planned: PlannedSplit, split: str, report: CurationReport) -> None:
+def count_drops(planned: PlannedSplit, split: str, report: RecordReport) -> None:
     """Report the clips of dropped clusters, and the videos for which no plan was accepted."""
     for index in ((planned.labels == DROPPED) & (planned.events != NO_EVENT)).nonzero()[0]:
         report.num_kept[SOURCE] -= 1

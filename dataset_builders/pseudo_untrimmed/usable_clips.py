@@ -13,18 +13,18 @@ import numpy as np
 from tqdm import tqdm
 
 from ..builder_base import check_split_name
-from ..release.curation_report import CurationReport
 from ..sources.captions import SOURCE, Clip, read_clips
 from ..sources.clip_ids import split_clip_id
 from ..sources.excluded_ids import read_excluded_ids
 from ..sources.media_folder import MediaFolder
+from ..sources.record_report import RecordReport
 from .settings import CurationSettings
 
 
 BACKGROUNDS = "backgrounds"
 
 
-def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tuple[list[Clip], list[Clip]]:
+def read_usable_clips(settings: CurationSettings, report: RecordReport) -> tuple[list[Clip], list[Clip]]:
     """The clips that videos are composed of, and the clips without an event that fill gaps.
 
     Raises:
@@ -47,7 +47,7 @@ def read_usable_clips(settings: CurationSettings, report: CurationReport) -> tup
     return clips, backgrounds
 
 
-def read_backgrounds(settings: CurationSettings, report: CurationReport) -> list[Clip]:
+def read_backgrounds(settings: CurationSettings, report: RecordReport) -> list[Clip]:
     """The clips listed in `backgrounds_file`, in the order of their ids."""
     backgrounds = []
     for path in settings.files("backgrounds_file"):
@@ -63,7 +63,7 @@ def read_backgrounds(settings: CurationSettings, report: CurationReport) -> list
     return backgrounds
 
 
-def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: CurationReport) -> list[Clip]:
+def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: RecordReport) -> list[Clip]:
     """Clips whose file exists and can be read, with the file's own length; the others are dropped by reason."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
@@ -124,7 +124,7 @@ class DecodedClips:
         return None
 
 
-def divide_clips(clips: list[Clip], settings: CurationSettings, report: CurationReport) -> dict[str, np.ndarray]:
+def divide_clips(clips: list[Clip], settings: CurationSettings, report: RecordReport) -> dict[str, np.ndarray]:
     """Positions of each split's clips. Splits with too few clips for one video are dropped and counted.
 
     Raises:

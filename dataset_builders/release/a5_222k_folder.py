@@ -15,9 +15,9 @@ from ..a5_222k import A5222KSettings, pair_row, select_pairs
 from ..builder_base import with_unique_ids
 from ..schema import FEATURES
 from ..sources.annotation_files import read_json
+from ..sources.record_report import REPORT_FILE, RecordReport
 from .a5_222k_card import card_text
 from .card_facts import add_sizes, local_name, measure_parquet, write_card_files
-from .curation_report import REPORT_FILE, CurationReport
 from .provenance import build_environment
 from .pu_valor_folder import write_parquet
 
@@ -35,7 +35,7 @@ def write_folder(settings: A5222KSettings, output: str | Path) -> Path:
     output = Path(output)
     if output.exists():
         raise ValueError(f"{output} exists: choose a new folder")
-    report = CurationReport()
+    report = RecordReport()
     pairs = select_pairs(settings, report=report)
     rows = list(with_unique_ids(pair_row(pair, seed=settings.seed) for pair in pairs))
     partial = output.with_name(f".{output.name}.partial")

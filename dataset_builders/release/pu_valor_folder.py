@@ -27,9 +27,9 @@ from ..pseudo_untrimmed.rendered_rows import render_rows
 from ..pseudo_untrimmed.settings import CurationSettings
 from ..pseudo_untrimmed.shards import build_shard, count_shards
 from ..sources.annotation_files import read_json
+from ..sources.record_report import REPORT_FILE
 from ..workers import run_jobs
 from .card_facts import add_sizes, measure_parquet
-from .curation_report import REPORT_FILE
 from .provenance import build_environment
 
 

@@ -12,11 +12,11 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from ..release.curation_report import CurationReport
 from ..wordings import LABEL_CAPTIONS, choose_wording
 from .annotation_files import read_csv, read_csv_rows, read_json, read_text
 from .captions import read_clips
 from .clip_ids import LOOSELY_TIMED_ID, without_media_suffix, youtube_id_of
+from .record_report import RecordReport
 from .records import (
     UnusableRecord,
     as_number,
@@ -45,7 +45,7 @@ class AudioCaption:
     duration: float | None = None
 
 
-def read_audiocaps(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
+def read_audiocaps(path: str | Path, *, report: RecordReport) -> Iterator[AudioCaption]:
     """AudioCaps' csv: `audiocap_id,youtube_id,start_time,caption`, either version, any split."""
     columns = ("audiocap_id", "youtube_id", "start_time", "caption")
     for row in read_csv(path, columns=columns, drop=count_in(report, "audiocaps")):
@@ -60,7 +60,7 @@ def read_audiocaps(path: str | Path, *, report: CurationReport) -> Iterator[Audi
         )
 
 
-def read_clotho(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
+def read_clotho(path: str | Path, *, report: RecordReport) -> Iterator[AudioCaption]:
     """Clotho's csv: `file_name,caption_1,...,caption_5`; HTML entities in file names are resolved.
 
     Clotho's sounds come from FreeSound; the csv has only the FreeSound file name, which is used as the key.
@@ -78,7 +78,7 @@ def read_clotho(path: str | Path, *, report: CurationReport) -> Iterator[AudioCa
             )
 
 
-def read_wavcaps(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
+def read_wavcaps(path: str | Path, *, report: RecordReport) -> Iterator[AudioCaption]:
     """One of WavCaps' JSON files (FreeSound, BBC, SoundBible or AudioSet part)."""
     records = numbered(path, member(path, read_json(path), "data", "WavCaps"))
     for pair in parse_each(path, records, _parse_wavcaps, count_in(report, "wavcaps")):
@@ -106,7 +106,7 @@ def _wavcaps_part(record: dict[str, Any], sound_id: str) -> tuple[str, tuple[str
     return part, (f"{part}:{sound_id}",)
 
 
-def read_auto_acd(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
+def read_auto_acd(path: str | Path, *, report: RecordReport) -> Iterator[AudioCaption]:
     """Auto-ACD's csv: a column of AudioSet or VGGSound ids and one named `caption`.
 
     Known names of the id column are AUTO_ACD_ID_COLUMNS; the id may have a leading "Y", a start time or a suffix.
@@ -131,7 +131,7 @@ def read_auto_acd(path: str | Path, *, report: CurationReport) -> Iterator[Audio
 
 
 def read_audioset_labels(
-    path: str | Path, *, class_labels_file: str | Path, report: CurationReport
+    path: str | Path, *, class_labels_file: str | Path, report: RecordReport
 ) -> Iterator[AudioCaption]:
     """AudioSet's segment csv (`YTID, start_seconds, end_seconds, "/m/..,/m/.."`), or LLP's tab-separated label lists.
 
@@ -161,7 +161,7 @@ def read_audioset_labels(
             report.drop("audioset", segment_id, "unknown_label", detail=unknown)
 
 
-def _labelled_segments(path: str | Path, report: CurationReport) -> Iterator[tuple[str, str, float, list[str]]]:
+def _labelled_segments(path: str | Path, report: RecordReport) -> Iterator[tuple[str, str, float, list[str]]]:
     """(segment id, YouTube id, seconds, labels) from either format of label file."""
     drop = count_in(report, "audioset")
     if read_text(path).startswith("filename\t"):
@@ -205,9 +205,9 @@ def _label_key(label: str) -> str:
     return label.strip() if label.strip().startswith("/") else re.sub(r"[^a-z0-9]", "", label.lower())
 
 
-def read_captioned_clips(path: str | Path, *, report: CurationReport) -> Iterator[AudioCaption]:
+def read_captioned_clips(path: str | Path, *, report: RecordReport) -> Iterator[AudioCaption]:
     """Audio and captions of clips in VALOR's format (`[{"video_id", "desc"}]`, JSON lines or csv)."""
-    reading = CurationReport()
+    reading = RecordReport()
     clips = read_clips(path, report=reading)
     report.read("captions", num=sum(reading.num_read.values()))
     for entry in reading.entries:

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..release.curation_report import CurationReport
 from .annotation_files import read_json
 from .audio_captions import (
     AudioCaption,
@@ -26,6 +25,7 @@ from .excluded_ids import read_excluded_ids
 from .media_folder import MediaFolder
 from .media_probe import check_media
 from .published_events import read_unav100
+from .record_report import RecordReport
 from .records import UnusableRecord, count_drop, refuse, text_of
 from .text_cleaning import caption_key, normalize_caption
 
@@ -81,12 +81,12 @@ class HeldOutSounds:
 
 def audiocaps_keys(path: str | Path) -> Iterator[str]:
     """Keys of the sounds of an AudioCaps csv."""
-    return (key for pair in read_audiocaps(path, report=CurationReport()) for key in pair.audio_keys)
+    return (key for pair in read_audiocaps(path, report=RecordReport()) for key in pair.audio_keys)
 
 
 def clotho_keys(path: str | Path) -> Iterator[str]:
     """Keys of the sounds of a Clotho csv."""
-    return (key for pair in read_clotho(path, report=CurationReport()) for key in pair.audio_keys)
+    return (key for pair in read_clotho(path, report=RecordReport()) for key in pair.audio_keys)
 
 
 def blacklist_keys(path: str | Path) -> Iterator[str]:
@@ -142,7 +142,7 @@ def select_sounds(
     *,
     held_out: HeldOutSounds,
     media: Mapping[str, MediaFolder],
-    report: CurationReport,
+    report: RecordReport,
     need_sound: Collection[str] = (),
     num_pairs: int | None = NUM_PAIRS,
     max_per_text: int = 1,

@@ -1,7 +1,7 @@
 """Reads the captioned clips for composing pseudo-untrimmed videos (step 1 of the paper).
 
 Converts VALOR's JSON, JSON lines and csv, plain or gzipped, to `Clip` records. Each dropped record is counted in a
-`CurationReport` with its reason. Nothing is embedded, clustered or decoded here.
+`RecordReport` with its reason. Nothing is embedded, clustered or decoded here.
 """
 
 import dataclasses
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..release.curation_report import CurationReport
 from .annotation_files import as_paths, read_csv_rows, read_json_records, read_text
 from .clip_ids import split_clip_id
 from .excluded_ids import ExcludedIds
 from .media_folder import is_unsafe
+from .record_report import RecordReport
 from .records import UnusableRecord, as_text, count_drop, read_number, shorten, text_of
 from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_tokens
 
@@ -47,7 +47,7 @@ class Clip:
 def read_clips(
     captions_file: str | Path | list[str] | list[Path],
     *,
-    report: CurationReport,
+    report: RecordReport,
     exclude_ids_file: str | Path | list[str] | list[Path] | None = None,
     clip_duration: float = 10.0,
     min_clip_duration: float = 1.0,
@@ -196,7 +196,7 @@ def make_clip(record: dict[str, Any], *, clip_duration: float, allow_lists: bool
     )
 
 
-def keep_suitable(clip: Clip, min_caption_words: int, report: CurationReport) -> Clip:
+def keep_suitable(clip: Clip, min_caption_words: int, report: RecordReport) -> Clip:
     """The clip with those of its captions that are suitable; the others of a longer list are reported as repairs.
 
     Raises:

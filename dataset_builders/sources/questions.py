@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..release.curation_report import CurationReport
 from ..wordings import IMAGE_QUESTIONS, SHORT_ANSWER_QUESTIONS, choose_wording
 from . import published_questions
 from .annotation_files import read_json, read_json_records, read_text
 from .published_questions import UNDISCLOSED, AskedQuestion
+from .record_report import RecordReport
 from .records import UnusableRecord, as_text, count_in, is_broken, list_of, optional_of, parse_each, text_of
 from .rows import Row, make_row
 from .text_cleaning import clean_lines, clean_text, detokenize
@@ -29,7 +29,7 @@ class QuestionedVideo:
     turns: tuple[tuple[str, str], ...]
 
 
-def read_avsd(path: str | Path, *, report: CurationReport) -> Iterator[QuestionedVideo]:
+def read_avsd(path: str | Path, *, report: RecordReport) -> Iterator[QuestionedVideo]:
     """AVSD's dialogs. The report counts turns.
 
     Turns without an answer are dropped as "no_answer", those whose answer the challenge does not disclose as
@@ -41,7 +41,7 @@ def read_avsd(path: str | Path, *, report: CurationReport) -> Iterator[Questione
         yield from _questioned(name, (name, name.split("_")[0]), turns, source="avsd", report=report)
 
 
-def read_music_avqa(path: str | Path, *, report: CurationReport) -> Iterator[QuestionedVideo]:
+def read_music_avqa(path: str | Path, *, report: RecordReport) -> Iterator[QuestionedVideo]:
     """MUSIC-AVQA's questions, one record per video. The report counts questions.
 
     The files ask some questions twice with different answers; all copies of such a question are dropped as
@@ -65,7 +65,7 @@ def read_music_avqa(path: str | Path, *, report: CurationReport) -> Iterator[Que
 
 
 def read_activitynet_qa(
-    questions_path: str | Path, answers_path: str | Path, *, report: CurationReport
+    questions_path: str | Path, answers_path: str | Path, *, report: RecordReport
 ) -> Iterator[QuestionedVideo]:
     """ActivityNet-QA's pair of files, one record per video. The report counts questions."""
     videos: dict[str, list[tuple[str, str]]] = {}
@@ -87,7 +87,7 @@ def as_question(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}?" if text else ""
 
 
-def read_question_answers(path: str | Path, *, source: str, report: CurationReport) -> Iterator[QuestionedVideo]:
+def read_question_answers(path: str | Path, *, source: str, report: RecordReport) -> Iterator[QuestionedVideo]:
     """A list of question-answer records in any of the published formats. The report counts turns.
 
     * VideoInstruct100K: `{"q", "a", "video_id"}`;
@@ -170,7 +170,7 @@ def _questioned(
     turns: Iterable[tuple[str, str]],
     *,
     source: str,
-    report: CurationReport,
+    report: RecordReport,
 ) -> Iterator[QuestionedVideo]:
     kept = []
     for question, answer in turns:

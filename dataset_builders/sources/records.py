@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..release.curation_report import CurationReport
+from .record_report import RecordReport
 
 
 Drop = Callable[[str, str, Any], None]  # record id, reason, detail
@@ -43,7 +43,7 @@ def refuse(path: str | Path) -> Drop:
 
 @contextmanager
 def count_drop(
-    report: CurationReport, source: str, record_id: str, *, detail: Any = None, num: int = 1
+    report: RecordReport, source: str, record_id: str, *, detail: Any = None, num: int = 1
 ) -> Iterator[None]:
     """Counts `num` records as dropped if the body raises `UnusableRecord`; `detail` is used if the error has none."""
     try:
@@ -52,7 +52,7 @@ def count_drop(
         report.drop(source, record_id, error.reason, detail=detail if error.detail is None else error.detail, num=num)
 
 
-def count_in(report: CurationReport, source: str) -> Drop:
+def count_in(report: RecordReport, source: str) -> Drop:
     """A `drop` that counts the record as read and dropped."""
 
     def drop(record_id: str, reason: str, detail: Any) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..release.curation_report import CurationReport
 from . import published_events
 from .published_events import AnnotatedEvent, AnnotatedVideo, Moment
+from .record_report import RecordReport
 from .records import Drop, UnusableRecord, count_drop, count_in
 from .text_cleaning import clean_text
 
@@ -47,7 +47,7 @@ class UncleanVideo:
     is_beginning: bool = False
 
 
-def read_videos(source: str, path: str | Path, *, subset: str, report: CurationReport) -> Iterator[UncleanVideo]:
+def read_videos(source: str, path: str | Path, *, subset: str, report: RecordReport) -> Iterator[UncleanVideo]:
     """
     The videos of one annotation file, with their events as published.
 
@@ -192,7 +192,7 @@ def durations_differ(annotated: float, measured: float) -> bool:
 
 
 def clean_video(
-    unclean: UncleanVideo, *, source: str, file_duration: float | None = None, report: CurationReport
+    unclean: UncleanVideo, *, source: str, file_duration: float | None = None, report: RecordReport
 ) -> TimedVideo:
     """The cleaned video with the events that are left. `report` counts the dropped events.
 
@@ -206,7 +206,7 @@ def clean_video(
 
 
 def clean_events(
-    raw: Iterable[AnnotatedEvent], *, video_id: str, duration: float, source: str, report: CurationReport
+    raw: Iterable[AnnotatedEvent], *, video_id: str, duration: float, source: str, report: RecordReport
 ) -> tuple[AnnotatedEvent, ...]:
     """Events in order of start and end, all inside the video of `duration` seconds.
 

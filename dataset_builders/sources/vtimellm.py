@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from ..atomic_files import atomic_path
-from ..release.curation_report import CurationReport
 from ..schema import FEATURES, MEDIA, MEDIA_KINDS
 from .annotation_files import read_json_records
 from .excluded_ids import ExcludedIds
 from .media_folder import MediaFolder, is_unsafe
 from .media_probe import check_media
+from .record_report import RecordReport
 from .records import (
     UnusableRecord,
     as_number,
@@ -71,7 +71,7 @@ def write_vtimellm(rows: Iterable[Row], path: str | Path) -> int:
 
 
 def read_vtimellm(
-    path: str | Path, *, report: CurationReport, media_dir: str | Path | None = None, source: str = "vtimellm"
+    path: str | Path, *, report: RecordReport, media_dir: str | Path | None = None, source: str = "vtimellm"
 ) -> Iterator[Row]:
     """
     Rows of a JSON list or of JSON lines in the format above.
@@ -93,7 +93,7 @@ def read_conversations(
     path: str | Path,
     *,
     media: MediaFolder,
-    report: CurationReport,
+    report: RecordReport,
     excluded: ExcludedIds | None = None,
     source: str = "vtimellm",
 ) -> Iterator[Row]:
@@ -212,7 +212,7 @@ def _own_media(own: Any) -> dict[str, Any]:
     return media | {key: as_number(media[key], key) for key in ("start", "end") if media.get(key) is not None}
 
 
-def clamp_times(row: Row, *, report: CurationReport, source: str) -> None:
+def clamp_times(row: Row, *, report: RecordReport, source: str) -> None:
     """
     Clamps the spans of a row that begin before 0 or end after the duration.
 

@@ -1,6 +1,6 @@
-"""Report of a curation run: which records were kept, dropped or repaired, and why.
+"""Report of a build: which records were kept, dropped or repaired, and why.
 
-Readers and builders record every decision in one `CurationReport`. `write` saves it in the folder of the built data as
+Readers and builders record every decision in one `RecordReport`. `write` saves it in the folder of the built data as
 report.json (counts) and dropped.jsonl (each dropped or repaired record, except those that `leave_out` only counts).
 The report makes no decisions itself.
 """
@@ -19,10 +19,10 @@ DROPPED_FILE = "dropped.jsonl"
 
 
 @dataclass
-class CurationReport:
+class RecordReport:
     """Counts per source of records read, kept, dropped and repaired, with the reason of each drop and repair.
 
-    >>> report = CurationReport()
+    >>> report = RecordReport()
     >>> report.read("charades_sta", num=3)
     >>> report.drop("charades_sta", "AKKWU", "end_before_start", detail=[38.0, 13.0])
     >>> report.keep("charades_sta", num=2)

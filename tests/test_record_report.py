@@ -2,11 +2,11 @@
 
 import json
 
-from dataset_builders.release.curation_report import CurationReport
+from dataset_builders.sources.record_report import RecordReport
 
 
-def filled_report() -> CurationReport:
-    report = CurationReport(settings={"seed": 3})
+def filled_report() -> RecordReport:
+    report = RecordReport(settings={"seed": 3})
     report.read("clotho", num=9)
     report.drop("clotho", "a", "no_text", detail=[1.0, 2.0])
     report.drop("clotho", "video", "missing_media", num=3)
