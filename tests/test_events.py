@@ -1,4 +1,4 @@
-"""The evaluator of anybody's predictions: what it reads, what it reports, and that it needs numpy and scipy alone."""
+"""`eval.events` scores predictions of any model: the formats it reads, its report, and its few dependencies."""
 
 import json
 import subprocess
@@ -54,8 +54,8 @@ def write_lines(path, *records):
     return path
 
 
-def said(video_id, query, said, **more):
-    return {"video_id": video_id, "query": query, "text" if isinstance(said, str) else "spans": said, **more}
+def answer_line(video_id, query, answer, **more):
+    return {"video_id": video_id, "query": query, "text" if isinstance(answer, str) else "spans": answer, **more}
 
 
 def evaluate(annotations, path, *more, task="unav100"):
@@ -68,34 +68,34 @@ def evaluate(annotations, path, *more, task="unav100"):
 def evaluate_one(tmp_path, text, *, spans=((10.0, 20.0),), duration=50.0, options=()):
     """The result for one text about one query of a video."""
     own = write_lines(tmp_path / "own.jsonl", {"video_id": "v", "query": "x", "spans": spans, "duration": duration})
-    return evaluate(own, write_lines(tmp_path / "p.jsonl", said("v", "x", text)), *options, task="spans")
+    return evaluate(own, write_lines(tmp_path / "p.jsonl", answer_line("v", "x", text)), *options, task="spans")
 
 
-def test_texts_and_spans_of_the_truth_score_100_with_tight_intervals(annotations, tmp_path):
+def test_correct_texts_and_spans_score_100_with_intervals_of_width_0(annotations, tmp_path):
     lines = [
-        said("a", "Dog.", "From 00 to 10 and from 40 to 60."),
-        said("a", "rain", [[5, 20]], score=0.5),
-        said("b", "dog", "0:50 - 1:30"),
-        said("b", "rain", "It does not happen."),
+        answer_line("a", "Dog.", "From 00 to 10 and from 40 to 60."),
+        answer_line("a", "rain", [[5, 20]], score=0.5),
+        answer_line("b", "dog", "0:50 - 1:30"),
+        answer_line("b", "rain", "It does not happen."),
     ]
     result = evaluate(annotations, write_lines(tmp_path / "p.jsonl", *lines))
     names = {"average_mAP", "mAP@0.5", "mIoU", "R1@0.7", "union_IoU", "F1@0.5", "tF1@0.5", "EtF1", "CountF1"}
     names |= {"count_accuracy", "rejection_precision", "rejection_recall", "rejection_F1"}
     assert names <= result["values"].keys() == result["intervals"].keys()
     assert all(value == pytest.approx(100.0) for value in result["values"].values())
-    # a resample without an absent class has nothing to reject: its value is 100 as well
+    # a resample without an absent class has nothing to reject: its value is also 100
     assert all(interval == pytest.approx([100.0, 100.0]) for interval in result["intervals"].values())
     counts = result["counts"]
     assert (counts.pop("num_videos"), counts.pop("num_queries"), counts.pop("num_absent_queries")) == (2, 4, 1)
     assert set(counts.values()) == {0}
 
 
-def test_values_are_those_of_the_metrics_and_what_is_missing_is_counted(annotations, tmp_path, capsys):
+def test_values_equal_the_metrics_and_missing_predictions_are_counted(annotations, tmp_path, capsys):
     lines = [
-        said("a", "dog", [[0, 10, 0.9], [70, 80, 0.8]]),
-        said("b", "dog", "It barks a lot."),
-        said("b", "rain", [[0, 5]], score=0.95),
-        said("c", "dog", [[0, 5]]),
+        answer_line("a", "dog", [[0, 10, 0.9], [70, 80, 0.8]]),
+        answer_line("b", "dog", "It barks a lot."),
+        answer_line("b", "rain", [[0, 5]], score=0.95),
+        answer_line("c", "dog", [[0, 5]]),
     ]
     result = evaluate(annotations, write_lines(tmp_path / "p.jsonl", *lines), "--num-resamples", "0")
     truth = [
@@ -121,8 +121,8 @@ def test_values_are_those_of_the_metrics_and_what_is_missing_is_counted(annotati
     assert "not read, no time span (1): line 2: 'It barks a lot.'" in printed and "| mIoU " in printed
 
 
-def test_intervals_are_those_of_scoring_each_drawn_set_of_videos(tmp_path):
-    """Against scoring the drawn videos as so many videos, for every value of the task."""
+def test_intervals_equal_those_of_scoring_each_resample_separately(tmp_path):
+    """Compared with scoring each resample as a separate data set, for every value of the task."""
     videos = [[(2.0, 20.0, "dog"), (15.0, 40.0, "rain"), (60.0, 75.0, "dog")], [(10.0, 30.0, "dog")]]
     videos += [[(0.0, 20.0, "rain"), (40.0, 50.0, "rain")], [(5.0, 9.0, "dog")]]
 
@@ -133,7 +133,7 @@ def test_intervals_are_those_of_scoring_each_drawn_set_of_videos(tmp_path):
             database[f"v{copy}"] = {"duration": 100.0, "subset": "test", "annotations": events}
             for asked in ("dog", "rain"):
                 spans = [[s + index, e + 2 * index, 1 - s / 100] for s, e, label in videos[index] if label == asked]
-                lines.append(said(f"v{copy}", asked, spans))
+                lines.append(answer_line(f"v{copy}", asked, spans))
         (tmp_path / "drawn.json").write_text(json.dumps({"database": database}))
         path = write_lines(tmp_path / "p.jsonl", *lines)
         return evaluate(tmp_path / "drawn.json", path, "--num-resamples", str(num_resamples))
@@ -141,7 +141,7 @@ def test_intervals_are_those_of_scoring_each_drawn_set_of_videos(tmp_path):
     intervals = run(range(4), 20)["intervals"]
     rows = [run(sorted(drawn), 0)["values"] for drawn in np.random.default_rng(0).integers(4, size=(20, 4))]
     for name, interval in intervals.items():
-        # where no event is absent there is nothing to reject: the value of a resample is 100
+        # a resample without absent events has no value for rejection; `eval.events` uses 100
         expected = np.percentile([row.get(name, 100.0) for row in rows], [2.5, 97.5])
         assert interval == pytest.approx(expected.tolist()), name
 
@@ -190,12 +190,12 @@ def test_a_narration_answers_the_queries_about_all_classes(annotations, tmp_path
         ("<time>10.0 - 20.0 seconds</time>", ()),
     ],
 )
-def test_every_form_of_a_time_is_read(tmp_path, text, options):
+def test_times_are_read_in_all_formats(tmp_path, text, options):
     result = evaluate_one(tmp_path, text, options=options)
     assert result["values"]["mIoU"] == pytest.approx(100.0) and result["not_read"] == {}
 
 
-def test_absent_events_of_own_files_are_rejected_by_words_or_an_empty_list(tmp_path):
+def test_words_or_an_empty_list_reject_absent_events(tmp_path):
     for answer in ("The event does not happen in this video.", "none", "[]", []):
         assert evaluate_one(tmp_path, answer, spans=())["values"] == dict.fromkeys(
             ("rejection_precision", "rejection_recall", "rejection_F1"), 100.0
@@ -203,10 +203,10 @@ def test_absent_events_of_own_files_are_rejected_by_words_or_an_empty_list(tmp_p
     assert evaluate_one(tmp_path, "from 10 to 20", spans=())["values"]["rejection_recall"] == 0.0
 
 
-def test_the_forms_of_published_moments_are_read(tmp_path):
+def test_formats_of_published_moment_files_are_read(tmp_path):
     record = {"qid": 1, "vid": "v", "duration": 150, "query": "A dog barks.", "relevant_windows": [[10, 20], [30, 40]]}
     moments = write_lines(tmp_path / "highlight.jsonl", record)
-    path = write_lines(tmp_path / "p.jsonl", said("v", "a dog barks", "10 to 20 seconds, 30 to 40 seconds"))
+    path = write_lines(tmp_path / "p.jsonl", answer_line("v", "a dog barks", "10 to 20 seconds, 30 to 40 seconds"))
     result = evaluate(moments, path, "--unit", "seconds", task="qvhighlights")
     assert result["values"]["mIoU"] == result["values"]["CountF1"] == result["values"]["MR-mAP"] == 100.0
     submission = {
@@ -223,18 +223,22 @@ def test_the_forms_of_published_moments_are_read(tmp_path):
     (tmp_path / "lengths.csv").write_text("id,length\nV,10.0\n")
     queries = read_queries("charades_sta", [lines, tmp_path / "lengths.csv"], None)
     assert [(query.duration, query.copy) for query in queries] == [(10.0, 0), (10.0, 1)]
-    both = write_lines(tmp_path / "c.jsonl", said("V", "a man sits", [[1, 2]]), said("V", "a man sits", [[4, 6]]))
+    both = write_lines(
+        tmp_path / "c.jsonl", answer_line("V", "a man sits", [[1, 2]]), answer_line("V", "a man sits", [[4, 6]])
+    )
     assert evaluate(lines, both, task="charades_sta")["values"]["mIoU"] == 100.0
-    one = write_lines(tmp_path / "c.jsonl", said("V", "a man sits", [[1, 2]]))
+    one = write_lines(tmp_path / "c.jsonl", answer_line("V", "a man sits", [[1, 2]]))
     assert evaluate(lines, one, task="charades_sta")["values"]["mIoU"] == 50.0
 
 
-def test_dense_captions_have_the_values_of_the_metric(tmp_path, capsys):
+def test_dense_captions_are_scored_by_the_metric(tmp_path, capsys):
     record = {"duration": 100.0, "timestamps": [[0, 10], [50, 90]], "sentences": ["a dog barks", "rain falls"]}
     (tmp_path / "val.json").write_text(json.dumps({"a": record, "b": record}))
-    story = {"video_id": "a", "text": "From 00 to 10, a dog barks. From 50 to 90, rain falls."}
-    result = evaluate(tmp_path / "val.json", write_lines(tmp_path / "p.jsonl", story), task="activitynet_captions")
-    assert result["values"]["precision"] == result["values"]["recall"] == 50.0  # half of the videos have a story
+    prediction = {"video_id": "a", "text": "From 00 to 10, a dog barks. From 50 to 90, rain falls."}
+    result = evaluate(
+        tmp_path / "val.json", write_lines(tmp_path / "p.jsonl", prediction), task="activitynet_captions"
+    )
+    assert result["values"]["precision"] == result["values"]["recall"] == 50.0  # half of the videos have a prediction
     assert {"SODA_c_nltk", "METEOR_nltk", "CIDEr"} <= result["values"].keys() and result["protocol"][
         "meteor"
     ] == "nltk"
@@ -242,7 +246,7 @@ def test_dense_captions_have_the_values_of_the_metric(tmp_path, capsys):
 
 
 def test_a_table_and_a_figure_are_written(annotations, tmp_path, capsys):
-    evaluate(annotations, write_lines(tmp_path / "p.jsonl", said("a", "dog", "From 00 to 10.")), "--figure")
+    evaluate(annotations, write_lines(tmp_path / "p.jsonl", answer_line("a", "dog", "From 00 to 10.")), "--figure")
     assert (tmp_path / "p/values.png").read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "p/table.md").read_text()
     assert table in capsys.readouterr().out and table.count("\n") == 2 + 28
@@ -256,25 +260,28 @@ def test_a_table_and_a_figure_are_written(annotations, tmp_path, capsys):
         (json.dumps({"query": "dog"}), "line 1 has no text in 'video_id'"),
         (json.dumps({"video_id": "a", "query": 3}), "line 1 has no text in 'query'"),
         (json.dumps({"video_id": "a", "query": "dog"}), "has neither a text nor a list of spans or events"),
-        (json.dumps(said("a", "dog", [[0]])), "a span that is not two times"),
-        (json.dumps(said("a", "dog", [["0", 1]])), "a span that is not two times"),
-        (json.dumps(said("a", "dog", [[0, float("nan")]])), "a span that is not two times"),
+        (json.dumps(answer_line("a", "dog", [[0]])), "a span that is not two times"),
+        (json.dumps(answer_line("a", "dog", [["0", 1]])), "a span that is not two times"),
+        (json.dumps(answer_line("a", "dog", [[0, float("nan")]])), "a span that is not two times"),
         (json.dumps({"video_id": "a", "spans": {}}), "where a list is expected"),
         (json.dumps({"video_id": "a", "events": [{"start": 1}]}), "an event without numbers in start and end"),
-        ("\n".join([json.dumps(said("a", "dog", [[0, 1]]))] * 2), "line 2 answers the query 'dog' of a a second time"),
         (
-            json.dumps({"video_id": "a", "text": "x"}) + "\n" + json.dumps(said("a", "dog", [])),
+            "\n".join([json.dumps(answer_line("a", "dog", [[0, 1]]))] * 2),
+            "line 2 answers the query 'dog' of a a second time",
+        ),
+        (
+            json.dumps({"video_id": "a", "text": "x"}) + "\n" + json.dumps(answer_line("a", "dog", [])),
             "line 2 .* a second time",
         ),
     ],
 )
-def test_a_wrong_line_is_named(annotations, tmp_path, line, message):
+def test_an_invalid_line_raises_with_its_number(annotations, tmp_path, line, message):
     (tmp_path / "p.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=message):
         evaluate(annotations, tmp_path / "p.jsonl")
 
 
-def test_a_text_without_a_known_duration_is_named(tmp_path):
+def test_a_text_without_a_known_duration_raises(tmp_path):
     with pytest.raises(ValueError, match="line 1 needs a duration: the annotation file has none for v"):
         evaluate_one(tmp_path, "from 10 to 20", duration=None)
 
@@ -287,14 +294,14 @@ def test_a_text_without_a_known_duration_is_named(tmp_path):
         (["--figure"], "--figure needs --output"),
     ],
 )
-def test_options_that_belong_together(words, message, capsys):
+def test_options_that_need_each_other_raise(words, message, capsys):
     with pytest.raises(SystemExit):
         events.main(["--task", "spans", "--annotations", "a", "--predictions", "p", *words])
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["unav100", "activitynet_captions"])
-def test_it_runs_with_numpy_and_scipy_alone(annotations, tmp_path, project_dir, task):
+def test_it_runs_with_only_numpy_and_scipy(annotations, tmp_path, project_dir, task):
     path = write_lines(tmp_path / "p.jsonl", {"video_id": "a", "text": "From 00 to 10, dog."})
     record = {"duration": 100.0, "timestamps": [[0, 10]], "sentences": ["dog"]}
     (tmp_path / "val.json").write_text(json.dumps({"a": record}))

@@ -407,7 +407,7 @@ def spans_of(row, track):
     }
 
 
-def test_answers_follow_sounds_that_were_moved(overlaid):
+def test_answers_use_the_times_of_moved_sounds(overlaid):
     build_rows, carried = overlaid
     plain, rows = (build_rows(shifted_sound_share=share, conversation_types=("T1",)) for share in (0.0, 1.0))
     num_moved = 0
@@ -429,7 +429,7 @@ def test_answers_follow_sounds_that_were_moved(overlaid):
     assert num_moved > 25
 
 
-def test_a_muted_event_that_is_only_heard_does_not_occur(overlaid):
+def test_questions_about_a_muted_sound_are_answered_no_event(overlaid):
     build_rows, carried = overlaid
     plain, rows = (
         build_rows(muted_sound_share=share, conversation_types=("T2",), min_turns=3, max_turns=3)

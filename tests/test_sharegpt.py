@@ -1,4 +1,4 @@
-"""The ShareGPT form: what LLaMA-Factory and ms-swift read, with as many paths as there are tags."""
+"""The ShareGPT format that LLaMA-Factory and ms-swift read, with one path for each tag."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def video_row(path, **changes):
     return make_row("row-1", **values)
 
 
-def test_a_record_has_a_path_for_each_tag_and_times_in_seconds(tmp_path):
+def test_a_record_has_one_path_for_each_tag_and_times_in_seconds(tmp_path):
     video = write_media(tmp_path / "a.mp4", frames=pictures(40), waveform=tone(4.0))
     silent = write_media(tmp_path / "b.mp4", frames=pictures(40))
     rows = [video_row(video.name), {**video_row(silent.name), "id": "row-2"}]
@@ -41,16 +41,16 @@ def test_a_record_has_a_path_for_each_tag_and_times_in_seconds(tmp_path):
         assert file.getframerate() == 16_000 and file.getnframes() == pytest.approx(64_000, abs=2000)
 
 
-def test_the_description_for_llama_factory_keeps_other_entries(tmp_path, data_dir):
+def test_dataset_info_keeps_other_entries_and_describes_the_columns(tmp_path):
     (tmp_path / "dataset_info.json").write_text('{"other": {"file_name": "other.json"}}')
     write_sharegpt([video_row("a.mp4", video="a.mp4")], tmp_path / "train.json")
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     assert set(info) == {"other", "train"}
-    # the project's own example has the same keys
-    example = json.loads((data_dir / "llamafactory_demo" / "mllm_video_audio_demo.json").read_text())[0]
-    assert set(info["train"]["columns"].values()) == set(example)
-    assert info["train"]["tags"]["role_tag"] in example["messages"][0]
-    assert json.loads((tmp_path / "train.json").read_text())[0].keys() == example.keys()
+    # the keys of mllm_video_audio_demo.json in LLaMA-Factory
+    (record,) = json.loads((tmp_path / "train.json").read_text())
+    assert record.keys() == set(info["train"]["columns"].values()) == {"messages", "videos", "audios"}
+    assert {info["train"]["tags"][tag] for tag in ("role_tag", "content_tag")} == {"role", "content"}
+    assert record["messages"][0].keys() == {"role", "content"}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_description_for_llama_factory_keeps_other_entries(tmp_path, data_di
         ({"end": 2.0}, "a part of its file"),
     ],
 )
-def test_rows_that_the_form_does_not_hold_are_refused_by_name(tmp_path, changes, reason):
+def test_rows_that_cannot_be_written_raise_and_are_named(tmp_path, changes, reason):
     row = video_row("a.mp4")
     row = {**row, "media": {**row["media"], **changes}}
     with pytest.raises(ValueError, match=f"row-1.*{reason}"):

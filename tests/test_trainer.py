@@ -24,7 +24,7 @@ def summary_of(folder):
     return json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
 
 
-def places_of(text: str) -> list[str]:
+def digits_of(text: str) -> list[str]:
     """`find_time_digits` of a text in which each character is a token and "|" separates answers."""
     labels = [-100 if character == "|" else ord(character) for character in text]
     return list(find_time_digits(labels, set(map(ord, "0123456789"))).values())
@@ -42,7 +42,7 @@ def places_of(text: str) -> list[str]:
     ],
 )
 def test_digits_of_times_are_found_in_all_formats_of_answers(text, expected):
-    assert places_of(text) == list(expected)
+    assert digits_of(text) == list(expected)
 
 
 def test_evaluation_reports_teacher_forced_accuracy(workshop, tmp_path):  # noqa: F811
@@ -57,16 +57,16 @@ def test_evaluation_reports_teacher_forced_accuracy(workshop, tmp_path):  # noqa
     with torch.no_grad():
         result = model(**batch)
     is_correct = result.logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]
-    found = {place: [] for place in DIGITS}
+    found = {digit: [] for digit in DIGITS}
     for labels, correct in zip(batch["labels"][:, 1:].tolist(), is_correct.tolist()):
-        for index, place in find_time_digits(labels, digit_tokens(processor.tokenizer)).items():
-            found[place].append(correct[index])
+        for index, digit in find_time_digits(labels, digit_tokens(processor.tokenizer)).items():
+            found[digit].append(correct[index])
     assert [len(values) for values in found.values()] == [6, 6, 6, 6]
     log = summary_of(output)["eval_log"]
     assert len(log) == 2 and summary_of(output)["eval"]["rows_per_source"] == {"unav100": 6}
     for entry in log:
-        for place, values in found.items():
-            assert entry[f"eval_{place}_accuracy"] == pytest.approx(sum(values) / 6)
+        for digit, values in found.items():
+            assert entry[f"eval_{digit}_accuracy"] == pytest.approx(sum(values) / 6)
 
 
 @pytest.mark.parametrize(

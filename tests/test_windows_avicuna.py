@@ -1,4 +1,4 @@
-"""Long videos in windows: where the windows lie, what they show and hear, and the events that are joined from them."""
+"""Windows of long videos: their times, their frames and sound, and the events joined from their answers."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ from tests.time_fixtures import SpanBias, tiny_model_for, tiny_processor
 MINUTE = [(0.0, 60.0), (45.0, 105.0), (90.0, 150.0)]
 
 
-# where windows lie
+# times of the windows
 
 
 @given(
@@ -39,7 +39,7 @@ MINUTE = [(0.0, 60.0), (45.0, 105.0), (90.0, 150.0)]
     window=st.floats(10.0, 600),
     share=st.none() | st.floats(0, 0.9),
 )
-def test_windows_cover_the_part_overlap_enough_and_have_one_length(start, length, window, share):
+def test_windows_cover_the_part_and_overlap_and_have_equal_lengths(start, length, window, share):
     overlap = None if share is None else share * window
     end = start + length
     windows = plan_windows(end, start=start, window=window, overlap=overlap)
@@ -64,7 +64,7 @@ def test_windows_cover_the_part_overlap_enough_and_have_one_length(start, length
         ({"end": 3.0, "start": 3.0, "window": 5.0}, "the part from 3.0 to 3.0 s is empty"),
     ],
 )
-def test_wrong_windows_are_refused_by_value(part, message):
+def test_invalid_windows_raise(part, message):
     with pytest.raises(ValueError, match=message):
         plan_windows(**part)
 
@@ -75,14 +75,14 @@ def test_wrong_windows_are_refused_by_value(part, message):
 @pytest.mark.parametrize(
     ("events", "joined"),
     [
-        # continued, seen whole by both, and cut exactly at the edges of windows that do not overlap
+        # one event across a boundary; one event inside both windows; one event in three windows
         ([[(50, 59.4)], [(50, 70)], []], [(50, 70)]),
         ([[(48, 55)], [(48.6, 55.2)], []], [(48.0, 55.0)]),
         ([[(50, 59.4)], [(45, 104.4)], [(90, 110)]], [(50, 110)]),
-        # two events of one window stay two
+        # two events in one window are not merged
         ([[(10, 12), (13, 15)], [], []], [(10, 12), (13, 15)]),
         ([[(46, 50), (51, 55)], [(46.2, 50), (51, 55.3)], []], [(46, 50), (51, 55)]),
-        # what one window names and the other, which shows it nearer to its middle, does not
+        # an event in the overlap counts only if the window with the more central view of it names it
         ([[(55, 58)], [], []], []),
         ([[(47, 50)], [], []], [(47, 50)]),
         ([[], [(47, 50)], []], []),
@@ -95,7 +95,7 @@ def test_spans_of_neighbouring_windows_are_joined(events, joined):
     assert [(event.start, event.end) for event in found] == [(float(start), float(end)) for start, end in joined]
 
 
-def test_windows_that_only_touch_are_joined_where_both_are_cut():
+def test_events_cut_at_the_boundary_of_adjacent_windows_are_joined():
     windows = [(0.0, 60.0), (60.0, 120.0)]
     rows = [[Event(50.0, 59.4, "rain")], [Event(60.0, 70.0, "Rain ")]]
     assert join_windows(windows, rows, resolution=0.6) == [Event(50.0, 70.0, "rain")]
@@ -103,7 +103,7 @@ def test_windows_that_only_touch_are_joined_where_both_are_cut():
     assert len(join_windows(windows, [rows[0], [Event(60.0, 70.0, "thunder")]], resolution=0.6)) == 2
 
 
-def test_a_joined_event_has_the_best_score_and_its_boundaries():
+def test_a_joined_event_has_the_highest_score_and_the_outer_boundaries():
     rows = [[Event(50.0, 59.4, "rain", 0.9)], [Event(51.0, 70.0, "rain", 0.4)], []]
     assert join_windows(MINUTE, rows, resolution=0.6) == [Event(50.0, 70.0, "rain", 0.9)]
 
@@ -137,7 +137,7 @@ def folder(tmp_path_factory):
     write_ramp(folder / "vp9.webm", codec="libvpx-vp9", audio_codec="libopus")
     write_ramp(folder / "mpeg4.avi", codec="mpeg4", audio_codec="mp3")
     write_ramp(folder / "silent.mp4")
-    write_media(folder / "alone.wav", waveform=tone(30.0), audio_codec="pcm_s16le")
+    write_media(folder / "sound.wav", waveform=tone(30.0), audio_codec="pcm_s16le")
     return folder
 
 
@@ -147,7 +147,7 @@ VIDEOS = ("h264.mp4", "h264_late_sound.mkv", "hevc.mp4", "hole.mp4", "vp9.webm",
 @pytest.mark.parametrize(
     ("name", "alignment"), [*((name, "published") for name in VIDEOS), ("h264_late_sound.mkv", "centred")]
 )
-def test_a_window_is_what_the_same_part_of_the_file_is(folder, name, alignment):
+def test_a_window_equals_the_same_part_read_directly(folder, name, alignment):
     processor = tiny_processor(num_av_tokens=16, alignment=alignment)
     windows = list(processor.prepare_windows({"type": "video", "path": folder / name}, window=8.0, overlap=3.0))
     assert len(windows) == 4
@@ -162,8 +162,8 @@ def test_a_window_is_what_the_same_part_of_the_file_is(folder, name, alignment):
         assert (window.sounds is None) == (part.sounds is None)
 
 
-@pytest.mark.parametrize("name", [name for name in VIDEOS if name != "silent.mp4"] + ["alone.wav"])
-def test_the_sound_of_windows_is_that_of_the_whole_file(folder, name):
+@pytest.mark.parametrize("name", [name for name in VIDEOS if name != "silent.mp4"] + ["sound.wav"])
+def test_the_sound_of_windows_equals_the_sound_of_the_whole_file(folder, name):
     with MediaFile(folder / name) as media:
         whole = Sound(media, sampling_rate=48_000).read_all()[0]
     with SequentialFile(folder / name) as media:
@@ -175,7 +175,7 @@ def test_the_sound_of_windows_is_that_of_the_whole_file(folder, name):
             np.testing.assert_allclose(read[0], whole[first : first + 8 * 48_000], atol=2e-6)
 
 
-def test_frames_on_which_no_other_depends_are_left_out_and_the_others_are_the_same(folder, monkeypatch):
+def test_unreferenced_frames_are_not_decoded_and_the_others_do_not_change(folder, monkeypatch):
     with MediaFile(folder / "h264.mp4") as media:
         wanted = np.arange(7, len(media.times.begins), 20)
     shown, num_decoded = {}, {}
@@ -203,7 +203,7 @@ def counting(packets, counted):
 
 
 def test_a_file_is_opened_once_and_its_packets_are_read_twice(folder, processor, monkeypatch):
-    """Once for the times of the packets, which takes no decoding, and once for the windows."""
+    """Once for the times of the packets, without decoding, and once for the windows."""
     opened, packets = [], []
     open_media, demux = media_file_avicuna.open_media, MediaFile.demux
     monkeypatch.setattr(media_file_avicuna, "open_media", lambda source: opened.append(source) or open_media(source))
@@ -212,7 +212,7 @@ def test_a_file_is_opened_once_and_its_packets_are_read_twice(folder, processor,
     assert opened == [folder / "h264.mp4"]
     with av.open(str(folder / "h264.mp4")) as container:
         num_packets = sum(1 for _ in container.demux())
-    # and a second of sound, for its length
+    # plus a second of sound, read to find its length
     assert 2 * num_packets <= len(packets) < 2.3 * num_packets
 
 
@@ -238,19 +238,18 @@ def test_only_the_frames_and_samples_of_a_window_and_its_overlap_are_kept(folder
     assert max(kept_seconds) < 4.0 + 1.0 + 2.5
 
 
-def test_a_part_a_sound_alone_another_sound_and_arrays_have_windows_too(folder, processor):
+def test_windows_of_a_part_of_a_sound_of_a_separate_sound_and_of_arrays(folder, processor):
     def spans(block, **plan):
         windows = list(processor.prepare_windows(block, **plan))
         return [(round(window.start, 3), round(window.duration, 3), window.order) for window in windows]
 
     part = {"type": "video", "path": folder / "h264.mp4", "start": 5.0, "end": 15.0}
     assert [row[:2] for row in spans(part, window=8.0, overlap=2.0)] == [(5.0, 8.0), (7.0, 8.0)]
-    alone = spans({"type": "audio", "path": folder / "alone.wav"}, window=15.0, overlap=0.0)
-    assert [row[:2] for row in alone] == [(0.0, 15.0), (15.0, 15.0)] and alone[0][2] == ["audio"] * 16
+    sound = spans({"type": "audio", "path": folder / "sound.wav"}, window=15.0, overlap=0.0)
+    assert [row[:2] for row in sound] == [(0.0, 15.0), (15.0, 15.0)] and sound[0][2] == ["audio"] * 16
     silent = {"type": "video", "path": folder / "silent.mp4"}
     assert "audio" not in spans(silent, window=10.0)[0][2]
-    other = {**silent, "audio": folder / "alone.wav"}
-    assert "audio" in spans(other, window=10.0)[0][2]
+    assert "audio" in spans({**silent, "audio": folder / "sound.wav"}, window=10.0)[0][2]
     assert "audio" in spans({**silent, "audio": tone(20.0), "sampling_rate": 48_000}, window=10.0)[0][2]
     frames = {"type": "video", "video": pictures(100), "fps": 10}
     assert [row[:2] for row in spans(frames, window=5.0, overlap=0.0)] == [(0.0, 5.0), (5.0, 5.0)]
@@ -268,14 +267,14 @@ def test_a_part_a_sound_alone_another_sound_and_arrays_have_windows_too(folder, 
         ({"type": "audio", "path": "silent.mp4"}, ValueError, "without sound"),
     ],
 )
-def test_what_has_no_windows_is_refused(folder, processor, block, error, message):
+def test_media_that_cannot_be_split_into_windows_raise(folder, processor, block, error, message):
     if block.get("path") == "silent.mp4":
         block = {**block, "path": folder / "silent.mp4"}
     with pytest.raises(error, match=message):
         list(processor.prepare_windows(block, window=5.0))
 
 
-# asking
+# the pipeline
 
 
 @pytest.fixture(scope="module")
@@ -287,8 +286,8 @@ def pipe(processor):
     )
 
 
-def test_a_window_longer_than_the_video_is_the_video(pipe, folder):
-    path = folder / "mpeg4.avi"  # read without decord both ways
+def test_a_window_longer_than_the_video_gives_the_answer_about_the_video(pipe, folder):
+    path = folder / "mpeg4.avi"  # read without decord in both cases
     for asked in ({"query": "rain"}, {}):
         whole = sorted(pipe(path, **asked), key=lambda event: (event["start"], event["end"]))
         windowed = pipe(path, window=60.0, **asked)
@@ -297,22 +296,22 @@ def test_a_window_longer_than_the_video_is_the_video(pipe, folder):
             assert [e[name] for e in windowed] == pytest.approx([e[name] for e in whole], rel=1e-4)
 
 
-def test_times_are_those_of_the_file_and_several_queries_equal_single_ones(pipe, folder):
+def test_times_count_from_the_start_of_the_file_and_queries_are_answered_independently(pipe, folder):
     queries = ["rain", "a dog barking"]
     together = pipe(folder / "h264.mp4", query=queries, window=8.0)
     assert list(together) == queries
     for query in queries:
-        alone = pipe(folder / "h264.mp4", query=query, window=8.0)
-        assert [(e["start"], e["end"]) for e in alone] == [(e["start"], e["end"]) for e in together[query]]
-        assert max(e["end"] for e in alone) > 8.0 and all(0 <= e["start"] <= e["end"] <= 20.0 for e in alone)
-        assert {e["label"] for e in alone} == {query}
+        single = pipe(folder / "h264.mp4", query=query, window=8.0)
+        assert [(e["start"], e["end"]) for e in single] == [(e["start"], e["end"]) for e in together[query]]
+        assert max(e["end"] for e in single) > 8.0 and all(0 <= e["start"] <= e["end"] <= 20.0 for e in single)
+        assert {e["label"] for e in single} == {query}
     part = pipe(folder / "h264.mp4", query="rain", window=8.0, start=8.0, end=18.0)
     assert part and all(8.0 <= e["start"] <= e["end"] <= 18.0 for e in part)
     several = pipe([folder / "h264.mp4", folder / "silent.mp4"], query="rain", window=8.0)
     assert several[0] == pipe(folder / "h264.mp4", query="rain", window=8.0)
 
 
-def test_answers_below_a_presence_are_no_events(pipe, folder):
+def test_answers_below_min_presence_give_no_events(pipe, folder):
     assert pipe(folder / "h264.mp4", query="rain", window=8.0, min_presence=0.0)
     assert pipe(folder / "h264.mp4", query="rain", window=8.0, min_presence=1.0) == []
 
@@ -327,12 +326,12 @@ def test_answers_below_a_presence_are_no_events(pipe, folder):
         ({"window": -1.0, "query": "rain"}, "window must be a positive number"),
     ],
 )
-def test_settings_without_a_meaning_are_refused(pipe, folder, asked, message):
+def test_settings_that_do_not_apply_raise(pipe, folder, asked, message):
     with pytest.raises(ValueError, match=message):
         pipe(folder / "h264.mp4", **asked)
 
 
-def test_an_evaluation_in_windows_states_the_window_and_lists_broken_files(pipe, folder, tmp_path):
+def test_an_evaluation_with_windows_records_the_window_and_lists_unreadable_files(pipe, folder, tmp_path):
     pipe.model.save_pretrained(tmp_path / "model")
     pipe.processor.save_pretrained(tmp_path / "model")
     (tmp_path / "media").mkdir()
