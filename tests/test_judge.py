@@ -149,7 +149,12 @@ def test_one_refused_question_is_counted_and_the_run_completes(server, finished_
 @pytest.mark.parametrize("parameter", ["temperature", "model"])
 def test_a_rejected_parameter_is_an_error(server, finished_run, parameter):
     error = {"message": "unsupported", "param": parameter, "code": "unsupported_value"}
-    server.reply = lambda number, body: {"error": error, "status": 400}
+
+    def refuse(number, body):
+        time.sleep(number - 1)  # the later requests wait until the first answer has cancelled them
+        return {"error": error, "status": 400}
+
+    server.reply = refuse
     hint = "--omit-temperature" if parameter == "temperature" else "unsupported"
     with pytest.raises(ValueError, match=rf"refuses \(400\).*{hint}"):
         judge.main([*command(server, finished_run), "--num-workers", "1"])
