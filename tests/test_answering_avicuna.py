@@ -1,4 +1,4 @@
-"""Several questions about one video: the same answers as one by one, with one encoding of the video."""
+"""Several questions about one video: the same answers as separately, with one encoding of the video."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def media(seed: int = 0, num_video: int = 30, num_audio: int = 5) -> dict:
     return block
 
 
-def one_by_one(model, processor, block, questions, **kwargs):
+def answer_separately(model, processor, block, questions, **kwargs):
     return [
         answer_batch(model, processor=processor, media=[block], questions=[question], durations=[50.0], **kwargs)[0]
         for question in questions
@@ -55,8 +55,8 @@ def test_answers_equal_those_to_single_questions(model, processor, strategy, bat
         batch_size=batch_size,
         **settings,
     )
-    alone = one_by_one(model, processor, media(), QUESTIONS, **settings)
-    assert [answer.text for answer in shared] == [answer.text for answer in alone]
+    separate = answer_separately(model, processor, media(), QUESTIONS, **settings)
+    assert [answer.text for answer in shared] == [answer.text for answer in separate]
     assert len({answer.text for answer in shared}) == len(QUESTIONS)
 
 
@@ -95,11 +95,11 @@ def test_shared_tokens_and_logits_equal_those_of_generate(processor, kind):
         assert [len(numbers) for numbers, _ in outputs] == [3, 2]
     for number, inputs in enumerate(encoded):
         output, row = rows[number]
-        alone = model.generate(**inputs, **settings)
-        count = len(alone.logits)
-        assert torch.equal(generated_ids(alone)[0], generated_ids(output)[row, :count])
+        separate = model.generate(**inputs, **settings)
+        count = len(separate.logits)
+        assert torch.equal(generated_ids(separate)[0], generated_ids(output)[row, :count])
         for step in range(count):
-            torch.testing.assert_close(alone.logits[step][0], output.logits[step][row], atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(separate.logits[step][0], output.logits[step][row], atol=2e-4, rtol=1e-4)
 
 
 def test_the_video_is_encoded_and_prefilled_once(processor, model, monkeypatch):
@@ -138,9 +138,9 @@ def test_a_batch_of_different_videos_equals_single_videos(model, processor):
         model, processor=processor, media=blocks, questions=questions, durations=[50.0] * 3, max_new_tokens=20
     )
     for block, question, answer in zip(blocks, questions, together):
-        alone = one_by_one(model, processor, block, [question], max_new_tokens=20)[0]
-        assert (answer.text, answer.events) == (alone.text, alone.events)
-        assert answer.presence == pytest.approx(alone.presence, abs=1e-5)
+        separate = answer_separately(model, processor, block, [question], max_new_tokens=20)[0]
+        assert (answer.text, answer.events) == (separate.text, separate.events)
+        assert answer.presence == pytest.approx(separate.presence, abs=1e-5)
     assert len({answer.text for answer in together}) == 3
 
 
@@ -151,8 +151,8 @@ def test_events_have_scores(model, processor):
     shared = answer_questions(
         model, processor=processor, media=media(), questions=QUESTIONS, duration=50.0, batch_size=2, **settings
     )
-    alone = one_by_one(model, processor, media(), QUESTIONS, **settings)
-    for answer, expected in zip(shared, alone):
+    separate = answer_separately(model, processor, media(), QUESTIONS, **settings)
+    for answer, expected in zip(shared, separate):
         assert answer.text == expected.text
         for event, other in zip(answer.events, expected.events, strict=True):
             assert 0.0 <= event.start <= event.end <= 50.0 and 0.0 < event.score < 1.0

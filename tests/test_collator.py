@@ -78,8 +78,8 @@ def test_logits_of_a_mixed_batch_equal_those_of_single_rows(processor, media, mo
     with torch.no_grad():
         together = model(**without_labels(collate(rows))).logits
         for index, row in enumerate(rows):
-            alone = model(**without_labels(collate([row]))).logits[0]
-            torch.testing.assert_close(together[index, : len(alone)], alone, rtol=1e-4, atol=1e-4)
+            separate = model(**without_labels(collate([row]))).logits[0]
+            torch.testing.assert_close(together[index, : len(separate)], separate, rtol=1e-4, atol=1e-4)
 
 
 def without_labels(batch: dict) -> dict:
@@ -163,7 +163,7 @@ def test_packed_attention_supports_sliding_windows_and_grouped_heads():
     language_model = AutoModel.from_config(config, attn_implementation="sdpa").eval()
     samples = [torch.randint(0, 50, (1, length)) for length in (3, 12, 5)]
     with torch.no_grad():
-        alone = [language_model(sample, use_cache=False).last_hidden_state for sample in samples]
+        separate = [language_model(sample, use_cache=False).last_hidden_state for sample in samples]
         prepare_for_packing(SimpleNamespace(model=SimpleNamespace(language_model=language_model)))
         borders = torch.tensor([0, 3, 15, 20])
         positions = torch.cat([torch.arange(len(sample[0])) for sample in samples])[None]
@@ -171,7 +171,7 @@ def test_packed_attention_supports_sliding_windows_and_grouped_heads():
         together = language_model(**packed, cu_seq_lens_q=borders).last_hidden_state
         with pytest.raises(ValueError, match="needs cu_seq_lens_q"):
             language_model(**packed)
-    torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together, torch.cat(separate, dim=1), rtol=1e-5, atol=1e-5)
 
 
 def test_recurrent_layers_are_an_error_for_packing():

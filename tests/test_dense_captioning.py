@@ -90,11 +90,11 @@ def captions_at_half(prediction, *annotators):
 
 
 def test_a_caption_without_an_overlapping_reference_scores_zero():
-    alone = captions_at_half(GRASS[:1], GRASS)
+    one_prediction = captions_at_half(GRASS[:1], GRASS)
     with_unmatched = captions_at_half([*GRASS[:1], *story((90, 99, "a man cuts the grass"))], GRASS)
-    assert alone["METEOR"] > 0.9 and with_unmatched["METEOR"] == pytest.approx(alone["METEOR"] / 2)
-    assert (alone["precision"], with_unmatched["precision"]) == (1.0, 0.5)
-    assert alone["recall"] == with_unmatched["recall"] == pytest.approx(1 / 3)
+    assert one_prediction["METEOR"] > 0.9 and with_unmatched["METEOR"] == pytest.approx(one_prediction["METEOR"] / 2)
+    assert (one_prediction["precision"], with_unmatched["precision"]) == (1.0, 0.5)
+    assert one_prediction["recall"] == with_unmatched["recall"] == pytest.approx(1 / 3)
 
 
 def test_unmatched_captions_are_documents_of_cider():
@@ -106,8 +106,8 @@ def test_unmatched_captions_are_documents_of_cider():
 
 def test_pairs_of_all_annotators_are_pooled():
     both = captions_at_half(GRASS[:1], GRASS[:1], story((0, 10, "rain")))
-    alone = captions_at_half(GRASS[:1], GRASS[:1])
-    assert both["METEOR"] == pytest.approx(alone["METEOR"] / 2) == pytest.approx(0.498)
+    one = captions_at_half(GRASS[:1], GRASS[:1])
+    assert both["METEOR"] == pytest.approx(one["METEOR"] / 2) == pytest.approx(0.498)
 
 
 @pytest.mark.parametrize("end, precision", [(5, 0.0), (5.001, 1.0)])

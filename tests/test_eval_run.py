@@ -146,8 +146,8 @@ def test_queries_of_all_classes_give_the_answers_of_single_questions(world, chec
     generator = Generator(str(checkpoint), settings=GenerationSettings(max_new_tokens=8, batch_size=1))
     examples = run.TASKS["sandbox_query"].read([world / "cached.json"], "test")[:2]
     media = MediaSource(examples, features_dir=[world / "features"])
-    alone = [(example, [question]) for example in examples for question in example.questions]
-    for (answer,) in generator.answer(alone, open_media=media.open):
+    separate = [(example, [question]) for example in examples for question in example.questions]
+    for (answer,) in generator.answer(separate, open_media=media.open):
         assert answers[answer.question_id] == answer.text
 
 

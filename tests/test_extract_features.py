@@ -129,7 +129,7 @@ def test_two_processes_resume_a_cache_and_give_the_features_of_one(world, tmp_pa
         '{"media_id": "failed in an earlier run on three processes"}\n', encoding="utf-8"
     )
     begun = {path: path.stat().st_mtime_ns for path in output.glob("part-*")}
-    for number in range(4):  # adjacent in the sorted list, hence divided between the processes
+    for number in range(4):  # adjacent in the sorted list, so they are divided between the processes
         (media / f"zz{number}.mp4").write_bytes(b"")
     strict = [*command(world, media, output), "--max_missing", "0.5"]
     text = run_on_two_processes("train.extract_features", *strict, succeeds=False)

@@ -1,4 +1,4 @@
-"""Causal language models inside AVicuna give the same logits and tokens as alone, or are an error that names them."""
+"""Causal language models inside AVicuna give the logits and tokens they give on their own, or raise a clear error."""
 
 import pytest
 import torch

@@ -259,13 +259,13 @@ def stages(workshop, tmp_path_factory):  # noqa: F811
 
 def test_the_lineage_of_a_stage_needs_only_its_own_folder(stages, tmp_path):
     first, second = (json.loads((folder / SUMMARY_FILE).read_text()) for folder in stages)
-    alone = tmp_path / "alone"
-    shutil.copytree(stages[1], alone, ignore=shutil.ignore_patterns("checkpoint-*"))
-    lineage = read_lineage(alone)
+    last_stage = tmp_path / "last_stage"
+    shutil.copytree(stages[1], last_stage, ignore=shutil.ignore_patterns("checkpoint-*"))
+    lineage = read_lineage(last_stage)
     for summary, recorded in zip((first, second), lineage.stages, strict=True):
         assert {**recorded, "started_from": None} == {**summary, "started_from": None}
     assert lineage.origin["parts"]["vision_tower"] == "openai/clip"
-    text = card_of(alone, lineage=lineage)
+    text = card_of(last_stage, lineage=lineage)
     assert "| no recipe | vision_adapter | images 6 | 0 | 2 | 4 | 0.01 | - | - |" in text
     assert f"| LoRA | pseudo-valor 8 | 0 | 2 | 4 | 0.01 | {second['first_loss']:.3f} |" in text
     assert f"at commit `{second['git_commit']}`" in text and f"trl {second['versions']['trl']}" in text

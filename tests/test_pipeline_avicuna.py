@@ -36,7 +36,7 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     write_media(folder / "sound.mp4", frames=pictures(40), fps=10, waveform=tone(4.0))
     write_media(folder / "-silent.mp4", frames=pictures(30)[::-1], fps=10)
-    write_media(folder / "alone.wav", waveform=tone(13.0), audio_codec="pcm_s16le")
+    write_media(folder / "audio.wav", waveform=tone(13.0), audio_codec="pcm_s16le")
     return folder
 
 
@@ -92,9 +92,11 @@ def test_several_queries_equal_single_queries(pipe, videos, batch_size):
     together = pipe(videos / "sound.mp4", query=queries, batch_size=batch_size)
     assert list(together) == queries
     for query in queries:
-        alone = pipe(videos / "sound.mp4", query=query)
-        assert [{**event, "score": None} for event in alone] == [{**event, "score": None} for event in together[query]]
-        for event, other in zip(alone, together[query]):
+        separate = pipe(videos / "sound.mp4", query=query)
+        assert [{**event, "score": None} for event in separate] == [
+            {**event, "score": None} for event in together[query]
+        ]
+        for event, other in zip(separate, together[query]):
             assert event["score"] == pytest.approx(other["score"], rel=1e-3)
 
 
@@ -143,7 +145,7 @@ def test_a_file_object_equals_its_path(pipe, videos):
 
 def test_lists_of_videos_equal_single_videos(pipe, videos):
     paths = [videos / "sound.mp4", videos / "-silent.mp4", videos / "sound.mp4"]
-    alone = [pipe(path) for path in paths]
+    separate = [pipe(path) for path in paths]
     for together in (
         pipe(paths),
         pipe(paths, batch_size=3),
@@ -151,11 +153,11 @@ def test_lists_of_videos_equal_single_videos(pipe, videos):
         list(pipe(path for path in paths)),
     ):
         assert len(together) == 3
-        for events, expected in zip(together, alone):
+        for events, expected in zip(together, separate):
             assert [(event["start"], event["end"], event["label"]) for event in events] == [
                 (event["start"], event["end"], event["label"]) for event in expected
             ]
-    assert alone[0] != alone[1]
+    assert separate[0] != separate[1]
     several = pipe(paths, query=["rain", "dog"])
     assert [list(result) for result in several] == [["rain", "dog"]] * 3
     assert several[1] == pipe(paths[1], query=["rain", "dog"])
@@ -172,7 +174,7 @@ def test_a_batch_size_of_the_constructor_applies_to_every_call(model, processor,
 def test_sound_changes_the_answer_and_audio_files_are_accepted(pipe, videos):
     with_sound = pipe(videos / "sound.mp4", question="What?")
     assert with_sound != pipe({"path": videos / "sound.mp4", "audio": False}, question="What?")
-    events = pipe({"type": "audio", "path": videos / "alone.wav"}, query="a tone")
+    events = pipe({"type": "audio", "path": videos / "audio.wav"}, query="a tone")
     check_events(events, duration=13.1)
 
 
@@ -277,7 +279,7 @@ def test_wrong_arguments_are_errors_that_name_them(pipe, videos):
     with pytest.raises(MediaError, match="missing.mp4"):
         pipe(videos / "missing.mp4")
     with pytest.raises(MediaError, match="no video stream"):
-        pipe(videos / "alone.wav")
+        pipe(videos / "audio.wav")
     with pytest.raises(ValueError, match="duration in seconds"):
         pipe({"video_features": torch.zeros(3, 24)})
     with pytest.raises(ValueError, match="placeholder '<video>'"):

@@ -413,8 +413,8 @@ def test_mp4_to_generated_events(processor, clips):
     assert new.shape == (6, 6)
     for row, conversation in enumerate(conversations):
         single = tokenized(processor, conversation, add_generation_prompt=True)
-        alone = model.generate(**single, max_new_tokens=6, do_sample=False)[0, single["input_ids"].shape[1] :]
-        assert torch.equal(new[row], alone)
+        separate = model.generate(**single, max_new_tokens=6, do_sample=False)[0, single["input_ids"].shape[1] :]
+        assert torch.equal(new[row], separate)
     events = processor.post_process_events(["From 00 to 50, a dog barks.", "nothing"], [10.0, 5.0])
     assert [[(event.start, event.end, event.label) for event in row] for row in events] == [
         [(0.0, 5.0, "a dog barks")],
@@ -554,8 +554,8 @@ def test_a_part_of_a_file_is_a_part_of_video_and_audio(processor, tmp_path):
     loud = expected["input_features"][0, 0].max(dim=1).values > -30  # frames of 10 ms
     assert 199 <= int(loud.nonzero()[0]) <= 201 and 299 <= int(loud.nonzero()[-1]) <= 301
     assert ((part["input_features"][0, 0].max(dim=1).values > -30) == loud).float().mean() > 0.99
-    alone = tokenized(processor, [user({"type": "audio", "path": path, "audio_start": 12, "audio_end": 18})])
-    assert torch.equal(alone["input_features"][0, 0], part["input_features"][0, 0])
+    separate = tokenized(processor, [user({"type": "audio", "path": path, "audio_start": 12, "audio_end": 18})])
+    assert torch.equal(separate["input_features"][0, 0], part["input_features"][0, 0])
     for block in ({"type": "video", "path": path, "start": 25}, {"type": "audio", "path": path, "start": 25}):
         with pytest.raises(ValueError, match="25"):
             tokenized(processor, [user(block)])

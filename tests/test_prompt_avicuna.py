@@ -175,7 +175,7 @@ def test_prompts_and_supervised_text_equal_the_published_ones(golden_dir, family
         return
     prompt, supervised = case["prompt"], case["supervised"]
     if (family, name) in INTENDED_DIFFERENCES:
-        assert supervised == [], "published: no supervised token, hence a NaN loss"
+        assert supervised == [], "published: no supervised token, so the loss is NaN"
         answer = conversation[-1]["value"]
         prompt, supervised = (prompt, [f" {answer}</s>"]) if answer else (f"{prompt}</s>", ["</s>"])
     assert render(to_messages(conversation), template) == (prompt, supervised)

@@ -52,11 +52,11 @@ def test_text_after_a_placeholder_starts_a_new_word(prepend_scheme, piece):
     tokenizer = add_placeholder_tokens(sentencepiece_tokenizer(prepend_scheme))
     word_start = "\u2581"
     bpe = tokenizer.backend_tokenizer.model
-    alone = [token.id for token in bpe.tokenize(word_start + piece.replace(" ", word_start))]
+    expected = [token.id for token in bpe.tokenize(word_start + piece.replace(" ", word_start))]
     before = pieces_ids(tokenizer, "rain\n")
     for placeholders in (["<video>"], ["<video>", "<audio>", "<video>"]):
         ids = tokenizer.convert_tokens_to_ids(placeholders)
-        assert pieces_ids(tokenizer, "rain\n" + "".join(placeholders) + piece) == before + ids + alone
+        assert pieces_ids(tokenizer, "rain\n" + "".join(placeholders) + piece) == before + ids + expected
 
 
 def test_existing_placeholder_tokens_are_kept_and_corrected():

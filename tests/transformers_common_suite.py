@@ -1,6 +1,6 @@
 """AVicuna under the ModelTesterMixin of transformers; test_transformers_common_suite.py runs this file.
 
-It is copied into the tests of transformers' source distribution, hence the relative imports.
+It is copied into the tests of transformers' source distribution, therefore the relative imports.
 """
 
 import importlib.util
