@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, ProcessorMixin
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
+from dataset_builders.command_line import name_model
 from modeling_avicuna import MediaError
 from modeling_avicuna.answering_avicuna import Answer as ModelAnswer
 from modeling_avicuna.answering_avicuna import answer_batch, answer_questions
@@ -212,10 +213,8 @@ class Generator:
 def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
     """The processor of a checkpoint with the token order of the settings. ValueError, with the name of the checkpoint,
     if it cannot be loaded."""
-    try:
+    with name_model(model):
         processor = AutoProcessor.from_pretrained(model)
-    except OSError as error:
-        raise ValueError(f"cannot load the model {model}: {error}") from error
     processor.check_configuration(AutoConfig.from_pretrained(model))
     if settings.audio_interleaving_rate is not None:
         processor.audio_interleaving_rate = settings.audio_interleaving_rate

@@ -1,6 +1,7 @@
 """The checkpoint before stage I: a tiny random one, or one assembled from pretrained parts."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -147,3 +148,29 @@ def test_the_command_needs_captions_for_a_tiny_model(tmp_path):
     assert AutoProcessor.from_pretrained(str(tmp_path / "out")).num_av_tokens == 12
     parts = json.loads((tmp_path / "out" / ORIGIN_FILE).read_text(encoding="utf-8"))["parts"]
     assert len(parts) == 5 and set(parts.values()) == {RANDOM}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--window-seconds 1000", "window_seconds=1000 is too long"),
+        ("--audio-interleaving-rate 3", "audio_interleaving_rate must be at least 0 and at most 1, got 3.0"),
+        ("--num_av_tokens 0", "num_av_tokens must be at least 1, got 0"),
+        ("--interleaving foo", "--interleaving: invalid choice: 'foo'"),
+        ("--alignment foo", "--alignment: invalid choice: 'foo'"),
+        ("--language-model foo", "language_model must be one of .*, got 'foo'"),
+        ("--size big", "--size: invalid choice: 'big'"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path, capsys, words, message):
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps([{"video_id": "a", "desc": "A dog barks loudly."}]))
+    options = ["--size", "tiny", "--captions-file", str(captions), "--output", str(tmp_path / "out")]
+    with pytest.raises((ValueError, SystemExit)) as error:
+        main([*options, *words.split()])
+    assert re.search(message, f"{error.value} {capsys.readouterr().err}")
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(ValueError, match="cannot load the model nowhere/none"):
+        main(["--language-model", "nowhere/none", "--output", str(tmp_path / "out")])

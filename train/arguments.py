@@ -114,10 +114,10 @@ def read_share(text: str | float) -> float:
     Raises:
         ValueError: not a number, or not from 0 to 1.
     """
-    text = str(text).strip()
-    share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    number = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(%?)\s*", str(text))
+    share = float(number[1]) / (100 if number[2] else 1) if number else -1.0
     if not 0 <= share <= 1:
-        raise ValueError(f"a share must be from 0% to 100%, got {text!r}")
+        raise ValueError(f"max_missing must be a share from 0% to 100%, such as 1% or 0.01, got {text!r}")
     return share
 
 

@@ -36,8 +36,13 @@ def read_data_source(entry: str | dict) -> DataSource:
     Raises:
         ValueError: an unknown or missing key.
     """
-    if isinstance(entry, str):
-        entry = json.loads(entry) if entry.lstrip().startswith("{") else {"path": entry}
+    if isinstance(entry, str) and entry.lstrip().startswith("{"):
+        try:
+            entry = json.loads(entry)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"data source {entry!r} is not JSON: {error}") from error
+    elif isinstance(entry, str):
+        entry = {"path": entry}
     known = set(DataSource.__dataclass_fields__)
     if unknown := sorted(set(entry) - known):
         raise ValueError(f"unknown key {unknown[0]!r} in data source {entry}; known keys: {sorted(known)}")

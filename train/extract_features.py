@@ -22,7 +22,7 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from dataset_builders.atomic_files import write_text
-from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.command_line import name_model, one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter, media_key
 from dataset_builders.features.towers import tower_settings
 from dataset_builders.input_settings import check_range
@@ -55,8 +55,13 @@ class ExtractionOptions:
         default_factory=list,
         metadata={"help": "Rows, as in a recipe; the parts of files that they use are cached as well."},
     )
-    dtype: str = field(default="float32", metadata={"help": "float32 or float16 on disk."})
-    compute_dtype: str = field(default="auto", metadata={"help": "Data type that the towers compute in."})
+    dtype: str = field(
+        default="float32", metadata={"choices": ["float32", "float16"], "help": "Data type of the cached features."}
+    )
+    compute_dtype: str = field(
+        default="auto",
+        metadata={"choices": ["auto", "float32", "bfloat16", "float16"], "help": "Data type of the towers."},
+    )
     num_workers: int = field(default=2, metadata={"help": "Decoding threads of each process."})
     media_per_part: int = field(default=512, metadata={"help": "Media in one file of the cache."})
     max_missing: str = field(
@@ -223,7 +228,8 @@ def main(arguments: list[str] | None = None):
     keys = {medium.key for medium in media}
     earlier = [entry for entry in read_failures(options.output) if entry["media_id"] not in keys]
     state.wait_for_everyone()  # all processes have read the earlier lists before one of them writes
-    processor = AutoProcessor.from_pretrained(options.model)
+    with name_model(options.model):
+        processor = AutoProcessor.from_pretrained(options.model)
     model = load_model(options.model, dtype=options.compute_dtype).eval()
     model.model.language_model = None  # not used here, and large
     model.to(state.device)

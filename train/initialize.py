@@ -23,10 +23,12 @@ from transformers import (
 )
 
 from dataset_builders import wordings
-from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.command_line import name_model, one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from dataset_builders.sources.captions import read_records
 from modeling_avicuna import AVicunaConfig, AVicunaFeatureExtractor, AVicunaForConditionalGeneration
 from modeling_avicuna.feature_extraction_avicuna import clap_settings
+from modeling_avicuna.interleaving_avicuna import INTERLEAVING_RULES
 from modeling_avicuna.origin_avicuna import RANDOM, write_origin
 from modeling_avicuna.processing_avicuna import build_processor
 from modeling_avicuna.prompt_avicuna import SYSTEM_PROMPT
@@ -202,7 +204,10 @@ def tiny_spec_size(window_seconds: float) -> int:
     """
     num_frames = round(100 * window_seconds) + 1
     num_mel_bins = int(str(TINY_AUDIO["num_mel_bins"]))
-    return next(size for size in (128, 256, 512, 1024) if size * size // num_mel_bins >= num_frames)
+    sizes = [size for size in (128, 256, 512, 1024) if size * size // num_mel_bins >= num_frames]
+    if not sizes:
+        raise ValueError(f"window_seconds={window_seconds:g} is too long for the tiny audio tower")
+    return sizes[0]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -241,13 +246,15 @@ def assemble(
     Raises:
         ValueError: the tokenizer is not backed by `tokenizers`.
     """
-    base_tokenizer = AutoTokenizer.from_pretrained(language_model)
-    tokenizer = add_placeholder_tokens(base_tokenizer)
-    text = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
+    with name_model(language_model):
+        tokenizer = add_placeholder_tokens(AutoTokenizer.from_pretrained(language_model))
+        text = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer))
-    vision = vision_tower and CLIPVisionModelWithProjection.from_pretrained(vision_tower, dtype=dtype)
-    audio = audio_tower and ClapAudioModelWithProjection.from_pretrained(audio_tower, dtype=dtype)
+    with name_model(vision_tower):
+        vision = vision_tower and CLIPVisionModelWithProjection.from_pretrained(vision_tower, dtype=dtype)
+    with name_model(audio_tower):
+        audio = audio_tower and ClapAudioModelWithProjection.from_pretrained(audio_tower, dtype=dtype)
     text.config.pad_token_id = tokenizer.pad_token_id
     avicuna = AVicunaConfig(
         vision_config=vision.config if vision else None,
@@ -298,7 +305,9 @@ class InitializeOptions:
     """Command line of `python -m train.initialize`."""
 
     output: str = field(metadata={"help": "Folder for the checkpoint."})
-    size: str | None = field(default=None, metadata={"help": '"tiny": a small model with random weights.'})
+    size: str | None = field(
+        default=None, metadata={"choices": ["tiny"], "help": "tiny: a small model with random weights."}
+    )
     captions_file: str | None = field(
         default=None,
         metadata={"aliases": ["--captions"], "help": "Captioned clips whose captions the tiny tokenizer learns from."},
@@ -316,16 +325,29 @@ class InitializeOptions:
     num_av_tokens: int = field(default=100, metadata={"help": "Audio-visual tokens of a video (published: 100)."})
     audio_interleaving_rate: float = field(default=0.25, metadata={"help": "Share of audio (published best: 0.25)."})
     interleaving: str = field(
-        default="uniform", metadata={"help": "Rule of the token order: uniform, published or concatenated."}
+        default="uniform", metadata={"choices": INTERLEAVING_RULES, "help": "Rule of the token order."}
     )
     alignment: str = field(
         default="published",
-        metadata={"help": '"published", or "centred": each token shows the middle of its share of the video.'},
+        metadata={
+            "choices": ["published", "centred"],
+            "help": "centred: each token represents the middle of its part of the video.",
+        },
     )
     window_seconds: float = field(default=10.0, metadata={"help": "Length of a sound window (published: 10)."})
     stride_seconds: float = field(default=4.0, metadata={"help": "Distance of sound windows (published: 4)."})
-    dtype: str = field(default="auto", metadata={"help": "Data type of the pretrained parts."})
+    dtype: str = field(
+        default="auto",
+        metadata={"choices": ["auto", "float32", "bfloat16", "float16"], "help": "Data type of the pretrained parts."},
+    )
     seed: int = field(default=0, metadata={"help": "Seed of all random weights."})
+
+    def __post_init__(self):
+        check_range(self, 1, "num_av_tokens")
+        check_range(self, 0, "audio_interleaving_rate", high=1)
+        if self.size == "tiny" and self.language_model not in (None, *TINY_TEXTS):
+            known = list(TINY_TEXTS)
+            raise ValueError(f"with --size tiny, language_model must be one of {known}, got {self.language_model!r}")
 
 
 def main(arguments: list[str] | None = None):

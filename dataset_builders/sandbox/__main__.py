@@ -6,6 +6,7 @@ python -m dataset_builders.sandbox --output DIR --num-clips 240 --num-test-video
 from dataclasses import dataclass, field
 
 from ..command_line import one_line_errors, parse_options
+from ..input_settings import check_range
 from .world import TimeLine, make_world
 
 
@@ -37,6 +38,10 @@ class SandboxOptions:
     )
     num_workers: int = field(default=1, metadata={"help": "number of processes; the output does not depend on it"})
     seed: int = field(default=0, metadata={"help": "random seed"})
+
+    def __post_init__(self):
+        check_range(self, 0, "num_clips", "num_background_clips", "num_test_videos", "num_train_videos")
+        check_range(self, 1, "num_workers")
 
 
 def main(arguments: list[str] | None = None) -> None:
