@@ -13,9 +13,10 @@ from pathlib import Path
 
 
 PROJECT = Path(__file__).parents[1]
-# DeepSpeed compiles its CPU communication once; in the checkout, so that no lock of another project blocks the tests
+# DeepSpeed compiles its CPU communication once, which takes minutes on a busy machine; in the checkout, so that no
+# lock of another project blocks the tests
 EXTENSIONS = PROJECT / "outputs" / "torch_extensions"
-TIMEOUT = 400.0
+TIMEOUT = 800.0
 
 
 def run_on_two_processes(module: str, *arguments: str, timeout: float = TIMEOUT, succeeds: bool = True) -> str:
