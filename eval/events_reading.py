@@ -278,11 +278,11 @@ def _checked_event(event: Any, where: str, *, score: float) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise ValueError(f"{where} has an event that is not an object: {event!r:.80}")
     given = score if event.get("score") is None else event["score"]
-    numbers = [event.get("start"), event.get("end"), given]
+    numbers: dict[str, Any] = {"start": event.get("start"), "end": event.get("end"), "score": given}
     label = event.get("label", event.get("caption", event.get("sentence", "")))
-    if not all(map(_is_number, numbers)) or not isinstance(label, str):
+    if not all(map(_is_number, numbers.values())) or not isinstance(label, str):
         raise ValueError(f"{where} has an event without numbers in start and end, or without a text: {event!r:.80}")
-    return {"start": float(numbers[0]), "end": float(numbers[1]), "label": label, "score": float(given)}
+    return {"label": label, **numbers}
 
 
 def _is_number(value: Any) -> bool:

@@ -1,10 +1,12 @@
 """The media of evaluation examples: files in a folder, or cached tower outputs.
 
-The sound can be removed, swapped or shifted, to measure whether the model uses it. Only changed sound is decoded here.
+The sound can be removed, swapped, shifted or moved, to measure whether the model uses it. Only changed sound is
+decoded here.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,10 @@ from modeling_avicuna.media_avicuna import load_audio
 from .task import Example
 
 
-# "swapped": the sound of another video; "shifted": rotated by half its length.
-SOUNDS = ("original", "removed", "swapped", "shifted")
+# "swapped": the sound of another video; "shifted": rotated by half its length; "moved": rotated by some seconds, the
+# amount is drawn for each video
+SOUNDS = ("original", "removed", "swapped", "shifted", "moved")
+MOVE_SECONDS = (1.0, 5.0)  # least and most
 SAMPLING_RATE = 48_000  # Hz, as the feature extractor takes it
 CachedLocation = tuple[FeatureStore, str]  # the store and the key of cached features
 Location = str | CachedLocation  # or the path of a file
@@ -92,6 +96,7 @@ class MediaSource:
         locations = {example.video_id: self._locate(example) for example in examples}
         self.locations = {key: location for key, location in locations.items() if location is not None}
         self._partners = _partners(self.locations) if sound == "swapped" else {}
+        self.shifts = {key: self._shift(key) for key in self.locations} if sound == "moved" else {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -120,20 +125,22 @@ class MediaSource:
         if isinstance(location, tuple):
             return self._open_cached(example, location, cast(CachedLocation, sound_of))
         audio: Any = True if self.sound == "original" else None
-        if self.sound in ("swapped", "shifted"):
+        if self.sound in ("swapped", "shifted", "moved"):
             samples = load_audio(
                 cast(str, sound_of), sampling_rate=SAMPLING_RATE, start=partner.start, end=partner.end
             )
             if samples is not None:
                 # the processor cuts the sound to the same part as the picture
                 before = np.zeros(round((example.start or 0.0) * SAMPLING_RATE), samples.dtype)
-                audio = np.concatenate([before, _changed(samples, self.sound)])
+                moved_by = round(self.shifts.get(example.video_id, 0.0) * SAMPLING_RATE)
+                audio = np.concatenate([before, _changed(samples, self.sound, moved_by)])
         return Media(location, audio, example.duration, example.start, example.end)
 
     def _open_cached(self, example: Example, location: CachedLocation, sound_of: CachedLocation) -> Media:
         (store, key), (other, sound_key) = location, sound_of
         rows = other.audio(sound_key)
-        heard = _changed(rows, self.sound) if len(rows) and self.sound != "removed" else None
+        moved_by = round(self.shifts.get(example.video_id, 0.0) / store.settings["stride_seconds"])
+        heard = _changed(rows, self.sound, moved_by) if len(rows) and self.sound != "removed" else None
         return Media(store.video(key), heard, example.duration or store.duration(key))
 
     def _locate(self, example: Example) -> Location | None:
@@ -142,9 +149,23 @@ class MediaSource:
             return self._folder.locate(example.media_names)
         return self.cache.find(example.media_names, example.start, example.end)
 
+    def _shift(self, video_id: str) -> float:
+        """Seconds by which "moved" delays a sound; cached sounds move by whole windows."""
+        drawn, location = draw_shift(video_id), self.locations[video_id]
+        if not isinstance(location, tuple):
+            return drawn
+        stride = location[0].settings["stride_seconds"]
+        return math.copysign(max(1, round(abs(drawn) / stride)) * stride, drawn)
+
+
+def draw_shift(video_id: str) -> float:
+    """Seconds by which the sound of a video is moved, earlier (negative) or later; the same in every run."""
+    generator = np.random.default_rng(list(hashlib.sha256(video_id.encode()).digest()))
+    return float(generator.uniform(*MOVE_SECONDS) * generator.choice([-1, 1]))
+
 
 def _partners(locations: dict[str, Location]) -> dict[str, str]:
-    """For each video, the next one with another media file, whose sound replacements its own."""
+    """For each video, the next one with another media file, whose sound replaces its own."""
     keys = list(locations)
     partners = {}
     for index, key in enumerate(keys):
@@ -156,5 +177,7 @@ def _partners(locations: dict[str, Location]) -> dict[str, str]:
     return partners
 
 
-def _changed(sound: np.ndarray, change: str) -> np.ndarray:
-    return np.roll(sound, len(sound) // 2, axis=0) if change == "shifted" else sound
+def _changed(sound: np.ndarray, change: str, moved_by: int) -> np.ndarray:
+    """What leaves at one end comes back at the other."""
+    amount = {"shifted": len(sound) // 2, "moved": moved_by}.get(change, 0)
+    return np.roll(sound, amount, axis=0)

@@ -157,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "num_expected": len(every_example),
         "missing": [example.video_id for example in examples if example.video_id not in media.locations],
         "unreadable": log.unreadable,
+        "sound_shifts": media.shifts,
     }
     result = result_of(score, options, settings, counts=counts, seconds=round(time.time() - began, 1))
     write_json(options.output / "results.json", result)

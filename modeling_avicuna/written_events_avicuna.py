@@ -198,7 +198,9 @@ def _span_run(text: str, first: re.Match) -> _Group:
         stop = following.end()
     unit = spans[-1][1].unit if text[spans[-1][1].stop : stop].strip() else None
     if unit:  # written after the last span alone: "from 3 to 17 and from 40 to 52 seconds"
-        spans = [tuple(time if time.unit else time._replace(unit=unit) for time in span) for span in spans]
+        spans = [
+            (start._replace(unit=start.unit or unit), end._replace(unit=end.unit or unit)) for start, end in spans
+        ]
     label, quoted_stop = _quoted_label(text, stop)
     return _Group(first.start(), quoted_stop, tuple(spans), label)
 

@@ -13,6 +13,7 @@ PAGES = (
     "docs/train.md",
     "docs/convert.md",
     "docs/evaluate.md",
+    "docs/analyses.md",
     "docs/use.md",
     "docs/publish.md",
     "docs/reproduce.md",

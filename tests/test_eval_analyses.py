@@ -10,7 +10,7 @@ from PIL import Image
 from dataset_builders.atomic_files import write_json
 from eval import comparison, sound_use, study
 from eval.records import AnswerLog
-from eval.task import Answer
+from eval.task import Answer, Example, Question
 from eval.timeline import draw_timeline
 from modeling_avicuna.timestamp_avicuna import Event
 from train import run_stages
@@ -253,12 +253,12 @@ def test_a_sweep_trains_each_rate_and_stops_at_a_failed_training(study_folder, p
         run_study(study_folder, plan, "--variants", "10")
 
 
-def test_sound_use_compares_four_runs(tmp_path, monkeypatch):
+def test_sound_use_compares_the_runs(tmp_path, monkeypatch):
     def evaluate(arguments):
         output = study.Path(arguments[arguments.index("--output") + 1])
         sound = arguments[arguments.index("--sound") + 1]
         log = AnswerLog(output)
-        texts = {"original": "abcd", "removed": "xxxx", "swapped": "abxx", "shifted": "abcd"}[sound]
+        texts = {"original": "abcd", "removed": "xxxx", "swapped": "abxx", "shifted": "abcd", "moved": "xbcd"}[sound]
         log.write(Answer(str(n), "v", 1.0, text) for n, text in enumerate(texts))
         log.join(list("0123"))
         write_json(
@@ -267,20 +267,68 @@ def test_sound_use_compares_four_runs(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(sound_use.run, "main", evaluate)
-    sound_use.main(["--output", str(tmp_path), "--", "--task", "sandbox"])
-    rows = {row["sound"]: row for row in json.loads((tmp_path / "sound_use.json").read_text())["rows"]}
+    task = ["--", "--task", "sandbox", "--model", "m", "--annotations", "a.json"]
+    sound_use.main(["--output", str(tmp_path), *task])
+    result = json.loads((tmp_path / "sound_use.json").read_text())
+    rows = {row["sound"]: row for row in result["rows"]}
     assert {s: row["answers_changed"] for s, row in rows.items()} == {
         "original": 0.0,
         "removed": 100.0,
         "swapped": 50.0,
         "shifted": 0.0,
+        "moved": 25.0,
     }
-    assert rows["removed"]["metrics"]["average_mAP"] == 1
+    assert rows["removed"]["metrics"]["average_mAP"] == 1 and result["moved_sound"] is None
     assert_picture(tmp_path / "sound_use.png")
     with pytest.raises(ValueError, match="is set here"):
-        sound_use.main(["--output", str(tmp_path), "--", "--sound", "removed"])
+        sound_use.main(["--output", str(tmp_path), *task, "--sound", "removed"])
+    with pytest.raises(ValueError, match=r"unknown sounds \['loud'\]"):
+        sound_use.main(["--output", str(tmp_path), "--sounds", "loud", *task])
+    sound_use.main(["--output", str(tmp_path), "--sounds", "removed", *task])
+    rows = json.loads((tmp_path / "sound_use.json").read_text())["rows"]
+    assert [row["sound"] for row in rows] == ["original", "removed"]
     with pytest.raises(ValueError, match="after `--`"):
         sound_use.main(["--output", str(tmp_path)])
+
+
+def one_event(label, start, end):
+    """A video of 30 s with one event, and the question about it."""
+    question = Question(f"{label}?", "", "spans", label=label)
+    return Example(f"video of {label}", (), 30.0, (question,), (Event(start, end, label),))
+
+
+def answers_of(examples, *spans):
+    return [
+        Answer(e.questions[0].id, e.video_id, 30.0, "", tuple(Event(s, t, "") for s, t in said))
+        for e, said in zip(examples, spans)
+    ]
+
+
+def test_events_that_are_heard_alone_follow_the_moved_sound_and_seen_ones_stay():
+    heard, loosely, ignored = (one_event(label, 10.0, 20.0) for label in sorted(sound_use.HEARD_ALONE)[:3])
+    seen = one_event(sorted(sound_use.SEEN_ALONE)[0], 10.0, 20.0)
+    outside, both = one_event(sorted(sound_use.HEARD_ALONE)[3], 22.0, 29.0), one_event("dog barking", 10.0, 20.0)
+    examples = [heard, loosely, ignored, seen, outside, both]
+    result = sound_use.score_moved(
+        examples,
+        original=answers_of(examples, [(10, 20)], [(0, 5)], [(11, 21)], [(10, 20)], [(22, 29)], [(10, 20)]),
+        moved=answers_of(examples, [(14, 24)], [(22, 25)], [(10, 20)], [(10, 20)], [], [(10, 20)]),
+        shifts={example.video_id: 4.0 for example in examples},
+    )
+    assert result["counts"] == {
+        "audio_only_followed": 3,  # not the one that the shift moves out of its video
+        "audio_only_followed@0.5": 3,
+        "audio_only_found@0.5": 3,
+        "visual_only_stayed": 1,
+    }
+    assert {name: round(value, 1) for name, value in result["values"].items()} == {
+        "audio_only_followed": 66.7,
+        "audio_only_followed@0.5": 33.3,
+        "audio_only_found@0.5": 66.7,
+        "visual_only_stayed": 100.0,
+    }
+    low, high = result["intervals"]["audio_only_followed"]
+    assert low < 66.7 < high and result["intervals"]["visual_only_stayed"] == (100.0, 100.0)
 
 
 def test_timelines_are_drawn_for_any_label_and_number_of_events(tmp_path):

@@ -15,9 +15,10 @@ from dataset_builders.release.provenance import git_commit
 from dataset_builders.sandbox.world import make_world
 from eval import run
 from eval.generation import GenerationSettings, Generator
-from eval.media import MediaSource
+from eval.media import SAMPLING_RATE, MediaSource, draw_shift
 from eval.records import AnswerLog, read_answers
 from eval.task import Answer, Example, read_examples
+from modeling_avicuna.media_avicuna import load_audio
 from modeling_avicuna.timestamp_avicuna import Event
 from train.initialize import build_tiny
 
@@ -167,7 +168,7 @@ def test_a_folder_without_any_of_the_videos_is_an_error(world, checkpoint, tmp_p
         MediaSource([])
 
 
-def test_sound_is_removed_swapped_with_the_next_video_or_shifted(world):
+def test_sound_is_removed_swapped_with_the_next_video_shifted_or_moved(world):
     examples = run.TASKS["sandbox"].read([world / "cached.json"], "test")
     media = {sound: MediaSource(examples, features_dir=[world / "features"], sound=sound) for sound in run.SOUNDS}
     assert list(media["original"].locations) == [f"-video_{n}" for n in range(NUM_CACHED)]
@@ -180,6 +181,11 @@ def test_sound_is_removed_swapped_with_the_next_video_or_shifted(world):
     shifted, original = opened["shifted"][2].audio, opened["original"][2].audio
     assert np.array_equal(np.roll(shifted, -3, axis=0), original) and not np.array_equal(shifted, original)
     assert all(np.array_equal(a.video, b.video) for a, b in zip(opened["swapped"], opened["original"]))
+    moved, shifts = opened["moved"], media["moved"].shifts
+    for index in (0, 2, 3):
+        shift = shifts[examples[index].video_id]  # by one window of 4 s, earlier or later
+        assert abs(shift) == 4.0
+        assert np.array_equal(np.roll(opened["original"][index].audio, round(shift / 4), axis=0), moved[index].audio)
 
 
 def test_the_partner_of_a_swapped_sound_does_not_depend_on_the_limit(world, checkpoint, tmp_path):
@@ -280,11 +286,11 @@ def test_a_part_of_cached_media_has_its_own_features(tmp_path):
     assert "w" not in MediaSource([replace(example, video_id="w", start=3.0)], features_dir=[tmp_path]).locations
 
 
-def test_the_sound_of_a_video_file_can_be_removed_and_shifted(world, checkpoint):
+def test_the_sound_of_a_video_file_can_be_removed_shifted_and_moved(world, checkpoint):
     examples = run.TASKS["sandbox"].read([world / "files.json"], "test")[:1]
     generator = Generator(str(checkpoint), settings=GenerationSettings())
     encoded = {}
-    for sound in ("original", "removed", "shifted"):
+    for sound in run.SOUNDS[:2] + run.SOUNDS[3:]:
         source = MediaSource(examples, media_dir=world / "test", sound=sound)
         encoded[sound] = generator.encode(source.open(examples[0]))
     assert encoded["removed"].audio is None and len(encoded["removed"].video) == 20
@@ -292,6 +298,19 @@ def test_the_sound_of_a_video_file_can_be_removed_and_shifted(world, checkpoint)
     assert encoded["shifted"].audio.shape == encoded["original"].audio.shape
     assert not np.allclose(encoded["shifted"].audio, encoded["original"].audio)
     assert np.allclose(encoded["shifted"].video, encoded["original"].video, atol=1e-6)
+    assert not np.allclose(encoded["moved"].audio, encoded["original"].audio)
+
+
+def test_a_moved_sound_comes_one_to_five_seconds_earlier_or_later(world):
+    shifts = [draw_shift(f"video {number}") for number in range(300)]
+    assert shifts == [draw_shift(f"video {number}") for number in range(300)]
+    assert 1 <= min(map(abs, shifts)) < 1.2 and 4.8 < max(map(abs, shifts)) <= 5
+    assert 120 < sum(shift > 0 for shift in shifts) < 180
+    example = run.TASKS["sandbox"].read([world / "files.json"], "test")[0]
+    source = MediaSource([example], media_dir=world / "test", sound="moved")
+    original = load_audio(world / "test" / f"{example.video_id}.mp4", sampling_rate=SAMPLING_RATE)
+    amount = round(source.shifts[example.video_id] * SAMPLING_RATE)
+    assert np.array_equal(source.open(example).audio, np.roll(original, amount))
 
 
 def test_two_processes_give_the_answers_of_one(finished, world, checkpoint, tmp_path, project_dir):

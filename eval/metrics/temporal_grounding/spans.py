@@ -65,19 +65,21 @@ def assigned_ious(ious: np.ndarray) -> np.ndarray:
     return ious[linear_sum_assignment(ious, maximize=True)]
 
 
-def count_f1(predicted: Sequence[int], expected: Sequence[int], weights: np.ndarray | None = None) -> float:
+def count_f1(
+    predicted: Sequence[int] | np.ndarray, expected: Sequence[int] | np.ndarray, weights: np.ndarray | None = None
+) -> float:
     """Macro F1 in 0-1 of the number of spans, each number that occurs in the references being a class.
 
     A model that always answers one span gets the F1 of "one" divided by the number of classes. The definition is ours:
     published figures of this name do not state theirs. A query of weight 2 counts as two queries.
     """
-    predicted, expected = np.asarray(predicted, int), np.asarray(expected, int)
-    weights = np.ones(len(expected)) if weights is None else weights
-    size, equal = int(max(predicted.max(), expected.max())) + 1, predicted == expected
-    said, meant = np.bincount(predicted, weights, size), np.bincount(expected, weights, size)
-    both = np.bincount(expected[equal], weights[equal], size)
-    classes = meant > 0
-    return float(np.mean(2 * both[classes] / (said + meant)[classes]))
+    said, meant = np.asarray(predicted, int), np.asarray(expected, int)
+    weights = np.ones(len(meant)) if weights is None else weights
+    size, equal = int(max(said.max(), meant.max())) + 1, said == meant
+    num_said, num_meant = np.bincount(said, weights, size), np.bincount(meant, weights, size)
+    num_right = np.bincount(meant[equal], weights[equal], size)
+    classes = num_meant > 0
+    return float(np.mean(2 * num_right[classes] / (num_said + num_meant)[classes]))
 
 
 def score_queries_by_count(

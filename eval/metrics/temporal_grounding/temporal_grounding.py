@@ -17,7 +17,8 @@ __all__ = ["TemporalGrounding", "pairwise_iou", "score_spans"]
 
 _DESCRIPTION = """
 Temporal grounding: mean IoU and recall of the first span at IoU 0.3 / 0.5 / 0.7; for several spans the IoU of the
-unions, F1 of one-to-one matches, and macro F1 of the number of spans. Values are in 0-100.
+unions, F1 of one-to-one matches, OMTG Bench's tF1, EtF1 and count accuracy, and macro F1 of the number of spans.
+Values are in 0-100.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -26,7 +27,8 @@ Args:
     references: one list per query of {"start", "end"}, at least one.
     thresholds: IoU thresholds, (0.3, 0.5, 0.7) by default.
 Returns:
-    {"mIoU", "R1@0.3", "R1@0.5", "R1@0.7", "union_IoU", "F1@0.3", "F1@0.5", "F1@0.7", "CountF1", "answered"}
+    {"mIoU", "R1@0.3", ..., "union_IoU", "F1@0.3", ..., "tF1@0.3", ..., "EtF1", "count_accuracy", "answered",
+    "CountF1"}
 Examples:
     >>> metric = evaluate.load("eval/metrics/temporal_grounding")
     >>> metric.compute(predictions=[[{"start": 0.0, "end": 5.0}]], references=[[{"start": 0.0, "end": 10.0}]])["mIoU"]
