@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 
 Result = TypeVar("Result")
+START_METHOD = "spawn"  # a forked child would inherit the threads of other libraries in an unknown state
 
 
 def run_jobs(
@@ -39,8 +40,7 @@ def run_jobs(
                 yield function(*job)
                 progress.update()
             return
-        # spawn: a forked child would inherit the threads of other libraries in an unknown state
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START_METHOD)
         num_workers = min(num_workers, len(jobs))
         with ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool:
             for task in as_completed([pool.submit(function, *job) for job in jobs]):

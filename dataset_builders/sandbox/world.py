@@ -6,15 +6,14 @@ equal plans, captions, annotations, pixels and samples on any machine with the s
 if the x264 and AAC builds bundled with PyAV and the type of processor are the same.
 """
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..atomic_files import write_json
 from ..media_writer import MediaWriter
+from ..workers import run_jobs
 from .classes import EVENT_CLASSES, HEARD, PLACES, SEEN, SEEN_AND_HEARD, EventClass
 from .pictures import blend, draw_mask
 from .sounds import fade_ends, synthesise
@@ -135,15 +134,8 @@ def make_world(
             key = (seed, UNTRIMMED[subset], index, 1)
             jobs.append((output / subset / f"{video_id}.mp4", takes, duration, key))
             database[video_id] = {"duration": duration, "annotations": _annotate(takes), "subset": subset}
-    with tqdm(total=len(jobs), desc="sandbox", unit="video") as progress:
-        if num_proc == 1:
-            for job in jobs:
-                _write_job(job)
-                progress.update()
-        else:
-            with ProcessPoolExecutor(num_proc) as pool:
-                for _ in pool.map(_write_job, jobs, chunksize=4):
-                    progress.update()
+    for _ in run_jobs(_write_job, jobs, num_workers=num_proc, name="sandbox", unit="video"):
+        pass
     # written last: a folder that has captions is complete
     write_json(output / "captions.json", captions)
     write_json(output / "short_captions.json", short_captions)
@@ -293,8 +285,7 @@ def _annotate(takes: list[Take]) -> list[dict]:
     ]
 
 
-def _write_job(job: tuple[Path, list[Take], float, tuple[int, ...]]) -> None:
-    path, takes, duration, key = job
+def _write_job(path: Path, takes: list[Take], duration: float, key: tuple[int, ...]) -> None:
     write_video(path, takes, duration, rng=_rng(*key))
 
 
