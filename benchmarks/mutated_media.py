@@ -1,6 +1,6 @@
-"""Give damaged media files to the readers of the processor, in child processes, and count what comes of each:
+"""Reads damaged media files in child processes, as the processor reads them, and counts the outcomes:
 
-python benchmarks/mutated_media.py --media-dir ../shared/data/clips ../shared/data/valor_clips --num-files 10000
+    python -m benchmarks.mutated_media --media-dir ../shared/data/clips ../shared/data/valor_clips --num-files 10000
 
 Each file is a clip with flipped bits, a cut end, a lost or repeated piece, swapped MP4 boxes or a wrong size field,
 from the seed and its number alone. It is read as the processor reads a video: its frames, its windows of sound, its
@@ -8,27 +8,28 @@ length. A right result is one of the promised shapes, finite, with a positive du
 is one `MediaError` that names the file.
 """
 
-import json
 import multiprocessing
 import os
-import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from dataset_builders.atomic_files import write_json
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 
 
+PROGRAM = "python -m benchmarks.mutated_media"
 SUFFIXES = frozenset(".mp4 .mov .webm .mkv .avi .ts .mp3 .wav .m4a .flv".split())
 REMUXED = (".mkv", ".ts", ".mov", ".flv")  # containers that one clip is put into, beside the clips themselves
 MAX_BYTES = 2_000_000  # larger clips would only make the run longer
@@ -42,12 +43,14 @@ class Options:
     """Options of the command."""
 
     media_dir: list[str] = field(metadata={"help": "folders of clips, searched without their sub-folders"})
-    output: str = field(
-        default=str(Path(__file__).parent / "results" / "mutated_media.json"), metadata={"help": "JSON file to write"}
-    )
+    output: Path = field(default=RESULTS / "mutated_media.json", metadata={"help": "JSON file to write"})
     num_files: int = field(default=10_000, metadata={"help": "files to make and read"})
     first: int = field(default=0, metadata={"help": "number of the first one; continue where another run ended"})
+    num_workers: int = field(default=1, metadata={"help": "processes that read files"})
     seed: int = 0
+
+    def __post_init__(self):
+        check_range(self, 1, "num_files", "num_workers")
 
 
 def flip_bits(content: bytearray, rng: np.random.Generator) -> bytearray:
@@ -236,73 +239,51 @@ class Child:
 
 
 def run(options: Options) -> dict:
+    """Reads all files and counts the outcomes, in total and by kind of damage."""
     outcomes: dict[str, Counter] = {mutation.__name__: Counter() for mutation in MUTATIONS}
-    failures, slowest, peak_memory, child = [], 0.0, 0.0, Child()
-    begin, load = time.time(), [round(value, 2) for value in os.getloadavg()]
-    with tempfile.TemporaryDirectory() as scratch:
+    failures, slowest, peak_memory = [], 0.0, 0.0
+    children = [Child() for _ in range(options.num_workers)]
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.num_workers) as pool:
         clips = collect_clips(options.media_dir, Path(scratch))
-        for number in range(options.first, options.first + options.num_files):
-            clip, kind, content = mutate(clips, number, seed=options.seed)
-            path = Path(scratch) / f"{number}{clip.suffix}"
-            path.write_bytes(content)
-            outcome, seconds, peak = child.read(path)
+
+        def read_share(rank: int) -> list[tuple[int, str, str, tuple[str, float, float]]]:
+            found = []
+            for number in range(options.first + rank, options.first + options.num_files, options.num_workers):
+                clip, kind, content = mutate(clips, number, seed=options.seed)
+                path = Path(scratch) / f"{number}{clip.suffix}"
+                path.write_bytes(content)
+                found.append((number, clip.name, kind, children[rank].read(path)))
+                path.unlink()
+                if number % 500 == 499:
+                    print(f"file {number + 1}", file=sys.stderr, flush=True)
+            children[rank].stop()
+            return found
+
+        for number, clip, kind, (outcome, seconds, peak) in chain(*pool.map(read_share, range(options.num_workers))):
             slowest, peak_memory = max(slowest, seconds), max(peak_memory, peak)
             known = outcome in ("right result", "MediaError")
             outcomes[kind][outcome if known else outcome.split(":")[0]] += 1
             if not known:
-                failures.append({"number": number, "clip": clip.name, "kind": kind, "outcome": outcome[:300]})
-                print(failures[-1], round(seconds, 1), file=sys.stderr, flush=True)
-            path.unlink()
-            if number % 500 == 499:
-                print(number + 1, round(time.time() - begin), "s", file=sys.stderr, flush=True)
-        child.stop()
-        num_clips = len(clips)
-    total: Counter = sum(outcomes.values(), Counter())
+                failures.append({"number": number, "clip": clip, "kind": kind, "outcome": outcome[:300]})
     return {
         "num_files": options.num_files,
-        "outcomes": dict(total.most_common()),
+        "num_clips": len(clips),
+        "outcomes": dict(sum(outcomes.values(), Counter()).most_common()),
         "outcomes_by_damage": {kind: dict(counts.most_common()) for kind, counts in outcomes.items()},
         "failures": failures,
         "slowest_cpu_seconds": round(slowest, 2),
         "peak_gigabytes": round(peak_memory, 2),
-        "conditions": {
-            **describe_conditions(),
-            "seed": options.seed,
-            "first": options.first,
-            "num_clips": num_clips,
-            "limits": {"cpu_seconds": MAX_SECONDS, "wall_seconds": MAX_WALL_SECONDS, "gigabytes": MAX_GIGABYTES},
-            "minutes": round((time.time() - begin) / 60, 1),
-            "load_average_at_start": load,
-            "load_average_at_end": [round(value, 2) for value in os.getloadavg()],
-        },
-    }
-
-
-def describe_conditions() -> dict:
-    import av
-    import decord
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "git_commit": commit.stdout.strip(),
-        "num_cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "av": av.__version__,
-        "ffmpeg_of_av": ".".join(map(str, av.library_versions["libavcodec"])),
-        "decord": decord.__version__,
+        "limits": {"cpu_seconds": MAX_SECONDS, "wall_seconds": MAX_WALL_SECONDS, "gigabytes": MAX_GIGABYTES},
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    program = "python benchmarks/mutated_media.py"
-    options = parse_options(Options, arguments, program=program, description=__doc__.splitlines()[0])
-    results = run(options)
-    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, results)
-    print(json.dumps(results["outcomes"], indent=2))
+    options = parse_options(Options, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
+    settings = {"seed": options.seed, "first": options.first, "num_workers": options.num_workers}
+    conditions = describe_conditions(["av", "decord"], **settings)
+    write_results(options.output, conditions=conditions, results=run(options))
 
 
 if __name__ == "__main__":
-    with one_line_errors("python benchmarks/mutated_media.py"):
+    with one_line_errors(PROGRAM):
         main()
