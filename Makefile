@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 MODULES = $(shell find modeling_avicuna dataset_builders train eval model_card -name '*.py' ! -name '__*' \
 	! -path 'eval/lmms_plugin/*' ! -path 'model_card/space/*' ! -name cluster_shards.py | sed 's|/|.|g; s|\.py$$||' | sort)
 
-.PHONY: setup demo reproduce test test-slow lint format docs clean
+.PHONY: setup demo page reproduce serve-env test test-serve test-slow lint format docs clean
 
 setup: $(VENV)/.installed
 
@@ -26,12 +26,30 @@ demo: setup
 	$(BIN)/python examples/demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") $(if $(QUESTION),--question "$(QUESTION)") \
 		$(if $(MAX_STEPS),--max-steps $(MAX_STEPS))
 
+# A page in the browser for a checkpoint, with a video of the sandbox as the example: http://127.0.0.1:7860
+page: setup
+	test -f outputs/page/example.mp4 || ( $(BIN)/python -m dataset_builders.sandbox --output outputs/page/world \
+		--num-clips 0 --num-test-videos 1 --seed 107 --event-seconds 4 12 --video-seconds 20 40 && \
+		cp outputs/page/world/test/*.mp4 outputs/page/example.mp4 )
+	AVICUNA_MODEL="$(or $(MODEL),examples/sandbox_checkpoint)" AVICUNA_EXAMPLE="$(CURDIR)/outputs/page/example.mp4" \
+		$(BIN)/python model_card/space/app.py
+
 # Hours on two cores; stopped and started again it goes on. ROWS="plain" SEEDS="0 1" choose from the plan.
 reproduce: setup
 	nice -n 10 $(BIN)/python benchmarks/reproduce.py $(if $(ROWS),--only $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# vLLM on the processor, in an environment of its own: 4 GB, docs/serve.md
+serve-env: .venv-serve/.installed
+
+.venv-serve/.installed: setup.py serve/install.sh serve/constraints.txt
+	serve/install.sh $(PYTHON) .venv-serve
+	touch $@
+
+test-serve: setup serve-env
+	$(BIN)/python -m pytest tests/test_serve.py
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

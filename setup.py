@@ -1,8 +1,9 @@
 """Packaging of AVicuna.
 
-The distribution installs two libraries: `modeling_avicuna` (the model) and `dataset_builders` (the data). `train/`,
-`eval/` and `model_card/` hold commands that run from a checkout. The packages are listed explicitly, because
-find_packages() would install modules named `train` and `eval` into site-packages.
+The distribution installs two libraries, `modeling_avicuna` (the model) and `dataset_builders` (the data), and the
+vLLM plugin `avicuna_vllm`, which needs the extra `vllm`. `train/`, `eval/` and `model_card/` hold commands that run
+from a checkout. The packages are listed explicitly, because find_packages() would install modules named `train` and
+`eval` into site-packages.
 """
 
 from pathlib import Path
@@ -37,6 +38,7 @@ TEST = [
 DOCS = ["pdoc>=15"]
 SPACE = ["gradio>=6.31"]
 CLUSTER = ["datatrove>=0.5"]
+VLLM = ["vllm>=0.32"]
 
 setup(
     name="avicuna",
@@ -54,7 +56,13 @@ setup(
         "dataset_builders.sandbox",
         "dataset_builders.release",
         "dataset_builders.sources",
+        "avicuna_vllm",
     ],
+    package_dir={"avicuna_vllm": "serve/avicuna_vllm"},
+    entry_points={
+        "vllm.general_plugins": ["avicuna = avicuna_vllm:register"],
+        "vllm.logits_processors": ["avicuna_spans = avicuna_vllm.spans:WellFormedSpans"],
+    },
     package_data={"dataset_builders.release": ["*_card_template.md"]},
     install_requires=MODEL + MEDIA + DATA,
     extras_require={
@@ -63,6 +71,8 @@ setup(
         "docs": DOCS,
         # for trying the Space of a release before it is published
         "space": SPACE,
+        # for serving by vLLM (docs/serve.md; `make serve-env` installs the build for processors)
+        "vllm": VLLM,
         # for building PU-VALOR shards with datatrove on Slurm or Ray
         "cluster": CLUSTER,
         "dev": TRAIN

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
 _MODEL_CLASS = "modeling_avicuna.AVicunaForConditionalGeneration"
@@ -26,6 +27,9 @@ _CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
+# `transformers serve --trust-remote-code` loads models of the types in this table by their auto class, and all others
+# by a class of transformers. It loads the configuration, and so this file, first.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.setdefault("avicuna", "AVicunaForConditionalGeneration")
 
 
 @strict

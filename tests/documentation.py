@@ -15,6 +15,7 @@ PAGES = (
     "docs/evaluate.md",
     "docs/analyses.md",
     "docs/use.md",
+    "docs/serve.md",
     "docs/publish.md",
     "docs/reproduce.md",
     "README.md",
@@ -41,6 +42,10 @@ SLOW = {
 }
 # snippets that no test runs
 NOWHERE = {
+    "make page": "runs until it is stopped; tests/test_space.py runs the page",
+    "make serve-env": "installs 4 GB; tests/test_serve.py uses the environment",
+    ".venv-serve/bin/python -m": "runs until it is stopped; tests/test_serve.py starts it",
+    ".venv-serve/bin/transformers serve": "runs until it is stopped; tests/test_serve.py starts it",
     "make reproduce": "takes hours; tests/test_sandbox_recipe.py reads its plan",
     "make test": "runs these tests; CI runs it (.ci/run)",
 }

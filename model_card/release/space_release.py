@@ -33,7 +33,10 @@ CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 APP_FILE, CARD_FILE, REQUIREMENTS_FILE = "app.py", "README.md", "requirements.txt"
 SPACE_FILES = (APP_FILE, CARD_FILE, REQUIREMENTS_FILE)
 # imported by the app and by the code of a checkpoint; `sdk_version` of the Space installs Gradio
-REQUIRED_PACKAGES = ("av", "decord", "huggingface_hub", "numpy", "torch", "torchaudio", "torchvision", "transformers")
+REQUIRED_PACKAGES = (
+    *("av", "decord", "huggingface_hub", "numpy", "pillow"),
+    *("torch", "torchaudio", "torchvision", "transformers"),
+)
 # modules of this project's environment that a Space does not have; they are hidden while it is tried
 UNDECLARED_MODULES = (
     "accelerate datasets dataset_builders deepspeed evaluate matplotlib modeling_avicuna nltk peft pyarrow scipy "

@@ -1,18 +1,25 @@
-"""A Gradio page for AVicuna: shows the events of a video as a time line and a table, or answers a question about it.
+"""A Gradio page for AVicuna: the events of a video on a time line, below its frames and its waveform, and as a table;
+or the answer to a question.
 
-    AVICUNA_MODEL=outputs/demo/stage4 python app.py
+    AVICUNA_MODEL=examples/sandbox_checkpoint AVICUNA_EXAMPLE=video.mp4 python app.py
 
 The complete program of a Space, assembled by `model_card/release/space_release.py`. It does not import this project:
 the code of the model is part of the checkpoint. Requests are answered one at a time. Uploads are deleted within two
 hours.
 """
 
+import base64
 import html
+import io
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import av
 import gradio as gr
+import numpy as np
+import PIL.Image
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import Pipeline, PreTrainedConfig, pipeline
@@ -24,6 +31,9 @@ COLUMNS = ["start", "end", "event", "score"]
 MAX_FILE_SIZE = "500mb"  # our choice
 KEPT = 3600  # seconds for which an upload is kept; our choice
 TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # seconds
+LONG, WINDOW = 120.0, 60.0  # seconds: longer videos are looked at in windows of a minute; our choice
+NUM_FRAMES, FRAME_HEIGHT = 16, 64  # frames above the time line, and their height in pixels
+NUM_BARS = 240  # of the waveform
 MIN_WIDTH = 0.5  # percent of the time line; our choice, so that the shortest event can be seen and clicked
 
 INTRODUCTION = """
@@ -44,6 +54,10 @@ STYLE = """
 .tick { position: absolute; top: 2px; transform: translateX(-50%); font-size: 12px; white-space: nowrap;
         color: var(--body-text-color-subdued); }
 .tick:first-child { transform: none; }
+.frames .track { display: flex; height: 48px; overflow: hidden; }
+.frames img { flex: 1; min-width: 0; height: 48px; object-fit: cover; }
+.sound .track { height: 40px; }
+.sound svg { display: block; width: 100%; height: 40px; fill: var(--body-text-color-subdued); }
 """
 SEEK = """
 element.addEventListener("click", (click) => {
@@ -112,10 +126,9 @@ def clock(seconds: float, *, duration: float) -> str:
     return f"{seconds:.3g} s" if duration < 120 else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
-def draw_timeline(events: list[dict], *, duration: float) -> str:
-    """Events of a video of `duration` seconds as HTML: one lane per label, more if its events overlap, and an axis."""
-    if not events:
-        return NOTHING_FOUND
+def draw_timeline(events: list[dict], *, duration: float, tracks: str = "") -> str:
+    """Events of a video of `duration` seconds as HTML: `tracks` above, one lane per label or more if its events
+    overlap, and an axis."""
     lanes = assign_lanes(events)
     labels = list(dict.fromkeys(lane[0]["label"] for lane in lanes))
     rows, previous = [], None
@@ -123,17 +136,82 @@ def draw_timeline(events: list[dict], *, duration: float) -> str:
         label = lane[0]["label"]
         color = f"hsl({labels.index(label) * 137 % 360}, 60%, 50%)"  # the golden angle makes adjacent colours differ
         bars = "".join(draw_event(event, duration=duration, color=color) for event in lane)
-        name = "" if label == previous else html.escape(label)
-        rows.append(
-            f'<div class="lane"><div class="name" title="{name}">{name}</div><div class="track">{bars}</div></div>'
-        )
+        rows.append(draw_lane(bars, name="" if label == previous else label))
         previous = label
     ticks = "".join(
         f'<span class="tick" style="left:{100 * seconds / duration:.3f}%">{clock(seconds, duration=duration)}</span>'
         for seconds in tick_seconds(duration)
     )
-    axis = f'<div class="lane axis"><div class="name"></div><div class="track">{ticks}</div></div>'
-    return f'<div class="timeline">{"".join(rows)}{axis}</div>'
+    hint = "" if events else NOTHING_FOUND
+    return f'<div class="timeline">{tracks}{"".join(rows)}{draw_lane(ticks, kind="axis")}{hint}</div>'
+
+
+def draw_lane(content: str, *, name: str = "", kind: str = "") -> str:
+    """A row with a name and a track that is as wide as the video is long; `content` is HTML."""
+    name = html.escape(name)
+    return (
+        f'<div class="lane {kind}"><div class="name" title="{name}">{name}</div>'
+        f'<div class="track">{content}</div></div>'
+    )
+
+
+def draw_frames(pictures: np.ndarray) -> str:
+    """A row of frames, uint8 of shape `(num_frames, height, width, 3)`, evenly spaced in time."""
+    images = []
+    for picture in pictures:
+        image = PIL.Image.fromarray(picture)
+        image = image.resize((max(1, round(image.width * FRAME_HEIGHT / image.height)), FRAME_HEIGHT))
+        content = io.BytesIO()
+        image.save(content, format="JPEG", quality=80)
+        encoded = base64.b64encode(content.getvalue()).decode()
+        images.append(f'<img alt="" src="data:image/jpeg;base64,{encoded}">')
+    return draw_lane("".join(images), name="frames", kind="frames")
+
+
+def draw_sound(peaks: list[float]) -> str:
+    """A waveform: the peaks of equal parts of the video, 0 to 1."""
+    bars = "".join(
+        f'<rect x="{index}" y="{50 - 50 * min(peak, 1.0):.1f}" width="0.8" height="{100 * min(peak, 1.0):.1f}"></rect>'
+        for index, peak in enumerate(peaks)
+        if peak > 0
+    )
+    svg = f'<svg viewBox="0 0 {len(peaks)} 100" preserveAspectRatio="none">{bars}</svg>'
+    return draw_lane(svg, name="sound", kind="sound")
+
+
+def read_peaks(path: str, *, duration: float) -> list[float]:
+    """The largest sample of each of `NUM_BARS` equal parts of a video of `duration` seconds; empty without sound.
+    Damaged parts are 0."""
+    with av.open(path, metadata_errors="ignore") as container:
+        if not container.streams.audio:
+            return []
+        begin = (container.streams.video[0].start_time or 0) * container.streams.video[0].time_base
+        peaks = np.zeros(NUM_BARS)
+        for packet in container.demux(container.streams.audio[0]):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue
+            for frame in frames:
+                if frame.time is not None and 0 <= (place := frame.time - begin) < duration:
+                    samples = frame.to_ndarray()
+                    scale = 1.0 if samples.dtype.kind == "f" else float(np.iinfo(samples.dtype).max)
+                    bar = int(place / duration * NUM_BARS)
+                    peaks[bar] = max(peaks[bar], float(np.abs(samples.astype(np.float32)).max(initial=0)) / scale)
+    return peaks.tolist()
+
+
+def draw_tracks(video: str, prepared: Any) -> str:
+    """What the model saw and heard of a video: some of its frames, and the waveform."""
+    tracks = ""
+    if prepared.pictures is not None:
+        processor = load_model().processor.video_processor
+        shown = np.linspace(0, len(prepared.pictures) - 1, min(NUM_FRAMES, len(prepared.pictures))).round().astype(int)
+        pixels = prepared.pictures[shown].permute(0, 2, 3, 1).float().numpy()  # [F, height, width, 3]
+        pixels = (pixels * np.array(processor.image_std) + np.array(processor.image_mean)) * 255
+        tracks += draw_frames(np.clip(pixels, 0, 255).astype(np.uint8))
+    peaks = read_peaks(video, duration=prepared.duration)
+    return tracks + (draw_sound(peaks) if peaks else "")
 
 
 def draw_event(event: dict, *, duration: float, color: str) -> str:
@@ -168,7 +246,9 @@ def explain_times(config: PreTrainedConfig) -> str:
 
 
 def find_example() -> str | None:
-    """The example video in the repository or folder of the model, if it has one."""
+    """`AVICUNA_EXAMPLE`, or the example video in the repository or folder of the model, if it has one."""
+    if given := os.environ.get("AVICUNA_EXAMPLE"):
+        return given
     folder = Path(model_name())
     if folder.is_dir():
         return str(folder / EXAMPLE) if (folder / EXAMPLE).is_file() else None
@@ -179,13 +259,15 @@ def find_example() -> str | None:
 
 
 def ask_model(video: str | None, **asked):
-    """What the pipeline answers, and the video's duration in seconds; `gr.Error` for what cannot be used."""
+    """What the pipeline answers, and the decoded video; `gr.Error` for what cannot be used."""
     if not video:
         raise gr.Error("No video: upload one or use the example.", print_exception=False)
     locate = load_model()
     try:
         prepared = locate.processor.prepare_media({"type": "video", "path": video})  # decoded once
-        return locate(prepared, **asked), prepared.duration
+        if prepared.duration > LONG and "question" not in asked:
+            return locate(video, window=WINDOW, **asked), prepared
+        return locate(prepared, **asked), prepared
     except (ValueError, OSError) as error:
         message = str(error).replace(f"{Path(video).parent}{os.sep}", "")  # the file name alone
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
@@ -194,9 +276,10 @@ def ask_model(video: str | None, **asked):
 def find_events(video: str | None, query: str) -> tuple[str, list[list]]:
     """Time line and table of the events in `query`, or of all events if it is empty."""
     queries = split_queries(query or "")
-    answer, duration = ask_model(video, query=queries or None)
+    answer, prepared = ask_model(video, query=queries or None)
     events = [event for found in answer.values() for event in found] if queries else answer
-    return draw_timeline(events, duration=duration), table_rows(events)
+    tracks = draw_tracks(str(video), prepared)
+    return draw_timeline(events, duration=prepared.duration, tracks=tracks), table_rows(events)
 
 
 def answer_question(video: str | None, question: str) -> str:

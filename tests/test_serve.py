@@ -1,0 +1,282 @@
+"""The vLLM plugin, asked over HTTP by a client: greedy answers equal those of transformers, token by token.
+
+The servers run in an environment of their own (`make serve-env`); without it everything here is skipped.
+"""
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+
+from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
+from tests.media_files import pictures, tone, write_media, write_ramp
+from train.initialize import build_tiny
+
+
+PROJECT = Path(__file__).resolve().parents[1]
+PYTHON = PROJECT / ".venv-serve" / "bin" / "python"
+NAME = "avicuna-tiny"
+QUESTION = "What happens in this video, and when?"
+NUM_TOKENS = 12
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the environment of `make serve-env`")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Model, processor and folder of a random Llama checkpoint; its heads have a size that vLLM's CPU kernels take."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    texts = ["From 03 to 17, a dog barks. From 40 to 99, rain falls on a roof.", f"{QUESTION} When does a dog bark?"]
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+    model, processor = build_tiny(texts, text=heads)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "tower" not in name:  # wide weights: greedy decoding has clear winners
+            parameter.data.normal_(0.0, 0.25, generator=generator)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor, folder
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("media")
+    write_ramp(folder / "sound.mp4", audio_codec="aac")
+    write_media(folder / "silent.mp4", frames=pictures(60)[::-1], fps=10)
+    write_media(folder / "alone.wav", waveform=tone(14.0), audio_codec="pcm_s16le")
+    PIL.Image.fromarray(pictures(3)[1]).save(folder / "picture.png")
+    (folder / "broken.mp4").write_bytes(b"this is no video" * 100)
+    return folder
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(media):
+    """The media, at an http address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(media))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def start_server(folder: Path, media: Path, log: Path, *options: str) -> tuple[subprocess.Popen, str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_MODULES_CACHE")}
+    environment |= {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+    }
+    command = [
+        *(PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", NAME),
+        *("--host", "127.0.0.1", "--port", port, "--dtype", "float32", "--block-size", 32, "--max-model-len", 768),
+        *("--allowed-local-media-path", media, "--enforce-eager", *options),
+    ]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [str(word) for word in command], env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    return process, f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def server(tiny, media, tmp_path_factory):
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    process, address = start_server(tiny[2], media, log)
+    try:
+        deadline = time.monotonic() + 400
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+                time.sleep(0.5)
+        yield address
+        assert process.poll() is None, log.read_text()[-4000:]
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def post(address: str, request: dict) -> dict:
+    """The answer to a chat request; `{"status", "message"}` of an error."""
+    request = {"model": NAME, "temperature": 0, "max_tokens": NUM_TOKENS, "return_token_ids": True, **request}
+    call = urllib.request.Request(
+        f"{address}/v1/chat/completions", json.dumps(request).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(call, timeout=300) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        return {"status": error.code, "message": json.load(error)["error"]["message"]}
+
+
+def ids(answer: dict) -> list[int]:
+    return answer["choices"][0]["token_ids"]
+
+
+def expected(tiny, messages: list[dict], **kwargs) -> list[int]:
+    """What transformers generates."""
+    model, processor, _ = tiny
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    generated = model.generate(**inputs, max_new_tokens=NUM_TOKENS, do_sample=False, **kwargs)
+    return generated[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def user(*parts: dict | str) -> dict:
+    return {"role": "user", "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
+
+
+def video(path: Path | str, **settings) -> dict:
+    address = path if isinstance(path, str) else path.as_uri()
+    return {"type": "video_url", "video_url": {"url": address}, **settings}
+
+
+def local(messages: list[dict], media: Path, site: str) -> list[dict]:
+    """The same messages with paths, for transformers."""
+    text = json.dumps(messages).replace(f"file://{media}", str(media)).replace(site, str(media))
+    return json.loads(text)
+
+
+def conversations(media: Path, site: str) -> dict[str, list[dict]]:
+    sound = base64.b64encode((media / "alone.wav").read_bytes()).decode()
+    data = f"data:video/mp4;base64,{base64.b64encode((media / 'silent.mp4').read_bytes()).decode()}"
+    image = {"type": "image_url", "image_url": {"url": (media / "picture.png").as_uri()}}
+    audio = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
+    both = video(media / "sound.mp4")
+    return {
+        "text alone": [user(QUESTION)],
+        "a video with sound": [user(both, QUESTION)],
+        "a video by http": [user(video(f"{site}/sound.mp4"), QUESTION)],
+        "a silent video, as a data URL": [user(video(data), QUESTION)],
+        "its sound switched off": [user({**both, "audio": False}, QUESTION)],
+        "a part of it": [user({**both, "start": 12.0, "end": 16.0}, QUESTION)],
+        "a sound alone": [user(audio, QUESTION)],
+        "an image": [user(image, QUESTION)],
+        "an image in the middle": [user("Look:", image, QUESTION)],
+        "two videos": [user(both, video(media / "silent.mp4"), QUESTION)],
+        "the text first": [user(QUESTION, both)],
+        "everything": [user(image, both, audio, QUESTION)],
+        "several turns": [
+            {"role": "system", "content": "You are brief."},
+            user(both, QUESTION),
+            {"role": "assistant", "content": "From 03 to 17, a dog barks."},
+            user("When does a dog bark?", image),
+        ],
+    }
+
+
+def test_answers_equal_those_of_transformers_token_by_token(server, tiny, media, site):
+    for name, messages in conversations(media, site).items():
+        answer = post(server, {"messages": messages})
+        assert "choices" in answer, (name, answer)
+        assert ids(answer) == expected(tiny, local(messages, media, site)), name
+
+
+def test_different_conversations_at_once_are_answered_as_alone(server, tiny, media, site):
+    requests = list(conversations(media, site).values())
+    with ThreadPoolExecutor(len(requests)) as pool:
+        answers = list(pool.map(lambda messages: post(server, {"messages": messages}), requests))
+    for messages, answer in zip(requests, answers):
+        assert ids(answer) == expected(tiny, local(messages, media, site))
+
+
+def metric(address: str, name: str) -> float:
+    with urllib.request.urlopen(f"{address}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
+
+
+def test_thirty_questions_about_one_video_find_its_tokens_in_the_cache(server, tiny, media):
+    messages = [[user(video(media / "sound.mp4"), f"When does event {number} happen?")] for number in range(30)]
+    post(server, {"messages": messages[0]})
+    queries, hits = (metric(server, f"vllm:prefix_cache_{name}_total") for name in ("queries", "hits"))
+    with ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(lambda conversation: post(server, {"messages": conversation}), messages))
+    queries = metric(server, "vllm:prefix_cache_queries_total") - queries
+    hits = metric(server, "vllm:prefix_cache_hits_total") - hits
+    assert hits / queries > 0.6  # the system sentence and the video
+    for conversation, answer in zip(messages[:3], answers):
+        assert ids(answer) == expected(tiny, local(conversation, media, "http://none"))
+
+
+def test_the_same_request_twice_gives_the_same_and_streaming_gives_it_in_pieces(server, media):
+    request = {"messages": [user(video(media / "sound.mp4"), QUESTION)]}
+    first = post(server, request)
+    assert ids(post(server, request)) == ids(first)
+    body = {"model": NAME, "temperature": 0, "max_tokens": NUM_TOKENS, "stream": True, **request}
+    call = urllib.request.Request(
+        f"{server}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(call, timeout=300) as response:
+        lines = [line.decode().removeprefix("data: ").strip() for line in response if line.startswith(b"data: ")]
+    pieces = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines if line != "[DONE]"]
+    assert len(pieces) > 2 and "".join(pieces) == first["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([video("file://{media}/broken.mp4"), QUESTION], "broken.mp4: not a readable media file"),
+        ([video("file://{media}/alone.wav"), QUESTION], "alone.wav: no video stream"),
+        ([video("file://{media}/sound.mp4", start=50.0), QUESTION], "is not within a video of 20.000 s"),
+        ([video("file://{media}/sound.mp4"), "What is <video>?"], "the text holds the placeholder <video>"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_our_message_and_the_server_lives(server, media, parts, message):
+    filled = json.loads(json.dumps(parts).replace("{media}", str(media)))
+    answer = post(server, {"messages": [user(*filled)]})
+    assert answer.get("status") == 400 and message in answer["message"], answer
+    assert "choices" in post(server, {"messages": [user(video(media / "sound.mp4"), QUESTION)]})
+
+
+def test_well_formed_spans_are_a_matter_of_the_request(server, tiny, media):
+    _, processor, _ = tiny
+    constraint = TimeSpanLogitsProcessor(processor.tokenizer, codec=processor.time_codec)
+    messages = [user(video(media / "sound.mp4"), QUESTION), {"role": "assistant", "content": "From 4"}]
+    request = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    answers = {asked: ids(post(server, {**request, "vllm_xargs": {"well_formed_spans": asked}})) for asked in (1, 0)}
+    given = local(messages, media, "http://none")
+    model = tiny[0]
+    inputs = processor.apply_chat_template(given, continue_final_message=True, tokenize=True, return_dict=True)
+    for asked, processors in ((1, [constraint]), (0, [])):
+        generated = model.generate(**inputs, max_new_tokens=NUM_TOKENS, do_sample=False, logits_processor=processors)
+        assert answers[asked] == generated[0, inputs["input_ids"].shape[1] :].tolist()
+    assert answers[1] != answers[0]
+
+
+def test_a_language_model_that_is_not_served_is_refused_by_name(media, tmp_path):
+    process, _ = start_server(PROJECT / "examples" / "sandbox_checkpoint", media, tmp_path / "log.txt")
+    try:
+        assert process.wait(300) != 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "does not serve AVicuna with a language model of type 'biogpt'" in (tmp_path / "log.txt").read_text()
