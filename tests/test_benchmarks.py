@@ -9,7 +9,7 @@ from benchmarks.conditions import describe_conditions, write_results
 
 
 @pytest.mark.parametrize(
-    "name", ["curation_full_size", "event_localization", "feature_extraction", "long_videos", "multi_query"]
+    "name", ["curation_full_size", "event_localization", "feature_extraction", "long_videos", "multi_query", "serving"]
 )
 def test_a_wrong_option_of_a_benchmark_is_one_line(name, capsys):
     with pytest.raises(SystemExit) as ended:

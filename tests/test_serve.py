@@ -1,4 +1,4 @@
-"""The vLLM plugin, asked over HTTP by a client: greedy answers equal those of transformers, token by token.
+"""The vLLM plugin and `transformers serve`, asked over HTTP: greedy answers equal those of transformers.
 
 The servers run in an environment of their own (`make serve-env`); without it everything here is skipped.
 """
@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,9 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
 
+import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
 from tests.media_files import pictures, tone, write_media, write_ramp
 from train.initialize import build_tiny
@@ -77,10 +80,14 @@ def site(media):
         thread.join()
 
 
-def start_server(folder: Path, media: Path, log: Path, *options: str) -> tuple[subprocess.Popen, str]:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+        return listener.getsockname()[1]
+
+
+def start_server(folder: Path, media: Path, log: Path, *options: str) -> tuple[subprocess.Popen, str]:
+    port = free_port()
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_MODULES_CACHE")}
     environment |= {
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -105,8 +112,15 @@ def start_server(folder: Path, media: Path, log: Path, *options: str) -> tuple[s
 def server(tiny, media, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log.txt"
     process, address = start_server(tiny[2], media, log)
+    with running(process, address, log):
+        yield address
+
+
+@contextmanager
+def running(process: subprocess.Popen, address: str, log: Path):
+    """Waits until a server answers, and ends it afterwards."""
     try:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=2).close()
@@ -114,7 +128,7 @@ def server(tiny, media, tmp_path_factory):
             except OSError:
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
                 time.sleep(0.5)
-        yield address
+        yield
         assert process.poll() is None, log.read_text()[-4000:]
     finally:
         process.terminate()
@@ -126,7 +140,7 @@ def server(tiny, media, tmp_path_factory):
 
 
 def post(address: str, request: dict) -> dict:
-    """The answer to a chat request; `{"status", "message"}` of an error."""
+    """vLLM's answer to a chat request; `{"status", "message"}` of an error."""
     request = {"model": NAME, "temperature": 0, "max_tokens": NUM_TOKENS, "return_token_ids": True, **request}
     call = urllib.request.Request(
         f"{address}/v1/chat/completions", json.dumps(request).encode(), {"Content-Type": "application/json"}
@@ -280,3 +294,27 @@ def test_a_language_model_that_is_not_served_is_refused_by_name(media, tmp_path)
         process.kill()
         process.wait()
     assert "does not serve AVicuna with a language model of type 'biogpt'" in (tmp_path / "log.txt").read_text()
+
+
+def test_transformers_serves_the_shipped_checkpoint_by_one_command(media, tmp_path):
+    checkpoint, port, log = PROJECT / "examples" / "sandbox_checkpoint", free_port(), tmp_path / "log.txt"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path)}
+    command = [PYTHON.with_name("transformers"), "serve", checkpoint, "--trust-remote-code", "--port", str(port)]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
+    model, processor = (part.from_pretrained(checkpoint) for part in (AutoModelForCausalLM, AutoProcessor))
+    with running(process, f"http://localhost:{port}", log):
+        data = f"data:video/mp4;base64,{base64.b64encode((media / 'sound.mp4').read_bytes()).decode()}"
+        for address in (str(media / "sound.mp4"), data):
+            messages = [user(video(address), 'When does "dog barking" happen?')]
+            request = {"model": str(checkpoint), "messages": messages, "max_tokens": NUM_TOKENS, "temperature": 0}
+            call = urllib.request.Request(
+                f"http://localhost:{port}/v1/chat/completions",
+                json.dumps(request).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(call, timeout=300) as response:
+                answer = json.load(response)["choices"][0]["message"]["content"]
+            ids_of_model = expected((model, processor, None), messages)
+            assert answer == processor.decode(ids_of_model, skip_special_tokens=True)

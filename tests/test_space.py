@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
@@ -35,7 +36,7 @@ from model_card.release.space_release import (
 )
 from model_card.release.upload import upload
 from tests.hub_server import TOKEN
-from tests.media_files import pictures, tone, write_media
+from tests.media_files import pictures, tone, write_media, write_ramp
 from train.initialize import build_tiny
 
 
@@ -172,6 +173,16 @@ def test_queries_are_split_at_commas_and_deduplicated(app, queries):
     assert app.split_queries(" , ".join([*queries, ""])) == list(dict.fromkeys(queries))
 
 
+def test_the_waveform_of_a_video_is_silent_where_its_sound_is(app, tmp_path):
+    write_ramp(tmp_path / "beep.mp4", audio_codec="aac")
+    peaks = app.read_peaks(str(tmp_path / "beep.mp4"), duration=20.0)
+    loud = [index * 20.0 / len(peaks) for index, peak in enumerate(peaks) if peak > 0.1]
+    assert len(peaks) == app.NUM_BARS and 13.8 <= loud[0] <= 14.1 and 14.8 <= loud[-1] <= 15.1
+    write_ramp(tmp_path / "silent.mp4")
+    assert app.read_peaks(str(tmp_path / "silent.mp4"), duration=20.0) == []
+    assert app.draw_sound([0.0, 0.5, 2.0]).count("<rect") == 2
+
+
 def test_no_event_gives_a_message(app):
     assert app.NOTHING_FOUND in app.draw_timeline([], duration=3.0) and app.table_rows([]) == []
 
@@ -265,9 +276,26 @@ def test_a_client_gets_events_and_answers(address, media, monkeypatch):
     assert [row[2] for row in rows] == ["a dog barking", "rain falling"]
     assert [(row[0], row[1]) for row in rows] == SPANS
     assert timeline.count("<button") == 2 and ">rain falling<" in timeline
+    assert timeline.count("<img") == 6 and timeline.count("<rect") == 240  # frames, and a tone of the whole length
+    assert timeline.index("<img") < timeline.index("<svg") < timeline.index("<button")
     _, table = ask(media / "clip.mp4", "dog, <b>cat</b>, dog", "/locate")
     assert [row[2] for row in table["data"]] == ["dog", "<b>cat</b>"] * 2
     assert ask(media / "clip.mp4", "Which sounds are heard?", "/ask") == ANSWER
+
+
+@needs_gradio
+def test_two_visitors_at_once_get_their_own_answers(address, media, monkeypatch):
+    visitors = [client_of(address, monkeypatch) for _ in range(2)]
+
+    def visit(number: int) -> list[str]:
+        labels = []
+        for turn in range(3):
+            _, table = visitors[number](media / "clip.mp4", f"visitor {number} turn {turn}", "/locate")
+            labels += {row[2] for row in table["data"]}
+        return labels
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(visit, range(2))) == [[f"visitor {n} turn {turn}" for turn in range(3)] for n in range(2)]
 
 
 @needs_gradio
@@ -377,7 +405,7 @@ def test_a_browser_shows_the_events_and_requests_no_other_host(address, media, t
         find("#find button, button#find").click()
         find("#timeline .event")
         names = [name.text for name in browser.find_elements("css selector", "#timeline .name") if name.text]
-        assert names == ["<b>dog</b> ${1+1} {{value}}", "rain"]
+        assert names == ["frames", "sound", "<b>dog</b> ${1+1} {{value}}", "rain"]
         assert len(browser.find_elements("css selector", "#timeline .event")) == 4
         wait_until(lambda: "<b>dog</b>" in find("#events").text and "9.9" in find("#events").text)
         find("#timeline .event[data-start='3.000']").click()
