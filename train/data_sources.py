@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -36,16 +37,15 @@ def read_data_source(entry: str | dict) -> DataSource:
     Raises:
         ValueError: an unknown or missing key.
     """
-    if isinstance(entry, str) and entry.lstrip().startswith("{"):
-        try:
-            entry = json.loads(entry)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"data source {entry!r} is not JSON: {error}") from error
-    elif isinstance(entry, str):
-        entry = {"path": entry}
+    values: dict[str, Any]
+    try:
+        is_path = isinstance(entry, str) and not entry.lstrip().startswith("{")
+        values = {"path": entry} if is_path else json.loads(entry) if isinstance(entry, str) else entry
+    except json.JSONDecodeError as error:
+        raise ValueError(f"data source {entry!r} is not JSON: {error}") from error
     known = set(DataSource.__dataclass_fields__)
-    if unknown := sorted(set(entry) - known):
+    if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown key {unknown[0]!r} in data source {entry}; known keys: {sorted(known)}")
-    if "path" not in entry:
+    if "path" not in values:
         raise ValueError(f"data source without 'path': {entry}")
-    return DataSource(**entry)
+    return DataSource(**values)

@@ -1,4 +1,4 @@
-"""The number of annotation files that a task takes."""
+"""Checks the number of annotation files of a task."""
 
 from collections.abc import Sequence
 from pathlib import Path
