@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -167,7 +168,7 @@ class _DecordReader:
     def __init__(self, media: MediaFile):
         position = media.file.tell()
         media.file.seek(0)
-        self.reader = None
+        self.reader: Any = None
         with open(os.memfd_create("avicuna"), "wb") as copy:
             copy.write(media.file.read())
             copy.flush()

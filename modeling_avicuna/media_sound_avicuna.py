@@ -36,6 +36,7 @@ JUMP_SECONDS = 5.0  # a span nearer than that is reached by reading on
 # torchaudio keeps one filter per output phase. Nearly coprime rates have many phases and go through FFmpeg's
 # resampler.
 MAX_PHASES = 1000
+Block = tuple[int, int, np.ndarray]  # number of its first sample, rate in Hz, samples
 # From this many separate channels on, PyAV reads past the end of a frame's list of them and may crash.
 MAX_PLANES = 8
 
@@ -119,74 +120,109 @@ class Sound:
         start = 0.0
         if self._has_usable_stamps:
             start = max(0.0, math.floor(self._seconds(self.table.pts[-1]) - PREROLL_SECONDS))
-        pieces = self._pieces(start, math.inf) or self._pieces(0.0, math.inf)
-        return max((first + piece.shape[1] for first, piece in pieces), default=0)
+        return self._count_samples(start) or self._count_samples(0.0)
+
+    def _count_samples(self, start: float) -> int:
+        ends = (
+            Fraction((at + samples.shape[1]) * self.sampling_rate, rate) for at, rate, samples in self._blocks(start)
+        )
+        return max(0, math.ceil(max(ends, default=0)))
 
     def read_all(self) -> np.ndarray:
         """All samples, `(num_channels, num_samples)`."""
-        pieces = self._pieces(0.0, math.inf)
+        pieces = self._join(self._blocks(0.0), 0.0)
         if len(pieces) == 1 and pieces[0][0] == 0:
             return pieces[0][1]
-        return self._place(pieces, 0, max((first + piece.shape[1] for first, piece in pieces), default=0))
+        return self._cut(pieces, 0, max((first + piece.shape[1] for first, piece in pieces), default=0))
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """
         Spans of samples, each `(first, last)` at `sampling_rate`, in rising order; long gaps are not decoded.
 
+        The samples are those of `read_all`, with two exceptions. AAC and AC-3 decoders add noise from a generator
+        whose state depends on what they decoded before: its level is the same, its samples are not. After a change of
+        the sampling rate inside a stream the samples can be shifted by less than one packet.
+
         Returns:
             arrays of shape `(num_channels, last - first)`; silent where there is no sound.
         """
+        groups: list[list[tuple[int, int]]] = []  # spans that are decoded together
+        end = -math.inf
+        for first, last in spans:
+            if first > end + JUMP_SECONDS * self.sampling_rate:
+                groups.append([])
+            groups[-1].append((first, last))
+            end = max(end, last)
         results: list[np.ndarray] = []
-        group: list[tuple[int, int]] = []
-        for number, span in enumerate(spans):
-            group.append(span)
-            end = max(last for _, last in group)
-            if number + 1 == len(spans) or spans[number + 1][0] > end + JUMP_SECONDS * self.sampling_rate:
-                begin = group[0][0]
-                samples = self._read_span(begin, end)
-                results += [samples[:, first - begin : last - begin].copy() for first, last in group]
-                group = []
+        for group, (start, blocks) in zip(groups, self._read_groups(groups)):
+            pieces = self._join(blocks, start)
+            results += [self._cut(pieces, first, last) for first, last in group]
         return results
 
-    def _read_span(self, first: int, last: int) -> np.ndarray:
-        # from a whole second on: there the samples of every rate lie at the same times
-        start = max(0.0, math.floor(first / self.sampling_rate - MARGIN_SECONDS))
-        return self._place(self._pieces(start, last / self.sampling_rate + MARGIN_SECONDS), first, last)
+    def _read_groups(self, groups: list[list[tuple[int, int]]]) -> Iterator[tuple[float, Iterable[Block]]]:
+        """For each group the second from which it is read, and its blocks."""
+        parts = []
+        for group in groups:
+            # from a whole second on: there the samples of every rate lie at the same times
+            start = max(0.0, math.floor(group[0][0] / self.sampling_rate - MARGIN_SECONDS))
+            parts.append((start, max(last for _, last in group) / self.sampling_rate + MARGIN_SECONDS))
+        if self._has_usable_stamps:
+            yield from ((start, self._blocks(start, end)) for start, end in parts)
+            return
+        blocks: list[list[Block]] = [[] for _ in parts]  # without a seek: all groups in one pass over the file
+        for at, rate, samples in self._blocks(0.0, max((end for _, end in parts), default=0.0)):
+            for found, (start, end) in zip(blocks, parts):
+                if at <= end * rate and at + samples.shape[1] >= start * rate:
+                    found.append((at, rate, samples))
+        yield from ((start, found) for found, (start, _) in zip(blocks, parts))
 
-    def _place(self, pieces: list[tuple[int, np.ndarray]], first: int, last: int) -> np.ndarray:
-        placed = np.zeros((self.num_channels, last - first), dtype=np.float32)
+    def _cut(self, pieces: list[tuple[int, np.ndarray]], first: int, last: int) -> np.ndarray:
+        """A span of samples out of pieces that begin at the given samples."""
+        result = np.zeros((self.num_channels, last - first), dtype=np.float32)
         for begin, piece in pieces:
-            cut, begin = max(0, first - begin), max(0, begin - first)
-            piece = piece[:, cut : cut + max(0, last - first - begin)]
-            placed[:, begin : begin + piece.shape[1]] = piece
-        return placed
+            skipped, begin = max(0, first - begin), max(0, begin - first)
+            piece = piece[:, skipped : skipped + max(0, last - first - begin)]
+            result[:, begin : begin + piece.shape[1]] = piece
+        return result
 
-    def _pieces(self, start: float, end: float) -> list[tuple[int, np.ndarray]]:
+    def _blocks(self, start: float, end: float = math.inf) -> Iterator[Block]:
+        """The decoded sound in blocks, each with the number of its first sample, counted at its rate from time 0."""
+        rate = following = 0
+        for first, block_rate, samples in self._decode(start, end):
+            if block_rate != rate:
+                if rate:
+                    following = math.ceil(following / rate * block_rate)
+                    following = following if first is None else max(first, following)
+                else:
+                    following = round(start * block_rate) if first is None else first
+                rate = block_rate
+            elif first is not None and first - following > GAP_SECONDS * rate:
+                following = first
+            yield following, rate, samples
+            following += samples.shape[1]
+
+    def _join(self, blocks: Iterable[Block], start: float) -> list[tuple[int, np.ndarray]]:
         """
         The resampled sound from a whole second on, with the number of its first sample: one piece per original rate,
         so nearly always a single one. Gaps are filled with silence, and what comes before `start` is cut.
         """
         pieces: list[tuple[int, np.ndarray]] = []
         parts: list[np.ndarray] = []  # of the piece that begins at sample `begin` and has reached `position`
-        rate = begin = position = following = 0
-        for first, block_rate, samples in self._blocks(start, end):
+        rate = begin = position = 0
+        for at, block_rate, samples in blocks:
             if block_rate != rate:
                 if parts:
                     pieces.append(self._finish(parts, begin, rate))
                 begin = position = math.ceil(position / rate * block_rate) if parts else round(start * block_rate)
-                following = position if first is None else max(first, position if parts else first)
                 parts, rate = [], block_rate
-            elif first is not None and first - following > GAP_SECONDS * rate:
-                following = first
-            last = following + samples.shape[1]
-            if following > position:
-                samples = np.pad(samples, ((0, 0), (following - position, 0)))
+            end = at + samples.shape[1]
+            if at > position:
+                samples = np.pad(samples, ((0, 0), (at - position, 0)))
             else:  # what lies before the start
-                samples = samples[:, position - following :]
-            following = last
+                samples = samples[:, position - at :]
             if samples.shape[1]:
                 parts.append(samples)
-                position = last
+                position = end
         if parts:
             pieces.append(self._finish(parts, begin, rate))
         return pieces
@@ -196,10 +232,13 @@ class Sound:
         if rest:
             parts = [np.zeros((self.num_channels, rest), np.float32), *parts]
         lead = round(rest / rate * self.sampling_rate)
-        samples = resample(np.concatenate(parts, axis=1), rate, self.sampling_rate)
+        samples = np.concatenate(parts, axis=1)
+        if not np.isfinite(samples).all():  # floating-point samples of a damaged file: silent, as other damaged parts
+            samples = np.where(np.isfinite(samples), samples, np.float32(0))
+        samples = resample(samples, rate, self.sampling_rate)
         return second * self.sampling_rate + lead, samples[:, lead:]
 
-    def _blocks(self, start: float, end: float) -> Iterator[tuple[int | None, int, np.ndarray]]:
+    def _decode(self, start: float, end: float) -> Iterator[tuple[int | None, int, np.ndarray]]:
         """Decoded samples from a little before `start` to `end`: number of the first one, rate in Hz, and samples."""
         packets, is_aligned = self._packets_from(start)
         failure, num_blocks = None, 0
@@ -269,7 +308,7 @@ class Sound:
     @cached_property
     def _first_end(self) -> tuple[int, int]:
         """Rate, and number of the sample after the first block of the file."""
-        first, rate, samples = next(self._blocks(0.0, math.inf), (0, 1, np.zeros((1, 0))))
+        first, rate, samples = next(self._decode(0.0, math.inf), (0, 1, np.zeros((1, 0))))
         return rate, (first or 0) + samples.shape[1]
 
     def _align(self, exact: float, frame: av.AudioFrame) -> int:
@@ -296,10 +335,8 @@ def _to_channels(frame: av.AudioFrame, num_channels: int) -> np.ndarray:
         if not frame.format.is_planar:
             samples = samples.reshape(-1, num_given).T
     samples = scale_samples(samples)
-    if not np.isfinite(samples).all():  # floating-point samples of a damaged file: silent, as other damaged parts
-        samples = np.where(np.isfinite(samples), samples, np.float32(0))
-    if num_channels == 1:
-        return samples.mean(axis=0, keepdims=True)
+    if num_channels == 1:  # the mean, in a third of the time of np.mean
+        return np.add.reduce(samples, axis=0, keepdims=True) / np.float32(len(samples))
     return np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples
 
 

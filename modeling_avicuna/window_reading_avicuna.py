@@ -22,7 +22,7 @@ from .interleaving_avicuna import num_modality_tokens
 from .media_avicuna import MediaFile, Sound
 from .media_pictures_avicuna import CHUNK_SIZE, PyAVReader
 from .media_slots_avicuna import OWN_SOUND, MediaSlot
-from .media_sound_avicuna import GAP_SECONDS, MARGIN_SECONDS
+from .media_sound_avicuna import MARGIN_SECONDS, Block
 from .slot_encoding_avicuna import EncodedSlot, SlotEncoder, WaveformSound
 from .video_processing_avicuna import describe_part, frame_indices
 from .windows_avicuna import plan_windows
@@ -85,8 +85,8 @@ class SequentialSound(Sound):
 
     def __init__(self, media: SequentialFile, *, sampling_rate: int):
         super().__init__(media, sampling_rate=sampling_rate)
-        self._kept: deque[tuple[int, int, np.ndarray]] = deque()
-        self._rest = self._place_blocks(super()._blocks(0.0, math.inf))
+        self._kept: deque[Block] = deque()
+        self._rest = super()._blocks(0.0)
 
     def forget(self, seconds: float) -> None:
         """Drops the samples that only spans before `seconds` need."""
@@ -94,30 +94,20 @@ class SequentialSound(Sound):
         while self._kept and self._end_of(self._kept[0]) < seconds - MARGIN_SECONDS - 1:
             self._kept.popleft()
 
-    def _blocks(self, start: float, end: float) -> Iterator[tuple[int | None, int, np.ndarray]]:
-        for block in chain(tuple(self._kept), self._rest):
+    def _blocks(self, start: float, end: float = math.inf) -> Iterator[Block]:
+        for block in chain(tuple(self._kept), self._read_on()):
             if block[0] > end * block[1]:
                 return
             if self._end_of(block) >= start:
                 yield block
 
-    def _place_blocks(
-        self, blocks: Iterator[tuple[int | None, int, np.ndarray]]
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Blocks with the number of their first sample: jitter of the time stamps is ignored, as in `Sound`."""
-        rate = following = 0
-        for first, block_rate, samples in blocks:
-            if block_rate != rate:
-                following = math.ceil(following / rate * block_rate) if rate else 0 if first is None else first
-                following, rate = following if first is None else max(first, following), block_rate
-            elif first is not None and first - following > GAP_SECONDS * rate:
-                following = first
-            self._kept.append((following, rate, samples))
-            following += samples.shape[1]
-            yield self._kept[-1]
+    def _read_on(self) -> Iterator[Block]:
+        for block in self._rest:
+            self._kept.append(block)
+            yield block
 
     @staticmethod
-    def _end_of(block: tuple[int, int, np.ndarray]) -> float:
+    def _end_of(block: Block) -> float:
         first, rate, samples = block
         return (first + samples.shape[1]) / rate
 

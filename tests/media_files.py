@@ -62,7 +62,7 @@ def write_media(
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
         if audio is not None:
-            for packet in _encode_sound(audio, waveform):
+            for packet in encode_sound(audio, waveform):
                 container.mux(packet)
     return path
 
@@ -103,7 +103,7 @@ def write_ramp(
             audio = container.add_stream(audio_codec, rate=rate, layout="mono")
             samples = tone(seconds, frequency=1000.0)
             samples[: 14 * rate] = samples[15 * rate :] = 0
-            for packet in _encode_sound(audio, samples):
+            for packet in encode_sound(audio, samples):
                 if silence is None or not silence[0] <= packet.pts * packet.time_base < silence[1]:
                     shift = round((sound_start + later) / packet.time_base)
                     packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
@@ -114,7 +114,7 @@ def write_ramp(
     return path
 
 
-def _encode_sound(audio: av.audio.AudioStream, samples: np.ndarray) -> list[av.Packet]:
+def encode_sound(audio: av.audio.AudioStream, samples: np.ndarray) -> list[av.Packet]:
     rate, packets, fifo = audio.codec_context.sample_rate, [], av.AudioFifo()
     sound = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
