@@ -19,11 +19,12 @@ from transformers import (
 from modeling_avicuna import AVicunaFeatureExtractor
 from modeling_avicuna.feature_extraction_avicuna import clap_settings
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
+from tests.media_files import pictures, tone, write_media
 from tests.tiny_models import tiny_model
 from tests.train_fixtures import CAPTIONS
 from train.checkpoint import load_model
 from train.initialize import TINY_TEXTS, assemble, build_tiny, main, train_tokenizer
-from train.whitening import whitening_map
+from train.whitening import whiten_towers, whitening_map
 
 
 def test_each_digit_is_one_token_and_text_is_decoded_unchanged():
@@ -174,3 +175,20 @@ def test_a_wrong_option_is_named(tmp_path, capsys, words, message):
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot load the model nowhere/none"):
         main(["--language-model", "nowhere/none", "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_tower_without_tokens_is_not_whitened(tmp_path, rate):
+    path = write_media(tmp_path / "clip.mp4", frames=pictures(40), waveform=tone(4.0))
+    model, processor = build_tiny(["A dog barks."], num_av_tokens=8, audio_interleaving_rate=rate)
+    projections = {
+        "vision": model.model.vision_tower.visual_projection.weight,
+        "audio": model.model.audio_tower.audio_projection.linear2.weight,
+    }
+    before = {name: weight.clone() for name, weight in projections.items()}
+    whiten_towers(model, processor, [path])
+    unused = "audio" if rate == 0 else "vision"
+    assert {name: torch.equal(weight, before[name]) for name, weight in projections.items()} == {
+        "vision": unused == "vision",
+        "audio": unused == "audio",
+    }

@@ -36,6 +36,8 @@ def whitening_map(rows: torch.Tensor, num_components: int) -> tuple[torch.Tensor
 def whiten_towers(model: PreTrainedModel, processor: ProcessorMixin, paths: list) -> None:
     """Whitens both towers of a CLIP + CLAP model on media files, in place.
 
+    A tower that has no tokens, as with an audio interleaving rate of 0 or 1, is left as it is.
+
     Raises:
         MediaError: a file that cannot be used.
     """
@@ -55,14 +57,16 @@ def whiten_towers(model: PreTrainedModel, processor: ProcessorMixin, paths: list
             model.model.encode_audio(inputs["input_features"])
     for hook in hooks:
         hook.remove()
-    weight, _ = whitening_map(torch.cat(captured["vision"]), vision.config.projection_dim)
-    vision.visual_projection.weight.copy_(weight)
-    # the projection has no bias: the layer norm before it shifts the mean to zero
-    (norm,) = [module for name, module in vision.named_modules() if name.endswith("post_layernorm")]
-    norm.bias.sub_(torch.cat(captured["vision"]).mean(dim=0))
-    weight, bias = whitening_map(torch.cat(captured["audio"]), audio.config.projection_dim)
-    audio.audio_projection.linear2.weight.copy_(weight)
-    audio.audio_projection.linear2.bias.copy_(bias)
+    if captured["vision"]:
+        weight, _ = whitening_map(torch.cat(captured["vision"]), vision.config.projection_dim)
+        vision.visual_projection.weight.copy_(weight)
+        # the projection has no bias: the layer norm before it shifts the mean to zero
+        (norm,) = [module for name, module in vision.named_modules() if name.endswith("post_layernorm")]
+        norm.bias.sub_(torch.cat(captured["vision"]).mean(dim=0))
+    if captured["audio"]:
+        weight, bias = whitening_map(torch.cat(captured["audio"]), audio.config.projection_dim)
+        audio.audio_projection.linear2.weight.copy_(weight)
+        audio.audio_projection.linear2.bias.copy_(bias)
 
 
 def spread(paths: list, number: int) -> list:

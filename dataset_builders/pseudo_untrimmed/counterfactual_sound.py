@@ -65,8 +65,8 @@ def answered_times(
 
 
 def split_sounds(plan: Plan, tracks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What each segment still shows at its own time, and what of it is moved, as tracks `(R, K)`; None: nothing."""
+    """What each segment still shows at its own time, and what of it is moved, as tracks `(R, K)`; "": nothing."""
     is_changed, is_muted = plan.shifts != 0, plan.shifts == MUTED
-    stays = np.where(is_changed & (tracks == BOTH), VIDEO, np.where(is_changed & (tracks == AUDIO), None, tracks))
-    moves = np.where(is_changed & ~is_muted & (tracks != VIDEO), AUDIO, None)
+    stays = np.where(is_changed & (tracks == BOTH), VIDEO, np.where(is_changed & (tracks == AUDIO), "", tracks))
+    moves = np.where(is_changed & ~is_muted & (tracks != VIDEO), AUDIO, "")
     return stays, moves

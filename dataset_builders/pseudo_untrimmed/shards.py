@@ -148,14 +148,14 @@ def overlay_segments(
 
     shown = join(
         np.where(number < repeats, background, -1),
-        np.where(stays != None, plan.clips, -1),  # noqa: E711
-        np.where(moves != None, plan.clips, -1),  # noqa: E711
+        np.where((stays != "") & (plan.clips >= 0), plan.clips, -1),
+        np.where((moves != "") & (plan.clips >= 0), plan.clips, -1),
     )
     first = join(number * length, starts, heard_from)
     last = join(np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends, heard_to)
     scale = join(length / durations[background], scales)
     texts = join(np.array([[None]]), captions)
-    tracks = join(np.array([[BACKGROUND]], object), stays, moves)
+    tracks = join(np.array([[BACKGROUND]]), stays, moves)
     order = np.argsort(np.where(shown >= 0, first, np.inf), axis=1, kind="stable")
     shown, first, last, scale, texts, tracks = (
         np.take_along_axis(values, order, axis=1) for values in (shown, first, last, scale, texts, tracks)
@@ -167,7 +167,7 @@ def overlay_segments(
         "end": last[mask],
         "scale": scale[mask],
         "caption": texts[mask].tolist(),
-        "tracks": tracks[mask].tolist(),
+        "tracks": tracks[mask].astype(str).tolist(),
     }
     return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments", TRACKED_FEATURES)
 

@@ -167,7 +167,7 @@ def describe_plan(plan: Plan, durations: np.ndarray, *, num_clips: int) -> dict:
         facts["num_overlaps"] = int((plan.overlaps > 0).sum())
     if plan.shifts.any():
         facts["num_muted"] = int((plan.shifts == MUTED).sum())
-        facts["num_shifted"] = int((plan.shifts != 0).sum()) - facts["num_muted"]
+        facts["num_shifted"] = int(((plan.shifts != 0) & (plan.shifts != MUTED)).sum())
     return facts
 
 
