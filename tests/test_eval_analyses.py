@@ -221,7 +221,7 @@ def test_an_ablation_trains_each_variant_and_shares_equal_stages(study_folder, p
         (["--variants", "ful"], [], {}, "has no variant 'ful'"),
         (["--metric", "mAP@0.55"], [], {}, "sandbox has no metric 'mAP@0.55'"),
         (["--metric", "mIoU"], [], {}, "sandbox has no metric 'mIoU'"),
-        ([], ["--model", "m"], {}, "--model of the evaluation is set here"),
+        ([], ["--model", "m"], {}, "--model of the evaluation is set by the study"),
         ([], ["--limit", "-1"], {}, "limit must be at least 1"),
         ([], [], {"drop_datasets": ["pu_velor"]}, "drops 'pu_velor'; the recipes have the sources"),
         ([], [], {"config": {"interleafing": "uniform"}}, "has no field 'interleafing'"),
