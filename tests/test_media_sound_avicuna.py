@@ -159,8 +159,8 @@ def test_samples_of_other_types_are_an_error(kind):
         scale_samples(np.zeros(3, kind))
 
 
-def move_time_stamp(source, path, *, place: int, seconds: float):
-    """Writes the packets of `source` as FLV, with a later time stamp of the audio packet number `place`."""
+def move_time_stamp(source, path, *, packet_number: int, seconds: float):
+    """Writes the packets of `source` as FLV, with a later time stamp of one audio packet."""
     with av.open(str(source)) as given, av.open(str(path), "w") as made:
         streams = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
         packets = [packet for packet in given.demux() if packet.size]
@@ -173,7 +173,7 @@ def move_time_stamp(source, path, *, place: int, seconds: float):
         if content[position] == 8:
             starts.append(position)
         position += 15 + int.from_bytes(content[position + 1 : position + 4], "big")
-    tag = starts[place]
+    tag = starts[packet_number]
     time = int.from_bytes(content[tag + 4 : tag + 7], "big") + round(seconds * 1000)
     content[tag + 4 : tag + 7], content[tag + 7] = (time & 0xFFFFFF).to_bytes(3, "big"), time >> 24
     path.write_bytes(content)
@@ -259,7 +259,7 @@ def test_spans_of_a_cut_without_encoding(tmp_path):
 
 def test_spans_of_audio_without_usable_time_stamps_need_one_pass(tmp_path):
     ramp = write_ramp(tmp_path / "ramp.mp4", audio_codec="aac", seconds=40)
-    check_spans(move_time_stamp(ramp, tmp_path / "a.flv", place=300, seconds=2.0), max_share=1.0)
+    check_spans(move_time_stamp(ramp, tmp_path / "a.flv", packet_number=300, seconds=2.0), max_share=1.0)
 
 
 def test_a_part_after_the_end_is_silent_or_none(tmp_path):
@@ -300,14 +300,14 @@ def test_resampling_keeps_length_and_shape(from_rate, to_rate):
     assert resample(samples[0], from_rate, to_rate).shape == resampled.shape[1:]
 
 
-@pytest.mark.parametrize("place", [35, 36, -1, -2])
-@pytest.mark.parametrize("leap", [2.0, 67_000.0])
-def test_a_damaged_time_stamp_adds_no_silence(tmp_path, place, leap):
+@pytest.mark.parametrize("packet_number", [35, 36, -1, -2])
+@pytest.mark.parametrize("jump", [2.0, 67_000.0])
+def test_a_damaged_time_stamp_adds_no_silence(tmp_path, packet_number, jump):
     """The time stamp of one packet is seconds or hours later than those around it."""
     ramp = write_ramp(tmp_path / "ramp.mp4", audio_codec="aac", seconds=16)
-    path = move_time_stamp(ramp, tmp_path / "a.flv", place=place, seconds=leap)
+    path = move_time_stamp(ramp, tmp_path / "a.flv", packet_number=packet_number, seconds=jump)
     waveform = load_audio(path)
-    assert len(waveform) / RATE == pytest.approx(16.0, abs=2.1 if place < 0 else 0.1)
+    assert len(waveform) / RATE == pytest.approx(16.0, abs=2.1 if packet_number < 0 else 0.1)
     assert beep_start(waveform) == pytest.approx(14.0, abs=0.05)
 
 

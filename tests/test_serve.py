@@ -1,6 +1,6 @@
-"""The vLLM plugin and `transformers serve`, asked over HTTP: greedy answers equal those of transformers.
+"""The vLLM plugin and `transformers serve`, over HTTP: greedy answers equal those of transformers.
 
-The servers run in an environment of their own (`make serve-env`); without it everything here is skipped.
+The servers run in a separate environment (`make serve-env`); without it, all tests of this file are skipped.
 """
 
 import base64
@@ -39,14 +39,14 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the environme
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Model, processor and folder of a random Llama checkpoint; its heads have a size that vLLM's CPU kernels take."""
+    """Model, processor and folder of a random Llama checkpoint with a head size that vLLM's CPU kernels support."""
     folder = tmp_path_factory.mktemp("checkpoint")
     texts = ["From 03 to 17, a dog barks. From 40 to 99, rain falls on a roof.", f"{QUESTION} When does a dog bark?"]
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 1024}
     model, processor = build_tiny(texts, text=heads)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and "tower" not in name:  # wide weights: greedy decoding has clear winners
+        if parameter.ndim > 1 and "tower" not in name:  # a large variance, so that greedy decoding has no near ties
             parameter.data.normal_(0.0, 0.25, generator=generator)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -58,7 +58,7 @@ def media(tmp_path_factory):
     folder = tmp_path_factory.mktemp("media")
     write_ramp(folder / "sound.mp4", audio_codec="aac")
     write_media(folder / "silent.mp4", frames=pictures(60)[::-1], fps=10)
-    write_media(folder / "alone.wav", waveform=tone(14.0), audio_codec="pcm_s16le")
+    write_media(folder / "sound.wav", waveform=tone(14.0), audio_codec="pcm_s16le")
     PIL.Image.fromarray(pictures(3)[1]).save(folder / "picture.png")
     (folder / "broken.mp4").write_bytes(b"this is no video" * 100)
     return folder
@@ -71,7 +71,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(media):
-    """The media, at an http address."""
+    """HTTP address of the media."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(media))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -118,7 +118,7 @@ def server(tiny, media, tmp_path_factory):
 
 @contextmanager
 def running(process: subprocess.Popen, address: str, log: Path):
-    """Waits until a server answers, and ends it afterwards."""
+    """Waits until a server answers; terminates it afterwards."""
     try:
         deadline = time.monotonic() + 600
         while True:
@@ -180,19 +180,19 @@ def local(messages: list[dict], media: Path, site: str) -> list[dict]:
 
 
 def conversations(media: Path, site: str) -> dict[str, list[dict]]:
-    sound = base64.b64encode((media / "alone.wav").read_bytes()).decode()
+    sound = base64.b64encode((media / "sound.wav").read_bytes()).decode()
     data = f"data:video/mp4;base64,{base64.b64encode((media / 'silent.mp4').read_bytes()).decode()}"
     image = {"type": "image_url", "image_url": {"url": (media / "picture.png").as_uri()}}
     audio = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
     both = video(media / "sound.mp4")
     return {
-        "text alone": [user(QUESTION)],
+        "only text": [user(QUESTION)],
         "a video with sound": [user(both, QUESTION)],
         "a video by http": [user(video(f"{site}/sound.mp4"), QUESTION)],
         "a silent video, as a data URL": [user(video(data), QUESTION)],
-        "its sound switched off": [user({**both, "audio": False}, QUESTION)],
-        "a part of it": [user({**both, "start": 12.0, "end": 16.0}, QUESTION)],
-        "a sound alone": [user(audio, QUESTION)],
+        "a video without its sound": [user({**both, "audio": False}, QUESTION)],
+        "a part of a video": [user({**both, "start": 12.0, "end": 16.0}, QUESTION)],
+        "only a sound": [user(audio, QUESTION)],
         "an image": [user(image, QUESTION)],
         "an image in the middle": [user("Look:", image, QUESTION)],
         "two videos": [user(both, video(media / "silent.mp4"), QUESTION)],
@@ -214,7 +214,7 @@ def test_answers_equal_those_of_transformers_token_by_token(server, tiny, media,
         assert ids(answer) == expected(tiny, local(messages, media, site)), name
 
 
-def test_different_conversations_at_once_are_answered_as_alone(server, tiny, media, site):
+def test_concurrent_conversations_have_the_same_answers(server, tiny, media, site):
     requests = list(conversations(media, site).values())
     with ThreadPoolExecutor(len(requests)) as pool:
         answers = list(pool.map(lambda messages: post(server, {"messages": messages}), requests))
@@ -228,7 +228,7 @@ def metric(address: str, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
 
 
-def test_thirty_questions_about_one_video_find_its_tokens_in_the_cache(server, tiny, media):
+def test_questions_about_one_video_reuse_its_cached_tokens(server, tiny, media):
     messages = [[user(video(media / "sound.mp4"), f"When does event {number} happen?")] for number in range(30)]
     post(server, {"messages": messages[0]})
     queries, hits = (metric(server, f"vllm:prefix_cache_{name}_total") for name in ("queries", "hits"))
@@ -241,7 +241,7 @@ def test_thirty_questions_about_one_video_find_its_tokens_in_the_cache(server, t
         assert ids(answer) == expected(tiny, local(conversation, media, "http://none"))
 
 
-def test_the_same_request_twice_gives_the_same_and_streaming_gives_it_in_pieces(server, media):
+def test_a_repeated_and_a_streamed_request_have_the_same_answer(server, media):
     request = {"messages": [user(video(media / "sound.mp4"), QUESTION)]}
     first = post(server, request)
     assert ids(post(server, request)) == ids(first)
@@ -259,19 +259,19 @@ def test_the_same_request_twice_gives_the_same_and_streaming_gives_it_in_pieces(
     ("parts", "message"),
     [
         ([video("file://{media}/broken.mp4"), QUESTION], "broken.mp4: not a readable media file"),
-        ([video("file://{media}/alone.wav"), QUESTION], "alone.wav: no video stream"),
+        ([video("file://{media}/sound.wav"), QUESTION], "sound.wav: no video stream"),
         ([video("file://{media}/sound.mp4", start=50.0), QUESTION], "is not within a video of 20.000 s"),
         ([video("file://{media}/sound.mp4"), "What is <video>?"], "the text holds the placeholder <video>"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_our_message_and_the_server_lives(server, media, parts, message):
+def test_invalid_media_give_our_error_message_and_the_server_continues(server, media, parts, message):
     filled = json.loads(json.dumps(parts).replace("{media}", str(media)))
     answer = post(server, {"messages": [user(*filled)]})
     assert answer.get("status") == 400 and message in answer["message"], answer
     assert "choices" in post(server, {"messages": [user(video(media / "sound.mp4"), QUESTION)]})
 
 
-def test_well_formed_spans_are_a_matter_of_the_request(server, tiny, media):
+def test_well_formed_spans_are_set_per_request(server, tiny, media):
     _, processor, _ = tiny
     constraint = TimeSpanLogitsProcessor(processor.tokenizer, codec=processor.time_codec)
     messages = [user(video(media / "sound.mp4"), QUESTION), {"role": "assistant", "content": "From 4"}]
@@ -286,7 +286,7 @@ def test_well_formed_spans_are_a_matter_of_the_request(server, tiny, media):
     assert answers[1] != answers[0]
 
 
-def test_a_language_model_that_is_not_served_is_refused_by_name(media, tmp_path):
+def test_an_unsupported_language_model_raises_with_its_name(media, tmp_path):
     process, _ = start_server(PROJECT / "examples" / "sandbox_checkpoint", media, tmp_path / "log.txt")
     try:
         assert process.wait(300) != 0

@@ -284,7 +284,7 @@ def test_a_client_gets_events_and_answers(address, media, monkeypatch):
 
 
 @needs_gradio
-def test_two_visitors_at_once_get_their_own_answers(address, media, monkeypatch):
+def test_concurrent_visitors_have_separate_answers(address, media, monkeypatch):
     visitors = [client_of(address, monkeypatch) for _ in range(2)]
 
     def visit(number: int) -> list[str]:
