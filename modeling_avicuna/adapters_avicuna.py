@@ -1,7 +1,4 @@
-"""The trainable bridge between a tower and the language model: one feature row in, one token embedding out.
-
-There is one adapter per modality; it maps each row by itself.
-"""
+"""The trainable adapter of one modality: maps each feature row of a tower to one token embedding."""
 
 import torch
 from torch import nn

@@ -23,12 +23,12 @@ from .timestamp_avicuna import Event
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said.
+    """An answer of the model.
 
     text (`str`): the answer, without special tokens.
     events (`list[Event]`): the events in it, in seconds, each with its score (`score_events`).
-    presence (`float`): how sure the model is that the answer names a span at all (`presence_scores`); also given where
-        it names none.
+    presence (`float`): probability that the answer names a time span (`presence_scores`); also given for answers
+        without one.
     """
 
     text: str
@@ -133,7 +133,7 @@ def _placeholder_text(processor: ProcessorMixin, prompt: torch.LongTensor) -> st
 def _encode_texts(
     processor: ProcessorMixin, conversations: list[list[dict]], *, placeholders: str
 ) -> list[torch.LongTensor]:
-    """Prompts about a medium that was encoded already: only their text is encoded."""
+    """Token ids of prompts whose medium is already encoded."""
     if not conversations:
         return []
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True)

@@ -1,7 +1,7 @@
 """The content blocks of a conversation: checked, brought to one form, and turned into media slots.
 
 The first step of `processor.apply_chat_template`. Takes the forms of transformers, qwen-vl-utils and OpenAI, refuses
-by name what it does not know, and opens no file.
+unknown keys by name, and opens no file.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""From samples to CLAP's input: where the windows of a sound lie, and their log-mel spectrograms by torchaudio.
+"""From samples to CLAP's input: the windows of a sound and their log-mel spectrograms, by torchaudio.
 
 `media_avicuna` decodes sound; which windows are shown, and by how many tokens, is decided by `slot_encoding_avicuna`.
 """
@@ -30,10 +30,9 @@ def split_windows(
     The spans of samples that the audio tower sees, `[(start, end), ...]` with `end <= num_samples`.
 
     The published rule: a remainder of at most one second beyond a whole number of 10-s windows is dropped, a longer
-        one
-    is padded with silence to a whole window; then one window every 4 s. Two choices of ours: for windows of another
-    length the threshold is a tenth of the window, and a sound shorter than the threshold is one padded window, where
-    the published code makes an empty one.
+    one is padded with silence to a whole window; then one window every 4 s. Two choices of ours: for windows of
+    another length the threshold is a tenth of the window, and a sound shorter than the threshold is one padded window,
+    where the published code makes an empty one.
     """
     window, stride = round(window_seconds * sampling_rate), round(stride_seconds * sampling_rate)
     rest = num_samples % window

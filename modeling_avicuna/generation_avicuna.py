@@ -211,7 +211,7 @@ def presence_scores(outputs: ModelOutput, *, tokenizer: PreTrainedTokenizerBase)
         outputs, tokenizer: as in `score_events`.
 
     Raises:
-        ValueError: `outputs` has no logits, or the tokenizer cannot tell the two words apart.
+        ValueError: `outputs` has no logits, or the tokenizer encodes the two words alike.
     """
     present, absent, shared = _opening_ids(tokenizer)
     beams = _beams(outputs)
@@ -232,7 +232,7 @@ def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[set[int], set[int]
         words = [tokenizer(f"{space}{word}", add_special_tokens=False).input_ids for word in ("From", NO_EVENTS[:2])]
         common = len(os.path.commonprefix(words))
         if common == min(map(len, words)):
-            raise ValueError('the tokenizer cannot tell the words "From" and "No" apart')
+            raise ValueError('the tokenizer encodes the words "From" and "No" alike')
         present.add(words[0][common])
         absent.add(words[1][common])
         shared.update(words[0][:common])

@@ -1,8 +1,8 @@
-"""The language model of a checkpoint: any causal language model of transformers, with what its own head does.
+"""The language model of a checkpoint: a causal language model of transformers, and the scaling of its logits.
 
 The base model and the head are kept apart, because trainers compute the loss from the base model's hidden states and
 from the head's weight and bias. A head is therefore one linear layer, a factor and a soft cap, as in TRL's loss; every
-other kind is refused by name. It knows nothing about media.
+other kind is refused by name.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 
-# types that the checks of `build_head` cannot tell apart from supported ones
+# unsupported types that pass the checks of `build_head`
 _REFUSED = {
     "mpt": "a key-value cache that several questions share is not continued",
     "recurrent_gemma": "they keep their state inside the model and cap their logits by a setting of another name",
@@ -82,7 +82,7 @@ def _unsupported(config: PreTrainedConfig, reason: str) -> ValueError:
 
 
 def scale_logits(logits: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """What the causal language model of `config` does with the output of its head: a factor, then a soft cap.
+    """Applies the logit factor and the soft cap of the causal language model of `config`.
 
     The settings are those that TRL's `add_fused_lm_head` reads, so that a model answers with the logits that it was
     trained with.

@@ -1,7 +1,7 @@
-"""The one home of reading media; everything that looks into a media file imports from here.
+"""Reading media: all other code imports from here.
 
-`media_source` says what may be read, `media_file` opens it and finds its streams and their times, `media_pictures`
-decodes frames, `media_sound` decodes sound.
+`media_source` opens a source, `media_file` finds its streams and their times, `media_pictures` decodes frames,
+`media_sound` decodes sound.
 """
 
 from .media_file_avicuna import MediaFile, MediaInfo, Orientation, naming_errors, probe

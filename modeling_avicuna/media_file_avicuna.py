@@ -1,6 +1,7 @@
-"""Opens a media file and finds its picture, its sound and their times; decodes nothing but the first frame.
+"""Opens a media file and finds its video and audio streams and the times of their packets.
 
-`media_pictures_avicuna` and `media_sound_avicuna` decode from it, both on the time axis of the picture.
+Decodes only the first frame. `media_pictures_avicuna` and `media_sound_avicuna` decode the rest, both on the time axis
+of the picture.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ except ImportError:
     av = None
 
 
-# Formats whose files name other files or addresses: none of them is a medium, and a hostile one reads local files.
+# Formats that refer to other files or addresses. They are refused: a hostile one could read local files.
 REFERRING_FORMATS = frozenset("hls applehttp dash concat sdp rtsp rtp sap imf image2 webm_dash_manifest ftp".split())
-# 8192 x 8192: a damaged header may claim a size whose frames would fill the memory.
+# 8192 x 8192. A damaged header can state a size whose frames do not fit into memory.
 MAX_PIXELS = 2**26
-PICTURE_LEAP = 10.0  # s; a time stamp that the following ones contradict by more is damaged
-LOOK_AHEAD = 16  # packets; B-frames are decoded in another order than they are shown in, but not further apart
+PICTURE_TOLERANCE = 10.0  # s; a time stamp further than that after the following ones is damaged
+LOOK_AHEAD = 16  # packets; the largest distance between decoding order and presentation order
 MISSING = -(2**63)  # a packet without this time stamp
 
 
@@ -49,7 +50,7 @@ class naming_errors:
 @dataclass(frozen=True)
 class MediaInfo:
     """
-    What a file holds. Sizes are those of the upright picture; None where the file has no such stream.
+    Contents of a media file. Sizes are those of the upright picture; None where the file has no such stream.
 
     `duration` (s) is the picture's, or the sound's where there is no picture. `fps` is the average frame rate.
     """
@@ -102,21 +103,20 @@ class PacketTable:
     def __len__(self) -> int:
         return len(self.pts)
 
-    def leaps(self, tolerance: float) -> frozenset[int]:
+    def damaged_stamps(self, tolerance: float) -> frozenset[int]:
         """
-        Presentation times that cannot be right: the packets that follow contradict them by more than `tolerance`
-        seconds, or they are the last few of the file and a minute after all others. Silence or a still picture of many
-        hours would come of a single damaged one.
+        Presentation times that are damaged: more than `tolerance` seconds after those of the following packets, or at
+        the end of the file and more than a minute after all others. One of them could add hours of silence.
         """
         stamps = np.array([stamp for stamp in self.pts if stamp != MISSING], dtype=np.int64)
         lowest = np.full(len(stamps), np.iinfo(np.int64).max)
         for ahead in range(1, min(LOOK_AHEAD, len(stamps) - 1) + 1):
             lowest[:-ahead] = np.minimum(lowest[:-ahead], stamps[ahead:])
-        is_leap = stamps - tolerance / float(self.time_base) > lowest
+        is_damaged = stamps - tolerance / float(self.time_base) > lowest
         if len(stamps) > LOOK_AHEAD:
-            highest = stamps[:-LOOK_AHEAD][~is_leap[:-LOOK_AHEAD]].max(initial=stamps.min())
-            is_leap[-LOOK_AHEAD:] |= stamps[-LOOK_AHEAD:] - highest > 60 / float(self.time_base)
-        return frozenset(stamps[is_leap].tolist())
+            highest = stamps[:-LOOK_AHEAD][~is_damaged[:-LOOK_AHEAD]].max(initial=stamps.min())
+            is_damaged[-LOOK_AHEAD:] |= stamps[-LOOK_AHEAD:] - highest > 60 / float(self.time_base)
+        return frozenset(stamps[is_damaged].tolist())
 
 
 class MediaFile:
@@ -183,8 +183,8 @@ class MediaFile:
         try:
             with naming_errors(self.name, "not a readable media file"):
                 yield from self.container.demux(*streams)
-        except IndexError as error:  # PyAV's answer to a stream that was not there when the file was opened
-            raise MediaError(self.name, "a stream that appears in the middle of the file") from error
+        except IndexError as error:  # raised by PyAV for a stream that was absent when the file was opened
+            raise MediaError(self.name, "a stream that starts in the middle of the file") from error
 
     @property
     def size(self) -> int:
@@ -233,7 +233,7 @@ class MediaFile:
             self.container.format.name == "avi"
             or MISSING in table.pts
             or first.pts not in table.pts
-            or first.pts in table.leaps(PICTURE_LEAP)
+            or first.pts in table.damaged_stamps(PICTURE_TOLERANCE)
         )
         return list_frame_times(
             table,
@@ -257,7 +257,7 @@ class MediaFile:
         if self.sound is None:
             raise MediaError(self.name, "neither a video nor an audio stream")
         table = self.packets[self.sound.index]
-        unusable = table.leaps(0.0) | {MISSING}
+        unusable = table.damaged_stamps(0.0) | {MISSING}
         ends = [pts + length for pts, length in zip(table.pts, table.durations) if pts not in unusable]
         if not ends:
             return (self.container.duration or 0) / av.time_base
@@ -290,7 +290,7 @@ def _media_formats() -> str:
 
 
 def _picture_stream(container: av.container.InputContainer) -> av.video.VideoStream | None:
-    """The stream that FFmpeg would show; the cover of a music file is not one, nor a stream of an unknown codec."""
+    """The stream that FFmpeg selects, without cover images and unknown codecs."""
     cover = av.stream.Disposition.attached_pic
     return _best(container, "video", [s for s in container.streams.video if not s.disposition & cover])
 
@@ -300,7 +300,7 @@ def _sound_stream(container: av.container.InputContainer) -> av.audio.AudioStrea
 
 
 def _best(container: av.container.InputContainer, kind: str, streams: list) -> Any:
-    """FFmpeg's choice, or the first stream: it has no best one where it saw no packet of any as it opened the file."""
+    """FFmpeg's choice, or the first stream: FFmpeg chooses none if it read no packet of any on opening the file."""
     streams = [stream for stream in streams if stream.codec_context is not None]
     best = container.streams.best(kind)
     return next(
@@ -341,8 +341,8 @@ def list_frame_times(table: PacketTable, *, first: int | None, fps: float, is_co
     """
     time_base = table.time_base
     first_key = next((row for row in range(len(table)) if table.is_key[row]), 0)
-    leaps = table.leaps(PICTURE_LEAP)
-    shown = [row for row in range(first_key, len(table)) if not table.is_hidden[row] and table.pts[row] not in leaps]
+    damaged = table.damaged_stamps(PICTURE_TOLERANCE)
+    shown = [row for row in range(first_key, len(table)) if not table.is_hidden[row] and table.pts[row] not in damaged]
     length_of = dict(zip(table.pts, table.durations))
     stamps, length = None, 0
     if not is_counted:

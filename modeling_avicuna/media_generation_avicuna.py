@@ -72,8 +72,8 @@ class MediaGenerationMixin(GenerationMixin):
         """As `GenerationMixin.prepare_inputs_for_generation`.
 
         Args:
-            prompt_length (`int`, *optional*): tokens of the prompt, set by `generate`. Placeholders stand there alone:
-                one that prompt lookup or an assistant proposes as an answer is never accepted, and shows no features.
+            prompt_length (`int`, *optional*): tokens of the prompt, set by `generate`. Only the prompt has
+                placeholders: one that prompt lookup or an assistant proposes gets no features and is never accepted.
         """
         encoded = kwargs.pop("mm_encoder_outputs", None) or {}
         prompt_length = encoded.get("prompt_length", prompt_length)

@@ -53,7 +53,7 @@ DECORD_CODECS = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9"})
 # Its own reader of bytes crashes on damaged files: it reads beyond their end.
 DECORD_BYTES = 2**25
 DECORD_PIXELS = 640 * 360
-SEEK_DISTANCE = 50  # frames; a wanted frame nearer than that is reached by decoding on
+SEEK_DISTANCE = 50  # frames; a nearer frame is reached without a seek
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def decode_video(source: Media) -> Iterator[TimedFrame]:
     The frames of a file in order of presentation, at strictly increasing times that begin at 0. Frames are not turned.
 
     Raises:
-        MediaError: see `open_media`; also a file that has no video stream or breaks off.
+        MediaError: see `open_media`; also a file without a video stream or with one that cannot be read.
     """
     with MediaFile(source) as media:
         times = media.times
@@ -104,7 +104,7 @@ def decode_frames(media: MediaFile, indices: np.ndarray) -> Generator[np.ndarray
 
     Returns:
         chunks, uint8 of shape `(num_frames, height, width, 3)`, of at most `CHUNK_SIZE` frames. A frame that cannot be
-        decoded is replaced by the one before it, which a player would go on showing.
+        decoded is replaced by the one before it, as in a player.
 
     Raises:
         MediaError: no frame of the file can be decoded.
@@ -172,7 +172,7 @@ class _DecordReader:
         with open(os.memfd_create("avicuna"), "wb") as copy:
             copy.write(media.file.read())
             copy.flush()
-            with suppress(RuntimeError, DECORDError):  # decord's answers to a file that it cannot open
+            with suppress(RuntimeError, DECORDError):  # raised by decord for a file that it cannot open
                 self.reader = decord.VideoReader(f"/proc/self/fd/{copy.fileno()}", ctx=decord.cpu(0))
         media.file.seek(position)
 
@@ -254,7 +254,7 @@ class PyAVReader:
                     count += 1
 
     def _jump(self, index: int, position: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
-        """Frames from a key frame on that leads to the wanted one; None where decoding on is as good."""
+        """Frames from a key frame before the wanted one; None where decoding from the current position is as fast."""
         if not self.can_seek or index - position < SEEK_DISTANCE:
             return None
         key = int(np.searchsorted(self.key_stamps, self.times.stamps[index], side="right")) - 1

@@ -1,8 +1,7 @@
-"""What fills each slot of a text, and the pairing of a call's media with the slots.
+"""Assigns the media of a call to the slots of its texts: the first step of `processor(text, videos=..., ...)`.
 
-The first step of `processor(text, videos=..., ...)`; `content_blocks_avicuna` makes the same slots from a
-conversation. It
-opens no file and counts no tokens: `slot_encoding_avicuna` does both.
+`content_blocks_avicuna` makes the same slots from a conversation. `slot_encoding_avicuna` opens the files and counts
+the tokens.
 """
 
 import dataclasses
@@ -40,7 +39,7 @@ _PROPERTY_RULES = {
 @dataclasses.dataclass
 class MediaSlot:
     """
-    One slot of a text and what fills it.
+    One slot of a text and its medium.
 
     Args:
         kind (`str`): "video", "audio" or "image".
@@ -181,7 +180,7 @@ def _set_properties(slots: list[MediaSlot], properties: dict[str, Any]) -> None:
             wanted = [slot for slot in slots if slot.can_have(name)]
             values = [value] * len(wanted)
             if not wanted:
-                raise ValueError(f"{name}={value} is given, but no medium can have it")
+                raise ValueError(f"{name}={value} is given, but applies to none of the media")
         for slot, entry in zip(wanted, values):
             setattr(slot, name, entry)
 

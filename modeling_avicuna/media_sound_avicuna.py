@@ -30,9 +30,9 @@ except ImportError:
 
 LAYOUTS = {1: "mono", 2: "stereo"}
 GAP_SECONDS = 0.05  # time stamps jitter by less than that; a longer pause is silence
-PREROLL_SECONDS = 1.0  # decoded before a span and dropped: decoders need what came before (MP3, Opus, AAC with SBR)
+PREROLL_SECONDS = 1.0  # decoded before a span and dropped: decoders have a state (MP3, Opus, AAC with SBR)
 MARGIN_SECONDS = 0.1  # decoded around a span for the filter that resamples it
-JUMP_SECONDS = 5.0  # a span nearer than that is reached by reading on
+JUMP_SECONDS = 5.0  # a nearer span is reached without a seek
 # torchaudio keeps one filter per output phase. Nearly coprime rates have many phases and go through FFmpeg's
 # resampler.
 MAX_PHASES = 1000
@@ -245,12 +245,12 @@ class Sound:
         for packet in packets:
             try:
                 frames = packet.decode()
-            except av.FFmpegError as error:  # damaged: its time is silent
+            except av.FFmpegError as error:  # damaged: silent
                 failure = error
                 continue
             for frame in frames:
                 rate, first = frame.sample_rate, None
-                if frame.pts is not None and frame.pts not in self._leaps:
+                if frame.pts is not None and frame.pts not in self._damaged_stamps:
                     exact = (frame.pts * float(frame.time_base) - self.zero) * rate
                     first = round(exact) if num_blocks or is_aligned else self._align(exact, frame)
                     if first > end * rate:
@@ -295,14 +295,17 @@ class Sound:
         return frozenset(self.table.pts)
 
     @cached_property
-    def _leaps(self) -> frozenset[int]:
-        return self.table.leaps(GAP_SECONDS)
+    def _damaged_stamps(self) -> frozenset[int]:
+        return self.table.damaged_stamps(GAP_SECONDS)
 
     @cached_property
     def _has_usable_stamps(self) -> bool:
         stamps = np.array(self.table.pts)
         return (
-            len(stamps) > 0 and not self._leaps and not (stamps == MISSING).any() and bool((np.diff(stamps) > 0).all())
+            len(stamps) > 0
+            and not self._damaged_stamps
+            and not (stamps == MISSING).any()
+            and bool((np.diff(stamps) > 0).all())
         )
 
     @cached_property

@@ -1,11 +1,11 @@
-"""The model: features of two towers, one adapter each, scattered over placeholder tokens of a causal language model.
+"""The model: the features of two towers, one adapter each, replace placeholder tokens of a causal language model.
 
     frames  -> vision tower -> vision adapter -\
                                                 > embeddings of the prompt -> language model -> logits
     windows -> audio tower  -> audio adapter  -/
 
 The processor decides the order of tokens; here the k-th placeholder of a sample takes the sample's k-th feature row.
-Features are merged in the base model, so that hidden states are as long as `input_ids`: trainers need that.
+The base model merges the features, because trainers need hidden states of the same length as `input_ids`.
 """
 
 from typing import Any, cast
@@ -37,8 +37,7 @@ from .pipeline_avicuna import TASK  # noqa: F401  (importing it registers the pi
 from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
 
 
-# Modules that a quantisation config should skip, so that only the language model is quantised: bitsandbytes calls them
-# llm_int8_skip_modules, other methods modules_to_not_convert.
+# Modules that a quantisation config should skip (llm_int8_skip_modules, modules_to_not_convert)
 FULL_PRECISION_MODULES = [
     "model.vision_tower",
     "model.audio_tower",
@@ -99,13 +98,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
     def encode_video(
         self, pixel_values_videos: torch.Tensor, video_lengths: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Runs the vision tower on the real frames, without the padding.
-
-        Args:
-            pixel_values_videos (`torch.Tensor` of shape `(batch_size, num_frames, 3, height, width)`):
-                Frames of each sample, padded at the end.
-            video_lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                Number of real frames of each sample; `None`: all.
+        """Runs the vision tower on the real frames. Arguments as in `AVicunaForConditionalGeneration.forward`.
 
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` is `video_features`, of shape `(batch_size, num_frames,
@@ -115,9 +108,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
             ValueError: The checkpoint has no vision tower.
         """
         if self.vision_tower is None:
-            raise ValueError(
-                "this checkpoint has no vision tower: pass video_features, or load one with a vision_config"
-            )
+            raise ValueError("this checkpoint has no vision tower: pass video_features or load one with a tower")
         size = cast(int, self.config.vision_feature_size)  # filled in by the configuration
         return encode_padded(
             encode_frames, self.vision_tower, pixel_values_videos, video_lengths, feature_size=size, **kwargs
@@ -126,24 +117,9 @@ class AVicunaModel(AVicunaPreTrainedModel):
     def encode_audio(
         self, input_features: torch.Tensor, audio_lengths: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Runs the audio tower on the real windows, without the padding.
-
-        Args:
-            input_features (`torch.Tensor` of shape `(batch_size, num_windows, num_mel_frames, num_mel_bins)`):
-                Log-mel windows of each sample, padded at the end.
-            audio_lengths (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                Number of real windows of each sample; `None`: all.
-
-        Returns:
-            As `encode_video`, with `audio_features` of shape `(batch_size, num_windows, audio_feature_size)`.
-
-        Raises:
-            ValueError: The checkpoint has no audio tower.
-        """
+        """As `encode_video`, for windows: `pooler_output` is `(batch_size, num_windows, audio_feature_size)`."""
         if self.audio_tower is None:
-            raise ValueError(
-                "this checkpoint has no audio tower: pass audio_features, or load one with an audio_config"
-            )
+            raise ValueError("this checkpoint has no audio tower: pass audio_features or load one with a tower")
         size = cast(int, self.config.audio_feature_size)
         return encode_padded(
             encode_windows, self.audio_tower, input_features, audio_lengths, feature_size=size, **kwargs

@@ -72,7 +72,7 @@ class WaveformSound:
 @dataclasses.dataclass(frozen=True)
 class SlotEncoder:
     """
-    Decodes and resamples what fills a slot. The fields are those of `AVicunaProcessor`, or a call's own.
+    Decodes and resamples the medium of a slot. The fields are those of `AVicunaProcessor`, or a call's own.
 
     An image is one visual token (stage I). A sound alone of at most `SINGLE_TOKEN_SECONDS` is one audio token (stage
     II), which shows its middle window where short windows give it several; a longer sound gets the whole budget. A
@@ -159,7 +159,7 @@ class SlotEncoder:
         how: dict[str, Any] = {"num_frames": num_frames, "start": slot.start, "end": slot.end}
         how["alignment"] = self.alignment
         if isinstance(picture, MediaFile):
-            # not by `video_processor.load`: from a checkpoint's own code it does not know this file's MediaFile
+            # `video_processor.load` of a checkpoint's own code would not recognise this module's MediaFile
             return read_video(picture, **how, transform=self.video_processor.preprocess_frames)
         return self.video_processor.load(picture, **how, fps=slot.fps)
 

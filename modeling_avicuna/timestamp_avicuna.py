@@ -162,7 +162,7 @@ class EventReading:
     places (`list[tuple[tuple[int, int], tuple[int, int]]]`): for each event the characters `[begin, stop)` of its
         start and of its end in the text, by which scores find the tokens of a time.
     unread (`list[Unread]`): pieces of the text that gave no event, or an event in doubt, each with a reason. A text
-        that says that nothing happens ("No event.", "It does not occur.") has neither events nor unread pieces.
+        that states that nothing happens ("No event.", "It does not occur.") has neither events nor unread pieces.
     """
 
     events: list[Event]

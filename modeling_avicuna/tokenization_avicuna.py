@@ -1,4 +1,4 @@
-"""Makes any fast tokenizer know the placeholder tokens and give the published ids; tokenizes the processor's texts.
+"""Adds the placeholder tokens to a fast tokenizer and keeps the published ids; tokenizes the processor's texts.
 
 `add_placeholder_tokens` is used when a checkpoint is made (by `build_processor`). Its result is saved as an ordinary
 tokenizer.json. This file trains no tokenizer and does not replace slots by placeholders.

@@ -314,7 +314,7 @@ def _written_span(match: re.Match) -> tuple[WrittenTime, WrittenTime]:
 
 
 def _unit_of_mark(mark: str | None) -> str | None:
-    """The unit that a word before a number says: "frame 48", "second 3"; "timestamp 3" says none."""
+    """The unit that a word before a number states: "frame 48", "second 3"; "timestamp 3" states none."""
     return mark if mark and mark[0].lower() in "fs" else None
 
 

@@ -82,7 +82,7 @@ def test_properties_are_assigned_to_the_slots_they_apply_to():
     ]
     with pytest.raises(ValueError, match="3 <video> and <audio> slots, but start has 1 values"):
         fill_slots(texts, **media, start=[1])
-    with pytest.raises(ValueError, match="fps=2 is given, but no medium can have it"):
+    with pytest.raises(ValueError, match="fps=2 is given, but applies to none of the media"):
         fill_slots(["<video>"], videos="a.mp4", fps=2)
 
 
