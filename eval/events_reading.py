@@ -115,8 +115,13 @@ def read_queries(task: str, files: Sequence[Path], subset: str | None) -> list[Q
         moments = list(getattr(published, f"read_{task}")(path, drop=drop))
         seconds = published.read_durations(more[0]) if more else {}
         chosen = (lambda spans: (published.consensus(spans),)) if task == "didemo" else tuple
-        queries = [Query(m.video_id, m.text, chosen(m.spans), m.duration or seconds.get(m.video_id)) for m in moments]
-        queries = [query for query in queries if any(end > start for start, end in query.spans)]
+        # as in eval/tasks: a span without length, and a query without another one, cannot be scored
+        spans = [tuple((start, end) for start, end in chosen(moment.spans) if end > start) for moment in moments]
+        queries = [
+            Query(moment.video_id, moment.text, kept, moment.duration or seconds.get(moment.video_id))
+            for moment, kept in zip(moments, spans)
+            if kept
+        ]
     if not queries:
         raise ValueError(f"{path} has no query of {task}" + (f" in subset {subset!r}" if task == "unav100" else ""))
     seen: Counter = Counter()

@@ -58,6 +58,13 @@ def test_soda_is_one_for_the_references_in_any_order_and_zero_for_no_prediction(
     assert soda_c([], [], meteor=Exact()) == 1.0
 
 
+def test_soda_keeps_the_order_of_events_with_equal_starts():
+    truth = story((0, 20, "a"), (0, 10, "b"))
+    assert soda_c(story((0, 20, "a"), (0.1, 10, "b")), truth, meteor=Exact()) > 0.9
+    # the pairs (a, a) and (b, b) would cross
+    assert soda_c(story((0, 10, "b"), (0.1, 20, "a")), truth, meteor=Exact()) == pytest.approx(0.5, abs=0.01)
+
+
 def test_soda_is_the_best_alignment_that_keeps_the_order():
     """Compared with all alignments of small stories."""
     prediction = story((0, 9, "b"), (2, 12, "a"), (11, 21, "c"), (12, 30, "b"))
