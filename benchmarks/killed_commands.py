@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -86,11 +87,15 @@ def main(arguments: list[str] | None = None) -> None:
             command = COMMANDS[name](folder, stack)
             (folder / "runs").mkdir()
             moments = random.Random(options.seed)
-            result = measure(command, folder / "runs", num_kills=options.num_kills, moments=moments)
-        label = name if options.start_method == "fork" or not name.startswith("build") else f"{name} (spawn)"
-        results = json.loads(options.output.read_text(encoding="utf-8"))["results"] if options.output.exists() else {}
-        results[label] = {**result, "conditions": conditions}
-        write_results(options.output, conditions={"program": PROGRAM}, results=results)
+            label = f"{name} ({options.start_method})" if name.startswith("build") else name
+            for result in measure(command, folder / "runs", num_kills=options.num_kills, moments=moments):
+                add_result(options.output, label, {**result, "conditions": conditions})
+
+
+def add_result(path: Path, label: str, result: dict) -> None:
+    """Writes one result into the file, beside those of other commands."""
+    results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+    write_results(path, conditions={"program": PROGRAM}, results={**results, label: result})
 
 
 def read_folder(folder: Path) -> dict[str, object]:
@@ -103,7 +108,7 @@ def prepare_build(folder: Path, options: list[str]) -> Command:
     """A build of PU-VALOR with two workers; every file must be equal."""
     from dataset_builders import build
 
-    make_world(folder / "world", num_clips=10, seed=0)
+    call_in_child(partial(make_world, num_clips=10), folder / "world")
     inputs = ["--captions-file", str(folder / "world/captions.json"), "--clips-dir", str(folder / "world/clips")]
     words = [*inputs, *BUILD, *options]
     return Command(lambda output: build.main([*words, "--output", str(output)]), read_folder)
@@ -113,7 +118,7 @@ def make_checkpoint(folder: Path, *, num_clips: int) -> list[str]:
     """A sandbox world and a tiny random model in `folder`; the options that name them."""
     from train import initialize
 
-    make_world(folder / "world", num_clips=num_clips, seed=0)
+    call_in_child(partial(make_world, num_clips=num_clips), folder / "world")
     words = ["--size", "tiny", "--captions-file", str(folder / "world/captions.json")]
     call_in_child(initialize.main, [*words, "--output", str(folder / "model")])
     return ["--model", str(folder / "model")]
@@ -229,7 +234,7 @@ def prepare_push(folder: Path, stack: ExitStack) -> Command:
     from model_card import push
     from tests.hub_server import TOKEN, serve_hub
 
-    make_world(folder / "world", num_clips=16, seed=0)
+    call_in_child(partial(make_world, num_clips=16), folder / "world")
     captions = ["--captions-file", str(folder / "world/captions.json")]
     call_in_child(build.main, [*captions, *BUILD, *VIRTUAL, "--output", str(folder / "dataset")])
     hub = stack.enter_context(serve_hub())

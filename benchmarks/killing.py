@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -39,14 +39,14 @@ class Command:
     begin: Callable[[Path], object] = lambda output: None
 
 
-def measure(command: Command, folder: Path, *, num_kills: int, moments: random.Random) -> dict:
+def measure(command: Command, folder: Path, *, num_kills: int, moments: random.Random) -> Iterator[dict]:
     """Runs a command undisturbed, then starts and kills it until it was killed `num_kills` times.
 
     A trial is a new folder in which the command is started until it ends by itself. After the last kill, the command
     runs to its end.
 
-    Returns:
-        The number of kills and trials, the trials that ended with an error or with another result, the processes that
+    Yields:
+        After each trial, so far: the number of kills and trials, the trials that ended with an error or with another result, the processes that
         outlived a kill, and the seconds of the undisturbed run.
 
     Raises:
@@ -83,8 +83,7 @@ def measure(command: Command, folder: Path, *, num_kills: int, moments: random.R
             print(problems[-1], file=sys.stderr, flush=True)
         else:
             shutil.rmtree(output)
-        print(result, file=sys.stderr, flush=True)
-    return {**result, "undisturbed_seconds": round(seconds, 2), "problems": problems}
+        yield {**result, "undisturbed_seconds": round(seconds, 2), "problems": problems}
 
 
 def run_undisturbed(command: Command, output: Path) -> float:

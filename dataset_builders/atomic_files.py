@@ -18,7 +18,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     A temporary path in the folder of `path`. It replaces `path` when the body ends, and is removed if the body raises.
 
     The temporary name is random, since several processes may write the same file. A killed process leaves its
-    temporary file behind. The suffix of `path` is kept, since some writers choose the format by suffix.
+    temporary file behind (see `remove_partial_files`). The suffix of `path` is kept, since some writers choose the format by suffix.
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
@@ -27,6 +27,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: str | os.PathLike) -> None:
+    """Removes the temporary files that killed processes left below a folder, in which no process may be writing."""
+    for pattern in (".partial-*", ".*.part", ".tmp*"):  # of `atomic_path`, `MediaWriter` and safetensors
+        for path in list(Path(folder).rglob(pattern)):
+            path.unlink()
 
 
 def write_text(path: str | os.PathLike, text: str):

@@ -12,10 +12,15 @@ import av
 import numpy as np
 
 
+SIMD_EXTENSIONS = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # of this processor
 LAYOUTS = {1: "mono", 2: "stereo"}
 # Colour tags by their codes in ITU-T H.273: limited range and the BT.601 matrix. Readers that ignore the tags assume
 # these values, so with BT.709 they would show wrong colours.
 LIMITED_RANGE, BT601 = 1, 6
+# The AVX-512 code of x264 (165, in PyAV 18.1) gives other bytes in each run for some widths, such as 96, 112 and 224:
+# its rate control reads uninitialised memory there. Its AVX2 code gives the same bytes as other processors do.
+HAS_AVX512 = any(name == "X86_V4" or name.startswith("AVX512") for name in SIMD_EXTENSIONS)
+REPRODUCIBLE = {"x264-params": "asm=avx2"} if HAS_AVX512 else {}
 
 
 class MediaWriter:
@@ -64,7 +69,7 @@ class MediaWriter:
         # one thread: the same frames give the same bytes, and parallelism comes from rendering several videos at once
         self._video.codec_context.thread_count = 1
         self._video.codec_context.color_range, self._video.codec_context.colorspace = LIMITED_RANGE, BT601
-        self._video.options = {"crf": str(crf), "preset": preset}
+        self._video.options = {"crf": str(crf), "preset": preset, **REPRODUCIBLE}
         self._num_frames = 0
         self._audio: Any = None
         if sampling_rate is not None:

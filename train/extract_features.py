@@ -21,7 +21,7 @@ from accelerate import PartialState
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from dataset_builders.atomic_files import write_text
+from dataset_builders.atomic_files import remove_partial_files, write_text
 from dataset_builders.command_line import name_model, one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter, media_key
 from dataset_builders.features.towers import tower_settings
@@ -258,6 +258,7 @@ def main(arguments: list[str] | None = None):
     print(f"process {state.process_index}: {len(share) - len(failed)} media in {options.output}, {len(failed)} failed")
     state.wait_for_everyone()
     if state.is_main_process:
+        remove_partial_files(options.output)
         current = {failures_path(options.output, rank) for rank in range(state.num_processes)}
         for path in set(Path(options.output).glob("failed-*.jsonl")) - current:  # of an earlier run on more processes
             path.unlink()

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from ..atomic_files import atomic_path, write_json
+from ..atomic_files import atomic_path, remove_partial_files, write_json
 from ..pseudo_untrimmed.curation import PACKAGES, Prepared, prepare, write_account
 from ..pseudo_untrimmed.rendered_rows import render_rows
 from ..pseudo_untrimmed.settings import CurationSettings
@@ -160,9 +160,7 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
     from .pu_valor_card import write_card
     from .report_figures import draw_report
 
-    for pattern in (".partial-*", ".*.part"):  # left by killed processes
-        for path in list(output.rglob(pattern)):
-            path.unlink()
+    remove_partial_files(output)
     done = {shard: read_done(prepared, shard) for shard in list_shards(prepared, settings)}
     num_rows: Counter[str] = Counter()
     sizes: dict[str, dict[str, int]] = {}
