@@ -36,7 +36,7 @@ RESULT = RESULTS / "killed_commands.json"
 BUILD = "--clustering none --coherence-threshold none --ambiguity-threshold none --num-workers 2".split()
 VIRTUAL = "--num-videos 600 --videos-per-shard 60".split()
 RENDERED = (
-    "--media rendered --num-videos 6 --videos-per-shard 1 --render-size 48 48 --render-fps 4 --clips-per-video 2 2"
+    "--media rendered --num-videos 4 --videos-per-shard 1 --render-size 48 48 --render-fps 4 --clips-per-video 2 2"
 ).split()
 RECIPE = """\
 trainable: [vision_adapter, language_model]
@@ -52,7 +52,7 @@ use_cpu: true
 gradient_checkpointing: false
 logging_steps: 1
 """
-NUM_VIDEOS = 40
+NUM_VIDEOS = 16
 LABELS = ("dog barking", "rain", "bell ringing", "car passing")
 
 
@@ -108,7 +108,7 @@ def prepare_build(folder: Path, options: list[str]) -> Command:
     """A build of PU-VALOR with two workers; every file must be equal."""
     from dataset_builders import build
 
-    call_in_child(partial(make_world, num_clips=10), folder / "world")
+    call_in_child(partial(make_world, num_clips=5), folder / "world")
     inputs = ["--captions-file", str(folder / "world/captions.json"), "--clips-dir", str(folder / "world/clips")]
     words = [*inputs, *BUILD, *options]
     return Command(lambda output: build.main([*words, "--output", str(output)]), read_folder)
@@ -136,8 +136,8 @@ def prepare_features(folder: Path, stack: ExitStack) -> Command:
     """`train.extract_features`: every byte of the folder must be equal."""
     from train import extract_features
 
-    words = make_checkpoint(folder, num_clips=16)
-    words += ["--media-dir", str(folder / "world/clips"), "--media-per-part", "2"]
+    words = make_checkpoint(folder, num_clips=6)
+    words += ["--media-dir", str(folder / "world/clips"), "--media-per-part", "1"]
     return Command(lambda output: extract_features.main([*words, "--output", str(output)]), read_folder)
 
 
@@ -200,7 +200,7 @@ def prepare_evaluation(folder: Path, stack: ExitStack) -> Command:
     call_in_child(save_talkative_model, folder / "model")
     load_metric("event_localization")  # imported once, here, and not in each process
     words = ["--task", "sandbox", "--model", str(folder / "model"), "--features-dir", str(folder / "features")]
-    words += ["--annotations", str(folder / "annotations.json"), "--max-new-tokens", "64", "--batch-size", "4"]
+    words += ["--annotations", str(folder / "annotations.json"), "--max-new-tokens", "32", "--batch-size", "2"]
     words += ["--timelines", "0"]
     return Command(lambda output: run.main([*words, "--output", str(output)]), read_evaluation)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 SECONDS_TO_END = 60.0  # for the processes of a killed command, on a machine with other load
-SHARE_OF_RUN = 0.9  # a kill comes within this share of an undisturbed run: most children are killed
+SHARE_OF_RUN = 0.6  # a kill comes within this share of an undisturbed run, so most trials have several
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def measure(command: Command, folder: Path, *, num_kills: int, moments: random.R
     runs to its end.
 
     Yields:
-        After each trial, so far: the number of kills and trials, the trials that ended with an error or with another result, the processes that
-        outlived a kill, and the seconds of the undisturbed run.
+        The figures so far, after each trial: kills, trials, trials that ended with an error or with another result,
+        processes that outlived a kill, and the seconds of the undisturbed run.
 
     Raises:
         ValueError: the undisturbed run failed.

@@ -18,7 +18,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     A temporary path in the folder of `path`. It replaces `path` when the body ends, and is removed if the body raises.
 
     The temporary name is random, since several processes may write the same file. A killed process leaves its
-    temporary file behind (see `remove_partial_files`). The suffix of `path` is kept, since some writers choose the format by suffix.
+    temporary file behind (see `remove_partial_files`). The suffix of `path` is kept, since some writers choose the
+    format by suffix.
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
