@@ -164,7 +164,11 @@ def prepare_stages(folder: Path, stack: ExitStack) -> Command:
 
     def launcher(arguments: list[str], env: dict[str, str]) -> None:
         os.environ.update(env)
-        call_in_child(sft.main, arguments)
+        call_in_child(stage, arguments)
+
+    def stage(arguments: list[str]) -> None:
+        with one_line_errors("train/sft.py"):  # it ends with `run_stages`
+            sft.main(arguments)
 
     stack.enter_context(patch.object(run_stages, "subprocess", SimpleNamespace(run=launch)))
 

@@ -13,6 +13,8 @@ from typing import NoReturn, TypeVar, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
+from .workers import end_with_starter
+
 
 Options = TypeVar("Options")
 logger = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ def name_model(model: str | None) -> Iterator[None]:
 def one_line_errors(program: str) -> Iterator[None]:
     """
     Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError` or `OSError`,
-    whose messages name the invalid value or file. The traceback goes to the log at level DEBUG.
+    whose messages name the invalid value or file. The traceback goes to the log at level DEBUG. A command that another
+    one started ends with it (`workers.end_with_starter`).
 
     Example:
 
@@ -88,6 +91,7 @@ def one_line_errors(program: str) -> Iterator[None]:
             with one_line_errors("python -m eval.run"):
                 main()
     """
+    end_with_starter()
     try:
         yield
     except (ValueError, OSError) as error:

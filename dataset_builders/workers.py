@@ -1,8 +1,16 @@
-"""Run jobs in this process or in worker processes, with a progress bar. Workers exit when their parent exits."""
+"""Worker processes for jobs, and other processes that exit when the process that started them is gone.
+
+They exit for any reason of its end, including `kill -9` and a lack of memory: a process that is left behind holds
+memory and devices, and writes into the folder that the restarted command uses. The pool's workers watch their parent.
+A command of this project that another one starts watches the process named in its environment, since a launcher
+(`accelerate launch`) between the two would let it continue.
+"""
 
 import multiprocessing
 import os
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
@@ -12,6 +20,8 @@ from tqdm import tqdm
 
 
 Result = TypeVar("Result")
+STARTER = "AVICUNA_STARTER"  # environment variable, "host:process id"
+SECONDS_BETWEEN_CHECKS = 1.0
 START_METHOD = "spawn"  # a forked child would inherit the threads of other libraries in an unknown state
 
 
@@ -49,7 +59,7 @@ def run_jobs(
 
 
 def end_with_parent() -> None:
-    """Exit this process as soon as its parent is gone for any reason (including `kill -9` and out of memory)."""
+    """Ends this worker when its parent is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_wait_and_exit, args=[parent.sentinel], daemon=True).start()
@@ -57,4 +67,28 @@ def end_with_parent() -> None:
 
 def _wait_and_exit(sentinel: int) -> None:
     wait([sentinel])
+    os._exit(1)
+
+
+def supervised_environment(**changes: str) -> dict[str, str]:
+    """The environment, with changes, of a command of this project that is to end when this process is gone."""
+    return {**os.environ, **changes, STARTER: f"{socket.gethostname()}:{os.getpid()}"}
+
+
+def end_with_starter() -> None:
+    """Ends this process when the one that started it with `supervised_environment` on this host is gone."""
+    host, _, process_id = os.environ.get(STARTER, "").rpartition(":")
+    if host == socket.gethostname():
+        threading.Thread(target=_poll_and_exit, args=[int(process_id)], daemon=True).start()
+
+
+def _poll_and_exit(process_id: int) -> None:
+    import psutil  # a dependency of Accelerate, which every command that starts others needs
+
+    try:
+        process = psutil.Process(process_id)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(SECONDS_BETWEEN_CHECKS)
+    except psutil.NoSuchProcess:
+        pass
     os._exit(1)

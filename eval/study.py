@@ -10,7 +10,6 @@ variants with equal first stages share these models. Finished work is not repeat
 
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ import yaml
 from dataset_builders.atomic_files import write_json, write_text
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.provenance import model_hash
+from dataset_builders.workers import supervised_environment
 
 from .comparison import PAPER, is_limited
 from .figures import draw_bars, draw_lines
@@ -214,7 +214,7 @@ class Study:
 def _run(command: list[str]) -> None:
     """Prints and runs a command. ValueError if it fails."""
     print("$", shlex.join(command), flush=True)
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=False)
+    done = subprocess.run(command, env=supervised_environment(PYTHONPATH=str(CHECKOUT)), check=False)
     if done.returncode:
         raise ValueError(f"exit status {done.returncode} of: {shlex.join(command)}")
 

@@ -5,7 +5,6 @@ a command that a user could type, and the file that it leaves when it is complet
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from dataset_builders.workers import supervised_environment
 from train.run_stages import Stage
 
 
@@ -56,7 +56,7 @@ class Step:
         """
         print(f"$ {shlex.join(self.words)}", flush=True)
         program = sys.executable if self.words[0] == "python" else str(Path(sys.executable).with_name(self.words[0]))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+        environment = supervised_environment(OMP_NUM_THREADS="1", PYTHONPATH=str(PROJECT))
         done = subprocess.run([program, *self.words[1:]], cwd=PROJECT, env=environment)
         if done.returncode:
             sys.exit(f"stopped: the command above ended with status {done.returncode}")

@@ -1,7 +1,6 @@
-"""Jobs in several processes: the same results as in one, errors are passed on, and workers end with their parent."""
+"""Jobs in several processes: the same results as in one, errors are passed on. Processes end with their starter."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,14 +12,27 @@ import pytest
 from dataset_builders.workers import run_jobs
 
 
-PARENT = """
-import sys, time
-from dataset_builders.workers import run_jobs
-
-if __name__ == "__main__":
-    for _ in run_jobs(time.sleep, [(60,)] * 4, num_workers=2, name="jobs", unit="job"):
-        pass
-"""
+SLEEP = "import os, time; open(os.environ['RUNNING'], 'a').write('1'); time.sleep(60)"
+COMMAND = f"from dataset_builders.command_line import one_line_errors\nwith one_line_errors('command'): {SLEEP}"
+LAUNCHER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {COMMAND!r}])"
+STARTERS = {  # by kind: the program, and how many of the processes that it starts sleep
+    "pool of workers": (
+        "from dataset_builders.workers import run_jobs\n"
+        "if __name__ == '__main__':\n"
+        f"    list(run_jobs(exec, [({SLEEP!r},)] * 4, num_workers=2, name='jobs', unit='job'))",
+        2,
+    ),
+    "command with a launcher": (
+        "import subprocess, sys; from dataset_builders.workers import supervised_environment\n"
+        f"subprocess.run([sys.executable, '-c', {LAUNCHER!r}], env=supervised_environment())",
+        1,
+    ),
+    "check of a release": (
+        "from pathlib import Path; from model_card.release.fresh_process import run_in_fresh_process\n"
+        f"run_in_fresh_process({SLEEP!r}, Path())",
+        1,
+    ),
+}
 
 
 def divide(number, divisor):
@@ -42,18 +54,23 @@ def test_an_error_of_a_job_is_raised(num_workers):
         list(run_jobs(divide, [(1, 1)], num_workers=0, name="jobs", unit="job"))
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path):
-    (tmp_path / "parent.py").write_text(PARENT, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    parent = psutil.Popen([sys.executable, str(tmp_path / "parent.py")], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(children := parent.children(recursive=True)) < 3:  # two workers and the resource tracker
-        assert parent.poll() is None and time.monotonic() < deadline
+@pytest.mark.parametrize("kind", STARTERS)
+def test_processes_end_when_their_starter_is_killed(kind, tmp_path):
+    program, num_sleeping = STARTERS[kind]
+    script, running = tmp_path / "starter.py", tmp_path / "running"
+    script.write_text(program, encoding="utf-8")
+    running.touch()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RUNNING": str(running)}
+    starter = psutil.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while running.stat().st_size < num_sleeping:
+        assert starter.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    time.sleep(2)  # the workers run their jobs
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    children = starter.children(recursive=True)
+    starter.kill()
+    starter.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
-    for process in alive:
+    left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    for process in left:
         process.kill()
-    assert not alive
+    assert len(children) >= num_sleeping and not left

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dataset_builders.workers import supervised_environment
 from train.arguments import AVicunaTrainingArguments
 
 
@@ -36,7 +37,7 @@ def publish_stage(training: AVicunaTrainingArguments):
     command = push_command(training)
     environment = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in supervised_environment().items()
         if name not in LAUNCHER_VARIABLES and not name.startswith(("ACCELERATE_", "TORCHELASTIC_"))
     }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), environment.get("PYTHONPATH")]))

@@ -19,8 +19,8 @@ import yaml
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import OneLineParser, one_line_errors
 from dataset_builders.release.provenance import model_hash
+from dataset_builders.workers import supervised_environment
 from train.resuming import SUMMARY_FILE, newest_checkpoint
-from train.supervision import supervised_environment
 
 
 PROGRAM = "python -m train.run_stages"

@@ -36,7 +36,6 @@ from train.packed_attention import prepare_for_packing  # noqa: E402
 from train.publishing import publish_stage  # noqa: E402
 from train.resuming import resume_point  # noqa: E402
 from train.summary import describe_start, write_summary  # noqa: E402
-from train.supervision import end_with_run_stages  # noqa: E402
 from train.trainable import count_parameters, lora_config, set_trainable  # noqa: E402
 from train.trainer import AVicunaTrainer  # noqa: E402
 from train.training_rows import load_stage_rows  # noqa: E402
@@ -46,7 +45,6 @@ logger = get_logger(__name__)
 
 
 def main(arguments: list[str] | None = None):
-    end_with_run_stages()
     recipe, stage, training = parse_arguments(arguments)
     # the checked release is pushed at the end, not by Trainer
     push, training.push_to_hub = training.push_to_hub, False

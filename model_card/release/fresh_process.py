@@ -1,10 +1,15 @@
-"""Tests a release in a new process without this project, its caches and the network, before it is uploaded."""
+"""Tests a release in a new process without this project, its caches and the network, before it is uploaded.
+
+The process ends with the one that started it, also after `kill -9`: its standard input is then closed.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dataset_builders.sources.annotation_files import read_json
@@ -13,6 +18,12 @@ from ..facts import has_both_towers
 
 
 TIMEOUT = 3600.0  # seconds; a 7B model on a slow disk and a CPU answers within minutes
+END_WITH_PARENT = """
+import os
+import threading
+
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+"""
 # an editable install makes the project importable in every process of its environment
 HIDE_PROJECT = """
 import sys
@@ -49,22 +60,33 @@ print(json.dumps({"class": type(model).__name__, "answer": answer}))
 """
 
 
+@contextmanager
+def open_input() -> Iterator[int]:
+    """The standard input of a process that runs `END_WITH_PARENT`. The block's end or this process's end closes it."""
+    read_end, write_end = os.pipe()
+    try:
+        yield read_end
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
 def run_in_fresh_process(code: str, folder: Path, *arguments: str, timeout: float = TIMEOUT) -> str:
     """The output of `code`, run with `folder` as its first argument.
 
     Raises:
         RuntimeError: it fails (with the end of stderr), or takes longer than `timeout` seconds.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, open_input() as standard_input:
         caches = {"HF_MODULES_CACHE": scratch, "HF_DATASETS_CACHE": scratch}
         try:
             done = subprocess.run(
-                [sys.executable, "-c", HIDE_PROJECT + code, str(folder.resolve()), *arguments],
+                [sys.executable, "-c", END_WITH_PARENT + HIDE_PROJECT + code, str(folder.resolve()), *arguments],
                 cwd=scratch,
                 env={**os.environ, **caches, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""},
                 capture_output=True,
                 text=True,
-                stdin=subprocess.DEVNULL,
+                stdin=standard_input,
                 timeout=timeout,
             )
         except subprocess.TimeoutExpired:

@@ -24,7 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from dataset_builders.sources.annotation_files import read_json
 
 from ..facts import has_both_towers
-from .fresh_process import TIMEOUT, run_in_fresh_process
+from .fresh_process import END_WITH_PARENT, TIMEOUT, open_input, run_in_fresh_process
 from .model_release import find_private_things
 
 
@@ -46,6 +46,7 @@ MODEL_LINE = re.compile(r'^MODEL_ID = "([^"]*)"', re.MULTILINE)
 VERIFICATION_QUERY = "dog barking"
 START_APP = """
 import runpy
+import sys
 
 app, hidden = sys.argv[1:]
 for name in hidden.split():
@@ -186,8 +187,31 @@ def run_app(folder: Path, *, model: str | Path, log: Path, deadline: float) -> I
     Raises:
         RuntimeError: it exits, or does not listen before `deadline` (of `time.monotonic`).
     """
-    is_folder = Path(model).is_dir()
-    port, scratch = find_free_port(), str(log.parent)
+    port = find_free_port()
+    with open_input() as standard_input:
+        process = start_app(folder, model=model, log=log, port=port, standard_input=standard_input)
+        try:
+            while not is_listening(port):
+                if process.poll() is not None:
+                    raise RuntimeError(f"it exited with status {process.returncode}")
+                if time.monotonic() > deadline:
+                    raise RuntimeError("it took too long to start")
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def start_app(
+    folder: Path, *, model: str | Path, log: Path, port: int, standard_input: int
+) -> subprocess.Popen[bytes]:
+    """The process of the app, which ends when `standard_input` is closed."""
+    is_folder, scratch = Path(model).is_dir(), str(log.parent)
     environment = {
         **os.environ,
         "AVICUNA_MODEL": str(Path(model).resolve()) if is_folder else str(model),
@@ -200,36 +224,16 @@ def run_app(folder: Path, *, model: str | Path, log: Path, deadline: float) -> I
     }
     if is_folder:
         environment["HF_HUB_OFFLINE"] = "1"
+    arguments = [str((folder / APP_FILE).resolve()), " ".join(UNDECLARED_MODULES)]
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"import sys\n{START_APP}",
-                str((folder / APP_FILE).resolve()),
-                " ".join(UNDECLARED_MODULES),
-            ],
+        return subprocess.Popen(
+            [sys.executable, "-c", END_WITH_PARENT + START_APP, *arguments],
             cwd=scratch,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=standard_input,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    try:
-        while not is_listening(port):
-            if process.poll() is not None:
-                raise RuntimeError(f"it exited with status {process.returncode}")
-            if time.monotonic() > deadline:
-                raise RuntimeError("it took too long to start")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def find_free_port() -> int:
