@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,16 +190,27 @@ class Generator:
         """Questions about a long video, in windows that are decoded one after the other."""
         if media.is_cached or any(question.kind == "text" for question in questions):
             raise ValueError("--window applies to media files and to questions whose answers name events")
-        windows = self.processor.prepare_windows(media.block, window=self.settings.window)
+        ends = [0.0]
+
+        def read_windows() -> Iterator[Any]:
+            for window in self.processor.prepare_windows(media.block, window=self.settings.window):
+                ends.append(window.start + window.duration)
+                yield window
+
         said = answer_windows(
             self.model,
             processor=self.processor,
-            windows=windows,
+            windows=read_windows(),
             questions=[question.prompt for question in questions],
             batch_size=self.settings.batch_size,
             **self._options(questions[0]),
         )
-        duration = media.duration or max((event.end for answer in said for event in answer.events), default=0.0)
+        offset = media.start or 0.0  # annotations count from the beginning of the part, windows from that of the file
+        duration = media.duration or ends[-1] - offset
+        said = [
+            replace(answer, events=[replace(e, start=e.start - offset, end=e.end - offset) for e in answer.events])
+            for answer in said
+        ]
         return [_answer(example, duration, question, said=answer) for question, answer in zip(questions, said)]
 
     def _options(self, question: Question) -> dict:

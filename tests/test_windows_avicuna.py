@@ -11,7 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.generation import GenerationSettings, Generator
+from eval.media import Media
 from eval.run import main as evaluate
+from eval.task import Example, Question
 from modeling_avicuna import (
     AVicunaPipeline,
     Event,
@@ -21,6 +24,7 @@ from modeling_avicuna import (
     window_reading_avicuna,
 )
 from modeling_avicuna.media_avicuna import MediaFile, Sound
+from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT
 from modeling_avicuna.window_reading_avicuna import SequentialFile, SequentialFrames, SequentialSound
 from modeling_avicuna.windows_avicuna import join_windows, plan_windows
 from tests.media_files import pictures, tone, write_media, write_ramp
@@ -352,3 +356,16 @@ def test_an_evaluation_with_windows_records_the_window_and_lists_unreadable_file
     assert len(answers) == 2 and all(answer["text"].count(" s: ") == 3 for answer in answers)
     with pytest.raises(ValueError, match="--window must be above 0 and needs --media-dir"):
         evaluate([*words.split(), "--window", "0"])
+
+
+def test_times_of_an_annotated_part_count_from_its_beginning(pipe, folder, tmp_path):
+    pipe.model.save_pretrained(tmp_path)
+    pipe.processor.save_pretrained(tmp_path)
+    generator = Generator(str(tmp_path), settings=GenerationSettings(max_new_tokens=16, window=6.0))
+    generator._time_constraint.append(SpanBias(pipe.processor.tokenizer))
+    question = Question("q", GROUNDING_PROMPT.format(query="rain"), "spans", "rain")
+    example = Example("v", ("mpeg4",), None, (question,), start=8.0, end=18.0)
+    media = Media(folder / "mpeg4.avi", True, None, 8.0, 18.0)
+    ((answer,),) = generator.answer([(example, [question])], open_media=lambda _: media)
+    assert answer.duration == pytest.approx(10.0)
+    assert answer.events and all(0.0 <= event.start <= event.end <= 10.0 for event in answer.events)
