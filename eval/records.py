@@ -50,7 +50,7 @@ class AnswerLog:
             ValueError: the folder holds a run with other settings; the message names the differences.
         """
         path = self.output / "settings.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() and self.answers else settings
+        before = read_json(path) if path.exists() and self.answers else settings
         changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if changed:
             changes = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
@@ -85,7 +85,7 @@ class AnswerLog:
         for path in self.output.glob("predictions.*.jsonl"):
             path.unlink()
         for path in sorted(self.output.glob("unreadable.*.json")):
-            self.unreadable |= json.loads(path.read_text(encoding="utf-8"))
+            self.unreadable |= read_json(path)
             path.unlink()
 
     def unanswered(self, example: Example) -> list[Question]:

@@ -24,6 +24,7 @@ import yaml
 from dataset_builders.atomic_files import write_json, write_text
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.provenance import model_hash
+from dataset_builders.sources.annotation_files import read_json
 from dataset_builders.workers import supervised_environment
 
 from .comparison import PAPER, is_limited
@@ -161,7 +162,7 @@ class Study:
         if unknown:
             raise ValueError(f"variant {variant.name!r} drops {unknown[0]!r}; the recipes have the sources {sources}")
         for path in (self.start / name for name in CONFIG_FILES if variant.config):
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_json(path)
             unknown = sorted(set(variant.config) - set(known))
             if unknown:
                 raise ValueError(f"variant {variant.name!r}: {path} has no field {unknown[0]!r} to change")
@@ -194,8 +195,7 @@ class Study:
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(model, part, ignore=shutil.ignore_patterns("checkpoint-*"))
             for name in CONFIG_FILES:
-                content = json.loads((part / name).read_text(encoding="utf-8"))
-                write_json(part / name, {**content, **config})
+                write_json(part / name, {**read_json(part / name), **config})
             part.replace(folder)
         return folder
 

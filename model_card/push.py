@@ -7,7 +7,6 @@
 one commit (`release/upload.py`).
 """
 
-import json
 import re
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.card_facts import CARD_FILE
 from dataset_builders.release.provenance import model_hash
@@ -158,8 +158,8 @@ def prepare_adapter(adapter: Path, options: PushOptions, release: Path, repo_id:
     config = read_json(adapter / "adapter_config.json")
     assemble_release(adapter, output=release, texts=choose_texts(adapter, options, repo_id), adapter=True)
     # PEFT stores the folder of the base; a published adapter names its Hub id instead
-    config_text = json.dumps({**config, "base_model_name_or_path": options.base_model}, indent=2, sort_keys=True)
-    (release / "adapter_config.json").write_text(config_text + "\n", encoding="utf-8")
+    published = {**config, "base_model_name_or_path": options.base_model}
+    write_json(release / "adapter_config.json", published, sort_keys=True)
     refuse(adapter, find_problems(release, adapter=True))
     base = Path(config["base_model_name_or_path"] or "")
     if (base / "config.json").is_file():

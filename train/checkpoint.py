@@ -4,7 +4,6 @@ With LoRA, the written folder holds the merged model and, in `adapter/`, the LoR
 on the launcher (one process, DDP, ZeRO). `resuming.py` resumes an interrupted stage.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl import SFTTrainer, get_quantization_config
 
+from dataset_builders.sources.annotation_files import read_json
 from modeling_avicuna.modeling_avicuna import FULL_PRECISION_MODULES
 from modeling_avicuna.origin_avicuna import is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
@@ -81,7 +81,7 @@ def base_of_adapter(path: str, *, revision: str | None = None) -> str | None:
     file = find_adapter_config_file(path, revision=revision) if Path(path).is_dir() or is_hub_id(path) else None
     if file is None:
         return None
-    return json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return read_json(file)["base_model_name_or_path"]
 
 
 def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> str:

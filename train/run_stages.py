@@ -7,7 +7,6 @@ Other options are passed to `train/sft.py` for every stage. A second run skips f
 interrupted one.
 """
 
-import json
 import shlex
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import yaml
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import OneLineParser, one_line_errors
 from dataset_builders.release.provenance import model_hash
+from dataset_builders.sources.annotation_files import read_json
 from dataset_builders.workers import supervised_environment
 from train.resuming import SUMMARY_FILE, newest_checkpoint
 
@@ -68,7 +68,7 @@ class Stage:
         path = self.output / SETTINGS_FILE
         if not path.exists():
             return
-        before, now = json.loads(path.read_text(encoding="utf-8")), self.settings()
+        before, now = read_json(path), self.settings()
         for name in now:
             if before[name] != now[name]:
                 raise ValueError(

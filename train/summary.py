@@ -5,7 +5,6 @@ other folder.
 """
 
 import dataclasses
-import json
 import math
 import platform
 from pathlib import Path
@@ -16,6 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from dataset_builders.atomic_files import write_json
 from dataset_builders.release.provenance import git_commit, package_versions
+from dataset_builders.sources.annotation_files import read_json
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
 from train.checkpoint import ADAPTER_FOLDER, base_of_adapter
@@ -57,7 +57,7 @@ def read_beside(model: str, name: str, *, revision: str | None = None) -> dict |
             path = Path(hf_hub_download(model, name, revision=revision))
         except EntryNotFoundError:
             return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def describe_start(model: str, *, revision: str | None = None) -> dict:

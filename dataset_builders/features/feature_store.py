@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..atomic_files import atomic_path, write_json, write_text
+from ..sources.annotation_files import read_json
 from ..sources.clip_ids import without_media_suffix
 from .towers import check_towers
 
@@ -50,7 +51,7 @@ class FeatureStore:
             raise ValueError(f"{self.folder} holds no cached features: no finished part-*.jsonl there")
         self._parts: dict[str, Any] = {}  # open safetensors files
         settings = self.folder / SETTINGS_FILE
-        known = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        known = read_json(settings) if settings.exists() else {}
         self.settings = {**PUBLISHED_SETTINGS, **known}
 
     def __contains__(self, media_id: str) -> bool:
@@ -247,7 +248,7 @@ class FeatureWriter:
         path = self.folder / SETTINGS_FILE
         if not path.exists():
             write_json(path, settings, sort_keys=True)
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
         if "towers_rounded" in settings:  # missing in folders of earlier versions
             known.setdefault("towers_rounded", settings["towers_rounded"])
         if {**PUBLISHED_SETTINGS, **known} != {**PUBLISHED_SETTINGS, **settings}:

@@ -4,7 +4,6 @@
 contents that must not be published; `verify_dataset` reads it without this project.
 """
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from datasets.data_files import sanitize_patterns
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
+from dataset_builders.atomic_files import write_json
 from dataset_builders.release.card_facts import (
     CARD_FILE,
     LICENCE_FILE,
@@ -23,13 +23,14 @@ from dataset_builders.release.card_facts import (
     measure_parquet,
 )
 from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.record_report import REPORT_FILE
 
 from .fresh_process import run_in_fresh_process
 from .local_paths import shorten_paths
 from .model_release import find_private_things, matches
 
 
-TEXT_PATTERNS = ("report.json", "*.jsonl")
+TEXT_PATTERNS = (REPORT_FILE, "*.jsonl")
 LINKED_PATTERNS = ("*.parquet", "figures/*.png")
 VIDEO_PATTERN = "*.mp4"
 DATASET_PATTERNS = (*TEXT_PATTERNS, *LINKED_PATTERNS, VIDEO_PATTERN, CARD_FILE, LICENCE_FILE)
@@ -84,7 +85,7 @@ def assemble_dataset(folder: Path, *, output: Path, include_media: bool = False)
 
 def update_sizes(release: Path) -> None:
     """Set the sizes in the report of a release to those of its files."""
-    path = release / "report.json"
+    path = release / REPORT_FILE
     report = read_json(path) if path.is_file() else {}
     sizes = {
         split: add_sizes(measure_parquet(shard) for shard in sorted((release / "data").glob(f"{split}-*.parquet")))
@@ -92,7 +93,7 @@ def update_sizes(release: Path) -> None:
     }
     if sizes != report.get("sizes", {}):
         report["sizes"] = sizes
-        path.write_text(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, report, sort_keys=True)
 
 
 def write_card(release: Path, card: str) -> None:
@@ -138,7 +139,7 @@ def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[
 def find_miscounted_shards(folder: Path) -> list[str]:
     """The splits whose Parquet files have another number of rows than the report."""
     problems = []
-    report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    report = read_json(folder / REPORT_FILE) if (folder / REPORT_FILE).is_file() else {}
     for split, expected in report.get("num_rows", {}).items():
         found = sum(pq.read_metadata(path).num_rows for path in (folder / "data").glob(f"{split}-*.parquet"))
         if found != expected:

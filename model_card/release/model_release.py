@@ -5,11 +5,12 @@ not be published. `fresh_process.py` then loads the release without this project
 """
 
 import fnmatch
-import json
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+
+from dataset_builders.sources.annotation_files import read_json
 
 from .local_paths import find_local_path, shorten_paths
 
@@ -104,7 +105,7 @@ def _missing_remote_code(folder: Path) -> list[str]:
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             continue
-        auto_map = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map") or {}
+        auto_map = read_json(folder / name).get("auto_map") or {}
         for target in auto_map.values():
             for reference in target if isinstance(target, list) else [target]:
                 file_name = reference.split("--")[-1].split(".")[0] + ".py" if reference else None
