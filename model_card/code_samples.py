@@ -6,7 +6,9 @@
 import re
 from pathlib import Path
 
-from .facts import count_audio_tokens, has_both_towers
+from modeling_avicuna.interleaving_avicuna import num_modality_tokens
+
+from .facts import has_both_towers
 
 
 LOADERS = "from_pretrained|hf_hub_download|load_dataset"
@@ -66,10 +68,10 @@ def model_sample(config: dict, *, repo_id: str) -> str:
         # a card for a local folder does not download from the Hub
         download = f'video = hf_hub_download("{repo_id}", "example.mp4")'
         return sample.replace(HUB_IMPORT, "").replace(download, 'video = "example.mp4"')
-    num_audio = count_audio_tokens(config)
+    num_video, num_audio = num_modality_tokens(config["num_av_tokens"], config["audio_interleaving_rate"])
     return FEATURE_SAMPLE.format(
         repo_id=repo_id,
-        num_video=config["num_av_tokens"] - num_audio,
+        num_video=num_video,
         num_audio=num_audio,
         vision_size=config["vision_feature_size"],
         audio_size=config["audio_feature_size"],

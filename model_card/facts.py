@@ -58,11 +58,6 @@ def has_both_towers(config: dict) -> bool:
     return bool(config.get("vision_config")) and bool(config.get("audio_config"))
 
 
-def count_audio_tokens(config: dict) -> int:
-    """Audio tokens of a video with sound."""
-    return round(config["num_av_tokens"] * config["audio_interleaving_rate"])
-
-
 def describe_parts(config: dict, counts: dict[str, int], *, source_of: Callable[[str], str]) -> list[Part]:
     """One row per part of the model, including absent towers; `source_of` gives the source of a part."""
     parts = []

@@ -21,11 +21,11 @@ from dataset_builders.release.card_facts import CARD_FILE, LICENCE_FILE, licence
 from dataset_builders.release.citation import BIBTEX
 from dataset_builders.release.provenance import git_commit, model_hash
 from dataset_builders.sources.annotation_files import read_json
+from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 
 from .code_samples import adapter_sample, model_sample
 from .facts import (
     check_results,
-    count_audio_tokens,
     count_parameters,
     describe_environment,
     describe_parts,
@@ -99,7 +99,7 @@ def write_model_card(
         parts=describe_parts(config, counts, source_of=lineage.part),
         num_av_tokens=config["num_av_tokens"],
         audio_rate=config["audio_interleaving_rate"],
-        num_audio=count_audio_tokens(config),
+        num_audio=num_modality_tokens(config["num_av_tokens"], config["audio_interleaving_rate"])[1],
         interleaving=config["interleaving"],
         num_bytes=sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")),
         dtype=", ".join(sorted(dtypes)),

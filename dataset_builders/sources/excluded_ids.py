@@ -89,22 +89,22 @@ def read_excluded_ids(path: str | Path) -> list[str]:
         ValueError: a file without ids, or in an unknown format; the message lists the known formats.
     """
     text = read_text(path)
-    ids = _json_ids(path, text) if text.lstrip()[:1] in ("[", "{") else _text_ids(path)
+    ids = _json_ids(path) if text.lstrip()[:1] in ("[", "{") else _text_ids(path)
     ids = [name.strip() for name in ids if name.strip()]
     if not ids:
         raise ValueError(f"{path} has no ids")
     return ids
 
 
-def _json_ids(path: str | Path, text: str) -> list[str]:
-    if text.lstrip().startswith("["):
-        return [_id_of(path, record) for record in read_json(path) if not _is_training(record)]
+def _json_ids(path: str | Path) -> list[str]:
     try:
         content = read_json(path)
     except ValueError:  # JSON lines; the line reader reports errors in them
-        return [_id_of(path, record) for record in read_json_records(path) if not _is_training(record)]
+        content = read_json_records(path)
     if _find_id(content) is not None:  # JSON lines with one line
         return [_id_of(path, content)]
+    if isinstance(content, list):
+        return [_id_of(path, record) for record in content if not _is_training(record)]
     if isinstance(content.get("database"), dict):
         content = content["database"]
     values = list(content.values())

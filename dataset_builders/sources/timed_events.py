@@ -5,13 +5,13 @@ rules to all of them and counts what it drops or repairs. How events become ques
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import published_events
 from .published_events import AnnotatedEvent, AnnotatedVideo, Moment
 from .record_report import RecordReport
-from .records import Drop, UnusableRecord, count_drop, count_in
+from .records import UnusableRecord, count_drop, count_in
 from .text_cleaning import clean_text
 
 
@@ -69,7 +69,9 @@ def read_videos(source: str, path: str | Path, *, subset: str, report: RecordRep
         case "charades_sta":
             return _by_video(published_events.read_charades_sta(path, drop=drop))
         case "didemo":
-            return _didemo_videos(path, drop)
+            moments = published_events.read_didemo(path, drop=drop)
+            agreed = (replace(one, spans=(published_events.consensus(one.spans),)) for one in moments)
+            return (_with_beginning(unclean) for unclean in _by_video(agreed))
         case "qvhighlights":
             return _by_video(published_events.read_qvhighlights(path, drop=drop))
         case "internvid":
@@ -98,16 +100,10 @@ def _by_video(moments: Iterable[Moment]) -> Iterator[UncleanVideo]:
         yield UncleanVideo(AnnotatedVideo(video_id, max(durations, default=None), events), (video_id,))
 
 
-def _didemo_videos(path: str | Path, drop: Drop) -> Iterator[UncleanVideo]:
-    """Each sentence at the span with the highest agreement of its annotators."""
-    moments = published_events.read_didemo(path, drop=drop)
-    agreed = (
-        Moment(one.moment_id, one.video_id, one.text, (published_events.consensus(one.spans),), one.duration)
-        for one in moments
-    )
-    for unclean in _by_video(agreed):
-        name = unclean.video.video_id
-        yield UncleanVideo(unclean.video, (name, name.rstrip(".")), is_beginning=True)
+def _with_beginning(unclean: UncleanVideo) -> UncleanVideo:
+    """A DiDeMo video: the beginning of a file, whose name may lack the final dots of the id."""
+    name = unclean.video.video_id
+    return UncleanVideo(unclean.video, (name, name.rstrip(".")), is_beginning=True)
 
 
 def internvid_excerpts(
