@@ -194,13 +194,18 @@ def collect(options: ReproduceOptions) -> None:
         else:
             missing.append(f"{name}, seed {run.seed}")
     write_json(options.results, {"rows": rows, "not_run": missing})
-    losses = {f"{row['name']}, seed {row['seed']}": dict(row["loss"].get("stage3", [])) for row in rows}
+    losses = {
+        f"{row['name']}, seed {row['seed']}": {
+            step: loss for step, loss in row["loss"].get("stage3", []) if step > 200
+        }
+        for row in rows
+    }
     draw_lines(
         options.results.with_name(f"{options.results.stem}_loss.png"),
         series={name: points for name, points in losses.items() if points},
         axis="step of stage III",
         unit="training loss",
-        title="Loss on answers",
+        title="Loss on answers, from step 300 on",
     )
     print_table(rows)
     print(f"{options.results}: {len(rows)} rows, {len(missing)} not run")
