@@ -70,6 +70,14 @@ def test_many_captions_are_clustered_in_buckets(monkeypatch, method, small_clust
     assert np.array_equal(labels, cluster_clips(rows, **options)[0])
 
 
+def test_clusters_within_buckets_are_nearly_as_similar_as_without(monkeypatch):
+    rows, _ = make_blobs([20] * 150, spread=0.5, width=64)
+    whole = measure_clusters(rows, cluster_clips(rows)[0])["mean_cosine"]
+    monkeypatch.setattr(clustering, "DIRECT_CLIPS", 1000)
+    monkeypatch.setattr(clustering, "BUCKET_SIZE", 500)
+    assert measure_clusters(rows, cluster_clips(rows)[0])["mean_cosine"] > 0.85 * whole > 0.5
+
+
 def test_method_none_gives_one_cluster():
     labels, num_small = cluster_clips(np.eye(5), method="none", min_cluster_size=3)
     assert labels.tolist() == [0] * 5 and num_small == 0

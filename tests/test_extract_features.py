@@ -92,11 +92,14 @@ def test_an_interrupted_extraction_is_resumed(world, tmp_path, monkeypatch):
     output = tmp_path / "features"
     one = ["--media", str(clips[0])]
     extract_features.main(["--model", str(world / "checkpoint"), "--output", str(output), *one])
+    for name in (".tmpx8Rq1", ".partial-0123abcd-silence.safetensors"):  # left by kill -9 during a write
+        (output / name).touch()
     encoded = []
     encode = extract_features.encode_media
     monkeypatch.setattr(extract_features, "encode_media", lambda *a: encoded.append(1) or encode(*a))
     extract_features.main(command(world, world / "clips", output))
     assert len(encoded) == len(clips)  # two clips and silence
+    assert not list(output.glob(".*")), "temporary files of a killed process remain"
     whole, resumed = FeatureStore(world / "features"), FeatureStore(output)
     for clip in clips:
         np.testing.assert_array_equal(whole.video(clip.stem), resumed.video(clip.stem))

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 METHODS = ("kmeans", "agglomerative", "none")
 SMALL_CLUSTERS = ("merge", "drop")
 BUCKET_SIZE = 2000  # captions; agglomerative clustering is quadratic, so it runs inside k-means buckets of this size
-# captions; the cost of k-means is clips x clusters, so larger sets are first divided into buckets, which makes the
-# time linear (our choice: above the 32,000 of VALOR-32K)
+# captions; the cost of k-means is clips x clusters, so larger sets are first divided into buckets (our choice: above
+# the 32,000 of VALOR-32K). 16,000 captions of VALOR and AudioCaps, embedded by all-MiniLM-L6-v2, have a mean cosine
+# within clusters of 0.630 without buckets (21 CPU-s) and of 0.628 with them (5 CPU-s)
 DIRECT_CLIPS = 40_000
 BUCKET_SAMPLE = 100_000  # captions used to fit the buckets
 MAX_ITER = 100  # passes of mini-batch k-means over the captions
