@@ -10,6 +10,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 # the order in which a user who builds everything reads them
 PAGES = (
     "docs/data.md",
+    "docs/pu_valor.md",
     "docs/train.md",
     "docs/convert.md",
     "docs/evaluate.md",
