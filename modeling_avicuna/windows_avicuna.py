@@ -43,11 +43,11 @@ def plan_windows(
         raise ValueError(f"overlap must be at least 0 and less than the window of {window} s, got {overlap!r}")
     if not 0 <= start < end:
         raise ValueError(f"the part from {start} to {end} s is empty")
-    if end - start <= window:
-        return [(start, end)]
     stride = window - overlap
     # the tolerance keeps a rounding error from adding a window
     number = math.ceil((end - start - window) / stride - 1e-6) + 1
+    if number <= 1:
+        return [(start, end)]
     return [(start + k * stride, start + k * stride + window) for k in range(number - 1)] + [(end - window, end)]
 
 
@@ -72,7 +72,7 @@ def join_windows(
     Example:
         >>> windows = [(0.0, 60.0), (45.0, 105.0)]
         >>> join_windows(windows, [[Event(50.0, 59.4, "rain")], [Event(50.2, 70.0, "rain")]], resolution=0.6)
-        [Event(start=50.2, end=70.0, label='rain', score=None)]
+        [Event(start=50.0, end=70.0, label='rain', score=None)]
     """
     if len(spans) != len(events):
         raise ValueError(f"got the events of {len(events)} windows for {len(spans)} windows")

@@ -86,7 +86,7 @@ def test_link_targets_exist(page):
 
 
 def test_all_pages_are_listed():
-    assert {f"docs/{path.name}" for path in (PROJECT / "docs").iterdir()} == {
+    assert {f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md")} == {
         p for p in PAGES if p.startswith("docs/")
     }
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eval.generation import GenerationSettings, Generator
@@ -37,6 +37,7 @@ MINUTE = [(0.0, 60.0), (45.0, 105.0), (90.0, 150.0)]
 # times of the windows
 
 
+@example(start=0.0, length=156.0, window=155.9999999999999, share=None)
 @given(
     start=st.floats(0, 1e4),
     length=st.floats(0.1, 1e4),
