@@ -90,7 +90,7 @@ def peak_frequency(samples: np.ndarray) -> float:
     return float(np.argmax(spectrum)) * RATE / (1 << 20)
 
 
-@pytest.mark.parametrize("scale", [0.6, 1.0, 1.9])
+@pytest.mark.parametrize("scale", [0.6, 1.9])
 def test_flashes_and_beeps_of_six_clips_are_synchronous_and_as_planned(clips, tmp_path, scale):
     names = ["-flash30", "-flash25", "-flash20"] * 2
     segments = chain(*[(name, 10, scale) for name in names])
@@ -143,7 +143,7 @@ def test_mixed_scales_cause_no_drift(clips, tmp_path):
     assert abs(error[-4:].mean() - error[:4].mean()) <= 0.010
 
 
-@pytest.mark.parametrize("scale", [0.6, 1.0, 1.9])
+@pytest.mark.parametrize("scale", [0.6, 1.9])
 def test_a_tone_keeps_its_pitch_and_purity(clips, tmp_path, scale):
     rendered = render_video(chain(("tone", 10, scale)), clips, tmp_path / "tone.mp4", **FORMAT)
     samples = decode_audio(rendered.path, sampling_rate=RATE)[0][RATE : 5 * RATE]
