@@ -153,6 +153,8 @@ def decord_is_exact(media: MediaFile) -> bool:
     pts, is_key = np.array(table.pts), np.array(table.is_key, dtype=bool)
     if media.times.stamps is None or len(media.times.stamps) != len(pts) or not is_key[0]:
         return False
+    if media.picture.frames not in (0, len(pts)):  # decord reserves memory for the number in the header
+        return False
     keys = np.flatnonzero(is_key)
     group_starts = np.repeat(pts[keys], np.diff(np.append(keys, len(pts))))
     if (pts < group_starts).any():

@@ -30,6 +30,7 @@ except ImportError:
 
 LAYOUTS = {1: "mono", 2: "stereo"}
 GAP_SECONDS = 0.05  # time stamps jitter by less than that; a longer pause is silence
+LONGEST_GAP_SECONDS = 3600.0  # filled with silence; a longer gap is a damaged time stamp (our choice)
 PREROLL_SECONDS = 1.0  # decoded before a span and dropped: decoders have a state (MP3, Opus, AAC with SBR)
 MARGIN_SECONDS = 0.1  # decoded around a span for the filter that resamples it
 JUMP_SECONDS = 5.0  # a nearer span is reached without a seek
@@ -217,6 +218,9 @@ class Sound:
                 parts, rate = [], block_rate
             end = at + samples.shape[1]
             if at > position:
+                if at - position > LONGEST_GAP_SECONDS * rate:
+                    gap = (at - position) / rate
+                    raise MediaError(self.media.name, "damaged time stamps", f"a gap of {gap:.0f} s in the sound")
                 samples = np.pad(samples, ((0, 0), (at - position, 0)))
             else:  # what lies before the start
                 samples = samples[:, position - at :]

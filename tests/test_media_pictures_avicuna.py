@@ -1,5 +1,6 @@
 """Video frames of many containers: the frames that a player shows at the requested times."""
 
+import av
 import numpy as np
 import pytest
 
@@ -222,3 +223,16 @@ def test_a_packet_beyond_the_end_of_the_file_does_not_crash_the_decoder(tmp_path
     path.write_bytes(content)
     frames, duration = load_video_frames(path if form == "path" else bytes(content), 5)
     assert frames.shape == (5, 48, 64, 3) and duration > 0
+
+
+def test_a_false_number_of_frames_in_the_header_reserves_no_memory(tmp_path):
+    """decord ends the process when it cannot reserve memory for the number in the header."""
+    path = write_media(tmp_path / "a.mp4", frames=pictures(20))
+    content = bytearray(path.read_bytes())
+    count = content.index(b"stts") + 12
+    content[count : count + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 2**32 - 1
+    frames, _ = load_video_frames(path, 5)
+    assert frames.shape == (5, 48, 64, 3)

@@ -57,6 +57,24 @@ def test_a_gap_in_the_audio_is_silent_in_both_readers(tmp_path, name):
         assert len(waveform) / RATE == pytest.approx(16.0, abs=0.1)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".flv", ".mp4"])
+def test_a_time_stamp_hours_ahead_is_an_error_and_not_hours_of_silence(tmp_path, suffix):
+    source = write_media(tmp_path / f"good{suffix}", waveform=tone(2.0))
+    path = tmp_path / f"damaged{suffix}"
+    with av.open(str(source)) as good, av.open(str(path), "w") as damaged:
+        stream = damaged.add_stream_from_template(good.streams.audio[0])
+        for packet in good.demux(good.streams.audio[0]):
+            if packet.pts is None:
+                continue
+            if packet.pts * packet.time_base > 1:
+                packet.pts += round(20_000 / packet.time_base)
+                packet.dts = packet.pts
+            packet.stream = stream
+            damaged.mux(packet)
+    with pytest.raises(MediaError, match=rf"damaged\{suffix}: damaged time stamps .*a gap of 20000 s"):
+        load_audio(path)
+
+
 def test_audio_of_a_cut_without_encoding_is_synchronous(tmp_path):
     ramp = write_ramp(
         tmp_path / "ramp.mp4", options={"x264-params": "scenecut=0:keyint=25:bframes=2"}, audio_codec="aac"
