@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -62,11 +62,11 @@ def end_with_parent() -> None:
     """Ends this worker when its parent is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_wait_and_exit, args=[parent.sentinel], daemon=True).start()
+        threading.Thread(target=_wait_and_exit, args=[parent], daemon=True).start()
 
 
-def _wait_and_exit(sentinel: int) -> None:
-    wait([sentinel])
+def _wait_and_exit(parent: BaseProcess) -> None:
+    parent.join()
     os._exit(1)
 
 

@@ -10,7 +10,7 @@ import os
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 
 try:
@@ -116,4 +116,4 @@ def _download(url: str) -> tuple[BinaryIO, str]:
         raise MediaError(url, "an empty file")
     content.seek(0)
     content.name = url  # the name that error messages print, and whose suffix FFmpeg considers
-    return content, url  # type: ignore[return-value]
+    return cast(BinaryIO, content), url

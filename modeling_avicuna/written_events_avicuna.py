@@ -89,12 +89,13 @@ _SHOWN = (
 )
 _ABSENCE = re.compile(
     rf"\b(?:does|do|did|is|are|was|were|has|have|can|could|would){_NOT}\s+(?:\w{{1,20}}\s+){{0,2}}?{_SHOWN}"
-    rf"|\b(?:cannot|not|never)\s+{_SHOWN}|\b(?:cannot|can{_NOT}|could{_NOT})\s+(?:find|locate|detect|identify)\b|\bnever\s+(?:happens|occurs|appears|takes\s+place)"
+    rf"|\b(?:cannot|not|never)\s+{_SHOWN}|\b(?:cannot|can{_NOT}|could{_NOT})\s+(?:find|locate|detect|identify)\b"
+    r"|\bnever\s+(?:happens|occurs|appears|takes\s+place)"
     rf"|\bno\s+(?:\w{{1,20}}\s+){{1,4}}?(?:is|are|was|were|can|could)\s+(?:be\s+)?{_SHOWN}|\bnot\s+find\b"
     r"|\bthere\s+(?:is|are|was|were)\s+(?:no|not|never|nothing)\b|\b(?:is|are|was|were)\s+absent\b"
     r"|\bno\s+(?:(?:such|matching|relevant|corresponding)\s+)?"
-    r"(?:events?|occurrences?|instances?|times?|intervals?|(?:time\s+)?spans?|segments?|moments?|parts?|match(?:es)?|signs?"
-    r"|evidence)\b|\bnone\s+of\b",
+    r"(?:events?|occurrences?|instances?|times?|intervals?|(?:time\s+)?spans?|segments?|moments?|parts?|match(?:es)?"
+    r"|signs?|evidence)\b|\bnone\s+of\b",
     re.IGNORECASE,
 )
 _NEGATIVE_WORD = re.compile(

@@ -29,7 +29,7 @@ def draw_sound_changes(
     """The plan with `shifts` filled in.
 
     All sounds of a video move together, and none leaves the video: where there is no room for a shift of a second, the
-    video stays as it is.
+    video stays as it is. A video whose events are only heard is not muted: nothing would be left to ask about.
 
     Args:
         durations (`np.ndarray` of shape `(num_clips,)`): seconds of the clips.
@@ -38,7 +38,9 @@ def draw_sound_changes(
     """
     kind, side, size = (draw_uniform(plan.rows, 0, slot("sound", number), seed=seed) for number in range(3))
     starts, ends, totals = plan.place(durations)
-    heard = (plan.clips >= 0) & (tracks[plan.clips] != VIDEO)  # [R, K]
+    present = plan.clips >= 0  # [R, K]
+    heard = present & (tracks[plan.clips] != VIDEO)
+    is_seen = (present & (tracks[plan.clips] != AUDIO)).any(axis=1)
     shortest, longest = SHIFT_SECONDS
     before = np.minimum(np.where(heard, starts, np.inf).min(axis=1), longest)
     after = np.minimum(totals - np.where(heard, ends, -np.inf).max(axis=1), longest)
@@ -46,7 +48,7 @@ def draw_sound_changes(
     room = np.where(backwards, before, after)
     shift = np.floor(100 * (shortest + size * np.maximum(room - shortest, 0.0))) * np.where(backwards, -1, 1)
     is_shifted = (kind < shifted_sound_share) & (room >= shortest) & heard.any(axis=1)
-    is_muted = (kind >= 1 - muted_sound_share) & heard.any(axis=1)
+    is_muted = (kind >= 1 - muted_sound_share) & heard.any(axis=1) & is_seen
     shifts = np.where(is_muted, MUTED, np.where(is_shifted, shift, 0)).astype(np.int64)
     return dataclasses.replace(plan, shifts=shifts[:, None])
 

@@ -149,7 +149,7 @@ def draw_plan(
             Equal numbers for clips with the same caption; needed by `recurrence`.
         recurrence (`float`, *optional*, defaults to 0.0):
             Probability, for each segment from the third on, that it shows an event that the video had before the
-            previous segment: another clip with the same caption if there is one, otherwise the same clip. An event
+            previous segment: a clip with the same caption, drawn from all clusters; it may be the same clip. An event
             occurs at most five times.
         gap_share (`float`, *optional*, defaults to 0.0):
             Probability of a gap, filled by background, before a segment that does not overlap the previous one, and

@@ -98,8 +98,7 @@ class CurationSettings(InputSettings):
             choice). None: no noise.
         coherence_threshold (`float` or `"random"`, *optional*, defaults to `"random"`):
             Minimum mean cosine of a video's events; `"random"` is the mean cosine of random groups of the same
-            captions,
-            so that each video is at least as coherent as chance. None: no such filter.
+            captions, so that each video is at least as coherent as chance. None: no such filter.
         ambiguity_threshold (`float`, *optional*, defaults to 0.9):
             Largest cosine of two different events of a video (our choice). None: no such filter.
         duration_range (`tuple(float, float)`, *optional*):

@@ -102,26 +102,16 @@ def list_segments(
     plan: Plan, clips: pa.Table, captions: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> pa.ListArray:
     """The column `segments`: the clips of each video and the backgrounds of its gaps, by start."""
-    num_rows, most = plan.clips.shape
-    # one column per gap and per segment, in the order of time: gap 0, segment 0, gap 1, ..., gap K
-    shown, first, last, scale = (np.full((num_rows, 2 * most + 1), fill) for fill in (-1, 0.0, 0.0, 0.0))
-    shown[:, 0::2], shown[:, 1::2] = plan.backgrounds, plan.clips
-    reached = np.maximum.accumulate(np.concatenate([np.zeros((num_rows, 1)), ends], axis=1), axis=1)  # [R, K + 1]
-    first[:, 0::2], first[:, 1::2] = reached, starts
-    last[:, 0::2], last[:, 1::2] = reached + plan.gaps / 100.0, ends
-    scale[:, 1::2] = plan.scales / 100.0
-    scale[:, 0::2] = plan.gaps / 100.0 / clips["duration"].to_numpy()[plan.backgrounds]
-    texts = np.full(shown.shape, None, object)
-    texts[:, 1::2] = captions
-    mask = shown >= 0
-    fields = {
-        "clip_id": clips["clip_id"].take(pa.array(shown[mask])),
-        "start": first[mask],
-        "end": last[mask],
-        "scale": scale[mask],
-        "caption": texts[mask].tolist(),
+    reached = np.maximum.accumulate(np.concatenate([np.zeros((len(plan), 1)), ends], axis=1), axis=1)  # [R, K + 1]
+    gaps = plan.gaps / 100.0
+    pairs = {  # of the backgrounds, of the clips
+        "clip_id": (plan.backgrounds, plan.clips),
+        "start": (reached, starts),
+        "end": (reached + gaps, ends),
+        "scale": (gaps / clips["duration"].to_numpy()[plan.backgrounds], plan.scales / 100.0),
+        "caption": (np.full(gaps.shape, None, object), captions),
     }
-    return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments")
+    return make_segments(clips, {name: np.concatenate(pair, axis=1) for name, pair in pairs.items()})
 
 
 def overlay_segments(
@@ -136,40 +126,38 @@ def overlay_segments(
     repeats = np.maximum(1, np.ceil(totals[:, None] / durations[background] - 1e-6)).astype(np.int64)
     number = np.arange(repeats.max(initial=1))[None]  # [1, P]
     length = totals[:, None] / repeats  # [R, 1]
-    own = name_tracks(clips)[plan.clips]  # [R, K]
+    own = clips["tracks"].to_numpy()[plan.clips]  # [R, K]
     stays, moves = split_sounds(plan, own)
     heard_from, heard_to, _ = answered_times(plan, own, starts, ends)
-    scales = plan.scales / 100.0
 
     def join(of_background: np.ndarray, *of_events: np.ndarray) -> np.ndarray:
         """`(R, P + 2 K)`: backgrounds, then what stays of the events, then the sounds that are moved."""
         pieces = np.broadcast_to(of_background, (len(plan), number.shape[1]))
         return np.concatenate([pieces, of_events[0], of_events[-1]], axis=1)
 
-    shown = join(
-        np.where(number < repeats, background, -1),
-        np.where((stays != "") & (plan.clips >= 0), plan.clips, -1),
-        np.where((moves != "") & (plan.clips >= 0), plan.clips, -1),
-    )
-    first = join(number * length, starts, heard_from)
-    last = join(np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends, heard_to)
-    scale = join(length / durations[background], scales)
-    texts = join(np.array([[None]]), captions)
-    tracks = join(np.array([[BACKGROUND]]), stays, moves)
-    order = np.argsort(np.where(shown >= 0, first, np.inf), axis=1, kind="stable")
-    shown, first, last, scale, texts, tracks = (
-        np.take_along_axis(values, order, axis=1) for values in (shown, first, last, scale, texts, tracks)
-    )
-    mask = shown >= 0
-    fields = {
-        "clip_id": clips["clip_id"].take(pa.array(shown[mask])),
-        "start": first[mask],
-        "end": last[mask],
-        "scale": scale[mask],
-        "caption": texts[mask].tolist(),
-        "tracks": tracks[mask].astype(str).tolist(),
+    columns = {
+        "clip_id": join(
+            np.where(number < repeats, background, -1),
+            np.where(stays != "", plan.clips, -1),
+            np.where(moves != "", plan.clips, -1),
+        ),
+        "start": join(number * length, starts, heard_from),
+        "end": join(np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends, heard_to),
+        "scale": join(length / durations[background], plan.scales / 100.0),
+        "caption": join(np.array([[None]]), captions),
+        "tracks": join(np.array([[BACKGROUND]], object), stays, moves),
     }
-    return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments", TRACKED_FEATURES)
+    return make_segments(clips, columns, TRACKED_FEATURES)
+
+
+def make_segments(clips: pa.Table, columns: dict[str, np.ndarray], features: Features = FEATURES) -> pa.ListArray:
+    """The column `segments`, by start, from its fields as `(R, N)` arrays; `clip_id` holds clips, -1 for none."""
+    order = np.argsort(np.where(columns["clip_id"] >= 0, columns["start"], np.inf), axis=1, kind="stable")
+    columns = {name: np.take_along_axis(values, order, axis=1) for name, values in columns.items()}
+    mask = columns["clip_id"] >= 0
+    fields: dict[str, Any] = {name: values[mask] for name, values in columns.items()}
+    fields["clip_id"] = clips["clip_id"].take(pa.array(fields["clip_id"]))
+    return make_lists(np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), fields, "segments", features)
 
 
 def write_messages(
@@ -187,12 +175,17 @@ def write_messages(
 
     A muted event that is only heard is asked about as an absent one.
     """
-    starts, ends, is_gone = answered_times(plan, name_tracks(clips)[plan.clips], starts, ends)
+    starts, ends, is_gone = answered_times(plan, clips["tracks"].to_numpy()[plan.clips], starts, ends)
     present = (plan.clips >= 0) & ~is_gone
     absent = ask_about_muted(plan, clips, captions, absent, present)
+    # by start: sounds that were moved change the order
+    order = np.argsort(np.where(plan.clips >= 0, starts, np.inf), axis=1, kind="stable")
+    present, starts, ends, captions, shown = (
+        np.take_along_axis(values, order, axis=1) for values in (present, starts, ends, captions, plan.clips)
+    )
     texts = captions[present].tolist()
     spans = list(zip(starts[present].tolist(), ends[present].tolist()))
-    events = clips["event"].to_numpy()[plan.clips[present]].tolist()
+    events = clips["event"].to_numpy()[shown[present]].tolist()
     offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).tolist()
     draws = draw_turns(plan.rows, max_turns=settings.max_turns, seed=seed).tolist()
     roles, contents, names, seconds = [], [], [], []
@@ -217,11 +210,6 @@ def write_messages(
         time_offsets.append(len(names))
     messages = make_lists(message_offsets, {"role": roles, "content": contents}, "messages")
     return messages, make_lists(time_offsets, {"name": names, "seconds": seconds}, "times")
-
-
-def name_tracks(clips: pa.Table) -> np.ndarray:
-    """The tracks that carry the event of each clip, `(num_clips,)` objects."""
-    return np.array(clips["tracks"].to_pylist(), object)
 
 
 def ask_about_muted(

@@ -40,6 +40,10 @@ def read_usable_clips(settings: CurationSettings, report: RecordReport) -> tuple
         caption_field=settings.caption_field,
     )
     backgrounds = read_backgrounds(settings, report)
+    if settings.overlay and not backgrounds:
+        raise ValueError(
+            f"{settings.backgrounds_file} has no clip of at least {settings.min_clip_duration:g} s: overlay needs one"
+        )
     folder = settings.folder("clips_dir")
     if folder is not None:
         clips = measure_clips(clips, folder, source=SOURCE, report=report)

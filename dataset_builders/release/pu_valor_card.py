@@ -50,8 +50,9 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
     facts, sizes = report["settings"]["splits"], report.get("sizes")
     splits = sorted(report["num_rows"], key=lambda split: (split != "train", split))
     num_rows = {split: report["num_rows"][split] for split in splits}
-    rendered = report["settings"]["settings"]["media"] == "rendered"
-    features = TRACKED_FEATURES if report["settings"]["settings"].get("overlay") else FEATURES
+    composition = report["settings"]["settings"]
+    rendered, overlay = composition["media"] == "rendered", bool(composition.get("overlay"))
+    features = TRACKED_FEATURES if overlay else FEATURES
     metadata = card_metadata(
         pretty_name="PU-VALOR",
         license_name="as-the-captioned-clips",
@@ -67,6 +68,8 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
         name=name,
         split=splits[0],
         rendered=rendered,
+        overlay=overlay,
+        is_gapless=not any(composition.get(name) for name in ("overlay", "gap_share", "overlap_share")),
         num_videos=sum(num_rows.values()),
         size=describe_size(None if sizes is None else sizes.values()),
         split_rows=[describe_split(split, num_rows[split], facts[split], sizes) for split in splits],

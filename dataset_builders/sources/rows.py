@@ -4,10 +4,12 @@ Used by all builders of published annotations. Time placeholders are checked aga
 opened.
 """
 
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
+from ..schema import FEATURES
 from .text_cleaning import TIME_PLACEHOLDER
 
 
@@ -70,3 +72,18 @@ def of_file(rows: Iterable[Row], number: int) -> Iterator[Row]:
     """Rows of the `number`-th annotation file: "@1", "@2", ... is appended to the ids of all but the first file."""
     for row in rows:
         yield row if number == 0 else {**row, "id": f"{row['id']}@{number}"}
+
+
+def write_records(rows: Iterable[Row], file: TextIO, convert: Callable[[Row], dict]) -> int:
+    """Writes `convert(row)` of each row as a JSON list with one record per line; returns the number of rows.
+
+    Other columns of a `datasets.Dataset` are not read, so a rendered set needs no video decoder.
+    """
+    if hasattr(rows, "select_columns"):
+        rows = rows.select_columns(list(FEATURES))
+    num_rows = 0
+    for row in rows:
+        file.write((",\n" if num_rows else "[\n") + json.dumps(convert(row), ensure_ascii=False))
+        num_rows += 1
+    file.write("\n]\n" if num_rows else "[]\n")
+    return num_rows

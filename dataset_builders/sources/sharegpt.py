@@ -10,11 +10,12 @@ that keeps the placeholders.
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from ..atomic_files import atomic_path, write_json
-from ..schema import FEATURES, MEDIA_KINDS
-from .rows import Row
+from ..schema import MEDIA_KINDS
+from .rows import Row, write_records
 from .text_cleaning import TIME_PLACEHOLDER
 
 
@@ -52,17 +53,11 @@ def write_sharegpt(
             not hold; the message names the row.
         MediaError: a video whose sound cannot be read.
     """
-    if hasattr(rows, "select_columns"):
-        rows = rows.select_columns(list(FEATURES))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    num_rows = 0
+    convert = partial(row_to_record, media_dir=media_dir, sounds_dir=sounds_dir)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(",\n" if num_rows else "[\n")
-            file.write(json.dumps(row_to_record(row, media_dir=media_dir, sounds_dir=sounds_dir), ensure_ascii=False))
-            num_rows += 1
-        file.write("\n]\n" if num_rows else "[]\n")
+        num_rows = write_records(rows, file, convert)
     info_path = path.with_name(INFO_FILE)
     known = json.loads(info_path.read_text(encoding="utf-8")) if info_path.exists() else {}
     write_json(info_path, {**known, path.stem: {"file_name": path.name, **INFO}})

@@ -9,7 +9,6 @@ under `meta["avicuna"]`, which other readers ignore; without it, rows lack these
 
 import gzip
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic_files import atomic_path
-from ..schema import FEATURES, MEDIA, MEDIA_KINDS
+from ..schema import MEDIA, MEDIA_KINDS
 from .annotation_files import read_json_records
 from .excluded_ids import ExcludedIds
 from .media_folder import MediaFolder, is_unsafe
@@ -38,7 +37,7 @@ from .records import (
     shorten,
     text_of,
 )
-from .rows import Row
+from .rows import Row, write_records
 from .text_cleaning import TIME_PLACEHOLDER, without_control_tokens
 from .timed_events import ROUNDING, check_span, durations_differ
 
@@ -52,22 +51,13 @@ def write_vtimellm(rows: Iterable[Row], path: str | Path) -> int:
     """
     Writes rows of `schema.FEATURES` as one JSON list with one record per line; returns their number.
 
-    Other columns of a `datasets.Dataset` are not read, so a rendered set needs no video decoder. If the path ends
-    in ".gz", the file is gzipped; the same rows give the same bytes.
+    If the path ends in ".gz", the file is gzipped; the same rows give the same bytes.
     """
-    if hasattr(rows, "select_columns"):
-        rows = rows.select_columns(list(FEATURES))
-    num_rows = 0
     with atomic_path(path) as temporary, temporary.open("wb") as raw:
         # no name and no time in the gzip header
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if Path(path).suffix == ".gz" else raw
         with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
-            for row in rows:
-                file.write(",\n" if num_rows else "[\n")
-                file.write(json.dumps(row_to_record(row), ensure_ascii=False))
-                num_rows += 1
-            file.write("\n]\n" if num_rows else "[]\n")
-    return num_rows
+            return write_records(rows, file, row_to_record)
 
 
 def read_vtimellm(
@@ -263,7 +253,7 @@ def read_segments(meta: dict[str, Any], own: Any) -> list[dict[str, Any]]:
         "clip_id": clip_ids,
         "start": starts,
         "end": ends,
-        "scale": scales,
+        "scale": lengths,
         "caption": captions,
     }
     if own and own.get("tracks") is not None:

@@ -92,9 +92,7 @@ class AVicunaMultiModalProcessor(BaseMultiModalProcessor[AVicunaInfo]):
             raise ValueError(f"unknown mm_processor_kwargs {sorted(hf_kwargs)}: give settings with the content part")
         processor, data = self.info.get_hf_processor(), {}
         for kind, items in mm_items.items():
-            blocks = [
-                as_block(kind, item) if "content" in item else {"type": kind, **item} for item in items.get_all()
-            ]
+            blocks = [as_block(kind, item) for item in items.get_all()]
             slots = [as_fields(processor.prepare_media(block), processor=processor) for block in blocks]
             data |= {f"{kind}_{name}": [slot[name] for slot in slots] for name in FIELDS if slots}
         return BatchFeature(data)
