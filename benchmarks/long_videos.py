@@ -29,9 +29,10 @@ from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_range
 from dataset_builders.media_writer import MediaWriter
+from dataset_builders.release.provenance import model_hash
 from dataset_builders.sandbox import make_world
 from dataset_builders.sandbox.classes import EVENT_CLASSES
-from dataset_builders.sandbox.world import FPS, FRAME_SIZE, SAMPLING_RATE, TimeLine, draw_frames, mix_samples
+from dataset_builders.sandbox.world import SAMPLING_RATE, TimeLine, annotate, draw_frames, mix_samples, open_video
 from dataset_builders.sandbox.world import plan_untrimmed_video as plan_video
 from eval.run import main as evaluate
 from modeling_avicuna.media_slots_avicuna import OWN_SOUND, MediaSlot
@@ -75,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     measure = {"accuracy": measure_accuracy, "memory": measure_memory, "reading": measure_reading}
     results = {}
-    conditions = describe_conditions(["torch", "transformers", "av"], **{**asdict(options), "device": "cpu, 1 thread"})
+    conditions = describe_conditions(
+        ["torch", "transformers", "av"],
+        **{**asdict(options), "device": "cpu, 1 thread", "model_hash": model_hash(options.model)},
+    )
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
             results[part] = measure[part](Path(folder), options)
@@ -116,17 +120,7 @@ def write_long_video(folder: Path, *, minutes: int, seed: int) -> Path:
     path = folder / "test" / f"{video_id}.mp4"
     path.parent.mkdir(parents=True)
     samples = mix_samples(takes, duration, rng=np.random.default_rng((seed, 1)))
-    with MediaWriter(
-        path,
-        width=FRAME_SIZE,
-        height=FRAME_SIZE,
-        fps=FPS,
-        sampling_rate=SAMPLING_RATE,
-        num_channels=1,
-        crf=26,
-        preset="superfast",
-        audio_bit_rate=64_000,
-    ) as writer:
+    with open_video(path) as writer:
         for minute in range(minutes):
             begin = 60.0 * minute
             shown = [take for take in takes if take.end > begin and take.start < begin + 60]
@@ -134,16 +128,9 @@ def write_long_video(folder: Path, *, minutes: int, seed: int) -> Path:
             for frame in draw_frames(shown, 60.0, rng=np.random.default_rng((seed, 2))):
                 writer.write_frame(frame)
             writer.write_audio(samples[None, round(begin * SAMPLING_RATE) : round((begin + 60) * SAMPLING_RATE)])
-    rows = [
-        {"segment": [take.start, take.end], "label": take.event.label, "label_id": _number(take)} for take in takes
-    ]
-    database = {video_id: {"duration": duration, "annotations": rows, "subset": "test"}}
+    database = {video_id: {"duration": duration, "annotations": annotate(takes), "subset": "test"}}
     write_json(folder / "annotations.json", {"version": "sandbox-1", "database": database})
     return path
-
-
-def _number(take: Any) -> int:
-    return [event.label for event in EVENT_CLASSES].index(take.event.label)
 
 
 def measure_memory(folder: Path, options: LongVideoOptions) -> list[dict[str, Any]]:
@@ -152,7 +139,8 @@ def measure_memory(folder: Path, options: LongVideoOptions) -> list[dict[str, An
     for minutes in (1, 10, 60):
         path = write_long_video(folder / f"memory{minutes}", minutes=minutes, seed=options.seed)
         command = [sys.executable, "-m", "benchmarks.long_videos", "--worker", str(path), "--model", options.model]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        command += ["--window", str(options.window)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rows.append(
             {"minutes": minutes, "file_bytes": path.stat().st_size, **json.loads(done.stdout.splitlines()[-1])}
         )

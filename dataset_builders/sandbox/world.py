@@ -133,7 +133,7 @@ def make_world(
             )
             key = (seed, UNTRIMMED[subset], index, 1)
             jobs.append((output / subset / f"{video_id}.mp4", takes, duration, key))
-            database[video_id] = {"duration": duration, "annotations": _annotate(takes), "subset": subset}
+            database[video_id] = {"duration": duration, "annotations": annotate(takes), "subset": subset}
     for _ in run_jobs(_write_job, jobs, num_workers=num_proc, name="sandbox", unit="video"):
         pass
     # written last: a folder that has captions is complete
@@ -184,11 +184,9 @@ def plan_untrimmed_video(
     return video_id, duration, sorted(takes, key=lambda take: take.start)
 
 
-def write_video(path: Path, takes: list[Take], duration: float, *, rng: np.random.Generator) -> None:
-    """Draw, synthesise and encode one video. Without an audible event the sound track is faint room noise."""
-    frames = draw_frames(takes, duration, rng=rng)
-    samples = mix_samples(takes, duration, rng=rng)
-    with MediaWriter(
+def open_video(path: Path) -> MediaWriter:
+    """The writer of a video of the sandbox."""
+    return MediaWriter(
         path,
         width=FRAME_SIZE,
         height=FRAME_SIZE,
@@ -198,7 +196,14 @@ def write_video(path: Path, takes: list[Take], duration: float, *, rng: np.rando
         crf=26,
         preset="superfast",
         audio_bit_rate=64_000,
-    ) as writer:
+    )
+
+
+def write_video(path: Path, takes: list[Take], duration: float, *, rng: np.random.Generator) -> None:
+    """Draw, synthesise and encode one video. Without an audible event the sound track is faint room noise."""
+    frames = draw_frames(takes, duration, rng=rng)
+    samples = mix_samples(takes, duration, rng=rng)
+    with open_video(path) as writer:
         for frame in frames:
             writer.write_frame(frame)
         writer.write_audio(samples[None])
@@ -277,7 +282,8 @@ def _draw_clip_id(rng: np.random.Generator) -> str:
     return f"{_draw_id(rng)}_{start:.3f}_{start + CLIP_SECONDS:.3f}"
 
 
-def _annotate(takes: list[Take]) -> list[dict]:
+def annotate(takes: list[Take]) -> list[dict]:
+    """The events of a video in UnAV-100's form."""
     labels = [event.label for event in EVENT_CLASSES]
     return [
         {"segment": [take.start, take.end], "label": take.event.label, "label_id": labels.index(take.event.label)}
