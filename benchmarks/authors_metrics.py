@@ -10,7 +10,6 @@ tests/test_authors_metrics.py compares without these repositories.
 """
 
 import contextlib
-import gzip
 import importlib
 import io
 import json
@@ -28,6 +27,7 @@ import numpy as np
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.sources.annotation_files import read_json, read_json_records
 from eval.events import choose_meteor
 from eval.events_reading import TextForm, read_predictions, read_queries
 from eval.events_scoring import prepare, video_indices
@@ -84,7 +84,7 @@ def side_by_side(authors: dict[str, float], mine: dict[str, float]) -> dict[str,
 
 
 def compare_unav100(options: Options, folder: Path) -> dict[str, Any]:
-    database = json.loads(read_text(options.unav100))["database"]
+    database = read_json(options.unav100)["database"]
     videos = {name: video for name, video in database.items() if video["subset"] == "test"}
     labels = {event["label"]: event["label_id"] for video in database.values() for event in video["annotations"]}
     rng, rows = random.Random(0), []
@@ -113,8 +113,8 @@ def compare_unav100(options: Options, folder: Path) -> dict[str, Any]:
 
 def compare_moment_detr(options: Options, folder: Path) -> dict[str, Any]:
     predictions = options.repositories / "moment_detr/standalone_eval/sample_val_preds.jsonl"
-    truth = [json.loads(line) for line in read_text(options.qvhighlights).splitlines()]
-    said = [json.loads(line) for line in predictions.read_text().splitlines()]
+    truth = read_json_records(options.qvhighlights)
+    said = read_json_records(predictions)
     mine = ours("qvhighlights", options.qvhighlights, predictions)
     return side_by_side(moment_detr_values(options, said, truth), mine)
 
@@ -131,14 +131,12 @@ def compare_omtg(options: Options, folder: Path) -> dict[str, Any]:
     """Spans above a score of 0.1 that do not touch a better one. Where spans of one answer touch, the authors' code
     makes the earlier one longer before it compares it (it merges the spans in the caller's list); ours does not."""
     predictions = options.repositories / "moment_detr/standalone_eval/sample_val_preds.jsonl"
-    truth = {row["qid"]: row for row in map(json.loads, read_text(options.qvhighlights).splitlines())}
+    truth = {row["qid"]: row for row in read_json_records(options.qvhighlights)}
     lines, pairs, kept = [], [], []
-    for row in map(json.loads, predictions.read_text().splitlines()):
-        references, spans = truth[row["qid"]]["relevant_windows"], []
-        for start, end, score in row["pred_relevant_windows"]:
-            if score > 0.1 and all(end < other[0] or other[1] < start for other in spans):
-                spans.append([start, end])
-        if all(one[1] < other[0] for one, other in zip(sorted(references), sorted(references)[1:])):
+    for row in read_json_records(predictions):
+        references = truth[row["qid"]]["relevant_windows"]
+        spans = disjoint([window for window in row["pred_relevant_windows"] if window[2] > 0.1])
+        if len(disjoint(references)) == len(references):
             lines.append({"video_id": row["vid"], "query": row["query"], "spans": spans})
             pairs.append((spans, references))
             kept.append(truth[row["qid"]])
@@ -160,7 +158,7 @@ def omtg_values(options: Options, pairs: Sequence[tuple[list, list]]) -> dict[st
 
 
 def compare_stories(options: Options, folder: Path, *, ascii_only: bool = False) -> dict[str, Any]:
-    videos = dict(list(json.loads(read_text(options.activitynet)).items())[:NUM_STORIES])
+    videos = dict(list(read_json(options.activitynet).items())[:NUM_STORIES])
     rng = random.Random(0)
     said = {}
     for name, video in videos.items():
@@ -271,7 +269,7 @@ def write_golden(options: Options) -> None:
         overlap = story_values(options, Path(folder), videos, said_stories, WordOverlap())["SODA_c"]
     values = {
         "moment_detr": moment_detr_values(options, submission, truths),
-        "omtg": omtg_values(options, [disjoint(row) for row in moments]),
+        "omtg": omtg_values(options, [(disjoint(row["said"]), disjoint(row["truth"])) for row in moments]),
         "densevid_eval": {name: value for name, value in stories.items() if name != "SODA_c"},
         "soda": {"SODA_c": stories["SODA_c"], "SODA_c of word overlap": overlap},
     }
@@ -284,13 +282,12 @@ def write_golden(options: Options) -> None:
     options.golden.write_text(json.dumps(golden, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
-def disjoint(row: dict[str, list]) -> tuple[list, list]:
-    """The spans of a made-up answer and its references that do not touch an earlier one."""
-    kept: tuple[list, list] = [], []
-    for spans, listed in zip(kept, (row["said"], row["truth"])):
-        for start, end, *_ in listed:
-            if all(end < other[0] or other[1] < start for other in spans):
-                spans.append([start, end])
+def disjoint(spans: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The spans that do not touch an earlier one of the list."""
+    kept: list[list[float]] = []
+    for start, end, *_ in spans:
+        if all(end < other[0] or other[1] < start for other in kept):
+            kept.append([start, end])
     return kept
 
 
@@ -303,10 +300,6 @@ def import_from(folder: Path, name: str) -> ModuleType:
         return importlib.import_module(name)
     finally:
         sys.path.pop(0)
-
-
-def read_text(path: Path) -> str:
-    return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
 
 
 def write_lines(path: Path, records: Sequence[dict]) -> Path:

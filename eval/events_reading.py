@@ -108,7 +108,7 @@ def read_queries(task: str, files: Sequence[Path], subset: str | None) -> list[Q
     if task == "unav100":
         queries = _class_queries(list(published.read_unav100(path, drop=drop)), subset)
     elif task == "activitynet_captions":
-        queries = _story_queries([list(published.read_activitynet_captions(file, drop=drop)) for file in files])
+        queries = story_queries([list(published.read_activitynet_captions(file, drop=drop)) for file in files])
     elif task == "spans":
         queries = _own_queries(path)
     else:
@@ -132,10 +132,11 @@ def read_queries(task: str, files: Sequence[Path], subset: str | None) -> list[Q
 
 
 def _class_queries(videos: Sequence[Any], subset: str | None) -> list[Query]:
-    videos = [video for video in videos if subset is None or video.subset == subset]
-    classes = sorted({event.text for video in videos for event in video.events})
+    classes = sorted({event.text for video in videos for event in video.events})  # of all subsets, as in eval/tasks
     queries = []
     for video in videos:
+        if subset is not None and video.subset != subset:
+            continue
         rows = [{"label": event.text, "start": event.start, "end": event.end} for event in video.events]
         kept = drop_duplicate_references(rows)
         for name in classes:
@@ -144,7 +145,7 @@ def _class_queries(videos: Sequence[Any], subset: str | None) -> list[Query]:
     return queries
 
 
-def _story_queries(annotators: Sequence[Sequence[Any]]) -> list[Query]:
+def story_queries(annotators: Sequence[Sequence[Any]]) -> list[Query]:
     """One query per video of the first file, with the events of every annotator who has some."""
     by_id = [{video.video_id: video for video in videos} for videos in annotators]
     queries = []
@@ -168,7 +169,9 @@ def _own_queries(path: Path) -> list[Query]:
     for where, record in _records(path):
         query = _text_of(record, "query", where)
         spans = tuple((start, end) for start, end, _ in _checked_spans(record.get("spans"), where))
-        made = Query(_text_of(record, "video_id", where), query, spans, record.get("duration"))
+        if any(start >= end for start, end in spans):
+            raise ValueError(f"{where} has a span that does not end after it starts: {list(spans)}")
+        made = Query(_text_of(record, "video_id", where), query, spans, _duration_of(record, where))
         if made.key in queries:
             raise ValueError(f"{where} asks {query!r} about {made.video_id} a second time")
         queries[made.key] = made
@@ -199,13 +202,20 @@ def read_predictions(path: Path, queries: Sequence[Query], *, form: TextForm) ->
         if not asked:
             found.unknown.append(f"{where.rsplit(', ', 1)[1]}: {video_id} {text!r}")
             continue
-        if again := next((q for q in asked if len(found.events.get(q.key, [])) == len(known[q.key])), None):
+        limit = len(asked) if text else 1  # a narration answers every query of its video
+        if again := next((q for q in asked if len(found.events.get(q.key, [])) >= limit), None):
             raise ValueError(f"{where} answers the query {again.text!r} of {video_id} a second time")
         events = _events_of(record, asked[0], form=form, where=where, found=found)
         if text or not asked[0].text:
             found.events.setdefault(asked[0].key, []).append(events)
         else:
             _sort_by_class(events, asked, found)
+    for key, answers in found.events.items():
+        if 1 < len(answers) < len(known[key]):
+            raise ValueError(
+                f"{path} answers {known[key][0].text!r} of {key[0]} {len(answers)} times, the annotation file asks it "
+                f"{len(known[key])} times: give one answer, or one for each"
+            )
     return found
 
 
@@ -224,8 +234,9 @@ def _events_of(
     record: Mapping, query: Query, *, form: TextForm, where: str, found: Predictions
 ) -> list[dict[str, Any]]:
     """The events of one line. What cannot be read in its text is added to `found.not_read`."""
-    score = record.get("score", 1.0)
-    score = 1.0 if score is None else score
+    score = 1.0 if record.get("score") is None else record["score"]
+    if not _is_number(score):
+        raise ValueError(f"{where} has {score!r:.60} where a score is expected")
     spans = record.get("spans", record.get("pred_relevant_windows"))
     if spans is not None:
         rows = _checked_spans(spans, where, score=score)
@@ -234,8 +245,8 @@ def _events_of(
         return [_checked_event(event, where, score=score) for event in _list_of(record["events"], where)]
     if not isinstance(record.get("text"), str):
         raise ValueError(f"{where} has neither a text nor a list of spans or events")
-    duration = record.get("duration") or query.duration
-    if not isinstance(duration, (int, float)):
+    duration = _duration_of(record, where) or query.duration
+    if duration is None:
         raise ValueError(f"{where} needs a duration: the annotation file has none for {query.video_id}")
     reading = form.read(record["text"], float(duration))
     for piece in reading.unread:
@@ -255,6 +266,13 @@ def _records(path: Path) -> Iterator[tuple[str, dict]]:
         if not isinstance(record, dict):
             raise ValueError(f"{where} is not an object: {line[:60]!r}")
         yield where, record
+
+
+def _duration_of(record: Mapping, where: str) -> float | None:
+    duration = record.get("duration")
+    if duration is not None and not (_is_number(duration) and duration > 0):
+        raise ValueError(f"{where} has {duration!r:.60} where a duration in seconds is expected")
+    return duration
 
 
 def _text_of(record: Mapping, name: str, where: str) -> str:

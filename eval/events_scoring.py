@@ -76,11 +76,10 @@ def _prepare_moments(
 
     def score(weights: Weights) -> dict[str, float]:
         counts = weights[at]
-        used = counts > 0
-        if not used.any():
+        if not counts.any():
             return dict.fromkeys([*values, "CountF1"], float("nan"))
         means = {name: 100.0 * float(np.average(value, weights=counts)) for name, value in values.items()}
-        return means | {"CountF1": 100.0 * count_f1(numbers[0][used], numbers[1][used], counts[used])}
+        return means | {"CountF1": 100.0 * count_f1(numbers[0], numbers[1], counts)}
 
     return score
 

@@ -10,6 +10,7 @@ the share of audio-only events whose predicted spans move with the sound.
 
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,7 @@ def score_moved(
         sound that overlap its place more than a place moved by the same amount. `counts`: events of both kinds.
     """
     said = [{a.question_id: [(e.start, e.end) for e in a.events] for a in side} for side in (original, moved)]
-    rows: list[tuple[int, dict[str, bool]]] = []
+    found: dict[str, list[tuple[int, bool]]] = defaultdict(list)  # name -> (video, whether it holds) of each event
     for video, example in enumerate(examples):
         shift = shifts.get(example.video_id, 0.0)
         for question in example.questions if shift else ():
@@ -144,21 +145,21 @@ def score_moved(
             inside = all(0 <= start and end <= (example.duration or 0.0) for start, end in there)
             # a question without an answer: the media of the video could not be read
             if here and inside and question.id in said[1]:
-                rows.append((video, _moves(question, here, there, said[0].get(question.id, []), said[1][question.id])))
-    names = list(dict.fromkeys(name for _, values in rows for name in values))
+                moves = _moves(question, here, there, said[0].get(question.id, []), said[1][question.id])
+                for name, holds in moves.items():
+                    found[name].append((video, holds))
+    columns = {name: np.array(pairs).T for name, pairs in found.items()}  # [2, num_events]
 
     def score(weights: np.ndarray) -> dict[str, float]:
-        drawn = {name: [(weights[video], row[name]) for video, row in rows if name in row] for name in names}
-        totals = {name: sum(weight for weight, _ in pairs) for name, pairs in drawn.items()}
         return {
-            name: 100.0 * float(sum(w * holds for w, holds in pairs) / totals[name]) if totals[name] else math.nan
-            for name, pairs in drawn.items()
+            name: 100.0 * float(np.average(holds, weights=weights[videos])) if weights[videos].any() else math.nan
+            for name, (videos, holds) in columns.items()
         }
 
     return {
         "values": score(np.ones(len(examples))),
         "intervals": bootstrap(score, num_videos=len(examples), num_resamples=NUM_RESAMPLES, seed=0),
-        "counts": {name: sum(name in row for _, row in rows) for name in names},
+        "counts": {name: len(pairs) for name, pairs in found.items()},
     }
 
 

@@ -35,7 +35,7 @@ def test_moments_score_as_in_moment_detr(golden, tmp_path):
 
 
 def test_several_spans_score_as_in_omtg_bench(golden):
-    pairs = [disjoint(row) for row in golden["moments"]]
+    pairs = [(disjoint(row["said"]), disjoint(row["truth"])) for row in golden["moments"]]
     values = score_spans([said for said, _ in pairs], [truth for _, truth in pairs])
     for name, value in golden["values"]["omtg"].items():
         assert values[name] == pytest.approx(value, abs=1e-9), name

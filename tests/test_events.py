@@ -87,7 +87,7 @@ def test_correct_texts_and_spans_score_100_with_intervals_of_width_0(annotations
     assert all(interval == pytest.approx([100.0, 100.0]) for interval in result["intervals"].values())
     counts = result["counts"]
     assert (counts.pop("num_videos"), counts.pop("num_queries"), counts.pop("num_absent_queries")) == (2, 4, 1)
-    assert set(counts.values()) == {0}
+    assert counts and set(counts.values()) == {0}
 
 
 def test_values_equal_the_metrics_and_missing_predictions_are_counted(annotations, tmp_path, capsys):
@@ -265,6 +265,21 @@ def test_a_table_and_a_figure_are_written(annotations, tmp_path, capsys):
         (json.dumps(answer_line("a", "dog", [[0, float("nan")]])), "a span that is not two times"),
         (json.dumps({"video_id": "a", "spans": {}}), "where a list is expected"),
         (json.dumps({"video_id": "a", "events": [{"start": 1}]}), "an event without numbers in start and end"),
+        *(
+            (
+                json.dumps(answer_line("a", "dog", "From 1 to 2", score=score)),
+                "line 1 has .* where a score is expected",
+            )
+            for score in ([1], "high", float("nan"), True)
+        ),
+        *(
+            (json.dumps(answer_line("a", "dog", "From 1 to 2", duration=duration)), "line 1 .* a duration in seconds")
+            for duration in (-3, 0, "12", float("nan"), True)
+        ),
+        (
+            "\n".join([json.dumps({"video_id": "a", "text": "x"})] * 2),
+            "line 2 answers the query .* of a a second time",
+        ),
         (
             "\n".join([json.dumps(answer_line("a", "dog", [[0, 1]]))] * 2),
             "line 2 answers the query 'dog' of a a second time",
@@ -279,6 +294,39 @@ def test_an_invalid_line_raises_with_its_number(annotations, tmp_path, line, mes
     (tmp_path / "p.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=message):
         evaluate(annotations, tmp_path / "p.jsonl")
+
+
+def test_a_narration_answers_repeated_queries_once_and_repeated_queries_need_an_answer_each(tmp_path):
+    """A query that the file repeats has one answer for all, or one for each; a second narration replaces nothing."""
+    query = {"qid": 1, "vid": "a", "query": "dog", "duration": 100, "relevant_windows": [[0, 10]]}
+    file = write_lines(tmp_path / "windows.jsonl", query, query, query)
+    narration = {"vid": "a", "events": [{"start": 0, "end": 10, "label": "dog"}]}
+    for lines, message in (
+        ([narration, narration], "line 2 answers the query 'dog' of a a second time"),
+        ([answer_line("a", "dog", [[0, 10]]), narration], "line 2 answers the query 'dog' of a a second time"),
+        ([answer_line("a", "dog", [[0, 10]])] * 2, "answers 'dog' of a 2 times, the annotation file asks it 3 times"),
+    ):
+        path = write_lines(tmp_path / "p.jsonl", *lines)
+        with pytest.raises(ValueError, match=message):
+            evaluate(file, path, task="qvhighlights")
+    for lines in ([narration], [answer_line("a", "dog", [[0, 10]])] * 3):
+        result = evaluate(file, write_lines(tmp_path / "p.jsonl", *lines), task="qvhighlights")
+        assert result["values"]["mIoU"] == 100.0
+
+
+def test_every_class_of_the_file_is_a_query_of_a_subset(annotations, tmp_path):
+    database = json.loads(annotations.read_text())
+    database["database"]["b"]["annotations"][0]["label"] = "bell"
+    database["database"]["b"]["subset"] = "train"
+    annotations.write_text(json.dumps(database))
+    assert {query.text for query in read_queries("unav100", [annotations], "test")} == {"dog", "rain", "bell"}
+
+
+@pytest.mark.parametrize("span", [[8, 2], [5, 5]])
+def test_a_reference_that_does_not_end_after_it_starts_raises(tmp_path, span):
+    path = write_lines(tmp_path / "own.jsonl", answer_line("a", "dog", [span]))
+    with pytest.raises(ValueError, match="line 1 has a span that does not end after it starts"):
+        read_queries("spans", [path], None)
 
 
 def test_a_text_without_a_known_duration_raises(tmp_path):

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dataset_builders.sources import published_events
-from dataset_builders.sources.published_events import AnnotatedVideo
 from dataset_builders.sources.records import refuse
 
+from ..events_reading import story_queries
 from ..metrics import METRIC_NAMES, load_metric
 from ..prompts import PROMPTS
 from ..task import Answer, Example, Protocol, Question, Score, Task
@@ -23,18 +22,13 @@ def read_activitynet_captions(files: Sequence[Path], subset: str | None) -> list
     """
     if not files:
         raise ValueError("ActivityNet Captions needs val_1.json, or val_1.json and val_2.json")
-    annotators = [
-        {video.video_id: video for video in published_events.read_activitynet_captions(path, drop=refuse(path))}
-        for path in files
-    ]
+    annotators = [list(published_events.read_activitynet_captions(path, drop=refuse(path))) for path in files]
     examples = []
-    for video_id, video in annotators[0].items():
-        stories = [_story(other[video_id]) for other in annotators if video_id in other]
-        stories = [story for story in stories if story]
-        if stories:
-            question = Question(id=video_id, prompt=PROMPTS["narration"], kind="events", reference=stories)
-            names = (video_id, video_id.removeprefix("v_"))
-            examples.append(Example(video_id, names, video.duration, (question,)))
+    for query in story_queries(annotators):
+        stories = list(query.spans)
+        question = Question(id=query.video_id, prompt=PROMPTS["narration"], kind="events", reference=stories)
+        names = (query.video_id, query.video_id.removeprefix("v_"))
+        examples.append(Example(query.video_id, names, query.duration, (question,)))
     return examples
 
 
@@ -54,14 +48,6 @@ def score_captions(examples: Sequence[Example], answers: Mapping[str, Answer], p
     num_annotators = max(len(question.reference) for question in questions)
     counts = {"num_events": sum(map(len, predictions)), "num_annotators": num_annotators}
     return Score(metrics, counts, f"narration-meteor_{version}-annotators_{num_annotators}")
-
-
-def _story(video: AnnotatedVideo) -> list[dict[str, Any]]:
-    return [
-        {"start": event.start, "end": event.end, "caption": " ".join(event.text.split())}
-        for event in video.events
-        if event.end > event.start
-    ]
 
 
 ACTIVITYNET_CAPTIONS = Task(

@@ -147,7 +147,8 @@ def mean_over_classes(
 ) -> dict[str, float]:
     """`{"mAP@0.1": ..., "average_mAP": ...}` in 0-100; `weights` is as in `RankedMatches.average_precision`."""
     per_class = np.array([matches.average_precision(weights) for matches in classes.values()])  # [classes, thresholds]
-    means = 100.0 * per_class[~np.isnan(per_class[:, 0])].mean(axis=0)  # [thresholds]
+    counted = per_class[~np.isnan(per_class[:, 0])]
+    means = 100.0 * counted.mean(axis=0) if len(counted) else np.full(len(thresholds), np.nan)  # [thresholds]
     result = {f"mAP@{threshold:g}": float(value) for threshold, value in zip(thresholds, means, strict=True)}
     return result | {"average_mAP": float(means.mean())}
 
