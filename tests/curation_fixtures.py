@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from datasets import load_dataset
+
 from dataset_builders.pseudo_untrimmed.settings import CurationSettings
 
 
@@ -65,3 +67,11 @@ def quick_settings(captions_file: Path, **changes) -> CurationSettings:
     settings = CurationSettings(**quick_options(captions_file, **changes))
     settings.check()
     return settings
+
+
+def load_pu_valor(
+    captions_file, /, *, cache_dir, name="pu_valor", num_proc=None, streaming=False, split=None, **changes
+):
+    """`load_dataset("pu_valor")` with the options of `quick_options`."""
+    options = quick_options(captions_file, **changes)
+    return load_dataset(name, cache_dir=str(cache_dir), num_proc=num_proc, streaming=streaming, split=split, **options)

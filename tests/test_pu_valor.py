@@ -1,17 +1,15 @@
-"""`load_dataset("pu_valor", ...)`: rows, cache keys and errors."""
+"""`load_dataset("pu_valor", ...)`: rows, cache keys, options and errors."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pytest
 from datasets import load_dataset
 
 from dataset_builders import build
-from dataset_builders.pseudo_untrimmed.absent_events import draw_absent
-from dataset_builders.pseudo_untrimmed.planning import draw_plan
 from dataset_builders.pseudo_untrimmed.settings import PRESETS
 from dataset_builders.pu_valor import PUValor
 from dataset_builders.schema import FEATURES, MEDIA, TRACKED_FEATURES
@@ -19,19 +17,12 @@ from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 from modeling_avicuna.media_avicuna import probe
 
-from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
+from .curation_fixtures import load_pu_valor, make_captions, quick_options, quick_settings, write_captions
 
 
 @pytest.fixture
 def load(tmp_path):
-    """`load_dataset("pu_valor")` with a new cache and by default without a sentence encoder."""
-
-    def load_quick(captions_file, /, *, name="pu_valor", num_proc=None, streaming=False, split=None, **changes):
-        options = quick_options(captions_file, **changes)
-        cache = str(tmp_path / "cache")
-        return load_dataset(name, cache_dir=cache, num_proc=num_proc, streaming=streaming, split=split, **options)
-
-    return load_quick
+    return functools.partial(load_pu_valor, cache_dir=tmp_path / "cache")
 
 
 def built_beside(dataset):
@@ -227,48 +218,6 @@ def test_gaps_and_overlaps_are_in_the_segments_and_in_the_times(tmp_path, load):
     assert num_gaps > 60 and num_overlaps > 30
 
 
-def test_absent_events_are_asked_about_and_do_not_occur(tmp_path, load):
-    path = write_captions(tmp_path / "desc.json", 200)
-    options = {"clustering": "none", "num_videos": 400, "conversation_types": ("grounding",), "max_turns": 4}
-    rows = load(path, absent_share=0.4, **options)["train"]
-    captions = {record["desc"].rstrip(".") for record in make_captions(200)}
-    num_absent = num_turns = 0
-    for row in rows:
-        shown = {segment["caption"].rstrip(".") for segment in row["segments"]}
-        asked = set()
-        for question, answer in zip(row["messages"][::2], row["messages"][1::2]):
-            (caption,) = [caption for caption in captions if f'"{caption}"' in question["content"]]
-            assert (answer["content"] == "No event.") == (caption not in shown) and caption not in asked
-            asked.add(caption)
-            num_absent += caption not in shown
-            num_turns += 1
-    assert abs(num_absent / num_turns - 0.4) < 0.04
-    written = sum(
-        answer["content"] == "No event." for row in load(path, **options)["train"] for answer in row["messages"]
-    )
-    assert written == 0
-
-
-def test_half_of_the_absent_events_are_from_the_same_cluster():
-    clusters = [np.arange(0, 30), np.arange(30, 300)]
-    plan = draw_plan(np.arange(3000), clusters, clips_per_video=(3, 5))
-    options = {"embeddings": None, "ambiguity_threshold": None, "absent_share": 1.0, "max_turns": 2, "seed": 0}
-    absent = draw_absent(plan, clusters, events=np.arange(300), **options).absent
-    small = plan.clips[:, 0] < 30
-    assert (absent >= 0).all() and abs((absent[small] < 30).mean() - 0.55) < 0.05  # half, and a tenth of the rest
-    assert not (absent[:, :, None] == plan.clips[:, None, :]).any() and (absent[:, 0] != absent[:, 1]).all()
-
-
-def test_an_absent_event_is_not_similar_to_one_of_the_video():
-    clusters = [np.arange(0, 40)]
-    embeddings = np.eye(20)[np.arange(40) % 20]  # clips k and k + 20 have the same meaning
-    plan = draw_plan(np.arange(500), clusters, clips_per_video=(3, 5))
-    options = {"ambiguity_threshold": 0.9, "absent_share": 1.0, "max_turns": 1, "seed": 0}
-    absent = draw_absent(plan, clusters, events=np.arange(40), embeddings=embeddings, **options).absent[:, 0]
-    shown = np.where(plan.clips >= 0, plan.clips % 20, -1)
-    assert (absent >= 0).mean() > 0.95 and not (shown[absent >= 0] == absent[absent >= 0, None] % 20).any()
-
-
 def test_each_use_of_a_clip_draws_one_of_its_captions(tmp_path, load):
     texts = {}
     records = []
@@ -288,26 +237,6 @@ def test_each_use_of_a_clip_draws_one_of_its_captions(tmp_path, load):
     assert {name: sorted(found) for name, found in used.items()} == {name: sorted(t) for name, t in texts.items()}
     again = load(path, caption_field="cap", conversation_types=("T1",), num_videos=300, videos_per_shard=7)["train"]
     assert again["segments"] == rows["segments"]
-
-
-def test_hard_absent_events_are_those_closest_to_the_video():
-    clusters = [np.arange(0, 60), np.arange(60, 120)]
-    angles = np.arange(60) / 60 * np.pi
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # neighbours are close
-    embeddings = np.concatenate([np.pad(circle, ((0, 0), (0, 2))), np.pad(circle, ((0, 0), (2, 0)))])
-    plan = draw_plan(np.arange(800), clusters, clips_per_video=(3, 3))
-    options = {"events": np.arange(120), "embeddings": embeddings, "max_turns": 1, "seed": 0, "absent_share": 1.0}
-    far, near = (
-        draw_absent(plan, clusters, hard_absent=kind, ambiguity_threshold=0.999, **options).absent[:, 0]
-        for kind in ("cluster", "nearest")
-    )
-    cosines = [
-        np.einsum("rkd,rd->rk", embeddings[plan.clips], embeddings[absent]).max(axis=1) for absent in (far, near)
-    ]
-    assert (near >= 0).all() and max(cosines[1]) <= 0.999
-    close = [np.mean(values > 0.98) for values in cosines]
-    assert close[1] > 0.45 and close[1] > close[0] + 0.1  # half of them are hard
-    assert not (near[:, None] == plan.clips).any()
 
 
 def test_an_overlay_replaces_only_the_tracks_that_carry_the_event(tmp_path, load):
@@ -381,92 +310,8 @@ def test_the_preset_builds_from_the_command_line_and_its_card_says_what_is_ours(
     assert "not in the paper: our choice" in card
 
 
-@pytest.fixture
-def overlaid(tmp_path, load):
-    """Builds with a background, where two thirds of the events are only heard or only seen."""
-    (tmp_path / "backgrounds.json").write_text('["quiet_0.000_10.000"]', encoding="utf-8")
-    records = make_captions(60)
-    for number, record in enumerate(records):
-        record["tracks"] = ("audio", "video", "both")[number % 3]
-    path = tmp_path / "desc.json"
-    path.write_text(json.dumps(records), encoding="utf-8")
-    options = {"overlay": True, "gap_share": 0.9, "gap_seconds": (1, 4), "max_repeats": 1, "overlap_share": 0.2}
-
-    def build_rows(**changes):
-        return load(path, backgrounds_file=str(tmp_path / "backgrounds.json"), **options, **changes)["train"]
-
-    return build_rows, {record["video_id"]: record["tracks"] for record in records}
-
-
-def spans_of(row, track):
-    """Clip -> (start, end) of its picture or of its sound."""
-    return {
-        segment["clip_id"]: (segment["start"], segment["end"])
-        for segment in row["segments"]
-        if segment["tracks"] in ("both", track)
-    }
-
-
-def test_answers_use_the_times_of_moved_sounds(overlaid):
-    build_rows, carried = overlaid
-    plain, rows = (build_rows(shifted_sound_share=share, conversation_types=("T1",)) for share in (0.0, 1.0))
-    num_moved = 0
-    for row, other in zip(rows, plain):
-        assert spans_of(row, "video") == spans_of(other, "video") and row["duration"] == other["duration"]
-        before, after = spans_of(other, "audio"), spans_of(row, "audio")
-        moves = {round(after[clip][edge] - before[clip][edge], 2) for clip in before for edge in (0, 1)}
-        assert len(moves) <= 1 and before.keys() == after.keys()
-        move = moves.pop() if moves else 0.0
-        assert move == 0 or 1 <= abs(move) <= 5
-        num_moved += move != 0
-        named = [time["seconds"] for time in row["times"]]
-        sources = [segment["clip_id"] for segment in other["segments"] if segment["tracks"] != "background"]
-        truth = [(spans_of(row, "video") if carried[clip] == "video" else after)[clip] for clip in sources]
-        assert np.allclose(named, np.ravel(sorted(truth)), atol=1e-4)  # a narration names events by start
-        starts = [segment["start"] for segment in row["segments"]]
-        assert starts == sorted(starts) and min(starts) >= 0
-        assert max(segment["end"] for segment in row["segments"]) <= row["duration"] + 1e-4
-    assert num_moved > 25
-
-
-def test_questions_about_a_muted_sound_are_answered_no_event(overlaid):
-    build_rows, carried = overlaid
-    plain, rows = (
-        build_rows(muted_sound_share=share, conversation_types=("T2",), min_turns=3, max_turns=3)
-        for share in (0.0, 1.0)
-    )
-    num_asked = 0
-    for row, other in zip(rows, plain):
-        if not spans_of(other, "video"):  # all events are only heard: nothing would be left
-            assert row == other
-            continue
-        assert not spans_of(row, "audio") and spans_of(row, "video") == spans_of(other, "video")
-        lost = {s["caption"] for s in other["segments"] if s["tracks"] == "audio"}
-        questions = [message["content"] for message in row["messages"]]
-        for question, answer in zip(questions[::2], questions[1::2]):
-            about_lost = any(caption.rstrip(".") in question for caption in lost)
-            assert (answer == "No event.") == about_lost
-            num_asked += about_lost
-    assert num_asked > 20
-
-
-@pytest.mark.parametrize("kind", ["T1", "T2", "T3"])
-def test_a_video_of_sounds_alone_is_not_muted_and_every_row_has_answers(tmp_path, load, kind):
-    (tmp_path / "backgrounds.json").write_text('["quiet_0.000_10.000"]', encoding="utf-8")
-    records = [{**record, "tracks": "audio"} for record in make_captions(20)]
-    (tmp_path / "desc.json").write_text(json.dumps(records), encoding="utf-8")
-    options = {"overlay": True, "backgrounds_file": str(tmp_path / "backgrounds.json"), "muted_sound_share": 1.0}
-    rows = load(tmp_path / "desc.json", conversation_types=(kind,), **options)["train"]
-    assert all(row["messages"] and all(message["content"] for message in row["messages"]) for row in rows)
-
-
 def test_an_overlay_without_a_usable_background_is_an_error_that_names_the_file(tmp_path, load):
     captions, backgrounds = write_captions(tmp_path / "desc.json"), tmp_path / "backgrounds.json"
     backgrounds.write_text('["quiet_0.000_0.100"]', encoding="utf-8")
     with pytest.raises(ValueError, match=r"backgrounds\.json has no clip of at least"):
         load(captions, overlay=True, backgrounds_file=str(backgrounds))
-
-
-def test_sounds_are_changed_over_a_background_only(tmp_path):
-    with pytest.raises(ValueError, match="need overlay"):
-        quick_settings(write_captions(tmp_path / "desc.json"), shifted_sound_share=0.5)
