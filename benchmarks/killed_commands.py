@@ -192,6 +192,7 @@ def prepare_evaluation(folder: Path, stack: ExitStack) -> Command:
     from dataset_builders.features.feature_store import FeatureWriter
     from eval import run
     from eval.metrics import load_metric
+    from tests.tiny_models import save_random_checkpoint
 
     events = [{"segment": [0.0, 9.0], "label": label, "label_id": n} for n, label in enumerate(LABELS)]
     video = {"duration": 30.0, "subset": "test", "annotations": events}
@@ -201,24 +202,12 @@ def prepare_evaluation(folder: Path, stack: ExitStack) -> Command:
         for n in range(NUM_VIDEOS):
             rows = {"video": rng.standard_normal((20, 64)), "audio": rng.standard_normal((7, 64))}
             writer.add(f"v{n}", **rows, duration=30.0)
-    call_in_child(save_talkative_model, folder / "model")
+    call_in_child(partial(save_random_checkpoint, labels=LABELS), folder / "model")
     load_metric("event_localization")  # imported once, here, and not in each process
     words = ["--task", "sandbox", "--model", str(folder / "model"), "--features-dir", str(folder / "features")]
     words += ["--annotations", str(folder / "annotations.json"), "--max-new-tokens", "32", "--batch-size", "2"]
     words += ["--timelines", "0"]
     return Command(lambda output: run.main([*words, "--output", str(output)]), read_evaluation)
-
-
-def save_talkative_model(folder: Path) -> None:
-    """A tiny model with wide random weights, whose answers differ between videos."""
-    from train.initialize import build_tiny
-
-    model, processor = build_tiny([f"a caption about {label}" for label in LABELS], num_av_tokens=20)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and "tower" not in name:
-            parameter.data.normal_(0.0, 0.25)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 def read_evaluation(output: Path) -> dict[str, object]:

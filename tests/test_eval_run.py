@@ -20,7 +20,7 @@ from eval.records import AnswerLog, read_answers
 from eval.task import Answer, Example, read_examples
 from modeling_avicuna.media_avicuna import load_audio
 from modeling_avicuna.timestamp_avicuna import Event
-from train.initialize import build_tiny
+from tests.tiny_models import save_random_checkpoint
 
 
 NUM_CACHED = 5  # videos of the annotation file that have cached features; one more has none
@@ -30,13 +30,7 @@ LABELS = ("dog barking", "rain", "bell ringing")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    model, processor = build_tiny([f"a caption about {label}" for label in LABELS], num_av_tokens=20)
-    # with a small variance of the weights, a random model gives the same answer for every video
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and "tower" not in name:
-            parameter.data.normal_(0.0, 0.25)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_random_checkpoint(folder, labels=LABELS)
     return folder
 
 
@@ -236,11 +230,14 @@ def test_an_unreadable_value_is_one_line(world, checkpoint, tmp_path, words, cap
 def test_every_command_reports_a_wrong_option_in_one_line(module, monkeypatch, capsys):
     """As `python -m eval.<module>`, without starting a process."""
     monkeypatch.setattr(sys, "argv", [module, "--wrong_option", "1"])
-    monkeypatch.delitem(sys.modules, f"eval.{module}")  # avoids a warning of runpy
+    monkeypatch.delitem(sys.modules, f"eval.{module}", raising=False)  # avoids a warning of runpy
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(f"eval.{module}", run_name="__main__")
-    message = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err.removesuffix("\n")
-    assert message.startswith(f"python -m eval.{module}: error: ") and "\n" not in message
+    written = capsys.readouterr().err
+    if isinstance(ended.value.code, str):  # Python writes it to stderr when it exits
+        written += f"{ended.value.code}\n"
+    assert written.startswith(f"python -m eval.{module}: error: ")
+    assert written.endswith("\n") and written.count("\n") == 1
 
 
 def test_features_of_other_towers_or_settings_are_an_error_before_the_run_is_recorded(world, checkpoint, tmp_path):

@@ -16,6 +16,7 @@ from modeling_avicuna.generation_avicuna import (
 )
 from modeling_avicuna.timestamp_avicuna import TimeCodec
 from tests.time_fixtures import SpanBias, tiny_tokenizer
+from tests.tiny_models import draw_large_weights
 
 
 CODECS = [TimeCodec(), TimeCodec(num_bins=1000), TimeCodec(num_bins=24), TimeCodec(unit="seconds")]
@@ -40,10 +41,7 @@ def language_model(tokenizer):
         pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0.0, 0.3)
+    draw_large_weights(model, std=0.3)
     return model
 
 

@@ -62,11 +62,15 @@ def test_a_pickle_in_place_of_an_adapter_runs_no_code(checkpoint, tmp_path):
     assert not (tmp_path / "ran").exists() and not (tmp_path / "merged").exists()
 
 
-@pytest.mark.parametrize("name", ["../secret.mp4", "a/../../secret", "..", "/etc/passwd", "secret\0"])
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.mp4", "a/../../secret", "..", "{folder}/secret.mp4", "{folder}/secret", "secret\0"],
+    ids=["parent", "parent of a subfolder", "parent folder", "absolute path", "absolute path, no suffix", "null byte"],
+)
 def test_an_id_never_names_a_file_outside_its_folder(tmp_path, name):
     write_media(tmp_path / "secret.mp4", frames=np.zeros((4, 16, 16, 3), np.uint8))
     (tmp_path / "videos").mkdir()
-    assert MediaFolder(tmp_path / "videos").locate([name]) is None
+    assert MediaFolder(tmp_path / "videos").locate([name.format(folder=tmp_path)]) is None
 
 
 def test_captions_with_markup_do_not_reach_the_card(tmp_path):

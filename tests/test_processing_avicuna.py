@@ -647,16 +647,22 @@ def test_the_duration_without_video_tokens_is_that_of_the_video_stream(processor
     assert batch["input_features"][0, 0, 450:].max() < -90 < batch["input_features"][0, 0, :350].max()
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi", "large.mp4", "a.wav", "a.mp3", "image.mp4"])
-def test_a_file_is_opened_once(processor, tmp_path, name):
+@pytest.mark.parametrize("return_metadata", [False, True])
+@pytest.mark.parametrize(
+    "name", ["a.mp4", "a.mkv", "a.ts", "a.avi", "large.mp4", "silent.mp4", "a.wav", "a.mp3", "image.mp4"]
+)
+def test_a_file_is_opened_once(processor, tmp_path, name, return_metadata):
     """By decord and by PyAV, for pictures, sound and a picture of a video."""
     codec = {".wav": "pcm_s16le", ".mp3": "libmp3lame", ".avi": "libmp3lame"}.get(name[-4:], "aac")
     kind = "audio" if name.endswith(("wav", "mp3")) else "image" if name == "image.mp4" else "video"
     size = {"width": 1280, "height": 720} if name == "large.mp4" else {}
     frames = None if kind == "audio" else pictures(10, **size)
-    path = write_media(tmp_path / name, frames=frames, waveform=tone(13.0), audio_codec=codec)
+    waveform = None if name == "silent.mp4" else tone(13.0)
+    path = write_media(tmp_path / name, frames=frames, waveform=waveform, audio_codec=codec)
     with count_opens(path) as num_opens:
-        tokenized(processor, [user({"type": kind, "path": path})])
+        processing = {"return_metadata": return_metadata}
+        batch = tokenized(processor, [user({"type": kind, "path": path})], processor_kwargs=processing)
+    assert len(batch.get("video_metadata", [])) == (kind == "video" and return_metadata)
     assert num_opens == [1]
 
 

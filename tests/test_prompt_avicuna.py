@@ -192,6 +192,19 @@ def test_ids_and_labels_equal_the_published_ones(shared_golden_dir, family, name
 
 
 @pytest.mark.parametrize("legacy", [0, 1])
+@pytest.mark.parametrize("name", ["empty_answer", "contains_sep", "contains_eos_text"])
+def test_the_whole_answer_is_supervised_where_no_published_token_is(shared_golden_dir, name, legacy):
+    case, processor = read_labels(shared_golden_dir, legacy)["v1"][name], llama_processor(shared_golden_dir, legacy)
+    conversation = case["conversation_after_placeholder_and_time_tokens"]
+    ids, labels = our_ids_and_labels(processor, conversation, VICUNA_CHAT_TEMPLATE)
+    assert case["n_supervised"] == 0, "published: no supervised token, so the loss is NaN"
+    answer = processor.tokenizer(f"{conversation[-1]['value']}</s>", add_special_tokens=False).input_ids
+    assert [token_id for token_id in labels if token_id != -100] == answer
+    end = [processor.tokenizer.eos_token_id] if name == "empty_answer" else []  # not in the published ids
+    assert ids == case["input_ids"] + end
+
+
+@pytest.mark.parametrize("legacy", [0, 1])
 @pytest.mark.parametrize("name", ["q1", "q2", "q3", "q4", "multi_turn"])
 def test_generation_prompts_equal_the_published_ones(shared_golden_dir, name, legacy):
     case = read_labels(shared_golden_dir, legacy)["generation_prompts"][name]

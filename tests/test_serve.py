@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
 from tests.media_files import pictures, tone, write_media, write_ramp
+from tests.tiny_models import draw_large_weights
 from train.initialize import build_tiny
 
 
@@ -44,10 +45,8 @@ def tiny(tmp_path_factory):
     texts = ["From 03 to 17, a dog barks. From 40 to 99, rain falls on a roof.", f"{QUESTION} When does a dog bark?"]
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 1024}
     model, processor = build_tiny(texts, text=heads)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and "tower" not in name:  # a large variance, so that greedy decoding has no near ties
-            parameter.data.normal_(0.0, 0.25, generator=generator)
+    torch.manual_seed(0)
+    draw_large_weights(model)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model, processor, folder

@@ -1,7 +1,8 @@
 """ZeRO-2 and ZeRO-3 in two processes give the results of one: losses, evaluations, files, logits, resumed runs.
 
 Everything runs in fp32 on the CPU with `stage3_param_persistence_threshold` 0, because tiny parameters would otherwise
-not be partitioned. All jobs of one ZeRO stage run in the same two processes.
+not be partitioned. All jobs of one ZeRO stage run one after the other in the same two processes, because starting
+processes takes longer than a tiny stage. A resumed run is therefore a new call of `sft.main`, not a new process.
 """
 
 import json
@@ -111,7 +112,7 @@ def hub():
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
 def sharded(request, workshop, mixed_media, hub, tmp_path_factory):  # noqa: F811
-    """The same stages in two processes, and two of them resumed after two steps."""
+    """The same stages in two processes, and two of them resumed in these processes from their second step."""
     folder = tmp_path_factory.mktemp(f"zero{request.param}")
     shared = {**STEPS, **SPLIT, "deepspeed": zero_config(request.param, folder)}
     held_out = {"eval_datasets": workshop.rows("composed")}

@@ -136,10 +136,9 @@ def test_the_last_line_of_a_failed_training_names_the_wrong_input(start, tmp_pat
 
 
 def test_a_missing_video_of_the_demo_is_an_error(tmp_path):
-    done = run(
-        "python", "examples/demo.py", "--output", tmp_path / "demo", "--video", tmp_path / "absent.mp4", check=False
-    )
-    assert done.returncode != 0 and done.stderr.strip().endswith(f"error: {tmp_path / 'absent.mp4'} does not exist")
+    absent = tmp_path / "absent.mp4"
+    done = run("python", "examples/demo.py", "--output", tmp_path / "demo", "--video", absent, check=False)
+    assert done.returncode == 2 and done.stderr == f"python examples/demo.py: error: {absent} does not exist\n"
     assert not (tmp_path / "demo").exists()
 
 

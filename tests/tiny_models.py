@@ -1,6 +1,10 @@
-"""Tiny configurations, models with random weights, and inputs for the model tests."""
+"""Tiny configurations, models and checkpoints with random weights, and inputs for the model tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
 from modeling_avicuna.interleaving_avicuna import interleave_order
@@ -66,14 +70,32 @@ def tiny_config(**overrides) -> AVicunaConfig:
 
 
 def tiny_model(seed: int = 0, **overrides) -> AVicunaForConditionalGeneration:
-    """A random model in eval mode. The weights have a large variance, so that greedy decoding has no near ties."""
+    """A random model in eval mode, with the weights of `draw_large_weights`."""
     torch.manual_seed(seed)
     model = AVicunaForConditionalGeneration(tiny_config(**overrides)).eval()
+    draw_large_weights(model)
+    return model
+
+
+def draw_large_weights(model: nn.Module, *, std: float = 0.25) -> None:
+    """Replaces all matrices outside of the towers by normal draws with a large variance.
+
+    With the small initial weights, greedy decoding has near ties, and the answers do not depend on the medium.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "tower" not in name:
-                parameter.normal_(0.0, 0.25)
-    return model
+                parameter.normal_(0.0, std)
+
+
+def save_random_checkpoint(folder: Path, *, labels: Sequence[str]) -> None:
+    """Saves a tiny checkpoint whose answers differ between videos; its tokenizer is trained on the labels."""
+    from train.initialize import build_tiny
+
+    model, processor = build_tiny([f"a caption about {label}" for label in labels], num_av_tokens=20)
+    draw_large_weights(model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def prompt_ids(num_video: int = 6, num_audio: int = 2, num_text: int = 5, seed: int = 0) -> list[int]:
