@@ -1,12 +1,11 @@
 """Times rendering against the encoder alone on the same frames and samples, and two processes against one:
 
-python -m benchmarks.rendering --clips-dir ../shared/data/valor_clips --output benchmarks/results/rendering.json
+    python -m benchmarks.rendering --clips-dir ../shared/data/valor_clips
 
 Figures are CPU seconds of the process (decoding, fitting, stretching and encoding run in it, on one thread) and wall
 seconds, which depend on other work on the machine; its load is recorded with them.
 """
 
-import json
 import multiprocessing
 import tempfile
 import time
@@ -15,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.conditions import RESULTS, describe_conditions, load_average
-from dataset_builders.atomic_files import write_json
+from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import rendering
@@ -131,8 +129,8 @@ def measure_scaling(segments: list[Segment], clip_paths: dict[str, Path], folder
 class Options:
     """Options of the command."""
 
-    clips_dir: str = field(metadata={"help": "folder of mp4 clips, all of which are used"})
-    output: str = field(default=str(RESULTS / "rendering.json"), metadata={"help": "JSON file to write"})
+    clips_dir: Path = field(metadata={"help": "folder of mp4 clips, all of which are used"})
+    output: Path = field(default=RESULTS / "rendering.json", metadata={"help": "JSON file to write"})
     repeats: int = 3
 
 
@@ -140,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_options(
         Options, arguments, program="python -m benchmarks.rendering", description=__doc__.splitlines()[0]
     )
-    clip_paths = {path.stem: path for path in sorted(Path(options.clips_dir).glob("*.mp4"))}
+    clip_paths = {path.stem: path for path in sorted(options.clips_dir.glob("*.mp4"))}
     if not clip_paths:
         raise ValueError(f"no mp4 clips in {options.clips_dir}")
     infos = {clip_id: probe(path) for clip_id, path in clip_paths.items()}
@@ -151,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         format=FORMAT | {"background_noise_snr_db": SNR_DB},
         threads="one per process, encoder and decoders included",
     )
-    results: dict[str, Any] = {"conditions": conditions}
+    results: dict[str, Any] = {}
     segments = plan(clip_paths)
     with tempfile.TemporaryDirectory() as folder:
         for preset in PRESETS:
@@ -163,10 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     results["ratio_cpu_of_default_rendering_to_bare_encoder_at_its_default_preset"] = round(
         default["render"]["cpu_seconds"] / usual["bare_encoder"]["cpu_seconds"], 2
     )
-    results["conditions"]["load_average_at_end"] = load_average()
-    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, results)
-    print(json.dumps(results, indent=2))
+    write_results(options.output, conditions=conditions, results=results)
 
 
 if __name__ == "__main__":
