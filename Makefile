@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 MODULES = $(shell find modeling_avicuna dataset_builders train eval model_card -name '*.py' ! -name '__*' \
 	! -path 'eval/lmms_plugin/*' ! -path 'model_card/space/*' ! -name cluster_shards.py | sed 's|/|.|g; s|\.py$$||' | sort)
 
-.PHONY: setup demo page reproduce serve-env test test-serve test-slow lint format docs clean
+.PHONY: setup demo page serve reproduce serve-env test test-serve test-slow lint format docs clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ page: setup
 		cp outputs/page/world/test/*.mp4 outputs/page/example.mp4 )
 	AVICUNA_MODEL="$(or $(MODEL),examples/sandbox_checkpoint)" AVICUNA_EXAMPLE="$(CURDIR)/outputs/page/example.mp4" \
 		$(BIN)/python model_card/space/app.py
+
+# `transformers serve` for a checkpoint: http://127.0.0.1:8000, docs/serve.md
+serve: serve-env
+	.venv-serve/bin/transformers serve "$(or $(MODEL),examples/sandbox_checkpoint)" --trust-remote-code
 
 # Hours on two cores; stopped and started again it goes on. ROWS="plain" SEEDS="0 1" choose from the plan.
 reproduce: setup

@@ -46,7 +46,8 @@ NOWHERE = {
     "make page": "runs until it is stopped; tests/test_space.py runs the page",
     "make serve-env": "installs 4 GB; tests/test_serve.py uses the environment",
     ".venv-serve/bin/python -m": "runs until it is stopped; tests/test_serve.py starts it",
-    ".venv-serve/bin/transformers serve": "runs until it is stopped; tests/test_serve.py starts it",
+    "make serve": "runs until it is stopped; tests/test_serve.py starts the same server",
+    "python examples/ask_server.py": "needs a running server; tests/test_ask_server.py and tests/test_serve.py run it",
     "make reproduce": "takes hours; tests/test_sandbox_recipe.py reads its plan",
     "make test": "runs these tests; CI runs it (.ci/run)",
 }

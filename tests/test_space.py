@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from huggingface_hub import HfApi, SpaceCard
 from hypothesis import given, settings
@@ -35,6 +36,7 @@ from model_card.release.space_release import (
     verify_space,
 )
 from model_card.release.upload import upload
+from modeling_avicuna.media_avicuna import MediaError
 from tests.hub_server import TOKEN
 from tests.media_files import pictures, tone, write_media, write_ramp
 from train.initialize import build_tiny
@@ -173,7 +175,17 @@ def test_queries_are_split_at_commas_and_deduplicated(app, queries):
     assert app.split_queries(" , ".join([*queries, ""])) == list(dict.fromkeys(queries))
 
 
-def test_the_waveform_of_a_video_is_silent_where_its_sound_is(app, tmp_path):
+@pytest.fixture
+def app_with_model(app, release, monkeypatch):
+    """The module of the app in this process, with the tiny model."""
+    monkeypatch.setenv("AVICUNA_MODEL", str(release))
+    app.load_model.cache_clear()
+    yield app
+    app.load_model.cache_clear()
+
+
+def test_the_waveform_of_a_video_is_silent_where_its_sound_is(app_with_model, tmp_path):
+    app = app_with_model
     write_ramp(tmp_path / "beep.mp4", audio_codec="aac")
     peaks = app.read_peaks(str(tmp_path / "beep.mp4"), duration=20.0)
     loud = [index * 20.0 / len(peaks) for index, peak in enumerate(peaks) if peak > 0.1]
@@ -181,6 +193,40 @@ def test_the_waveform_of_a_video_is_silent_where_its_sound_is(app, tmp_path):
     write_ramp(tmp_path / "silent.mp4")
     assert app.read_peaks(str(tmp_path / "silent.mp4"), duration=20.0) == []
     assert app.draw_sound([0.0, 0.5, 2.0]).count("<rect") == 2
+    # unsigned samples whose silence is 128, in one packet of four seconds
+    half = np.where(np.arange(4 * 48_000) < 2 * 48_000, 0.0, tone(4.0)).astype(np.float32)
+    write_media(tmp_path / "u8.avi", frames=pictures(40), waveform=half, video_codec="mpeg4", audio_codec="pcm_u8")
+    peaks = app.read_peaks(str(tmp_path / "u8.avi"), duration=4.0)
+    assert max(peaks[:119]) == 0.0 and min(peaks[121:]) == pytest.approx(0.5, abs=0.01)
+    # cut off in the middle: the rest is silent
+    write_media(tmp_path / "whole.mkv", frames=pictures(40), waveform=tone(4.0))
+    content = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    peaks = app.read_peaks(str(tmp_path / "cut.mkv"), duration=4.0)
+    assert len(peaks) == app.NUM_BARS and peaks[20] > 0.4 and peaks[-1] == 0.0
+
+
+def test_a_long_video_is_drawn_whole_and_answered_in_windows(app_with_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(app_with_model, "LONG", 12.0)
+    monkeypatch.setattr(app_with_model, "WINDOW", 10.0)
+    monkeypatch.setattr(app_with_model, "READ_SECONDS", 3.0)
+    write_ramp(tmp_path / "long.mp4", audio_codec="aac")
+    timeline, rows = app_with_model.find_events(str(tmp_path / "long.mp4"), "dog")
+    # in each window of 10 s the model answers 1.0 to 4.0 and 3.0 to 9.9; the windows begin at 0, 7.5 and 10
+    assert [row[2] for row in rows] == ["dog"] * len(rows) and rows[0][0] == 1.0 and rows[-1][1] == 19.9
+    assert timeline.count("<img") == 6 and 10 <= timeline.count("<rect") < 20
+
+
+def test_an_error_of_the_waveform_is_a_message_that_names_the_file(app_with_model, media, monkeypatch):
+    import gradio
+
+    def fail(path: str, *, duration: float):
+        raise MediaError(path, "damaged time stamps")
+
+    monkeypatch.setattr(app_with_model, "read_peaks", fail)
+    with pytest.raises(gradio.Error, match="clip.mp4: damaged time stamps") as caught:
+        app_with_model.find_events(str(media / "clip.mp4"), "dog")
+    assert str(media) not in caught.value.message
 
 
 def test_no_event_gives_a_message(app):

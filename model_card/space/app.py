@@ -12,17 +12,19 @@ import base64
 import html
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import av
 import gradio as gr
 import numpy as np
 import PIL.Image
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import Pipeline, PreTrainedConfig, pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 
 MODEL_ID = "user/avicuna"  # replaced by the id of the released model
@@ -34,6 +36,7 @@ TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800,
 LONG, WINDOW = 120.0, 60.0  # seconds: longer videos are looked at in windows of a minute; our choice
 NUM_FRAMES, FRAME_HEIGHT = 16, 64  # frames above the time line, and their height in pixels
 NUM_BARS = 240  # of the waveform
+READ_SECONDS = 60.0  # of sound that are in memory at once
 MIN_WIDTH = 0.5  # percent of the time line; our choice, so that the shortest event can be seen and clicked
 
 INTRODUCTION = """
@@ -180,25 +183,24 @@ def draw_sound(peaks: list[float]) -> str:
 
 
 def read_peaks(path: str, *, duration: float) -> list[float]:
-    """The largest sample of each of `NUM_BARS` equal parts of a video of `duration` seconds; empty without sound.
-    Damaged parts are 0."""
-    with av.open(path, metadata_errors="ignore") as container:
-        if not container.streams.audio:
+    """The largest sample, 0 to 1, of each of `NUM_BARS` equal parts of a video of `duration` seconds, as the model
+    hears it; empty without sound. Damaged parts are silent."""
+    media_file, sound_of = (
+        get_class_from_dynamic_module(f"media_avicuna.{name}", model_name()) for name in ("MediaFile", "Sound")
+    )
+    rate = load_model().processor.feature_extractor.sampling_rate
+    edges = np.linspace(0, duration * rate, NUM_BARS + 1).round().astype(int)
+    at_once = max(1, int(READ_SECONDS / duration * NUM_BARS))  # parts in memory
+    peaks: list[float] = []
+    with media_file(path) as media:
+        if media.sound is None:
             return []
-        begin = (container.streams.video[0].start_time or 0) * container.streams.video[0].time_base
-        peaks = np.zeros(NUM_BARS)
-        for packet in container.demux(container.streams.audio[0]):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                continue
-            for frame in frames:
-                if frame.time is not None and 0 <= (place := frame.time - begin) < duration:
-                    samples = frame.to_ndarray()
-                    scale = 1.0 if samples.dtype.kind == "f" else float(np.iinfo(samples.dtype).max)
-                    bar = int(place / duration * NUM_BARS)
-                    peaks[bar] = max(peaks[bar], float(np.abs(samples.astype(np.float32)).max(initial=0)) / scale)
-    return peaks.tolist()
+        sound = sound_of(media, sampling_rate=rate)
+        for begin in range(0, NUM_BARS, at_once):
+            parts = edges[begin : begin + at_once + 1].tolist()
+            waveforms = sound.read(list(zip(parts, parts[1:])))
+            peaks += [float(np.abs(waveform).max(initial=0.0)) for waveform in waveforms]
+    return peaks
 
 
 def draw_tracks(video: str, prepared: Any) -> str:
@@ -258,16 +260,13 @@ def find_example() -> str | None:
         return None
 
 
-def ask_model(video: str | None, **asked):
-    """What the pipeline answers, and the decoded video; `gr.Error` for what cannot be used."""
+@contextmanager
+def errors_for_visitors(video: str | None) -> Iterator[None]:
+    """Shows a file that cannot be used, or a wrong question, as a message on the page."""
     if not video:
         raise gr.Error("No video: upload one or use the example.", print_exception=False)
-    locate = load_model()
     try:
-        prepared = locate.processor.prepare_media({"type": "video", "path": video})  # decoded once
-        if prepared.duration > LONG and "question" not in asked:
-            return locate(video, window=WINDOW, **asked), prepared
-        return locate(prepared, **asked), prepared
+        yield
     except (ValueError, OSError) as error:
         message = str(error).replace(f"{Path(video).parent}{os.sep}", "")  # the file name alone
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
@@ -276,9 +275,15 @@ def ask_model(video: str | None, **asked):
 def find_events(video: str | None, query: str) -> tuple[str, list[list]]:
     """Time line and table of the events in `query`, or of all events if it is empty."""
     queries = split_queries(query or "")
-    answer, prepared = ask_model(video, query=queries or None)
+    with errors_for_visitors(video):
+        locate = load_model()
+        prepared = locate.processor.prepare_media({"type": "video", "path": video})
+        if prepared.duration > LONG:  # decoded once more, in windows
+            answer = locate(video, query=queries or None, window=WINDOW)
+        else:
+            answer = locate(prepared, query=queries or None)
+        tracks = draw_tracks(str(video), prepared)
     events = [event for found in answer.values() for event in found] if queries else answer
-    tracks = draw_tracks(str(video), prepared)
     return draw_timeline(events, duration=prepared.duration, tracks=tracks), table_rows(events)
 
 
@@ -286,7 +291,8 @@ def answer_question(video: str | None, question: str) -> str:
     """The answer of the model as text."""
     if not (question or "").strip():
         raise gr.Error("No question: enter one.", print_exception=False)
-    return ask_model(video, question=question.strip())[0]
+    with errors_for_visitors(video):
+        return load_model()(video, question=question.strip())
 
 
 def forget_answers() -> tuple[str, list, str]:

@@ -7,6 +7,8 @@ which the processor decodes later, and only where no earlier request had them.
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -82,14 +84,18 @@ class AVicunaProcessor(modeling_avicuna.AVicunaProcessor):
         self._saved_template = template
 
 
-class MediaBytes(MediaIO[dict]):
-    """A file as a content block of the processor, without decoding."""
+class MediaSource(MediaIO[dict]):
+    """A fetched file as a content block of the processor, without decoding: its bytes or, for a local file, its path.
+
+    A local file is not read here. An hour of video is asked about dozens of times, in windows, and vLLM keeps and
+    hashes what this returns for each request: `version` makes a file that was written again another one.
+    """
 
     def __init__(self, address: str, settings: dict[str, Any]):
         super().__init__()
         # vLLM removes folders from its error messages
         name = Path(urlsplit(address).path).name if address.startswith("file:") else address
-        self.name, self.settings = name if len(name) <= 200 else f"{name[:40]}...", settings
+        self.name, self.settings = unquote(name) if len(name) <= 200 else f"{name[:40]}...", settings
 
     def load_bytes(self, data: bytes) -> dict:
         return {"name": self.name, "content": data, **self.settings}
@@ -98,24 +104,31 @@ class MediaBytes(MediaIO[dict]):
         return self.load_bytes(pybase64.b64decode(data, validate=True))
 
     def load_file(self, filepath: Path) -> dict:
-        return self.load_bytes(filepath.read_bytes())
+        if not filepath.is_file():
+            raise ValueError(f"{self.name}: no such file")
+        status = filepath.stat()
+        version = [status.st_mtime_ns, status.st_size]
+        return {"name": self.name, "path": str(filepath), "version": version, **self.settings}
 
 
-def as_block(kind: str, item: dict) -> dict:
-    """The content block of the processor for what `MediaBytes` fetched, errors name its address; or for arrays."""
-    if "content" not in item:
-        return {"type": kind, **item}
-    file = BytesIO(item["content"])
-    file.name = item["name"]
-    return {"type": kind, kind: file, **{name: item[name] for name in PART_KEYS if name in item}}
+@contextmanager
+def opened_block(kind: str, item: dict) -> Iterator[dict]:
+    """The content block of the processor for what `MediaSource` fetched, whose errors name its address; or for
+    arrays."""
+    if "name" not in item:
+        yield {"type": kind, **item}
+        return
+    with BytesIO(item["content"]) if "content" in item else open(item["path"], "rb") as file:
+        (file if "content" in item else file.raw).name = item["name"]
+        yield {"type": kind, kind: file, **{name: item[name] for name in PART_KEYS if name in item}}
 
 
 class FileConnector(media_connector.MediaConnector):
     """Fetches videos, sounds and images of AVicuna as files."""
 
-    def _split(self, address: str) -> tuple[str, MediaBytes]:
+    def _split(self, address: str) -> tuple[str, MediaSource]:
         address, _, settings = address.partition(FRAGMENT)
-        return address, MediaBytes(address, json.loads(unquote(settings)) if settings else {})
+        return address, MediaSource(address, json.loads(unquote(settings)) if settings else {})
 
     def fetch_video(self, video_url: str, **_: Any) -> dict:
         return self.load_from_url(*self._split(video_url))

@@ -21,7 +21,7 @@ from vllm.multimodal.processing import (
 
 from modeling_avicuna.slot_encoding_avicuna import EncodedSlot
 
-from .chat import AVicunaProcessor, as_block
+from .chat import AVicunaProcessor, opened_block
 
 
 KINDS = ("video", "audio", "image")
@@ -92,8 +92,10 @@ class AVicunaMultiModalProcessor(BaseMultiModalProcessor[AVicunaInfo]):
             raise ValueError(f"unknown mm_processor_kwargs {sorted(hf_kwargs)}: give settings with the content part")
         processor, data = self.info.get_hf_processor(), {}
         for kind, items in mm_items.items():
-            blocks = [as_block(kind, item) for item in items.get_all()]
-            slots = [as_fields(processor.prepare_media(block), processor=processor) for block in blocks]
+            slots = []
+            for item in items.get_all():
+                with opened_block(kind, item) as block:
+                    slots.append(as_fields(processor.prepare_media(block), processor=processor))
             data |= {f"{kind}_{name}": [slot[name] for slot in slots] for name in FIELDS if slots}
         return BatchFeature(data)
 
