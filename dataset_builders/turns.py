@@ -63,10 +63,10 @@ class Conversation:
         indices = self._add_spans(spans)
         self.turns.append((caption.rstrip(". "), listing_entry(indices) if indices else ABSENT_ENTRY))
 
-    def ask_what(self, caption: str, span: Span, *, question: str) -> None:
-        """Segment caption: `question` has the span at "{start}" and "{end}"; the answer is the caption."""
+    def ask_what(self, captions: Sequence[str], span: Span, *, question: str) -> None:
+        """Segment caption: `question` has the span at "{start}" and "{end}"; the answer is the captions."""
         (index,) = self._add_spans([span])
-        answer = caption if caption.endswith((".", "!", "?", '"')) else f"{caption}."
+        answer = " ".join(text if text.endswith((".", "!", "?", '"')) else f"{text}." for text in captions)
         self.turns.append((question.format(start=f"<s{index}>", end=f"<e{index}>"), answer))
 
     def _add_spans(self, spans: Sequence[Span]) -> range:

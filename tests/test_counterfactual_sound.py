@@ -1,4 +1,4 @@
-"""Sounds that are moved or muted over a background, and the answers to questions about them."""
+"""Sounds that are moved, muted or swapped over a background, and stretches without sound or picture."""
 
 import json
 
@@ -89,6 +89,52 @@ def test_a_video_of_sounds_alone_is_not_muted_and_every_row_has_answers(tmp_path
     assert all(row["messages"] and all(message["content"] for message in row["messages"]) for row in rows)
 
 
-def test_sounds_are_changed_over_a_background_only(tmp_path):
-    with pytest.raises(ValueError, match="need overlay"):
-        quick_settings(write_captions(tmp_path / "desc.json"), shifted_sound_share=0.5)
+@pytest.mark.parametrize("name", ["shifted_sound_share", "muted_sound_share", "swapped_sound_share", "silent_share"])
+def test_sounds_are_changed_over_a_background_only(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name}.* need overlay"):
+        quick_settings(write_captions(tmp_path / "desc.json"), **{name: 0.5})
+
+
+def test_a_swapped_sound_is_answered_at_the_place_of_the_one_it_replaces(overlaid):
+    build_rows, carried = overlaid
+    captions = {record["video_id"]: record["desc"] for record in make_captions(60)}
+    plain, rows = (build_rows(swapped_sound_share=share, conversation_types=("T1",)) for share in (0.0, 1.0))
+    num_swapped = 0
+    for row, other in zip(rows, plain):
+        assert spans_of(row, "video") == spans_of(other, "video") and row["duration"] == other["duration"]
+        before, after = spans_of(other, "audio"), spans_of(row, "audio")
+        lost, new = before.keys() - after.keys(), after.keys() - before.keys()
+        assert len(lost) == len(new) <= 1
+        told = other["messages"][1]["content"]
+        if new:
+            (replaced,), (heard,) = lost, new
+            assert carried[heard] != "video" and after[heard] == before[replaced]
+            text = captions[heard].rstrip(".").lower()
+            assert text in row["messages"][1]["content"].lower() and text not in told.lower()
+            is_seen = carried[replaced] == "both"
+            assert (captions[replaced].rstrip(".").lower() in row["messages"][1]["content"].lower()) == is_seen
+            scale = next(segment["scale"] for segment in row["segments"] if segment["clip_id"] == heard)
+            assert scale == pytest.approx((after[heard][1] - after[heard][0]) / 10, abs=1e-4)
+            num_swapped += 1
+        else:
+            assert row == other
+    assert num_swapped > 30
+
+
+def test_silent_and_dark_stretches_are_in_gaps_and_hide_the_background(overlaid):
+    build_rows, _ = overlaid
+    plain, rows = (build_rows(silent_share=share, dark_share=share) for share in (0.0, 0.5))
+    assert rows["messages"] == plain["messages"] and rows["times"] == plain["times"]
+    num_hidden = {"silence": 0, "darkness": 0}
+    for row, other in zip(rows, plain):
+        hidden = [segment for segment in row["segments"] if segment["tracks"] in num_hidden]
+        assert [segment for segment in row["segments"] if segment not in hidden] == other["segments"]
+        events = [segment for segment in row["segments"] if segment["caption"] is not None]
+        for stretch in hidden:
+            num_hidden[stretch["tracks"]] += 1
+            assert all(s["end"] <= stretch["start"] + 1e-4 or s["start"] >= stretch["end"] - 1e-4 for s in events)
+            assert (
+                stretch["clip_id"] == row["segments"][0]["clip_id"] and 1 <= stretch["end"] - stretch["start"] <= 4.01
+            )
+    num_gaps = sum(len(row["segments"]) for row in rows)
+    assert min(num_hidden.values()) > 40 and sum(num_hidden.values()) < num_gaps

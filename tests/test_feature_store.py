@@ -59,17 +59,19 @@ def test_half_precision_is_read_as_float32(tmp_path):
     assert read.dtype == np.float32 and np.allclose(read, rows(0, 4, 8), atol=2e-3)
 
 
-def test_features_of_a_store_are_composed_with_its_feature_of_silence(tmp_path):
+def test_features_of_a_store_are_composed_with_its_features_of_silence_and_darkness(tmp_path):
     with FeatureWriter(tmp_path) as writer:
         writer.add("loud", video=rows(0, 10, 8), audio=rows(0, 1, 4), duration=10)
         writer.add("mute", video=rows(1, 10, 8), audio=np.zeros((0, 4)), duration=10)
         writer.write_silence(np.full(4, 0.5))
+        writer.write_darkness(np.full(8, 0.25))
     segments = [
         {"clip_id": "loud", "start": 0.0, "end": 10.0, "scale": 1.0},
-        {"clip_id": "mute", "start": 10.0, "end": 20.0, "scale": 1.0},
+        {"clip_id": "mute", "start": 15.0, "end": 25.0, "scale": 1.0},
     ]
     video, audio = compose_features(segments, FeatureStore(tmp_path))
-    assert video.shape == (75, 8) and (audio[-12:] == 0.5).all()
+    assert video.shape == (75, 8) and (video[30:45] == 0.25).all() and (video[45:] != 0.25).all()
+    assert (audio[10:] == 0.5).all()
 
 
 def test_features_of_another_alignment_or_window_are_an_error(tmp_path):

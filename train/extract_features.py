@@ -165,6 +165,12 @@ def encode_silence(model: PreTrainedModel, processor: ProcessorMixin) -> np.ndar
     return encode_media(model, {"input_features": windows[None]})[1][0]
 
 
+def encode_darkness(model: PreTrainedModel, processor: ProcessorMixin) -> np.ndarray:
+    """The vision tower's output for a black frame, `(vision_feature_size,)`."""
+    frame = np.zeros((32, 32, 3), np.uint8)  # of any size: the processor resizes it
+    return encode_media(model, processor(text="<image>", images=[frame]))[0][0]
+
+
 def read_ahead(
     media: list[Medium], *, processor: ProcessorMixin, num_workers: int
 ) -> Iterator[tuple[Medium, tuple[dict[str, torch.Tensor], float | None] | MediaError]]:
@@ -250,6 +256,8 @@ def main(arguments: list[str] | None = None):
     with writer:
         if state.is_main_process and model.model.audio_tower is not None:
             writer.write_silence(encode_silence(model, processor))
+        if state.is_main_process and model.model.vision_tower is not None:
+            writer.write_darkness(encode_darkness(model, processor))
         share = media[state.process_index :: state.num_processes]
         failed = extract(model, processor, share, writer=writer, num_workers=options.num_workers)
     kept = [entry for entry in earlier if entry["media_id"] not in writer] if state.is_main_process else []

@@ -113,6 +113,9 @@ class CachedMedia:
     def silence(self) -> np.ndarray | None:
         return next((row for row in (store.silence() for store in self.folders.stores) if row is not None), None)
 
+    def darkness(self) -> np.ndarray | None:
+        return next((row for row in (store.darkness() for store in self.folders.stores) if row is not None), None)
+
     def __contains__(self, name: str) -> bool:
         return self.folders.find([name]) is not None
 

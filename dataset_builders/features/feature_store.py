@@ -22,7 +22,7 @@ from .towers import check_towers
 
 DTYPES = {"float16": np.float16, "float32": np.float32}
 SETTINGS_FILE = "store.json"
-SILENCE_FILE = "silence.safetensors"
+SILENCE, DARKNESS = "silence", "darkness"  # rows of no medium, each in a file of that name
 PART_TOLERANCE = 0.5  # s; a part that ends this close to the end of the media file is the whole file (our choice)
 # The published settings; assumed for a folder written before settings were recorded.
 PUBLISHED_SETTINGS = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0, "mel_scale": "htk"}
@@ -104,11 +104,18 @@ class FeatureStore:
 
     def silence(self) -> np.ndarray | None:
         """The audio tower's output for silence, `(audio_feature_size,)`, or None if it was not stored."""
-        path = self.folder / SILENCE_FILE
+        return self._single_row(SILENCE)
+
+    def darkness(self) -> np.ndarray | None:
+        """The vision tower's output for a black frame, `(vision_feature_size,)`, or None if it was not stored."""
+        return self._single_row(DARKNESS)
+
+    def _single_row(self, name: str) -> np.ndarray | None:
+        path = self.folder / f"{name}.safetensors"
         if not path.exists():
             return None
         with safe_open(path, framework="numpy") as file:
-            return file.get_tensor("silence").astype(np.float32)
+            return file.get_tensor(name).astype(np.float32)
 
     def _entry(self, media_id: str) -> dict:
         if media_id not in self._entries:
@@ -219,9 +226,16 @@ class FeatureWriter:
             self.flush()
 
     def write_silence(self, row: np.ndarray) -> None:
-        """Store the audio tower's output for silence, `(audio_feature_size,)`, for silent clips in a composition."""
-        with atomic_path(self.folder / SILENCE_FILE) as path:
-            save_file({"silence": np.asarray(row, np.float32)}, path)
+        """Store the audio tower's output for silence, `(audio_feature_size,)`, for silent parts of a composition."""
+        self._write_row(SILENCE, row)
+
+    def write_darkness(self, row: np.ndarray) -> None:
+        """Store the vision tower's output for a black frame, `(vision_feature_size,)`, for dark parts of one."""
+        self._write_row(DARKNESS, row)
+
+    def _write_row(self, name: str, row: np.ndarray) -> None:
+        with atomic_path(self.folder / f"{name}.safetensors") as path:
+            save_file({name: np.asarray(row, np.float32)}, path)
 
     def flush(self) -> None:
         """Write the rows added so far as one part: first the rows, then the index, each with an atomic rename."""

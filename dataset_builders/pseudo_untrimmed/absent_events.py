@@ -60,9 +60,10 @@ def draw_absent(
     parts = []
     for first in range(0, len(plan), CHUNK_ROWS):
         part = plan.take(slice(first, first + CHUNK_ROWS))
-        present = part.clips >= 0  # [R, K]
+        shown = part.event_clips  # [R, K + 1]
+        present = shown >= 0
         own = labels[part.clips[:, 0]]  # [R]
-        known = [np.where(present, events[part.clips], -1)]
+        known = [np.where(present, events[shown], -1)]
         absent = np.full((len(part), max_turns), -1, np.int64)
         nearest = None
         if hard_absent == "nearest":
@@ -82,7 +83,7 @@ def draw_absent(
                 clip = np.where(hard, hard_clip, members[(draw * len(members)).astype(np.int64)])
                 fits = ~np.any(np.concatenate(known, axis=1) == events[clip][:, None], axis=1)
                 if embeddings is not None and ambiguity_threshold is not None:
-                    cosines = np.einsum("rkd,rd->rk", embeddings[np.maximum(part.clips, 0)], embeddings[clip])
+                    cosines = np.einsum("rkd,rd->rk", embeddings[np.maximum(shown, 0)], embeddings[clip])
                     fits &= np.where(present, cosines, -1).max(axis=1) <= ambiguity_threshold
                 chosen = asked & fits & (absent[:, turn] < 0)
                 absent[chosen, turn] = clip[chosen]
@@ -111,9 +112,9 @@ def find_nearest(
         rows = np.flatnonzero(own == label)
         _, first = np.unique(events[clusters[label]], return_index=True)
         candidates = clusters[label][np.sort(first)]  # [M]
-        clips = plan.clips[rows]  # [R, K]
+        clips = plan.event_clips[rows]  # [R, K + 1]
         present = clips >= 0
-        cosines = embeddings[np.maximum(clips, 0)] @ embeddings[candidates].T  # [R, K, M]
+        cosines = embeddings[np.maximum(clips, 0)] @ embeddings[candidates].T  # [R, K + 1, M]
         closest = np.where(present[:, :, None], cosines, -1).max(axis=1)  # [R, M]
         known = (np.where(present, events[clips], -1)[:, :, None] == events[candidates]).any(axis=1)
         usable = ~known if ambiguity_threshold is None else ~known & (closest <= ambiguity_threshold)

@@ -17,7 +17,8 @@ from .time_line import AUDIO, Span, find_playing, list_pictures, list_sounds, re
 
 
 RULES = ("even", "published")
-NO_SILENCE = "only silent clips at {:.2f} s, and no row of silence is known: pass `silence`"
+NO_SILENCE = "no sound at {:.2f} s, and no row of silence is known: extract features again, or pass `silence`"
+NO_DARKNESS = "no picture from {} to {} s, and no row of darkness is known: extract features again, or pass `darkness`"
 
 
 def compose_features(
@@ -29,13 +30,13 @@ def compose_features(
     rule: str = "even",
     windows: tuple[float, float] | None = None,
     silence: np.ndarray | None = None,
+    darkness: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Build the visual and audio rows of a composed video.
 
     Args:
         segments (list of `Segment` or of dicts with `clip_id`, `start`, `end`, `scale`):
-            The composition in seconds, by start, optionally with `tracks` (`time_line.TRACKS`). It has no gaps: a
-            background is also a segment.
+            The composition in seconds, by start, optionally with `tracks` (`time_line.TRACKS`).
         clip_features (`FeatureStore` or mapping):
             Clip id -> `(video, audio)`, `video` of shape `(num_rows, vision_feature_size)` and `audio` of shape
             `(num_windows, audio_feature_size)`; a `{"video": ..., "audio": ...}` dictionary is accepted as well. A
@@ -51,16 +52,18 @@ def compose_features(
             the window of the composed video that the processor's alignment "centred" shows for its file, as the mean
             of the clips' rows, weighted by how long each is heard in the window. None: each token shows one row.
         silence (`np.ndarray` of shape `(audio_feature_size,)`, *optional*):
-            The audio row of a silent clip among clips with sound (rule "even"). By default that of the store, if any.
+            The audio row of a time without sound, if another time has sound (rule "even"). By default that of the
+            store, if any.
+        darkness (`np.ndarray` of shape `(vision_feature_size,)`, *optional*):
+            The visual row of a time without a picture (rule "even"). By default that of the store, if any.
 
     Returns:
         `tuple(np.ndarray, np.ndarray)`: `(num_video_tokens, vision_feature_size)` and `(num_audio_tokens,
         audio_feature_size)`, float32; the latter has 0 rows when no clip has sound.
 
     Raises:
-        ValueError: an unknown rule, no segments, segments out of order, a moment at which no clip plays, clips without
-            features (all are listed), clips without a visual row, or silence among clips with sound if no silence row
-            is available.
+        ValueError: an unknown rule, no segments, segments out of order, clips without features (all are listed), clips
+            without a visual row, or a time without sound or picture whose row is not known.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
@@ -75,10 +78,12 @@ def compose_features(
         raise ValueError(f"clips without a visual row: {empty}")
     if rule == "published":
         return compose_published(spans, videos, audios, num_video_tokens, num_audio_tokens)
-    video = show_rows(times, videos, num_video_tokens)  # [V, vision_feature_size]
+    if not isinstance(clip_features, Mapping):
+        silence = clip_features.silence() if silence is None else silence
+        darkness = clip_features.darkness() if darkness is None else darkness
+    video = show_rows(times, videos, num_video_tokens, darkness=darkness)  # [V, vision_feature_size]
     if not any(len(rows) for rows in audios):
         return video, np.zeros((0, audios[0].shape[1]), np.float32)
-    silence = find_silence(clip_features, silence)
     if windows is None:
         return video, mix_rows(times, audios, num_audio_tokens, silence=silence)
     scales = [float(span["scale"]) for span in spans]
@@ -101,22 +106,22 @@ def row_at(span: Span, num_rows: int, moment: float) -> int:
     return min(int((moment - span.start) / (span.end - span.start) * num_rows), num_rows - 1)
 
 
-def show_rows(times: list[Span], clips: Sequence[np.ndarray], num_tokens: int) -> np.ndarray:
-    """The visual rows of a composition, `(num_tokens, feature_size)` float32.
-
-    Raises:
-        ValueError: a moment at which no clip plays, since the features of a black frame are not available.
-    """
+def show_rows(
+    times: list[Span], clips: Sequence[np.ndarray], num_tokens: int, *, darkness: np.ndarray | None
+) -> np.ndarray:
+    """The visual rows of a composition, `(num_tokens, feature_size)` float32; `darkness` is the row of a black
+    frame."""
     pictures = list_pictures(times, max(span.end for span in times))
     dark = [(start, end) for start, end, index in pictures if index is None]
-    if dark:
-        raise ValueError(
-            f"no clip plays from {dark[0][0]} to {dark[0][1]} s: gaps of virtual videos need background clips"
-        )
+    if dark and darkness is None:
+        raise ValueError(NO_DARKNESS.format(*dark[0]))
     starts = np.array([start for start, _, _ in pictures])
     moments = token_moments(times, num_tokens)
     shown = [pictures[index][2] for index in np.searchsorted(starts, moments, side="right") - 1]
-    rows = [clips[index][row_at(times[index], len(clips[index]), moment)] for index, moment in zip(shown, moments)]
+    rows = [
+        darkness if index is None else clips[index][row_at(times[index], len(clips[index]), moment)]
+        for index, moment in zip(shown, moments)
+    ]
     return np.stack(rows).astype(np.float32) if rows else np.zeros((0, clips[0].shape[1]), np.float32)
 
 
@@ -221,11 +226,6 @@ def truncated_linspace(num_rows: int, num_picked: int) -> np.ndarray:
     # torch computes the second half backwards from the end with a fused multiply-add: one rounding, not two
     backward = (np.float64(end) - np.float64(step) * (num_picked - 1 - index)).astype(np.float32)
     return np.where(index < num_picked // 2, forward, backward).astype(np.int64)
-
-
-def find_silence(clip_features: FeatureStore | Mapping, silence: np.ndarray | None) -> np.ndarray | None:
-    """The given silence row, or that of the store, or None."""
-    return silence if silence is not None or isinstance(clip_features, Mapping) else clip_features.silence()
 
 
 def read_span(segment: Segment | Mapping) -> Mapping:

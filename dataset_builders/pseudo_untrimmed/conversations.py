@@ -76,8 +76,9 @@ def write_conversation(
             times = [spans[index] for index in indices]
             conversation.ask_when(caption, times, question=choose(GROUNDING_QUESTIONS, wording))
         else:
-            index = indices[int(where * len(indices))]
-            conversation.ask_what(captions[index], spans[index], question=choose(SEGMENT_QUESTIONS, wording))
+            span = spans[indices[int(where * len(indices))]]
+            here = [caption for caption, other in zip(captions, spans) if other == span]  # two if a sound was swapped
+            conversation.ask_what(here, span, question=choose(SEGMENT_QUESTIONS, wording))
     return conversation
 
 

@@ -36,6 +36,8 @@ SLOTS = {
     "recurrence": (0, 0),
     "caption": (0, 0),
     "sound": (0, 0),
+    "silence": (0, 0),
+    "darkness": (0, 0),
 }
 REGION = 1 << 32
 MAX_OCCURRENCES = 5  # of one event in a video, with `recurrence`; our choice
@@ -74,6 +76,9 @@ class Plan:
     backgrounds: np.ndarray  # [R, K + 1] clips that fill the gaps, or first the one of the whole video (`overlay`)
     absent: np.ndarray  # [R, T] clips whose event does not occur, one per turn that asks about it
     shifts: np.ndarray  # [R, 1] hundredths of a second by which all sounds are moved, or `counterfactual_sound.MUTED`
+    swaps: np.ndarray  # [R, 2] a segment without its sound, and the clip that is heard instead; -1: none
+    silences: np.ndarray  # [R, K + 1] gaps without the sound of the background, 1 or 0
+    darknesses: np.ndarray  # [R, K + 1] gaps without its picture
 
     @staticmethod
     def gapless(rows: np.ndarray, clips: np.ndarray, scales: np.ndarray) -> "Plan":
@@ -88,6 +93,9 @@ class Plan:
             backgrounds=np.full((num_rows, most + 1), -1, np.int64),
             absent=np.full((num_rows, 1), -1, np.int64),
             shifts=np.zeros((num_rows, 1), np.int64),
+            swaps=np.full((num_rows, 2), -1, np.int64),
+            silences=np.zeros((num_rows, most + 1), np.int64),
+            darknesses=np.zeros((num_rows, most + 1), np.int64),
         )
 
     def __len__(self) -> int:
@@ -103,6 +111,11 @@ class Plan:
         names = [field.name for field in dataclasses.fields(Plan)]
         joined = Plan(*(np.concatenate([getattr(plan, name) for plan in plans]) for name in names))
         return joined.take(np.argsort(joined.rows))
+
+    @property
+    def event_clips(self) -> np.ndarray:
+        """The clips of all events, `(R, K + 1)`: those of the segments, then the one that replaces a sound."""
+        return np.concatenate([self.clips, self.swaps[:, 1:]], axis=1)
 
     def place(self, durations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Start and end of each segment `(R, K)` and length of each video `(R,)`, in seconds."""
@@ -123,6 +136,8 @@ def draw_plan(
     gap_share: float = 0.0,
     gap_seconds: tuple[float, float] = (0.5, 5.0),
     backgrounds: np.ndarray | None = None,
+    silent_share: float = 0.0,
+    dark_share: float = 0.0,
     overlap_share: float = 0.0,
     overlay: bool = False,
     attempts: np.ndarray | int = 0,
@@ -158,6 +173,8 @@ def draw_plan(
             Shortest and longest gap (our choice).
         backgrounds (`np.ndarray`, *optional*):
             Positions of the clips without an event that fill gaps. None: gaps are black and silent.
+        silent_share, dark_share (`float`, *optional*, default to 0.0):
+            Probabilities that a gap has no sound, and that it has no picture, instead of those of the background.
         overlap_share (`float`, *optional*, defaults to 0.0):
             Probability that a segment begins before the previous one has ended. At most two clips play at once.
         overlay (`bool`, *optional*, defaults to `False`):
@@ -224,6 +241,11 @@ def draw_plan(
         wanted = draw_all("gap", most + 1) < gap_share
         wanted[:, :-1] &= (clips >= 0) & (plan.overlaps == 0)
         plan = dataclasses.replace(plan, gaps=np.where(wanted, lengths, 0))
+        silences, darknesses = (
+            wanted & (draw_all(stream, most + 1) < share) if share else np.zeros_like(wanted)
+            for stream, share in (("silence", silent_share), ("darkness", dark_share))
+        )
+        plan = dataclasses.replace(plan, silences=silences.astype(np.int64), darknesses=darknesses.astype(np.int64))
         if backgrounds is not None and not overlay:
             shown = backgrounds[(draw_all("background", most + 1) * len(backgrounds)).astype(np.int64)]
             plan = dataclasses.replace(plan, backgrounds=np.where(plan.gaps > 0, shown, -1))

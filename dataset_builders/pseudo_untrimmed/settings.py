@@ -24,8 +24,8 @@ CURATION_VERSION = 1  # incremented when the same settings give different rows
 VIDEOS_PER_SHARD = {"virtual": 5000, "rendered": 20}  # rendering 20 takes about as long as planning a million
 MEDIA = tuple(VIDEOS_PER_SHARD)
 RANDOM_GROUPS = "random"
-# Named groups of settings. The default is the paper's set; "pu_valor_2" adds quiet stretches, sounds over other
-# pictures, overlapping and recurring events, and questions about absent events. All values are our choice.
+# Named groups of settings. The default is the paper's set; "pu_valor_2" adds quiet, silent and dark stretches, sounds
+# over other pictures, overlapping and recurring events, and questions about absent events. All values are our choice.
 PRESETS = {
     "pu_valor_2": {
         "overlay": True,
@@ -37,8 +37,12 @@ PRESETS = {
         "hard_absent": "nearest",
         "shifted_sound_share": 0.1,
         "muted_sound_share": 0.05,
+        "swapped_sound_share": 0.1,
+        "silent_share": 0.1,
+        "dark_share": 0.1,
     }
 }
+SOUND_SHARES = ("shifted_sound_share", "muted_sound_share", "swapped_sound_share")
 # Fields that do not affect the rows.
 PLACES = (
     "data_dir",
@@ -115,9 +119,12 @@ class CurationSettings(InputSettings):
         hard_absent (`str`, *optional*, defaults to `"cluster"`):
             Which captions of the video's cluster half of these events are drawn from: `"cluster"`, all, or
             `"nearest"`, those closest to the captions of the video.
-        shifted_sound_share, muted_sound_share (`float`, *optional*, default to 0.0):
-            Probabilities that the sounds of a video's events are moved by 1 to 5 s, or replaced by the background's;
-            see `counterfactual_sound`. They need `overlay`.
+        shifted_sound_share, muted_sound_share, swapped_sound_share (`float`, *optional*, default to 0.0):
+            Probabilities that the sounds of a video's events are moved by 1 to 5 s, that they are replaced by the
+            background's, and that the sound of one of them is replaced by another clip's; see `counterfactual_sound`.
+            They need `overlay`.
+        silent_share, dark_share (`float`, *optional*, default to 0.0):
+            Probabilities that a gap is silent, and that it is black. They need `overlay` and `gap_share`.
         media (`str`, *optional*, defaults to `"virtual"`):
             `"virtual"`: rows only. `"rendered"`: one mp4 per row as well.
         clip_duration, min_clip_duration, min_caption_words, caption_field:
@@ -166,6 +173,9 @@ class CurationSettings(InputSettings):
     hard_absent: str = "cluster"
     shifted_sound_share: float = 0.0
     muted_sound_share: float = 0.0
+    swapped_sound_share: float = 0.0
+    silent_share: float = 0.0
+    dark_share: float = 0.0
     media: str = "virtual"
     clip_duration: float = 10.0
     min_clip_duration: float = 1.0
@@ -206,11 +216,15 @@ class CurationSettings(InputSettings):
         counts = ("num_videos", "cluster_size", "min_cluster_size", "max_repeats", "min_turns", "max_turns")
         check_range(self, 1, *counts, "videos_per_shard", "render_fps")
         check_range(self, 0, "repeat_probability", "recurrence", "gap_share", "overlap_share", "absent_share", high=1)
-        check_range(self, 0, "shifted_sound_share", "muted_sound_share", high=1)
-        if self.shifted_sound_share + self.muted_sound_share > 1:
-            raise ValueError("shifted_sound_share and muted_sound_share must not add up to more than 1")
-        if (self.shifted_sound_share or self.muted_sound_share) and not self.overlay:
-            raise ValueError("shifted_sound_share and muted_sound_share need overlay: the background fills the gaps")
+        check_range(self, 0, *SOUND_SHARES, "silent_share", "dark_share", high=1)
+        if self.changed_sound_share > 1:
+            raise ValueError(f"{', '.join(SOUND_SHARES)} must not add up to more than 1")
+        if self.changed_sound_share and not self.overlay:
+            raise ValueError(f"{', '.join(SOUND_SHARES)} need overlay: the background is heard instead")
+        if (self.silent_share or self.dark_share) and not (self.overlay and self.gap_share):
+            raise ValueError(
+                "silent_share and dark_share need overlay and gap_share: they hide the background of gaps"
+            )
         self.coherence_threshold = read_threshold(self.coherence_threshold)
         if self.captions_file is None:
             raise ValueError("pu_valor needs a captions_file, for example VALOR-32K's desc_train.json")
@@ -236,6 +250,11 @@ class CurationSettings(InputSettings):
     def least_cluster_size(self) -> int:
         """Minimum number of clips of a cluster."""
         return self.clips_per_video[1] if self.min_cluster_size is None else self.min_cluster_size
+
+    @property
+    def changed_sound_share(self) -> float:
+        """Share of the videos whose sounds are changed."""
+        return sum(getattr(self, name) for name in SOUND_SHARES)
 
     @property
     def needs_embeddings(self) -> bool:

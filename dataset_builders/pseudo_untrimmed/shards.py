@@ -17,10 +17,10 @@ from datasets import Features
 
 from ..schema import FEATURES, TRACKED_FEATURES
 from .conversations import draw_turns, write_conversation
-from .counterfactual_sound import answered_times, split_sounds
+from .counterfactual_sound import answered_events, split_sounds
 from .planning import Plan, draw_uniform, slot
 from .settings import CurationSettings
-from .time_line import BACKGROUND
+from .time_line import BACKGROUND, DARKNESS, SILENCE
 
 
 SOURCE = "pseudo-valor"
@@ -57,8 +57,16 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSetti
     other_captions."""
     starts, ends, totals = plan.place(clips["duration"].to_numpy())
     seed = split_seed(settings.seed, split)
-    captions = choose_captions(plan.clips, clips, plan.rows, seed=seed)
-    absent = choose_captions(plan.absent, clips, plan.rows, seed=seed, first=plan.clips.shape[1])
+    num_segments = plan.clips.shape[1]
+    captions, absent, replacing = (
+        choose_captions(chosen, clips, plan.rows, seed=seed, first=first)
+        for chosen, first in (
+            (plan.clips, 0),
+            (plan.absent, num_segments),
+            (plan.swaps[:, 1:], num_segments + settings.max_turns),
+        )
+    )
+    captions = np.concatenate([captions, replacing], axis=1)  # of `event_clips`, [R, K + 1]
     messages, times = write_messages(plan, clips, captions, absent, starts, ends, seed=seed, settings=settings)
     columns = {
         "id": [name_row(split, row) for row in plan.rows.tolist()],
@@ -68,7 +76,7 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSetti
         "segments": (
             overlay_segments(plan, clips, captions, starts, ends, totals)
             if settings.overlay
-            else list_segments(plan, clips, captions, starts, ends)
+            else list_segments(plan, clips, captions[:, :-1], starts, ends)
         ),
         "messages": messages,
         "times": times,
@@ -102,16 +110,21 @@ def list_segments(
     plan: Plan, clips: pa.Table, captions: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> pa.ListArray:
     """The column `segments`: the clips of each video and the backgrounds of its gaps, by start."""
-    reached = np.maximum.accumulate(np.concatenate([np.zeros((len(plan), 1)), ends], axis=1), axis=1)  # [R, K + 1]
-    gaps = plan.gaps / 100.0
+    gap_from, gap_to = place_gaps(plan, ends)
     pairs = {  # of the backgrounds, of the clips
         "clip_id": (plan.backgrounds, plan.clips),
-        "start": (reached, starts),
-        "end": (reached + gaps, ends),
-        "scale": (gaps / clips["duration"].to_numpy()[plan.backgrounds], plan.scales / 100.0),
-        "caption": (np.full(gaps.shape, None, object), captions),
+        "start": (gap_from, starts),
+        "end": (gap_to, ends),
+        "scale": (plan.gaps / 100.0 / clips["duration"].to_numpy()[plan.backgrounds], plan.scales / 100.0),
+        "caption": (np.full(gap_from.shape, None, object), captions),
     }
     return make_segments(clips, {name: np.concatenate(pair, axis=1) for name, pair in pairs.items()})
+
+
+def place_gaps(plan: Plan, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of each gap in seconds, `(R, K + 1)` each, from the ends of the segments `(R, K)`."""
+    reached = np.maximum.accumulate(np.concatenate([np.zeros((len(plan), 1)), ends], axis=1), axis=1)
+    return reached, reached + plan.gaps / 100.0
 
 
 def overlay_segments(
@@ -120,6 +133,10 @@ def overlay_segments(
     """The column `segments` of videos whose clips are laid over one background, by start.
 
     The background is repeated as often as the video needs, each time at the same speed, at most twice its own.
+    Segments of silence and of darkness hide it.
+
+    Args:
+        captions (`np.ndarray` of shape `(R, K + 1)`): of `plan.event_clips`.
     """
     durations = clips["duration"].to_numpy()
     background = plan.backgrounds[:, :1]  # [R, 1]
@@ -128,24 +145,41 @@ def overlay_segments(
     length = totals[:, None] / repeats  # [R, 1]
     own = clips["tracks"].to_numpy()[plan.clips]  # [R, K]
     stays, moves = split_sounds(plan, own)
-    heard_from, heard_to, _ = answered_times(plan, own, starts, ends)
+    heard_from, heard_to, _ = answered_events(plan, own, starts, ends)
+    gap_from, gap_to = place_gaps(plan, ends)  # [R, K + 1]
+    scales = plan.scales / 100.0
 
-    def join(of_background: np.ndarray, *of_events: np.ndarray) -> np.ndarray:
-        """`(R, P + 2 K)`: backgrounds, then what stays of the events, then the sounds that are moved."""
-        pieces = np.broadcast_to(of_background, (len(plan), number.shape[1]))
-        return np.concatenate([pieces, of_events[0], of_events[-1]], axis=1)
+    def join(of_background: np.ndarray, *others: np.ndarray) -> np.ndarray:
+        """`(R, P + 4 K + 3)`: backgrounds, then what stays of the events, then the sounds that are moved or replace
+        others, silences, darknesses."""
+        return np.concatenate([np.broadcast_to(of_background, (len(plan), number.shape[1])), *others], axis=1)
 
+    gap_scales = (gap_to - gap_from) / durations[background]
     columns = {
         "clip_id": join(
             np.where(number < repeats, background, -1),
             np.where(stays != "", plan.clips, -1),
-            np.where(moves != "", plan.clips, -1),
+            np.where(moves != "", plan.event_clips, -1),
+            *(np.where(hidden > 0, background, -1) for hidden in (plan.silences, plan.darknesses)),
         ),
-        "start": join(number * length, starts, heard_from),
-        "end": join(np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends, heard_to),
-        "scale": join(length / durations[background], plan.scales / 100.0),
-        "caption": join(np.array([[None]]), captions),
-        "tracks": join(np.array([[BACKGROUND]], object), stays, moves),
+        "start": join(number * length, starts, heard_from, gap_from, gap_from),
+        "end": join(
+            np.where(number + 1 == repeats, totals[:, None], (number + 1) * length), ends, heard_to, gap_to, gap_to
+        ),
+        "scale": join(
+            length / durations[background],
+            scales,
+            np.concatenate([scales, (heard_to - heard_from)[:, -1:] / durations[plan.swaps[:, 1:]]], axis=1),
+            gap_scales,
+            gap_scales,
+        ),
+        "caption": join(np.array([[None]]), captions[:, :-1], captions, *2 * [np.full(gap_from.shape, None)]),
+        "tracks": join(
+            np.array([[BACKGROUND]], object),
+            stays,
+            moves,
+            *(np.full(gap_from.shape, tracks, object) for tracks in (SILENCE, DARKNESS)),
+        ),
     }
     return make_segments(clips, columns, TRACKED_FEATURES)
 
@@ -171,17 +205,16 @@ def write_messages(
     seed: int,
     settings: CurationSettings,
 ) -> tuple[pa.Array, pa.Array]:
-    """The columns `messages` and `times`, from the captions of the segments `(R, K)` and of absent events `(R, T)`.
+    """The columns `messages` and `times`, from the captions of the events `(R, K + 1)` and of absent events `(R, T)`.
 
-    A muted event that is only heard is asked about as an absent one.
+    An event that was only heard and has lost its sound is asked about as an absent one.
     """
-    starts, ends, is_gone = answered_times(plan, clips["tracks"].to_numpy()[plan.clips], starts, ends)
-    present = (plan.clips >= 0) & ~is_gone
-    absent = ask_about_muted(plan, clips, captions, absent, present)
-    # by start: sounds that were moved change the order
-    order = np.argsort(np.where(plan.clips >= 0, starts, np.inf), axis=1, kind="stable")
+    starts, ends, present = answered_events(plan, clips["tracks"].to_numpy()[plan.clips], starts, ends)
+    absent = ask_about_lost(plan, clips, captions, absent, present)
+    # by start: sounds that were moved or replace others change the order
+    order = np.argsort(np.where(plan.event_clips >= 0, starts, np.inf), axis=1, kind="stable")
     present, starts, ends, captions, shown = (
-        np.take_along_axis(values, order, axis=1) for values in (present, starts, ends, captions, plan.clips)
+        np.take_along_axis(values, order, axis=1) for values in (present, starts, ends, captions, plan.event_clips)
     )
     texts = captions[present].tolist()
     spans = list(zip(starts[present].tolist(), ends[present].tolist()))
@@ -212,16 +245,17 @@ def write_messages(
     return messages, make_lists(time_offsets, {"name": names, "seconds": seconds}, "times")
 
 
-def ask_about_muted(
+def ask_about_lost(
     plan: Plan, clips: pa.Table, captions: np.ndarray, absent: np.ndarray, present: np.ndarray
 ) -> np.ndarray:
-    """`absent` with the events that a muted video has lost in the first turns, unless another clip shows the event."""
-    events = clips["event"].to_numpy()
+    """`absent` with the events that a video has lost with their sounds in the first turns, unless another clip shows
+    the event."""
+    events, shown = clips["event"].to_numpy(), plan.event_clips
     asked = absent.copy()
-    for row in np.flatnonzero(((plan.clips >= 0) & ~present).any(axis=1)):
-        gone = np.flatnonzero((plan.clips[row] >= 0) & ~present[row])
-        known = set(events[plan.clips[row][present[row]]].tolist())
-        lost = {event: captions[row, k] for k in gone if (event := int(events[plan.clips[row, k]])) not in known}
+    for row in np.flatnonzero(((shown >= 0) & ~present).any(axis=1)):
+        gone = np.flatnonzero((shown[row] >= 0) & ~present[row])
+        known = set(events[shown[row][present[row]]].tolist())
+        lost = {event: captions[row, k] for k in gone if (event := int(events[shown[row, k]])) not in known}
         for turn, caption in enumerate(list(lost.values())[: asked.shape[1]]):
             asked[row, turn] = caption
     return asked

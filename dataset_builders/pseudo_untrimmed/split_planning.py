@@ -88,10 +88,27 @@ def plan_split(
         gap_share=settings.gap_share,
         gap_seconds=settings.gap_seconds,
         backgrounds=np.arange(len(clips), len(durations)) if backgrounds else None,
+        silent_share=settings.silent_share,
+        dark_share=settings.dark_share,
         overlap_share=settings.overlap_share,
         overlay=settings.overlay,
         seed=seed,
     )
+    if settings.changed_sound_share:
+        plan = draw_sound_changes(
+            plan,
+            durations,
+            np.array([clip.tracks for clip in everything], object),
+            shifted_sound_share=settings.shifted_sound_share,
+            muted_sound_share=settings.muted_sound_share,
+            swapped_sound_share=settings.swapped_sound_share,
+            members=np.concatenate(clusters),
+            events=events,
+            embeddings=embeddings,
+            ambiguity_threshold=settings.ambiguity_threshold,
+            scale_range=settings.scale_range,
+            seed=seed,
+        )
     plan = draw_absent(
         plan,
         clusters,
@@ -103,15 +120,6 @@ def plan_split(
         max_turns=settings.max_turns,
         seed=seed,
     )
-    if settings.shifted_sound_share or settings.muted_sound_share:
-        plan = draw_sound_changes(
-            plan,
-            durations,
-            np.array([clip.tracks for clip in everything], object),
-            shifted_sound_share=settings.shifted_sound_share,
-            muted_sound_share=settings.muted_sound_share,
-            seed=seed,
-        )
     facts = {
         "num_clips": int((labels != DROPPED).sum()),
         "num_videos": len(plan),
@@ -168,6 +176,13 @@ def describe_plan(plan: Plan, durations: np.ndarray, *, num_clips: int) -> dict:
     if plan.shifts.any():
         facts["num_muted"] = int((plan.shifts == MUTED).sum())
         facts["num_shifted"] = int(((plan.shifts != 0) & (plan.shifts != MUTED)).sum())
+    for name, changed in (
+        ("num_swapped", plan.swaps[:, 1] >= 0),
+        ("num_silent_gaps", plan.silences),
+        ("num_dark_gaps", plan.darknesses),
+    ):
+        if changed.any():
+            facts[name] = int(changed.sum())
     return facts
 
 

@@ -2,7 +2,8 @@
 
 Two clips may play at once, and there may be gaps between clips. The picture is that of the clip that began last; the
 sound is the mix of all clips that play. If no clip plays, the picture is black and the sound silent. A segment may
-have one track of its clip only, and a background is seen and heard only where no other segment is.
+have one track of its clip only. A background is seen and heard only where no other segment is, and not at all during
+a stretch of darkness or silence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,11 @@ from typing import NamedTuple
 
 TOLERANCE = 1e-3  # s; segments that end and begin within it are contiguous, since rows store times as float32
 BOTH, VIDEO, AUDIO, BACKGROUND = "both", "video", "audio", "background"
-# What a segment plays: both tracks of its clip, one of them, or both only where no other segment has that track.
-TRACKS = (BOTH, VIDEO, AUDIO, BACKGROUND)
+DARKNESS, SILENCE = "darkness", "silence"
+# What a segment plays: both tracks of its clip, one of them, or both only where no other segment has that track; or
+# nothing: it hides the picture, or the sound, of the background.
+TRACKS = (BOTH, VIDEO, AUDIO, BACKGROUND, DARKNESS, SILENCE)
+HIDING = {VIDEO: DARKNESS, AUDIO: SILENCE}
 
 
 class Span(NamedTuple):
@@ -89,10 +93,18 @@ def list_sounds(spans: Sequence[Span]) -> list[tuple[float, float, int]]:
 
 
 def find_playing(spans: Sequence[Span], moment: float, *, track: str) -> list[int]:
-    """The segments whose track (`VIDEO` or `AUDIO`) plays at a given time; backgrounds only if no other does."""
+    """The segments whose track (`VIDEO` or `AUDIO`) plays at a given time; backgrounds only if no other does, and
+    none if it is hidden.
+
+    >>> spans = [Span(0.0, 9.0, "background"), Span(2.0, 4.0, "silence"), Span(3.0, 5.0, "audio")]
+    >>> [find_playing(spans, moment, track="audio") for moment in (1.0, 2.5, 3.5)]
+    [[0], [], [2]]
+    """
     playing = [index for index, (start, end, _) in enumerate(spans) if start <= moment < end]
     events = [index for index in playing if spans[index].tracks in (BOTH, track)]
-    return events or [index for index in playing if spans[index].tracks == BACKGROUND]
+    if events or any(spans[index].tracks == HIDING[track] for index in playing):
+        return events
+    return [index for index in playing if spans[index].tracks == BACKGROUND]
 
 
 def divide_tracks(spans: Sequence[tuple[float, float, int]]) -> list[list[tuple[float, float, int]]]:

@@ -32,7 +32,8 @@ FROM_PAPER = {
 # Settings for what the paper's set does not have; all of them are off by default.
 NOT_IN_PAPER = (
     *("absent_share", "backgrounds", "gap_seconds", "gap_share", "hard_absent", "overlap_share", "overlay"),
-    *("muted_sound_share", "preset", "recurrence", "shifted_sound_share"),
+    *("dark_share", "muted_sound_share", "preset", "recurrence", "shifted_sound_share", "silent_share"),
+    "swapped_sound_share",
 )
 # Hashes of the inputs, and settings that are not design choices.
 NO_CHOICE = ("captions", "clips", "curation_version", "encoder", "excluded_ids", "seed")

@@ -109,7 +109,7 @@ def _row(
         else:
             caption = ", and ".join(event.text.rstrip(". ") for event in group)
             span = (group[0].start, group[0].end)
-            conversation.ask_what(f"{caption[:1].upper()}{caption[1:]}.", span, question=question)
+            conversation.ask_what([f"{caption[:1].upper()}{caption[1:]}."], span, question=question)
     return make_row(
         row_id,
         source=source,
