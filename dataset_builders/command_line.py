@@ -70,15 +70,6 @@ def accept_none(parser: HfArgumentParser, options_class: type) -> None:
 
 
 @contextmanager
-def name_model(model: str | None) -> Iterator[None]:
-    """Adds the name of a model to an OSError of `from_pretrained`, which may lack it. Raises ValueError instead."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"cannot load the model {model}: {error}") from error
-
-
-@contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """
     Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError` or `OSError`,

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, ProcessorMixin
+from transformers import AutoModelForCausalLM, ProcessorMixin
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
-from dataset_builders.command_line import name_model
+from dataset_builders import pretrained
 from modeling_avicuna import MediaError
 from modeling_avicuna.answering_avicuna import Answer as ModelAnswer
 from modeling_avicuna.answering_avicuna import answer_batch, answer_questions
@@ -80,7 +80,8 @@ class Generator:
         self.processor = load_processor(model, settings)
         self._load_processor = partial(load_processor, model, settings)
         self._of_thread = threading.local()
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=settings.dtype).to(self.device).eval()
+        loaded = pretrained.load_weights(AutoModelForCausalLM, model, dtype=settings.dtype)
+        self.model = loaded.to(self.device).eval()
         well_formed = TimeSpanLogitsProcessor(self.processor.tokenizer, codec=self.processor.time_codec)
         self._time_constraint = [well_formed] if settings.well_formed_times else []
 
@@ -225,9 +226,7 @@ class Generator:
 def load_processor(model: str, settings: GenerationSettings) -> ProcessorMixin:
     """The processor of a checkpoint with the token order of the settings. ValueError, with the name of the checkpoint,
     if it cannot be loaded."""
-    with name_model(model):
-        processor = AutoProcessor.from_pretrained(model)
-    processor.check_configuration(AutoConfig.from_pretrained(model))
+    processor = pretrained.load_processor(model)
     if settings.audio_interleaving_rate is not None:
         processor.audio_interleaving_rate = settings.audio_interleaving_rate
     if settings.interleaving is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dataset_builders.release.provenance import model_hash
 
@@ -36,21 +36,29 @@ class Part:
 
 
 def count_parameters(checkpoint: Path) -> tuple[dict[str, int], set[str]]:
-    """Parameters per part and data types, from the safetensors headers. ValueError for an unknown weight."""
+    """Parameters per part and data types, from the safetensors headers. ValueError for an unknown weight or file."""
     counts = dict.fromkeys(PARTS, 0)
     dtypes = set()
     for path in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as weights:
-            for name in weights.keys():
-                if name.endswith(BUFFERS):
-                    continue
-                part = next((part for part in PARTS if part in name.split(".")), None)
-                if part is None:
-                    raise ValueError(f"{path.name}: {name} belongs to no known part of the model")
-                tensor = weights.get_slice(name)
-                counts[part] += math.prod(tensor.get_shape())
-                dtypes.add(tensor.get_dtype())
+        for name, shape, dtype in read_headers(path):
+            if name.endswith(BUFFERS):
+                continue
+            part = next((part for part in PARTS if part in name.split(".")), None)
+            if part is None:
+                raise ValueError(f"{path}: {name} belongs to no known part of the model")
+            counts[part] += math.prod(shape)
+            dtypes.add(dtype)
     return counts, dtypes
+
+
+def read_headers(path: Path) -> list[tuple[str, list[int], str]]:
+    """Name, shape and data type of each tensor of a safetensors file. ValueError for a file of another kind."""
+    try:
+        with safe_open(path, framework="pt") as weights:
+            slices = {name: weights.get_slice(name) for name in weights.keys()}
+            return [(name, tensor.get_shape(), tensor.get_dtype()) for name, tensor in slices.items()]
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
 
 
 def has_both_towers(config: dict) -> bool:

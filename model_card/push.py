@@ -21,7 +21,7 @@ from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.card_facts import CARD_FILE
 from dataset_builders.release.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_object
 
 from .code_samples import find_foreign_ids, pin_revision
 from .facts import has_both_towers
@@ -142,7 +142,7 @@ def is_trainers_card(path: Path) -> bool:
 def prepare_model(model: Path, options: PushOptions, release: Path, repo_id: str) -> None:
     """Assemble and check a model in `release`; raise `ValueError` listing everything that forbids publishing it."""
     video = options.example_video
-    if video is None and has_both_towers(read_json(model / "config.json")):
+    if video is None and has_both_towers(read_object(model / "config.json")):
         video = make_example_video(release.with_name("sandbox"))
     texts = choose_texts(model, options, repo_id)
     assemble_release(model, output=release, texts=texts, example_video=video)
@@ -155,7 +155,7 @@ def prepare_adapter(adapter: Path, options: PushOptions, release: Path, repo_id:
     """The same for a LoRA adapter, which is tested with its base model if that is on this machine."""
     if options.base_model is None:
         raise ValueError("the card of an adapter names its base model: give the Hub id with --base-model")
-    config = read_json(adapter / "adapter_config.json")
+    config = read_object(adapter / "adapter_config.json")
     assemble_release(adapter, output=release, texts=choose_texts(adapter, options, repo_id), adapter=True)
     # PEFT stores the folder of the base; a published adapter names its Hub id instead
     published = {**config, "base_model_name_or_path": options.base_model}

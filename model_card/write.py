@@ -20,7 +20,7 @@ from dataset_builders.release import a5_222k_card, pu_valor_card
 from dataset_builders.release.card_facts import CARD_FILE, LICENCE_FILE, licences_of
 from dataset_builders.release.citation import BIBTEX
 from dataset_builders.release.provenance import git_commit, model_hash
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_json, read_object
 from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 
 from .code_samples import adapter_sample, model_sample
@@ -66,7 +66,7 @@ def write_model_card(
     Raises:
         ValueError: no weights, an unknown weight, or a result of another model.
     """
-    config = read_json(checkpoint / "config.json")
+    config = read_object(checkpoint / "config.json")
     counts, dtypes = count_parameters(checkpoint)
     if not dtypes:
         raise ValueError(f"{checkpoint} holds no safetensors weights")
@@ -130,7 +130,7 @@ def with_licence(card: str, licence: Licence) -> dict[str, str]:
 
 def write_adapter_card(adapter: Path, *, repo_id: str, base_model: str, lineage: Lineage) -> dict[str, str]:
     """The same for a LoRA folder of `train/sft.py`; `base_model` is the Hub id of its base model."""
-    config = read_json(adapter / "adapter_config.json")
+    config = read_object(adapter / "adapter_config.json")
     licence = describe_licence([base_model, *lineage.names])
     metadata = ModelCardData(
         base_model=base_model,

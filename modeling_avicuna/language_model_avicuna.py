@@ -27,7 +27,14 @@ _REFUSED = {
 
 
 def embedding_size(config: PreTrainedConfig) -> int:
-    """Width of one row of the input embeddings; OPT's can be smaller than its hidden states."""
+    """
+    Width of one row of the input embeddings; OPT's can be smaller than its hidden states.
+
+    Raises:
+        ValueError: `config` is of a model that contains a language model and other parts.
+    """
+    if config.get_text_config() is not config:
+        raise _unsupported(config, "they have other parts beside the language model")
     return getattr(config, "word_embed_proj_dim", config.hidden_size)
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoProcessor, BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl import SFTTrainer, get_quantization_config
 
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.pretrained import load_processor, load_weights
+from dataset_builders.sources.annotation_files import read_object
 from modeling_avicuna.modeling_avicuna import FULL_PRECISION_MODULES
 from modeling_avicuna.origin_avicuna import is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
@@ -33,8 +34,9 @@ def load_model(
     revision: str | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
-    """The model of a checkpoint folder or Hub id."""
-    model = AutoModelForCausalLM.from_pretrained(
+    """The model of a checkpoint folder or Hub id. Raises ValueError: it cannot be loaded, or weights are missing."""
+    model = load_weights(
+        AutoModelForCausalLM,
         path,
         dtype=dtype,
         attn_implementation=attn_implementation,
@@ -77,11 +79,18 @@ def start_deepspeed(training: AVicunaTrainingArguments):
 
 
 def base_of_adapter(path: str, *, revision: str | None = None) -> str | None:
-    """The base model of a folder or Hub id with LoRA weights; None if it is a complete model."""
+    """The base model of a folder or Hub id with LoRA weights; None if it is a complete model.
+
+    Raises:
+        ValueError: the configuration of the LoRA weights names no base model.
+    """
     file = find_adapter_config_file(path, revision=revision) if Path(path).is_dir() or is_hub_id(path) else None
     if file is None:
         return None
-    return read_json(file)["base_model_name_or_path"]
+    base = read_object(file).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{file} names no base model")
+    return base
 
 
 def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> str:
@@ -103,7 +112,7 @@ def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> s
     with training.main_process_first(local=False, desc="merging LoRA into its base model"), whole_models(training):
         if training.process_index == 0:
             merge_adapter(base, adapter=path, output=merged, dtype=stage.dtype, revision=stage.model_revision)
-            AutoProcessor.from_pretrained(base).save_pretrained(merged)
+            load_processor(base).save_pretrained(merged)
     return str(merged)
 
 

@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from dataset_builders.atomic_files import remove_partial_files, write_text
-from dataset_builders.command_line import name_model, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureWriter, media_key
 from dataset_builders.features.towers import tower_settings
 from dataset_builders.input_settings import check_range
+from dataset_builders.pretrained import load_processor
 from dataset_builders.schema import MEDIA_KINDS
 from dataset_builders.sources.clip_ids import IMAGE_SUFFIXES, MEDIA_SUFFIXES
 from dataset_builders.sources.media_folder import list_files
@@ -234,8 +235,7 @@ def main(arguments: list[str] | None = None):
     keys = {medium.key for medium in media}
     earlier = [entry for entry in read_failures(options.output) if entry["media_id"] not in keys]
     state.wait_for_everyone()  # all processes have read the earlier lists before one of them writes
-    with name_model(options.model):
-        processor = AutoProcessor.from_pretrained(options.model)
+    processor = load_processor(options.model)
     model = load_model(options.model, dtype=options.compute_dtype).eval()
     model.model.language_model = None  # not used here, and large
     model.to(state.device)

@@ -23,8 +23,9 @@ from transformers import (
 )
 
 from dataset_builders import wordings
-from dataset_builders.command_line import name_model, one_line_errors, parse_options
+from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_range
+from dataset_builders.pretrained import load_weights, name_model
 from dataset_builders.sources.captions import read_records
 from modeling_avicuna import AVicunaConfig, AVicunaFeatureExtractor, AVicunaForConditionalGeneration
 from modeling_avicuna.feature_extraction_avicuna import clap_settings
@@ -244,17 +245,18 @@ def assemble(
         config: fields of `AVicunaConfig`.
 
     Raises:
-        ValueError: the tokenizer is not backed by `tokenizers`.
+        ValueError: the tokenizer is not backed by `tokenizers`, or a part cannot be loaded or lacks weights.
     """
     with name_model(language_model):
         tokenizer = add_placeholder_tokens(AutoTokenizer.from_pretrained(language_model))
-        text = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
+    text = load_weights(AutoModelForCausalLM, language_model, dtype=dtype)
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer))
-    with name_model(vision_tower):
-        vision = vision_tower and CLIPVisionModelWithProjection.from_pretrained(vision_tower, dtype=dtype)
-    with name_model(audio_tower):
-        audio = audio_tower and ClapAudioModelWithProjection.from_pretrained(audio_tower, dtype=dtype)
+    vision = audio = None
+    if vision_tower is not None:
+        vision = load_weights(CLIPVisionModelWithProjection, vision_tower, dtype=dtype)
+    if audio_tower is not None:
+        audio = load_weights(ClapAudioModelWithProjection, audio_tower, dtype=dtype)
     text.config.pad_token_id = tokenizer.pad_token_id
     avicuna = AVicunaConfig(
         vision_config=vision.config if vision else None,
@@ -267,7 +269,7 @@ def assemble(
     with torch.device("meta"):  # all parts but the adapters are replaced below, so they need no memory
         model = AVicunaForConditionalGeneration(avicuna)
     model.model.language_model, model.lm_head = text.base_model, text.get_output_embeddings()
-    model.model.vision_tower, model.model.audio_tower = vision or None, audio or None
+    model.model.vision_tower, model.model.audio_tower = vision, audio
     for name in ("vision_adapter", "audio_adapter"):
         adapter = getattr(model.model, name).to_empty(device="cpu").to(text.dtype)
         for layer in adapter.modules():

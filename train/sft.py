@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 from accelerate.logging import get_logger
-from transformers import AutoProcessor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 
 if __name__ == "__main__":  # Python puts the folder of a script in sys.path; the packages are one level higher
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from dataset_builders.command_line import name_model, one_line_errors  # noqa: E402
+from dataset_builders.command_line import one_line_errors  # noqa: E402
+from dataset_builders.pretrained import load_processor  # noqa: E402
 from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing registers the auto classes)
 from train.arguments import parse_arguments  # noqa: E402
 from train.checkpoint import (  # noqa: E402
@@ -51,8 +51,7 @@ def main(arguments: list[str] | None = None):
     resume = resume_point(training.resume_from_checkpoint, training.output_dir)
 
     base = merged_start(stage, training)
-    with name_model(base):
-        processor = AutoProcessor.from_pretrained(base, revision=stage.model_revision)
+    processor = load_processor(base, revision=stage.model_revision)
     start = describe_start(str(stage.model_name_or_path), revision=stage.model_revision)
     media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
     with whole_models(training):
@@ -66,7 +65,6 @@ def main(arguments: list[str] | None = None):
         revision=stage.model_revision,
         quantization_config=quantization_config(stage),
     )
-    processor.check_configuration(model.config)
     media.check_towers(model)
     if stage.flatten:
         prepare_for_packing(model)

@@ -76,6 +76,14 @@ def read_json(path: str | Path) -> Any:
     return _parse_json(read_text(path), str(path))
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises ValueError, naming the file, for anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object, but {type(value).__name__}")
+    return value
+
+
 def _parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_object
 
 from ..facts import has_both_towers
 
@@ -108,7 +108,7 @@ def ask_model(folder: Path, *, question: str, adapter: Path | None = None) -> di
         RuntimeError: it does not load or does not answer.
     """
     video = folder / "example.mp4"
-    shown = str(video.resolve()) if video.is_file() and has_both_towers(read_json(folder / "config.json")) else ""
+    shown = str(video.resolve()) if video.is_file() and has_both_towers(read_object(folder / "config.json")) else ""
     lora = "" if adapter is None else str(adapter.resolve())
     output = run_in_fresh_process(ASK, folder, lora, shown, question)
     return json.loads(output.strip().splitlines()[-1])

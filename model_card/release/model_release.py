@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_object
 
 from .local_paths import find_local_path, shorten_paths
 
@@ -105,7 +105,7 @@ def _missing_remote_code(folder: Path) -> list[str]:
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             continue
-        auto_map = read_json(folder / name).get("auto_map") or {}
+        auto_map = read_object(folder / name).get("auto_map") or {}
         for target in auto_map.values():
             for reference in target if isinstance(target, list) else [target]:
                 file_name = reference.split("--")[-1].split(".")[0] + ".py" if reference else None

@@ -21,7 +21,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCard, SpaceCardData, hf_hub_download
 from huggingface_hub.utils import validate_repo_id
 
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_object
 
 from ..facts import has_both_towers
 from .fresh_process import END_WITH_PARENT, TIMEOUT, open_input, run_in_fresh_process
@@ -147,7 +147,7 @@ def verify_space(folder: Path, *, model: str | Path, timeout: float = TIMEOUT) -
     """
     if importlib.util.find_spec("gradio") is None or importlib.util.find_spec("gradio_client") is None:
         raise ValueError('trying a Space needs Gradio, which is not installed: pip install "avicuna[space]"')
-    if not has_both_towers(read_json(find_model_file(model, "config.json"))):
+    if not has_both_towers(read_object(find_model_file(model, "config.json"))):
         raise ValueError(f"{model} lacks a tower and cannot process a video: a Space cannot run it")
     video = find_model_file(model, "example.mp4")
     deadline = time.monotonic() + timeout
