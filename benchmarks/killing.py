@@ -20,8 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 
-SECONDS_TO_END = 60.0  # for the processes of a killed command, on a machine with other load
-SHARE_OF_RUN = 0.6  # a kill comes within this share of an undisturbed run, so most trials have several
+SECONDS_TO_END = 30.0  # for the processes of a killed command, on a machine with other load
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,9 @@ class Command:
 def measure(command: Command, folder: Path, *, num_kills: int, moments: random.Random) -> Iterator[dict]:
     """Runs a command undisturbed, then starts and kills it until it was killed `num_kills` times.
 
-    A trial is a new folder in which the command is started until it ends by itself. After the last kill, the command
-    runs to its end.
+    A trial is a new folder in which the command is started until it ends by itself. Each start is killed at a random
+    moment of the time that the undisturbed run took, unless it ends before. After the last kill, the command runs to
+    its end.
 
     Yields:
         The figures so far, after each trial: kills, trials, trials that ended with an error or with another result,
@@ -65,7 +65,7 @@ def measure(command: Command, folder: Path, *, num_kills: int, moments: random.R
         command.begin(output)
         while True:
             process = start(command, output)
-            process.join(moments.uniform(0, SHARE_OF_RUN * seconds) if result["kills"] < num_kills else None)
+            process.join(moments.uniform(0, seconds) if result["kills"] < num_kills else None)
             if process.exitcode is not None:
                 break
             process.kill()

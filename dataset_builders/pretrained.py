@@ -59,7 +59,7 @@ def check_folder(path: Path) -> None:
             read_object(path / name)
 
 
-def load_weights(model_class: type, model: str, **options: Any) -> Any:
+def load_weights(model_class: Any, model: str, **options: Any) -> Any:
     """
     `model_class.from_pretrained(model, **options)`.
 

@@ -206,7 +206,7 @@ def test_an_invalid_start_is_an_error_that_names_it(workshop, tmp_path):  # noqa
     empty = tmp_path / "empty"
     shutil.copytree(workshop.checkpoint, empty)
     (empty / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="empty"):
+    with pytest.raises(ValueError, match="empty"):
         run_stage(workshop, "video", tmp_path, model_name_or_path=empty, **line)
     with pytest.raises(ValueError, match="nothing to resume"):
         run_stage(workshop, "video", tmp_path / "none", resume_from_checkpoint="true", **line)
