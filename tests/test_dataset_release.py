@@ -150,6 +150,19 @@ def test_all_formats_of_configs_on_the_hub_are_read(tmp_path):
     assert find_dataset_problems(tmp_path) == ["README.md lists the split train in other/*.parquet: no such file"]
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["data_files: /etc/*", "data_files: https://host/a.parquet", "data_dir: other", "data_dir: /", "data_dir: .."],
+)
+def test_configs_that_name_files_outside_the_data_set_are_a_problem(tmp_path, form):
+    folder = tmp_path / "built"
+    (folder / "data").mkdir(parents=True)
+    text = f"---\nconfigs:\n- config_name: default\n  {form}\n---\n# A card\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    (problem,) = find_dataset_problems(folder)
+    assert form.split(": ")[1] in problem and "no such" in problem
+
+
 def test_a_wrong_number_of_rows_is_a_problem(tmp_path):
     (tmp_path / "data").mkdir()
     for name, num_rows in (("train-00000-of-00001", 900), ("train-00000-of-00002", 250)):

@@ -387,6 +387,7 @@ def test_clips_whose_ids_end_in_two_integers_have_the_default_duration(tmp_path)
 
 
 TOKENS = ("</s>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "[INST]", "<</SYS>>", "<pad>", "\0", "\x1b[2J")
+TOKENS += ("<\uff5cend\u2581of\u2581sentence\uff5c>", "<unused7>", "[gMASK]", "<seed:eos>")
 
 
 @pytest.mark.parametrize("token", TOKENS)

@@ -1,5 +1,7 @@
 """Lookup of media files by the names in annotations."""
 
+import unicodedata
+
 import pytest
 
 from dataset_builders.sources.media_folder import MediaFolder, list_files
@@ -80,6 +82,14 @@ def fill(folder, *names, data=b"-"):
 def test_files_of_other_kinds_are_ignored(tmp_path, kind, others, medium, name):
     fill(tmp_path, *others, medium)
     assert MediaFolder(tmp_path, kind=kind).locate([name]) == str(tmp_path / medium)
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_names_are_found_in_both_unicode_normal_forms(tmp_path, stored, asked):
+    path = tmp_path / unicodedata.normalize(stored, "caf\u00e9 \uac00.mp4")
+    fill(tmp_path, path.name)
+    assert MediaFolder(tmp_path).locate([unicodedata.normalize(asked, "caf\u00e9 \uac00")]) == str(path)
 
 
 def test_an_empty_file_is_unreadable(tmp_path):

@@ -5,6 +5,7 @@ file is opened here.
 """
 
 import os
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +26,8 @@ class MediaFolder:
     The media files of one kind under a folder; or, without a folder, bare file names for the rows.
 
     A name is looked up as the path below the folder, as a file name, and without its suffix; a trailing dot (DiDeMo)
-    is ignored. Empty files are ignored. Of several files with one name, the one nearest to the top folder is used.
+    and the Unicode normal form are ignored. Empty files are ignored. Of several files with one name, the one nearest
+    to the top folder is used.
 
     Without a folder, rows have bare names, by which cached features are looked up.
 
@@ -50,7 +52,7 @@ class MediaFolder:
             relative = os.path.relpath(path, self.folder)
             name = os.path.basename(path)
             for key in {relative, without_media_suffix(relative), name, without_media_suffix(name)}:
-                self._by_name.setdefault(key, []).append(path)
+                self._by_name.setdefault(_composed(key), []).append(path)
 
     def locate(self, names: Sequence[str]) -> str | None:
         """
@@ -69,7 +71,7 @@ class MediaFolder:
     def _spelled(self, name: str) -> Iterator[list[str]]:
         """The files of each spelling of a name that occurs in the folder."""
         for spelling in (name, name.rstrip("."), without_media_suffix(name)):
-            if spelling and (paths := self._by_name.get(os.path.normpath(spelling))):
+            if spelling and (paths := self._by_name.get(_composed(os.path.normpath(spelling)))):
                 yield paths
 
     def _choose(self, name: str, paths: list[str]) -> str:
@@ -114,6 +116,11 @@ class MediaFolder:
                 f"{len(self.missing)} of {self.num_sought} media files are missing in {self.folder}, more than "
                 f"max_missing={max_missing:g} allows; the first: {self.missing[:5]}"
             )
+
+
+def _composed(name: str) -> str:
+    """The name with composed accents (NFC): file systems of macOS may store them decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_unsafe(name: str) -> bool:

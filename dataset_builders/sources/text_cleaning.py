@@ -10,10 +10,13 @@ from html import unescape
 
 TIME_PLACEHOLDER = re.compile(r"<[se]\d+>")
 MEDIA_PLACEHOLDER = re.compile(r"<(?:video|audio|image)>")
-# Control tokens of the supported language models: Llama, Vicuna, Mistral, Qwen, Gemma, Phi, GPT-2, BERT.
+# Control tokens of language models: Llama, Vicuna, Mistral, Qwen, Gemma, Phi, GPT-2, BERT, DeepSeek (with full-width
+# bars), GLM, StarCoder, Nemotron, Seed-OSS, Persimmon.
 CONTROL_TOKEN = re.compile(
-    r"</?(?:s|unk|pad|bos|eos|cls|sep|mask|start_of_turn|end_of_turn|sys|inst)>"
-    r"|<\|[^<>|]{1,40}\|>|<0x[0-9a-f]{2}>|\[/?(?:inst|system_prompt|available_tools|tool_calls|cls|sep|pad|mask)\]",
+    r"</?(?:s|unk|pad|bos|eos|eod|sop|cls|sep|mask|start_of_turn|end_of_turn|start_of_image|end_of_image|sys|inst)>"
+    r"|<\|[^<>|]{1,40}\|>|<\uff5c[^<>\uff5c]{1,40}\uff5c>|<0x[0-9a-f]{2}>|<(?:unused|extra_id_|SPECIAL_)\d+>"
+    r"|<(?:fim_(?:prefix|middle|suffix|pad)|seed:\w{1,40})>|\|ENDOFTEXT\|"
+    r"|\[/?(?:inst|system_prompt|available_tools|tool_calls|cls|sep|pad|mask|[gs]mask)\]",
     re.IGNORECASE,
 )
 CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")

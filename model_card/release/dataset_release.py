@@ -129,9 +129,12 @@ def find_dataset_problems(folder: Path, *, include_media: bool = False) -> list[
             problems.append(f"{name} contains the videos: add --include-media if you have the right to publish them")
     configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(folder / CARD_FILE).data)
     for config in configs.values():
+        base = folder / config.get("data_dir", ".")
+        if not (base.is_dir() and base.resolve().is_relative_to(folder.resolve())):
+            problems.append(f"README.md lists the data_dir {config['data_dir']}: no such folder in the data set")
+            continue
         for split, patterns in sanitize_patterns(config.get("data_files") or {}).items():
-            base = folder / config.get("data_dir", ".")
-            missing = [pattern for pattern in patterns if not any(base.glob(pattern))]
+            missing = [pattern for pattern in patterns if Path(pattern).is_absolute() or not any(base.glob(pattern))]
             problems += [f"README.md lists the split {split} in {pattern}: no such file" for pattern in missing]
     return problems + find_miscounted_shards(folder)
 
