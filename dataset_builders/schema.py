@@ -35,6 +35,18 @@ FEATURES = Features(
         "times": List(TIME),  # seconds of each "<s0>" and "<e0>", counted from media.start
     }
 )
+# A wrong answer to the question of a turn (counted from 0), for preference training. `reason`: one of `turns.REASONS`.
+REJECTED = {
+    "turn": Value("int32"),
+    "reason": Value("string"),
+    "content": Value("string"),
+    "times": List(TIME),  # of the placeholders in `content`
+}
 # For compositions in which a segment may have one track of its clip (`time_line.TRACKS`; null: both). Only builds with
 # such segments have the additional field.
 TRACKED_FEATURES = Features({**FEATURES, "segments": List({**SEGMENT, "tracks": Value("string")})})
+
+
+def with_rejected(features: Features) -> Features:
+    """The columns of rows that also have rejected answers."""
+    return Features({**features, "rejected": List(REJECTED)})

@@ -7,6 +7,7 @@ training time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .wordings import ABSENT_ANSWER, ABSENT_ENTRY, grounding_answer, listing_entry, narration_sentence
 
@@ -15,6 +16,9 @@ CONVERSATION_TYPES = ("narration", "grounding", "segment")
 LISTING = "listing"  # shortest form of grounding, to warm up a language model that is not pretrained
 PAPER_NAMES = {"T1": "narration", "T2": "grounding", "T3": "segment"}
 Span = tuple[float, float]
+# Why an answer is wrong: it names an event that does not occur, the time at which a sound was before it was moved or
+# removed, or one span from the first to the last occurrence.
+ABSENT, FORMER, UNION = REASONS = ("absent_event", "former_time", "union")
 
 
 def read_conversation_types(names: Sequence[str], *, allowed: tuple[str, ...] = CONVERSATION_TYPES) -> tuple[str, ...]:
@@ -35,15 +39,40 @@ def read_conversation_types(names: Sequence[str], *, allowed: tuple[str, ...] = 
     return known
 
 
+@dataclass(frozen=True)
+class Rejection:
+    """A wrong answer to the question of a turn, counted from 0: one of `REASONS`, and the spans that it names."""
+
+    turn: int
+    reason: str
+    spans: tuple[Span, ...]
+
+    def as_entry(self) -> dict[str, Any]:
+        """The entry of the column `rejected` (`schema.REJECTED`)."""
+        times = [
+            {"name": f"<{edge}{index}>", "seconds": seconds}
+            for index, span in enumerate(self.spans)
+            for edge, seconds in zip("se", span)
+        ]
+        return {
+            "turn": self.turn,
+            "reason": self.reason,
+            "content": grounding_answer(range(len(self.spans))),
+            "times": times,
+        }
+
+
 @dataclass
 class Conversation:
     """Turns about one video, with the value in seconds of every time they mention.
 
     `turns` are (question, answer) pairs; `times` are (name, seconds) pairs, the name without brackets ("s0").
+    `rejections` are wrong answers to some of the questions.
     """
 
     turns: list[tuple[str, str]] = field(default_factory=list)
     times: list[tuple[str, float]] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
 
     def narrate(self, events: Sequence[tuple[str, Span]], *, question: str) -> None:
         """Narration: every (caption, span) in order, one sentence each."""
@@ -57,6 +86,10 @@ class Conversation:
         indices = self._add_spans(spans)
         answer = grounding_answer(indices) if indices else ABSENT_ANSWER
         self.turns.append((question.format(query=caption.rstrip(". ")), answer))
+
+    def reject(self, reason: str, spans: Sequence[Span]) -> None:
+        """Add spans that are a wrong answer to the last question."""
+        self.rejections.append(Rejection(len(self.turns) - 1, reason, tuple(spans)))
 
     def list_when(self, caption: str, spans: Sequence[Span]) -> None:
         """Listing: the question is the caption alone; the answer is the digits of the spans, or "No"."""

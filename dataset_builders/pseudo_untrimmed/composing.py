@@ -8,6 +8,7 @@ end of one sound and the beginning of the next. No file is read. A clip without 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -118,7 +119,7 @@ def show_rows(
     starts = np.array([start for start, _, _ in pictures])
     moments = token_moments(times, num_tokens)
     shown = [pictures[index][2] for index in np.searchsorted(starts, moments, side="right") - 1]
-    rows = [
+    rows: list[Any] = [
         darkness if index is None else clips[index][row_at(times[index], len(clips[index]), moment)]
         for index, moment in zip(shown, moments)
     ]

@@ -3,11 +3,11 @@
 `turns.py` writes the chosen questions and their answers. Every choice is a function of the random numbers of the row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..turns import CONVERSATION_TYPES, LISTING, Conversation, Span
+from ..turns import ABSENT, CONVERSATION_TYPES, FORMER, LISTING, UNION, Conversation, Span
 from ..wordings import GROUNDING_QUESTIONS, NARRATION_QUESTIONS, SEGMENT_QUESTIONS
 from .planning import draw_uniform, slot
 
@@ -28,6 +28,8 @@ def write_conversation(
     draws: Sequence[float],
     *,
     absent: Sequence[str | None] = (),
+    former: Sequence[Span] | None = None,
+    lost: Mapping[str, Sequence[Span]] | None = None,
     conversation_types: tuple[str, ...] = CONVERSATION_TYPES,
     min_turns: int = 1,
     max_turns: int = 3,
@@ -42,6 +44,9 @@ def write_conversation(
             One row of `draw_turns`.
         absent (`list[str | None]`):
             For each turn the caption of an event that does not occur; a grounding or listing turn asks about it.
+        former, lost (*optional*):
+            Where each event would be if no sound had been changed, and the spans of the events that have lost their
+            sound, by caption. If given, grounding turns get a rejected answer where one is known.
         conversation_types (`tuple(str)`):
             The type of the first turn is drawn from these. A narration is the only turn, since it answers every other
             question. After another type, more turns of these types may follow, each about a different event.
@@ -75,6 +80,15 @@ def write_conversation(
         elif kind == "grounding":
             times = [spans[index] for index in indices]
             conversation.ask_when(caption, times, question=choose(GROUNDING_QUESTIONS, wording))
+            if former is None or not spans:
+                continue
+            before = [former[index] for index in indices] or list((lost or {}).get(caption, ()))
+            if before != times:
+                conversation.reject(FORMER, before)
+            elif not times:
+                conversation.reject(ABSENT, [spans[int(chosen * len(spans))]])
+            elif len(times) > 1:
+                conversation.reject(UNION, [(min(start for start, _ in times), max(end for _, end in times))])
         else:
             span = spans[indices[int(where * len(indices))]]
             here = [caption for caption, other in zip(captions, spans) if other == span]  # two if a sound was swapped

@@ -6,6 +6,7 @@ videos with a background (`overlay`) are changed: it is heard where the sounds w
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def draw_sound_changes(
     events: np.ndarray,
     embeddings: np.ndarray | None,
     ambiguity_threshold: float | None,
-    scale_range: tuple[float, float],
+    scale_range: Sequence[float],
     seed: int,
 ) -> Plan:
     """The plan with `shifts` and `swaps` filled in; a video has at most one kind of change.
@@ -93,7 +94,7 @@ def draw_swaps(
     events: np.ndarray,
     embeddings: np.ndarray | None,
     ambiguity_threshold: float | None,
-    scale_range: tuple[float, float],
+    scale_range: Sequence[float],
     seed: int,
 ) -> np.ndarray:
     """For each video, a segment that is heard and the clip whose sound replaces its own, `(R, 2)`; -1 if none fits.

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Features
 
 from ..input_settings import InputSettings, check_range, fingerprint_folder
-from ..schema import FEATURES, TRACKED_FEATURES
+from ..schema import FEATURES, TRACKED_FEATURES, with_rejected
 from ..sources.annotation_files import fingerprint
 from ..turns import CONVERSATION_TYPES, LISTING, read_conversation_types
 from .absent_events import HARD_ABSENT
@@ -40,6 +40,7 @@ PRESETS = {
         "swapped_sound_share": 0.1,
         "silent_share": 0.1,
         "dark_share": 0.1,
+        "preferences": True,
     }
 }
 SOUND_SHARES = ("shifted_sound_share", "muted_sound_share", "swapped_sound_share")
@@ -125,6 +126,9 @@ class CurationSettings(InputSettings):
             They need `overlay`.
         silent_share, dark_share (`float`, *optional*, default to 0.0):
             Probabilities that a gap is silent, and that it is black. They need `overlay` and `gap_share`.
+        preferences (`bool`, *optional*, defaults to `False`):
+            Give the questions about when an event happens a wrong answer where one is known (column `rejected`): the
+            time at which a sound was before it was changed, a time for an absent event, or one span for several.
         media (`str`, *optional*, defaults to `"virtual"`):
             `"virtual"`: rows only. `"rendered"`: one mp4 per row as well.
         clip_duration, min_clip_duration, min_caption_words, caption_field:
@@ -176,6 +180,7 @@ class CurationSettings(InputSettings):
     swapped_sound_share: float = 0.0
     silent_share: float = 0.0
     dark_share: float = 0.0
+    preferences: bool = False
     media: str = "virtual"
     clip_duration: float = 10.0
     min_clip_duration: float = 1.0
@@ -265,7 +270,8 @@ class CurationSettings(InputSettings):
     @property
     def row_features(self) -> Features:
         """The columns of the rows."""
-        return TRACKED_FEATURES if self.overlay else FEATURES
+        features = TRACKED_FEATURES if self.overlay else FEATURES
+        return with_rejected(features) if self.preferences else features
 
     @property
     def shard_rows(self) -> int:

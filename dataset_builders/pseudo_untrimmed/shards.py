@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from ..schema import FEATURES, TRACKED_FEATURES
+from ..turns import Span
 from .conversations import draw_turns, write_conversation
 from .counterfactual_sound import answered_events, split_sounds
 from .planning import Plan, draw_uniform, slot
@@ -67,7 +68,9 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSetti
         )
     )
     captions = np.concatenate([captions, replacing], axis=1)  # of `event_clips`, [R, K + 1]
-    messages, times = write_messages(plan, clips, captions, absent, starts, ends, seed=seed, settings=settings)
+    messages, times, rejected = write_messages(
+        plan, clips, captions, absent, starts, ends, seed=seed, settings=settings
+    )
     columns = {
         "id": [name_row(split, row) for row in plan.rows.tolist()],
         "source": pa.array([SOURCE] * len(plan)),
@@ -80,6 +83,7 @@ def tabulate(plan: Plan, clips: pa.Table, *, split: str, settings: CurationSetti
         ),
         "messages": messages,
         "times": times,
+        "rejected": rejected,
     }
     schema = settings.row_features.arrow_schema
     return pa.Table.from_arrays([to_array(columns[field.name], field.type) for field in schema], schema=schema)
@@ -204,13 +208,21 @@ def write_messages(
     *,
     seed: int,
     settings: CurationSettings,
-) -> tuple[pa.Array, pa.Array]:
-    """The columns `messages` and `times`, from the captions of the events `(R, K + 1)` and of absent events `(R, T)`.
+) -> tuple[pa.Array, pa.Array, list[list[dict]]]:
+    """The columns `messages`, `times` and `rejected`, from the captions of the events `(R, K + 1)` and of the absent
+    events `(R, T)`.
 
     An event that was only heard and has lost its sound is asked about as an absent one.
     """
+    own_starts, own_ends = starts, ends
     starts, ends, present = answered_events(plan, clips["tracks"].to_numpy()[plan.clips], starts, ends)
-    absent = ask_about_lost(plan, clips, captions, absent, present)
+    # a sound that replaces another is not elsewhere without the change
+    former = np.stack([np.c_[own_starts, starts[:, -1:]], np.c_[own_ends, ends[:, -1:]]], axis=2)  # [R, K + 1, 2]
+    absent = absent.copy()
+    lost = list_lost(plan, clips, captions, present, former)
+    for row, spans_of in lost.items():
+        for turn, caption in enumerate(list(spans_of)[: absent.shape[1]]):
+            absent[row, turn] = caption
     # by start: sounds that were moved or replace others change the order
     order = np.argsort(np.where(plan.event_clips >= 0, starts, np.inf), axis=1, kind="stable")
     present, starts, ends, captions, shown = (
@@ -218,11 +230,12 @@ def write_messages(
     )
     texts = captions[present].tolist()
     spans = list(zip(starts[present].tolist(), ends[present].tolist()))
+    former_spans = list(map(tuple, np.take_along_axis(former, order[:, :, None], axis=1)[present].tolist()))
     events = clips["event"].to_numpy()[shown[present]].tolist()
     offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).tolist()
     draws = draw_turns(plan.rows, max_turns=settings.max_turns, seed=seed).tolist()
     roles, contents, names, seconds = [], [], [], []
-    message_offsets, time_offsets = [0], [0]
+    message_offsets, time_offsets, rejected = [0], [0], []
     for index, (first, last) in enumerate(zip(offsets, offsets[1:])):
         conversation = write_conversation(
             texts[first:last],
@@ -230,6 +243,8 @@ def write_messages(
             events[first:last],
             draws[index],
             absent=absent[index].tolist(),
+            former=former_spans[first:last] if settings.preferences else None,
+            lost=lost.get(index),
             conversation_types=tuple(settings.conversation_types),
             min_turns=settings.min_turns,
             max_turns=settings.max_turns,
@@ -239,26 +254,34 @@ def write_messages(
             contents += [question if number else VIDEO + question, answer]
         names += [f"<{name}>" for name, _ in conversation.times]
         seconds += [value for _, value in conversation.times]
+        rejected.append([rejection.as_entry() for rejection in conversation.rejections])
         message_offsets.append(len(roles))
         time_offsets.append(len(names))
     messages = make_lists(message_offsets, {"role": roles, "content": contents}, "messages")
-    return messages, make_lists(time_offsets, {"name": names, "seconds": seconds}, "times")
+    return messages, make_lists(time_offsets, {"name": names, "seconds": seconds}, "times"), rejected
 
 
-def ask_about_lost(
-    plan: Plan, clips: pa.Table, captions: np.ndarray, absent: np.ndarray, present: np.ndarray
-) -> np.ndarray:
-    """`absent` with the events that a video has lost with their sounds in the first turns, unless another clip shows
-    the event."""
+def list_lost(
+    plan: Plan, clips: pa.Table, captions: np.ndarray, present: np.ndarray, former: np.ndarray
+) -> dict[int, dict[str, list[Span]]]:
+    """Row -> caption -> former spans of the events that a video has lost with their sounds, unless another clip shows
+    the event.
+
+    Args:
+        captions, present (`np.ndarray` of shape `(R, K + 1)`): of `plan.event_clips`.
+        former (`np.ndarray` of shape `(R, K + 1, 2)`): start and end without the changes of sounds.
+    """
     events, shown = clips["event"].to_numpy(), plan.event_clips
-    asked = absent.copy()
-    for row in np.flatnonzero(((shown >= 0) & ~present).any(axis=1)):
-        gone = np.flatnonzero((shown[row] >= 0) & ~present[row])
+    found = {}
+    for row in np.flatnonzero(((shown >= 0) & ~present).any(axis=1)).tolist():
         known = set(events[shown[row][present[row]]].tolist())
-        lost = {event: captions[row, k] for k in gone if (event := int(events[shown[row, k]])) not in known}
-        for turn, caption in enumerate(list(lost.values())[: asked.shape[1]]):
-            asked[row, turn] = caption
-    return asked
+        lost: dict[int, tuple[str, list[Span]]] = {}  # by event
+        for k in np.flatnonzero((shown[row] >= 0) & ~present[row]).tolist():
+            event, span = int(events[shown[row, k]]), tuple(former[row, k].tolist())
+            if event not in known:
+                lost[event] = (captions[row, k], [*lost.get(event, ("", []))[1], span])
+        found[row] = dict(lost.values())
+    return found
 
 
 def make_lists(

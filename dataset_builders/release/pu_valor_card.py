@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 
 from ..pseudo_untrimmed.settings import CurationSettings
-from ..schema import FEATURES, TRACKED_FEATURES
+from ..schema import FEATURES, TRACKED_FEATURES, with_rejected
 from .card_facts import (
     NOT_RECORDED,
     card_metadata,
@@ -32,8 +32,8 @@ FROM_PAPER = {
 # Settings for what the paper's set does not have; all of them are off by default.
 NOT_IN_PAPER = (
     *("absent_share", "backgrounds", "gap_seconds", "gap_share", "hard_absent", "overlap_share", "overlay"),
-    *("dark_share", "muted_sound_share", "preset", "recurrence", "shifted_sound_share", "silent_share"),
-    "swapped_sound_share",
+    *("dark_share", "muted_sound_share", "preferences", "preset", "recurrence", "shifted_sound_share"),
+    *("silent_share", "swapped_sound_share"),
 )
 # Hashes of the inputs, and settings that are not design choices.
 NO_CHOICE = ("captions", "clips", "curation_version", "encoder", "excluded_ids", "seed")
@@ -54,6 +54,8 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
     composition = report["settings"]["settings"]
     rendered, overlay = composition["media"] == "rendered", bool(composition.get("overlay"))
     features = TRACKED_FEATURES if overlay else FEATURES
+    preferences = bool(composition.get("preferences"))
+    features = with_rejected(features) if preferences else features
     metadata = card_metadata(
         pretty_name="PU-VALOR",
         license_name="as-the-captioned-clips",
@@ -70,6 +72,7 @@ def card_text(report: dict, *, name: str = "path/to/this/folder") -> str:
         split=splits[0],
         rendered=rendered,
         overlay=overlay,
+        preferences=preferences,
         is_gapless=not any(composition.get(name) for name in ("overlay", "gap_share", "overlap_share")),
         num_videos=sum(num_rows.values()),
         size=describe_size(None if sizes is None else sizes.values()),
