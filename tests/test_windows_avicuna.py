@@ -113,6 +113,28 @@ def test_a_joined_event_has_the_highest_score_and_the_outer_boundaries():
     assert join_windows(MINUTE, rows, resolution=0.6) == [Event(50.0, 70.0, "rain", 0.9)]
 
 
+@given(
+    lengths=st.lists(st.tuples(st.floats(4.0, 40.0), st.floats(1.0, 90.0)), min_size=1, max_size=12),
+    labels=st.lists(st.sampled_from(["rain", "dog barking", "siren"]), min_size=12, max_size=12),
+)
+def test_a_narration_in_windows_has_every_event_once(lengths, labels):
+    """Each window names what it shows, cut at its edges."""
+    events, end = [], 0.0
+    for (gap, length), label in zip(lengths, labels):
+        events.append(Event(end + gap, end + gap + length, label))
+        end += gap + length
+    windows = plan_windows(end + 5.0, window=60.0)
+    narrated = [
+        [
+            Event(max(event.start, start), min(event.end, stop), event.label)
+            for event in events
+            if event.start < stop and event.end > start
+        ]
+        for start, stop in windows
+    ]
+    assert join_windows(windows, narrated, resolution=0.6) == events
+
+
 def test_windows_are_planned_and_joined_without_torch():
     script = (
         "import sys\nsys.modules.update(dict.fromkeys(['torch', 'transformers', 'numpy']))\n"
