@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,19 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(Options, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     conditions = describe_conditions(["torch", "transformers", "peft", "trl"], **asdict(options), threads=1)
-    results: dict[str, Any] = {}
-    if options.tokenizer is None or (options.published is None and options.earlier is None):
-        print("answers and training are skipped: they need --tokenizer, and --published or --earlier")
-    else:
-        for size in options.sizes:
-            results[size] = compare_models(size, options)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {}
     if options.unav is None:
         print("the mAP of UnAV-100 is skipped: it needs --unav")
     else:
-        results["UnAV-100 mAP"] = compare_evaluators(options)
-    if results:
-        write_results(options.output, conditions=conditions, results=results)
+        parts["UnAV-100 mAP"] = lambda: compare_evaluators(options)
+    if options.tokenizer is None or (options.published is None and options.earlier is None):
+        print("answers and training are skipped: they need --tokenizer, and --published or --earlier")
+    else:
+        parts |= {size: partial(compare_models, size, options) for size in options.sizes}
+    results = {}
+    for name, measure in parts.items():
+        results[name] = measure()
+        write_results(options.output, conditions=conditions, results=results)  # after each part: they take long
 
 
 def compare_models(size: str, options: Options) -> dict[str, Any]:

@@ -43,12 +43,12 @@ class Ours:
         return [answer.text for answer in answers]
 
     def generate(self, question: str, num_tokens: int) -> list[int]:
-        """The ids of an answer of exactly that many tokens."""
+        """The ids of an answer of at most that many tokens; random weights hardly ever end one."""
         content = [self.media, {"type": "text", "text": question}]
         inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
         )
-        ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=num_tokens, min_new_tokens=num_tokens)
+        ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=num_tokens)
         return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
     def prepare_training(self) -> None:

@@ -78,7 +78,7 @@ class Published:
         ]
 
     def generate(self, question: str, num_tokens: int) -> list[int]:
-        """The ids of an answer of exactly that many tokens."""
+        """The ids of an answer of at most that many tokens."""
         conversation = self.inference.conv_templates["v1"].copy()
         conversation.append_message(conversation.roles[0], f"<video>\n{question}")
         conversation.append_message(conversation.roles[1], None)
@@ -90,7 +90,6 @@ class Published:
                 do_sample=False,
                 num_beams=1,
                 max_new_tokens=num_tokens,
-                min_new_tokens=num_tokens,
                 use_cache=True,
             )
         return output[0, len(ids) :].tolist()

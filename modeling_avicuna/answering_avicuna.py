@@ -18,6 +18,7 @@ from transformers.modeling_outputs import ModelOutput
 from .generation_avicuna import decode_answer, generated_ids, presence_scores, score_events
 from .language_model_avicuna import takes_position_ids
 from .prompt_avicuna import SLOT_PATTERN
+from .shared_cache_avicuna import repeat_cache
 from .timestamp_avicuna import Event
 
 
@@ -88,8 +89,8 @@ def answer_questions(
     if not questions:
         return []
     settings = _settings(model, generate_kwargs)
-    if settings.use_cache is False or settings.num_return_sequences not in (None, 1):
-        # without a cache the questions cannot share a prefix
+    if len(questions) == 1 or settings.use_cache is False or settings.num_return_sequences not in (None, 1):
+        # nothing to share, or no cache to share it in
         return [
             answer
             for begin in range(0, len(questions), batch_size)
@@ -208,16 +209,14 @@ def generate_shared(
     equal = not (_takes_padding(cache) and takes_position_ids(model.config.get_text_config()))
     for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=equal):
         ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
-        expanded = copy.deepcopy(cache)
-        # every kind of layer can select rows: row 0, once for each prompt and beam
-        expanded.reorder_cache(torch.zeros(len(numbers) * copies, dtype=torch.long, device=device))
         outputs = model.generate(
             input_ids=torch.cat([prefix.expand(len(numbers), -1), ids], 1),
             attention_mask=torch.cat([torch.ones_like(prefix).expand(len(numbers), -1), mask], 1),
-            past_key_values=expanded,
+            past_key_values=repeat_cache(cache, len(numbers) * copies),
             generation_config=config,
             **generate_kwargs,
         )
+        outputs.past_key_values = None  # it would be kept while the next batch is generated
         yield numbers, outputs
 
 

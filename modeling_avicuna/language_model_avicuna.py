@@ -6,6 +6,7 @@ other kind is refused by name.
 """
 
 import inspect
+from functools import cache
 
 import torch
 from torch import nn
@@ -119,4 +120,9 @@ def find_tied_weight(language_model: PreTrainedModel) -> str:
 
 def takes_position_ids(config: PreTrainedConfig) -> bool:
     """Whether the language model of `config` is given positions: models with ALiBi or a recurrent state have none."""
-    return "position_ids" in inspect.signature(MODEL_MAPPING[type(config)].forward).parameters
+    return _takes_position_ids(type(config))
+
+
+@cache  # asked in every decoding step
+def _takes_position_ids(config_type: type) -> bool:
+    return "position_ids" in inspect.signature(MODEL_MAPPING[config_type].forward).parameters

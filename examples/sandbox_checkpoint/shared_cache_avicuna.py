@@ -1,0 +1,1 @@
+../../modeling_avicuna/shared_cache_avicuna.py
