@@ -5,7 +5,7 @@
 Each file is a clip with flipped bits, a cut end, a lost or repeated piece, swapped MP4 boxes or a wrong size field,
 from the seed and its number alone. It is read as the processor reads a video: its frames, its windows of sound, its
 length. A right result is one of the promised shapes, finite, with a positive duration; the other permitted outcome
-is one `MediaError` that names the file.
+is one `MediaError` that names the file. The figures so far are written after every 500 files.
 """
 
 import multiprocessing
@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 
@@ -36,6 +36,8 @@ MAX_BYTES = 2_000_000  # larger clips would only make the run longer
 MP4_BOXES = tuple(b"moov trak mdia minf stbl stsd stts ctts stsc stsz stco stss".split())
 # CPU seconds of a child, because other work on the machine may slow it down; without an answer it is stopped later.
 MAX_SECONDS, MAX_WALL_SECONDS, MAX_GIGABYTES = 20.0, 120.0, 2.0
+LIMITS = {"cpu_seconds": MAX_SECONDS, "wall_seconds": MAX_WALL_SECONDS, "gigabytes": MAX_GIGABYTES}
+FILES_BETWEEN_REPORTS = 500
 
 
 @dataclass
@@ -238,50 +240,56 @@ class Child:
             self.process = None
 
 
-def run(options: Options) -> dict:
-    """Reads all files and counts the outcomes, in total and by kind of damage."""
+def run(options: Options) -> Iterator[dict]:
+    """Reads all files and counts the outcomes, in total and by kind of damage; yields the figures so far."""
     outcomes: dict[str, Counter] = {mutation.__name__: Counter() for mutation in MUTATIONS}
     failures, slowest, peak_memory = [], 0.0, 0.0
-    children = [Child() for _ in range(options.num_workers)]
+    children: Queue[Child] = Queue()
+    for _ in range(options.num_workers):
+        children.put(Child())
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.num_workers) as pool:
         clips = collect_clips(options.media_dir, Path(scratch))
 
-        def read_share(rank: int) -> list[tuple[int, str, str, tuple[str, float, float]]]:
-            found = []
-            for number in range(options.first + rank, options.first + options.num_files, options.num_workers):
-                clip, kind, content = mutate(clips, number, seed=options.seed)
-                path = Path(scratch) / f"{number}{clip.suffix}"
-                path.write_bytes(content)
-                found.append((number, clip.name, kind, children[rank].read(path)))
+        def read_file(number: int) -> tuple[int, str, str, tuple[str, float, float]]:
+            clip, kind, content = mutate(clips, number, seed=options.seed)
+            path = Path(scratch) / f"{number}{clip.suffix}"
+            path.write_bytes(content)
+            child = children.get()
+            try:
+                return number, clip.name, kind, child.read(path)
+            finally:
+                children.put(child)
                 path.unlink()
-                if number % 500 == 499:
-                    print(f"file {number + 1}", file=sys.stderr, flush=True)
-            children[rank].stop()
-            return found
 
-        for number, clip, kind, (outcome, seconds, peak) in chain(*pool.map(read_share, range(options.num_workers))):
+        numbers = range(options.first, options.first + options.num_files)
+        for count, (number, clip, kind, (outcome, seconds, peak)) in enumerate(pool.map(read_file, numbers), start=1):
             slowest, peak_memory = max(slowest, seconds), max(peak_memory, peak)
             known = outcome in ("right result", "MediaError")
             outcomes[kind][outcome if known else outcome.split(":")[0]] += 1
             if not known:
                 failures.append({"number": number, "clip": clip, "kind": kind, "outcome": outcome[:300]})
-    return {
-        "num_files": options.num_files,
-        "num_clips": len(clips),
-        "outcomes": dict(sum(outcomes.values(), Counter()).most_common()),
-        "outcomes_by_damage": {kind: dict(counts.most_common()) for kind, counts in outcomes.items()},
-        "failures": failures,
-        "slowest_cpu_seconds": round(slowest, 2),
-        "peak_gigabytes": round(peak_memory, 2),
-        "limits": {"cpu_seconds": MAX_SECONDS, "wall_seconds": MAX_WALL_SECONDS, "gigabytes": MAX_GIGABYTES},
-    }
+            if count % FILES_BETWEEN_REPORTS == 0 or count == options.num_files:
+                yield {
+                    "num_files": count,
+                    "num_clips": len(clips),
+                    "outcomes": dict(sum(outcomes.values(), Counter()).most_common()),
+                    "outcomes_by_damage": {kind: dict(counts.most_common()) for kind, counts in outcomes.items()},
+                    "failures": failures,
+                    "slowest_cpu_seconds": round(slowest, 2),
+                    "peak_gigabytes": round(peak_memory, 2),
+                    "limits": LIMITS,
+                }
+        for _ in range(options.num_workers):
+            children.get().stop()
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(Options, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     settings = {"seed": options.seed, "first": options.first, "num_workers": options.num_workers}
     conditions = describe_conditions(["av", "decord"], **settings)
-    write_results(options.output, conditions=conditions, results=run(options))
+    for results in run(options):
+        write_results(options.output, conditions=conditions, results=results)
+        print(f"{results['num_files']} files: {results['outcomes']}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
