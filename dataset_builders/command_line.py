@@ -6,6 +6,7 @@ same convention.
 """
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,8 +74,8 @@ def accept_none(parser: HfArgumentParser, options_class: type) -> None:
 def one_line_errors(program: str) -> Iterator[None]:
     """
     Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError` or `OSError`,
-    whose messages name the invalid value or file. The traceback goes to the log at level DEBUG. A command that another
-    one started ends with it (`workers.end_with_starter`).
+    whose messages name the invalid value or file. The traceback goes to the log at level DEBUG. Ctrl-C exits with
+    status 130. A command that another one started ends with it (`workers.end_with_starter`).
 
     Example:
 
@@ -90,3 +91,6 @@ def one_line_errors(program: str) -> Iterator[None]:
         message = " ".join(str(error).split()) or type(error).__name__
         sys.stderr.write(f"{program}: error: {message}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted\n")
+        sys.exit(128 + signal.SIGINT)

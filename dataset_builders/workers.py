@@ -8,11 +8,13 @@ A command of this project that another one starts watches the process named in i
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
@@ -41,6 +43,8 @@ def run_jobs(
 
     Raises:
         ValueError: fewer than one worker.
+        ChildProcessError: a worker was killed.
+        Exception: the first error of a job. Running jobs end first, and no other one is started.
     """
     if num_workers < 1:
         raise ValueError(f"there must be at least 1 worker, got {num_workers}")
@@ -53,13 +57,21 @@ def run_jobs(
         context = multiprocessing.get_context(START_METHOD)
         num_workers = min(num_workers, len(jobs))
         with ProcessPoolExecutor(num_workers, mp_context=context, initializer=end_with_parent) as pool:
-            for task in as_completed([pool.submit(function, *job) for job in jobs]):
-                yield task.result()
-                progress.update()
+            try:
+                for task in as_completed([pool.submit(function, *job) for job in jobs]):
+                    yield task.result()
+                    progress.update()
+            except BrokenProcessPool as error:
+                raise ChildProcessError(
+                    f"{name}: one of {num_workers} worker processes was killed, perhaps for lack of memory"
+                ) from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # after an error, no other job is started
 
 
 def end_with_parent() -> None:
-    """Ends this worker when its parent is gone."""
+    """Ends this worker when its parent is gone, and at once on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_wait_and_exit, args=[parent], daemon=True).start()

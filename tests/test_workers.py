@@ -1,6 +1,7 @@
 """Jobs in several processes: the same results as in one, errors are passed on. Processes end with their starter."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,63 @@ def test_an_error_of_a_job_is_raised(num_workers):
         list(run_jobs(divide, [(1, 1)], num_workers=0, name="jobs", unit="job"))
 
 
+def fail_or_append(number, path):
+    if number == 0:
+        raise ZeroDivisionError
+    time.sleep(0.2)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("1")
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_after_an_error_no_other_job_is_started(tmp_path, num_workers):
+    jobs = [(number, str(tmp_path / "done")) for number in range(40)]
+    with pytest.raises(ZeroDivisionError):
+        list(run_jobs(fail_or_append, jobs, num_workers=num_workers, name="jobs", unit="job"))
+    done = tmp_path / "done"
+    assert not done.exists() or done.stat().st_size < 20
+
+
+def test_a_killed_worker_is_an_error():
+    with pytest.raises(ChildProcessError, match="numbers: one of 2 worker processes was killed"):
+        list(run_jobs(os._exit, [(1,), (1,)], num_workers=2, name="numbers", unit="job"))
+
+
+INTERRUPTED = """
+from dataset_builders.command_line import one_line_errors
+from dataset_builders.workers import run_jobs
+if __name__ == "__main__":
+    with one_line_errors("python -m command"):
+        list(run_jobs(exec, [({sleep!r},)] * 6, num_workers={num_workers}, name="jobs", unit="job"))
+"""
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_ctrl_c_ends_a_command_and_its_workers_in_one_line(tmp_path, num_workers):
+    script, running = tmp_path / "command.py", tmp_path / "running"
+    script.write_text(INTERRUPTED.format(sleep=SLEEP, num_workers=num_workers), encoding="utf-8")
+    running.touch()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RUNNING": str(running)}
+    command = psutil.Popen(
+        [sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for_jobs(command, running, num_workers)
+    children = command.children(recursive=True)
+    os.killpg(command.pid, signal.SIGINT)  # as a terminal does
+    _, errors = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert errors.rstrip().endswith("python -m command: interrupted") and "Traceback" not in errors
+    assert not psutil.wait_procs(children, timeout=20)[1]
+
+
+def wait_for_jobs(process, running, number):
+    """Waits until `number` jobs of SLEEP are running."""
+    deadline = time.monotonic() + 120
+    while running.stat().st_size < number:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("kind", STARTERS)
 def test_processes_end_when_their_starter_is_killed(kind, tmp_path):
     program, num_started, num_sleeping = STARTERS[kind]
@@ -65,10 +123,7 @@ def test_processes_end_when_their_starter_is_killed(kind, tmp_path):
     running.touch()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RUNNING": str(running)}
     starter = psutil.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while running.stat().st_size < num_sleeping:
-        assert starter.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_jobs(starter, running, num_sleeping)
     children = starter.children(recursive=True)
     starter.kill()
     starter.wait()
