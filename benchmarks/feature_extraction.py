@@ -2,9 +2,11 @@
 
     python -m benchmarks.feature_extraction                         # rendered clips of the sandbox
     python -m benchmarks.feature_extraction --media-dir FOLDER      # other clips
+    python -m benchmarks.feature_extraction --size 7b --device cuda --num-workers 16 --output FILE    # on a GPU
 
-Tiny random towers: the figures are what reading, preparing and writing cost. A CLIP ViT-L/14 and a CLAP of full size
-come on top, and run while the threads of `read_ahead` decode the next files.
+By default tiny random towers on the CPU: the figures are what reading, preparing and writing cost. With `--size 7b`
+the towers are those of the published checkpoint (CLIP ViT-L/14, CLAP HTSAT fused) with random weights. They run while
+the threads of `read_ahead` decode the next files.
 """
 
 import tempfile
@@ -17,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from benchmarks.full_size import SIZES, build_full_size, device_conditions
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
 from dataset_builders.input_settings import check_range
@@ -25,7 +28,6 @@ from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from modeling_avicuna.media_avicuna import load_audio, probe
 from modeling_avicuna.video_processing_avicuna import load_video_frames
 from train.extract_features import Medium, extract, list_media, read_ahead
-from train.initialize import build_tiny
 
 
 PROGRAM = "python -m benchmarks.feature_extraction"
@@ -38,6 +40,8 @@ class ExtractionOptions:
     media_dir: Path | None = field(
         default=None, metadata={"help": "Folder of video files. Default: clips of the sandbox, rendered first."}
     )
+    size: str = field(default="tiny", metadata={"choices": sorted(SIZES), "help": "7b: towers of full size."})
+    device: str = field(default="cpu", metadata={"choices": ["cuda", "cpu"], "help": "Where the towers run."})
     num_clips: int = field(default=8, metadata={"help": "Clips of the sandbox."})
     num_workers: int = field(default=2, metadata={"help": "Decoding threads."})
     rounds: int = field(default=3, metadata={"help": "Measurements of each way; the one with least CPU time counts."})
@@ -54,10 +58,13 @@ def timed(run: Callable[[], object]) -> dict[str, float]:
     return {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
 
 
-def make_runs(paths: list[Path], *, num_workers: int, folders: Iterator[Path]) -> dict[str, Callable[[], object]]:
+def make_runs(
+    paths: list[Path], options: ExtractionOptions, *, folders: Iterator[Path]
+) -> dict[str, Callable[[], object]]:
     """Three ways to process the same files: decode; decode and prepare for the towers; extract, which has both."""
-    model, processor = build_tiny(["a caption"])
-    model.eval()
+    num_workers = options.num_workers
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    model, processor = build_full_size(options.size, device=options.device, dtype=dtype, language_model=False)
     with_sound, _ = num_modality_tokens(processor.num_av_tokens, processor.audio_interleaving_rate)
     media = [Medium(path) for path in paths]
     num_frames = {path: with_sound if probe(path).has_audio else processor.num_av_tokens for path in paths}
@@ -83,13 +90,13 @@ def make_runs(paths: list[Path], *, num_workers: int, folders: Iterator[Path]) -
     return {"decode": decode, "decode_and_prepare": prepare, "extract": extract_all}
 
 
-def compare(paths: list[Path], *, num_workers: int, rounds: int) -> dict:
+def compare(paths: list[Path], options: ExtractionOptions) -> dict:
     """The ways are measured in turn, so that other load affects all of them; the round with least CPU time counts."""
     with tempfile.TemporaryDirectory() as folder:
-        folders = (Path(folder, str(number)) for number in range(rounds + 1))
-        runs = make_runs(paths, num_workers=num_workers, folders=folders)
+        folders = (Path(folder, str(number)) for number in range(options.rounds + 1))
+        runs = make_runs(paths, options, folders=folders)
         figures: dict[str, list] = {name: [] for name in runs}
-        for _ in range(rounds + 1):
+        for _ in range(options.rounds + 1):
             for name, run in runs.items():
                 figures[name].append(timed(run))
         store = FeatureStore(Path(folder, "0"))
@@ -98,6 +105,7 @@ def compare(paths: list[Path], *, num_workers: int, rounds: int) -> dict:
     best = {name: min(times[1:], key=lambda figure: figure["cpu_seconds"]) for name, times in figures.items()}
     speed = {
         name: {
+            "files_per_second": round(len(paths) / figure["wall_seconds"], 2),
             "frames_per_second": round(num_frames / figure["wall_seconds"], 1),
             "frames_per_cpu_second": round(num_frames / figure["cpu_seconds"], 1),
             **{unit: round(value, 3) for unit, value in figure.items()},
@@ -119,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(ExtractionOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     conditions = describe_conditions(
         ["torch"],
+        **device_conditions(options.device),
         media="the sandbox's clips" if options.media_dir is None else options.media_dir.name,
-        towers="tiny and random, on the CPU; a ViT-L/14 and a CLAP of full size cost more",
+        towers=f"{options.size}, random",
         decoding_threads=options.num_workers,
         rounds=options.rounds,
         torch_threads=torch.get_num_threads(),
@@ -132,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             media_dir = Path(world, "clips")
         paths = [path for path in list_media(str(media_dir), []) if probe(path).has_video]
         conditions["files"] = len(paths)
-        results = compare(paths, num_workers=options.num_workers, rounds=options.rounds)
+        results = compare(paths, options)
     write_results(options.output, conditions=conditions, results=results)
 
 

@@ -123,7 +123,7 @@ def write_video(path: Path, *, seconds: float, fps: int = 25) -> Path:
 def cached_features(pipe: AVicunaPipeline, video: Path, *, duration: float) -> dict:
     """The tower outputs of the same video: then only the work of the language model can be shared."""
     messages = [{"role": "user", "content": [{"type": "video", "path": video}]}]
-    inputs = pipe.processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    inputs = pipe.processor.apply_chat_template(messages, tokenize=True, return_dict=True).to(pipe.device)
     with torch.no_grad():
         pictures = pipe.model.model.encode_video(inputs["pixel_values_videos"]).pooler_output[0]
         sounds = pipe.model.model.encode_audio(inputs["input_features"]).pooler_output[0]

@@ -40,7 +40,7 @@ def test_the_commit_of_another_repository_is_not_used(tmp_path):
 
 def test_versions_are_the_installed_ones():
     versions = {"torch": version("torch"), "numpy": version("numpy")}
-    assert package_versions(["torch", "numpy"]) == versions
+    assert package_versions(["torch", "numpy", "no-such-package"]) == versions
     assert build_environment(["torch", "numpy"]) == {"git_commit": git_commit(), "packages": versions}
 
 

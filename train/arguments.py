@@ -189,8 +189,9 @@ class AVicunaTrainingArguments(SFTConfig):
         )
         # rows become tensors in our collator, not in TRL's tokenising pass over the dataset
         self.dataset_kwargs = {"skip_prepare_dataset": True}
-        # `gradient_checkpointing` is the deprecated name; TRL's default of True must not beat an explicit False
-        if self.activation_checkpointing is None:
+        # `gradient_checkpointing` is the deprecated name; TRL's default of True must not beat an explicit False.
+        # Older versions of transformers (5.17) know only that name.
+        if getattr(self, "activation_checkpointing", True) is None:
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
 

@@ -36,7 +36,7 @@ class AVicunaTrainer(SFTTrainer):
         score_labelled_positions()
         super().__init__(*args, **kwargs)
         self.time_accuracy = TimeAccuracy(self.processing_class.tokenizer)
-        self.num_unsupervised = 0
+        self.num_unsupervised = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.is_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         self.model.register_forward_hook(self.count, with_kwargs=True)
         self.add_callback(StopAtDivergence(self))
@@ -73,7 +73,7 @@ class AVicunaTrainer(SFTTrainer):
 
     def total_unsupervised(self) -> int:
         """Number of samples without a supervised token, over all processes; call it on every process."""
-        return int(self.accelerator.reduce(torch.tensor(self.num_unsupervised, device=self.accelerator.device)))
+        return int(self.accelerator.reduce(self.num_unsupervised))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if not self.model.training:  # the condition that TRL uses for the log of an evaluation
@@ -83,15 +83,18 @@ class AVicunaTrainer(SFTTrainer):
         super().log(logs, start_time)
 
 
-def count_unsupervised(labels: torch.Tensor, boundaries: torch.Tensor | None) -> int:
-    """Number of samples of a batch without a label.
+def count_unsupervised(labels: torch.Tensor, boundaries: torch.Tensor | None) -> torch.Tensor:
+    """Number of samples of a batch without a label, on the device of the labels: reading it there would wait for it.
 
     Args:
         labels (`torch.Tensor` of shape `(batch_size, length)`): -100 for tokens that are not supervised.
         boundaries (`torch.Tensor` of shape `(num_samples + 1,)`, *optional*): starts of the samples if flattened.
     """
-    samples = labels if boundaries is None else labels[0].split(boundaries.diff().tolist())
-    return sum(not bool((sample != IGNORED).any()) for sample in samples)
+    is_supervised = labels != IGNORED
+    if boundaries is None:
+        return (~is_supervised.any(dim=1)).sum()
+    counts = nn.functional.pad(is_supervised[0].cumsum(0), (1, 0))  # [length + 1]
+    return (counts[boundaries.long()].diff() == 0).sum()
 
 
 class UnmaskedLabelSmoother(LabelSmoother):

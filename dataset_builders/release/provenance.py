@@ -1,5 +1,6 @@
 """Provenance of a data set, a training run or a result: commit, package versions and hash of the model."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import subprocess
@@ -37,8 +38,12 @@ def git_commit() -> str | None:
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """The installed version of each package."""
-    return {name: importlib.metadata.version(name) for name in names}
+    """The version of each package that is installed."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def build_environment(packages: Iterable[str]) -> dict:
