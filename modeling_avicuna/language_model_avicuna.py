@@ -6,7 +6,9 @@ other kind is refused by name.
 """
 
 import inspect
+from collections.abc import Hashable
 from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -120,9 +122,9 @@ def find_tied_weight(language_model: PreTrainedModel) -> str:
 
 def takes_position_ids(config: PreTrainedConfig) -> bool:
     """Whether the language model of `config` is given positions: models with ALiBi or a recurrent state have none."""
-    return _takes_position_ids(type(config))
+    return _takes_position_ids(cast(Hashable, type(config)))
 
 
 @cache  # asked in every decoding step
-def _takes_position_ids(config_type: type) -> bool:
+def _takes_position_ids(config_type: Any) -> bool:
     return "position_ids" in inspect.signature(MODEL_MAPPING[config_type].forward).parameters
