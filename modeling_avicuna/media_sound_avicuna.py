@@ -70,22 +70,25 @@ def load_audio(
         if start is None and end is None:
             whole = sound.read_all()
             return whole[0] if whole.shape[1] else None
-        first = round((start or 0.0) * sampling_rate)
-        last = sound.num_samples if end is None else min(round(end * sampling_rate), sound.num_samples)
-        return sound.read([(first, last)])[0][0] if first < last else None
+        part = sound.read_part(start, end)
+        return None if part is None else part[0]
 
 
-def decode_audio(source: Media, *, sampling_rate: int, num_channels: int = 2) -> np.ndarray | None:
+def decode_audio(
+    source: Media, *, sampling_rate: int, num_channels: int = 2, start: float | None = None, end: float | None = None
+) -> np.ndarray | None:
     """
-    The sound of a media file, mixed to 1 or 2 channels, on the time axis of the picture.
+    The sound of a media file, or of a part of it, mixed to 1 or 2 channels, on the time axis of the picture.
 
     Args:
         sampling_rate (`int`): of the result, in Hz.
         num_channels (`int`): 1 (the mean of all channels) or 2 (mono goes to both at full level, more than two are
             mixed by FFmpeg's own matrix).
+        start, end (`float`, *optional*): part of the file, in seconds from the beginning of the picture.
 
     Returns:
-        `np.ndarray` of shape `(num_channels, num_samples)`, float32; None where the file has no sound stream.
+        `np.ndarray` of shape `(num_channels, num_samples)`, float32; None where the file has no sound stream, or no
+        sound in the part.
 
     Raises:
         MediaError: the file cannot be opened, or none of its sound can be decoded.
@@ -93,7 +96,8 @@ def decode_audio(source: Media, *, sampling_rate: int, num_channels: int = 2) ->
     with MediaFile(source) as media:
         if media.sound is None:
             return None
-        return Sound(media, sampling_rate=sampling_rate, num_channels=num_channels).read_all()
+        sound = Sound(media, sampling_rate=sampling_rate, num_channels=num_channels)
+        return sound.read_all() if start is None and end is None else sound.read_part(start, end)
 
 
 class Sound:
@@ -135,6 +139,12 @@ class Sound:
         if len(pieces) == 1 and pieces[0][0] == 0:
             return pieces[0][1]
         return self._cut(pieces, 0, max((first + piece.shape[1] for first, piece in pieces), default=0))
+
+    def read_part(self, start: float | None, end: float | None) -> np.ndarray | None:
+        """The samples from `start` to `end` seconds, `(num_channels, num_samples)`; None if the sound ends before."""
+        first = round((start or 0.0) * self.sampling_rate)
+        last = self.num_samples if end is None else min(round(end * self.sampling_rate), self.num_samples)
+        return self.read([(first, last)])[0] if first < last else None
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """

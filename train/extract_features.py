@@ -28,8 +28,9 @@ from dataset_builders.features.towers import tower_settings
 from dataset_builders.input_settings import check_range
 from dataset_builders.pretrained import load_processor
 from dataset_builders.schema import MEDIA_KINDS
+from dataset_builders.sources.clip_files import locate_clip
 from dataset_builders.sources.clip_ids import IMAGE_SUFFIXES, MEDIA_SUFFIXES
-from dataset_builders.sources.media_folder import list_files
+from dataset_builders.sources.media_folder import MediaFolder, list_files
 from modeling_avicuna.media_avicuna import MediaError, probe
 from train.arguments import read_share
 from train.checkpoint import load_model
@@ -109,15 +110,19 @@ def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
 
 
 def list_parts(datasets: list[str], *, media_dir: str | None) -> list[Medium]:
-    """The parts of files that rows use, without duplicates, sorted by id.
+    """The parts of files that rows use, or of which their clips are, without duplicates, sorted by id.
 
     Args:
         datasets: entries as in a recipe's `datasets`.
-        media_dir: base folder of relative paths in the rows.
+        media_dir: base folder of relative paths in the rows, and of the videos that clips are parts of.
     """
-    parts = set()
+    parts, folder = set(), None if media_dir is None else MediaFolder(media_dir)
     for entry in datasets:
-        for media in load_source(read_data_source(entry)).select_columns(["media"])["media"]:
+        rows = load_source(read_data_source(entry)).select_columns(["media", "segments"])
+        clip_ids = {segment["clip_id"] for segments in rows["segments"] for segment in segments}
+        files = [] if folder is None else [locate_clip(folder, clip_id) for clip_id in clip_ids]
+        parts |= {Medium(Path(f.path), f.start, f.end) for f in files if f is not None and f.start is not None}
+        for media in rows["media"]:
             if media["start"] is not None or media["end"] is not None:
                 names = [media[kind] for kind in MEDIA_KINDS if media[kind] is not None]
                 parts |= {Medium(Path(media_dir or ".", name), media["start"], media["end"]) for name in names}

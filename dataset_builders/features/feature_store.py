@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from ..atomic_files import atomic_path, write_json, write_text
 from ..sources.annotation_files import read_json
-from ..sources.clip_ids import without_media_suffix
+from ..sources.clip_files import video_names
+from ..sources.clip_ids import split_clip_id, without_media_suffix
 from .towers import check_towers
 
 
@@ -150,13 +151,21 @@ class FeatureFolders:
     def find(
         self, names: Iterable[str], start: float | None = None, end: float | None = None
     ) -> tuple[FeatureStore, str] | None:
-        """The store and the key of the first of `names`, as given or without folders and suffix, or None."""
+        """The store and the key of the first of `names`, as given or without folders and suffix, or None.
+
+        A clip that is not stored under its name is the part of its video that the times of the name give.
+        """
         for name in names:
             for media_id in (name, without_media_suffix(Path(name).name)):
                 for store in self.stores:
                     key = store.find(media_id, start, end)
                     if key is not None:
                         return store, key
+                video_id, first, last = split_clip_id(media_id)
+                if first is not None and start is None and end is None:
+                    found = self.find(video_names(video_id), first, last)
+                    if found is not None:
+                        return found
         return None
 
 

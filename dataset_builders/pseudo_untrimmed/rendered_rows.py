@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ..atomic_files import write_json
 from ..schema import FEATURES
+from ..sources.clip_files import locate_clip
 from ..sources.media_folder import MediaFolder
 from .rendering import render_video
 from .settings import CurationSettings
@@ -43,8 +44,8 @@ def render_rows(
     drops: list[dict[str, str]] = []
     for row in table.select(["id", "segments", "duration"]).to_pylist():
         row_id = row["id"]
-        found = {segment["clip_id"]: media.locate((segment["clip_id"],)) for segment in row["segments"]}
-        clip_files = {clip_id: Path(path) for clip_id, path in found.items() if path is not None}
+        found = {segment["clip_id"]: locate_clip(media, segment["clip_id"]) for segment in row["segments"]}
+        clip_files = {clip_id: file for clip_id, file in found.items() if file is not None}
         path = Path(videos_dir).resolve() / f"{row_id}.mp4"
         try:
             if not path.exists():

@@ -16,6 +16,7 @@ import av
 import numpy as np
 
 from ..media_writer import MediaWriter
+from ..sources.clip_files import ClipFile
 from .planning import Segment
 from .soundtrack import add_background_noise, join_tracks, limit_peak, stretch_audio
 from .time_line import Span, divide_tracks, list_pictures, list_sounds, read_spans
@@ -41,7 +42,7 @@ class RenderedVideo:
 
 def render_video(
     segments: Sequence[Segment | Mapping],
-    clip_paths: Mapping[str, str | Path],
+    clip_paths: Mapping[str, str | Path | ClipFile],
     output: str | Path,
     *,
     width: int = 480,
@@ -66,8 +67,8 @@ def render_video(
             The composition in seconds, by start, each `scale` times as long as its part of the clip. If clips overlap,
             the picture is that of the clip that began last and the sound is the sum; gaps are black and silent.
             `tracks` selects what a segment shows (`time_line.TRACKS`).
-        clip_paths (`Mapping[str, Path]`):
-            File of each clip id.
+        clip_paths (`Mapping[str, Path | ClipFile]`):
+            File, or part of a file, of each clip id.
         output (`Path`):
             The mp4 to write.
         width, height (`int`, *optional*, defaults to 480 and 360):
@@ -97,10 +98,11 @@ def render_video(
     """
     plan = [segment if isinstance(segment, Segment) else Segment(**segment) for segment in segments]
     rate = Fraction(fps).limit_denominator(1001)
-    spans = _check_plan(plan, clip_paths)
+    clip_files = {name: file if isinstance(file, ClipFile) else ClipFile(file) for name, file in clip_paths.items()}
+    spans = _check_plan(plan, clip_files)
     duration = max(span.end for span in spans) if duration is None else duration
     samples = _compose_soundtrack(
-        plan, spans, clip_paths, duration, sampling_rate=sampling_rate, num_channels=num_channels
+        plan, spans, clip_files, duration, sampling_rate=sampling_rate, num_channels=num_channels
     )
     if background_noise_snr_db is not None:
         rng = np.random.default_rng(seed)
@@ -117,7 +119,7 @@ def render_video(
         crf=crf,
         preset=preset,
     ) as writer:
-        frames = _compose_frames(plan, spans, clip_paths, num_frames, rate, width, height)
+        frames = _compose_frames(plan, spans, clip_files, num_frames, rate, width, height)
         for index, frame in enumerate(frames):
             writer.write_frame(frame)
             # interleaved with the video, so that the muxer buffers at most one second of either
@@ -130,7 +132,7 @@ def render_video(
     return RenderedVideo(Path(output), float(num_frames / rate), num_frames)
 
 
-def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -> list[Span]:
+def _check_plan(segments: list[Segment], clip_files: Mapping[str, ClipFile]) -> list[Span]:
     """The spans of the segments; raises for every error that can be detected before the first frame is decoded."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
@@ -138,23 +140,24 @@ def _check_plan(segments: list[Segment], clip_paths: Mapping[str, str | Path]) -
     for index, segment in enumerate(segments):
         if not segment.scale > 0:
             raise ValueError(f"segment {index} must have a positive scale: {segment}")
-        if segment.clip_id not in clip_paths:
+        if segment.clip_id not in clip_files:
             raise ValueError(f"segment {index} uses clip {segment.clip_id!r}, which has no path")
     for clip_id in dict.fromkeys(segment.clip_id for segment in segments):
-        info = probe(clip_paths[clip_id])
+        file = clip_files[clip_id]
+        info = probe(file.path)
         if not info.has_video:
-            raise MediaError(clip_paths[clip_id], "no video stream")
+            raise MediaError(file.path, "no video stream")
         wanted = max((s.end - s.start) / s.scale for s in segments if s.clip_id == clip_id)
-        if info.duration < wanted - CLIP_TOLERANCE:
-            detail = f"{info.duration:.2f} s of the {wanted:.2f} s planned"
-            raise MediaError(clip_paths[clip_id], "shorter than planned", detail)
+        duration = file.measure(info.duration)
+        if duration < wanted - CLIP_TOLERANCE:
+            raise MediaError(file.path, "shorter than planned", f"{duration:.2f} s of the {wanted:.2f} s planned")
     return spans
 
 
 def _compose_soundtrack(
     segments: list[Segment],
     spans: list[Span],
-    clip_paths: Mapping[str, str | Path],
+    clip_files: Mapping[str, ClipFile],
     duration: float,
     *,
     sampling_rate: int,
@@ -173,7 +176,7 @@ def _compose_soundtrack(
             )
             if first > reached:
                 pieces.append(np.zeros((num_channels, first - reached), np.float32))
-            stretched = _stretch_clip(segments[index], clip_paths, finish - begin, sampling_rate, num_channels)
+            stretched = _stretch_clip(segments[index], clip_files, finish - begin, sampling_rate, num_channels)
             pieces.append(stretched[:, first - begin : last - begin])
             reached = last
         joined = join_tracks(pieces, sampling_rate=sampling_rate)[:, : mixed.shape[1]]
@@ -183,7 +186,7 @@ def _compose_soundtrack(
 
 def _stretch_clip(
     segment: Segment,
-    clip_paths: Mapping[str, str | Path],
+    clip_files: Mapping[str, ClipFile],
     num_samples: int,
     sampling_rate: int,
     num_channels: int,
@@ -191,7 +194,10 @@ def _stretch_clip(
     """The audio of one segment, `(num_channels, num_samples)`; silence if its clip has none."""
     from modeling_avicuna.media_avicuna import decode_audio
 
-    samples = decode_audio(clip_paths[segment.clip_id], sampling_rate=sampling_rate, num_channels=num_channels)
+    file = clip_files[segment.clip_id]
+    samples = decode_audio(
+        file.path, sampling_rate=sampling_rate, num_channels=num_channels, start=file.start, end=file.end
+    )
     if samples is None or samples.shape[1] == 0:
         return np.zeros((num_channels, num_samples), np.float32)
     samples = samples[:, : round((segment.end - segment.start) / segment.scale * sampling_rate)]
@@ -201,7 +207,7 @@ def _stretch_clip(
 def _compose_frames(
     segments: list[Segment],
     spans: list[Span],
-    clip_paths: Mapping[str, str | Path],
+    clip_files: Mapping[str, ClipFile],
     num_frames: int,
     rate: Fraction,
     width: int,
@@ -221,11 +227,12 @@ def _compose_frames(
             yield from (_dark_frame(width, height) for _ in moments)
             continue
         segment, letterbox = segments[shown_segment], Letterbox(width=width, height=height)
-        times = [(moment - segment.start) / segment.scale for moment in moments]
+        file = clip_files[segment.clip_id]
+        times = [(file.start or 0.0) + (moment - segment.start) / segment.scale for moment in moments]
         shown = None
-        for timed in select_frames(decode_video(clip_paths[segment.clip_id]), times):
+        for timed in select_frames(decode_video(file.path), times):
             if shown is None or timed is not shown:
-                with naming_errors(str(clip_paths[segment.clip_id]), "a picture that cannot be converted"):
+                with naming_errors(str(file.path), "a picture that cannot be converted"):
                     shown, fitted = timed, letterbox.fit(timed)
             yield fitted
 

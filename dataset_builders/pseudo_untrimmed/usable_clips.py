@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from ..builder_base import check_split_name
 from ..sources.captions import SOURCE, Clip, read_clips
+from ..sources.clip_files import locate_clip
 from ..sources.clip_ids import split_clip_id
 from ..sources.excluded_ids import read_excluded_ids
 from ..sources.media_folder import MediaFolder
 from ..sources.record_report import RecordReport
+from .rendering import CLIP_TOLERANCE
 from .settings import CurationSettings
 
 
@@ -68,25 +70,31 @@ def read_backgrounds(settings: CurationSettings, report: RecordReport) -> list[C
 
 
 def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: RecordReport) -> list[Clip]:
-    """Clips whose file exists and can be read, with the file's own length; the others are dropped by reason."""
+    """Clips whose file, or whose part of a video's file, exists and can be read, with its own length; the others are
+    dropped by reason."""
     from modeling_avicuna.media_avicuna import MediaError, probe
 
     media = MediaFolder(clips_dir, kind="video")
     kept = []
     for clip in clips:
-        path = media.locate((clip.clip_id,))
-        if path is None:
+        file = locate_clip(media, clip.clip_id)
+        if file is None:
             report.drop(source, clip.clip_id, "no_media_file")
             continue
         try:
-            info = probe(path)
+            info = probe(file.path)
         except MediaError as error:
             report.drop(source, clip.clip_id, "unreadable_media_file", detail=str(error))
             continue
         if not info.has_video:
             report.drop(source, clip.clip_id, "no_video_stream")
             continue
-        kept.append(dataclasses.replace(clip, duration=round(info.duration, 3)))
+        duration = round(file.measure(info.duration), 3)
+        if file.end is not None and duration < file.end - (file.start or 0.0) - CLIP_TOLERANCE:
+            detail = f"{info.duration:.2f} s of file"
+            report.drop(source, clip.clip_id, "ends_after_its_file", detail=detail)
+            continue
+        kept.append(dataclasses.replace(clip, duration=duration))
     report.num_kept[source] = len(kept)
     if clips and not kept:
         raise ValueError(f"{clips_dir} has no usable media file for any of {len(clips)} clips: {report.counts()}")
@@ -116,13 +124,14 @@ class DecodedClips:
     def _find_error(self, clip_id: str) -> str | None:
         from modeling_avicuna.media_avicuna import MediaError, decode_audio, decode_video
 
-        path = self._media.locate((clip_id,))
-        if path is None:
+        file = locate_clip(self._media, clip_id)
+        if file is None:
             return f"no file of clip {clip_id!r}"
         try:
-            for _ in decode_video(path):
-                pass
-            decode_audio(path, sampling_rate=48_000)
+            for timed in decode_video(file.path):
+                if file.end is not None and timed.time > file.end:
+                    break
+            decode_audio(file.path, sampling_rate=48_000, start=file.start, end=file.end)
         except MediaError as error:
             return str(error)
         return None

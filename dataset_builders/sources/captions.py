@@ -1,10 +1,12 @@
 """Reads the captioned clips for composing pseudo-untrimmed videos (step 1 of the paper).
 
-Converts VALOR's JSON, JSON lines and csv, plain or gzipped, to `Clip` records. Each dropped record is counted in a
-`RecordReport` with its reason. Nothing is embedded, clustered or decoded here.
+Converts VALOR's JSON, JSON lines and csv, plain or gzipped, to `Clip` records. Annotated events of whole videos, in
+the forms of UnAV-100 and ActivityNet Captions, are clips as well. Each dropped record is counted in a `RecordReport`
+with its reason. Nothing is embedded, clustered or decoded here.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,9 @@ from .annotation_files import as_paths, read_csv_rows, read_json_records, read_t
 from .clip_ids import split_clip_id
 from .excluded_ids import ExcludedIds
 from .media_folder import is_unsafe
+from .published_events import AnnotatedVideo, read_activitynet_captions, read_unav100
 from .record_report import RecordReport
-from .records import UnusableRecord, as_text, count_drop, read_number, shorten, text_of
+from .records import Drop, UnusableRecord, as_text, count_drop, count_in, read_number, shorten, text_of
 from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_tokens
 
 
@@ -60,7 +63,8 @@ def read_clips(
         captions_file: `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start,
             end and caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip
             is given by its start and end columns, or by an id `<youtube id>_<start>_<end>` with decimals. The field
-            `tracks` gives the tracks of the clip that carry the event: "video", "audio" or "both".
+            `tracks` gives the tracks of the clip that carry the event: "video", "audio" or "both". Or a file of
+            UnAV-100 or ActivityNet Captions: each event is a clip of its video (`clip_files.locate_clip`).
         exclude_ids_file: ids of clips, or YouTube ids, to exclude, in the formats of `excluded_ids`.
         clip_duration: seconds of a clip whose record does not give them (10 for VALOR).
         min_clip_duration: seconds; shorter clips are dropped (our choice).
@@ -74,7 +78,7 @@ def read_clips(
     paths = as_paths(captions_file, kind="captions")
     excluded = ExcludedIds.from_files(as_paths(exclude_ids_file, kind="exclude_ids"))
     clips: dict[str, Clip] = {}
-    for name, record in _numbered_records(paths, caption_field):
+    for name, record in _numbered_records(paths, caption_field, count_in(report, SOURCE)):
         report.read(SOURCE)
         caption = record.get("caption")
         detail = caption if isinstance(caption, str) and caption.isprintable() else shorten(caption)
@@ -99,10 +103,44 @@ def read_clips(
     return list(clips.values())
 
 
-def _numbered_records(paths: list[Path], caption_field: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _numbered_records(
+    paths: list[Path], caption_field: str | None, drop: Drop
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths:
-        for number, record in enumerate(read_records(path, caption_field=caption_field), start=1):
+        events = read_annotated_events(path, drop=drop)
+        records = read_records(path, caption_field=caption_field) if events is None else events
+        for number, record in enumerate(records, start=1):
             yield shorten(record.get("id") or f"record {number}").strip("'"), record
+
+
+def read_annotated_events(path: str | Path, *, drop: Drop) -> Iterator[dict[str, Any]] | None:
+    """The events of a file of UnAV-100 or ActivityNet Captions, as records like those of `read_records`; None for a
+    file of another form."""
+    text = read_text(path)
+    try:
+        value = json.loads(text) if text.lstrip()[:1] == "{" else None
+    except (ValueError, RecursionError):  # JSON lines, or damaged: `read_records` reports it
+        return None
+    if not isinstance(value, dict):
+        return None
+    if "database" in value:
+        return _events_of(read_unav100(path, drop=drop))
+    if any(isinstance(record, dict) and "timestamps" in record for record in value.values()):
+        return _events_of(read_activitynet_captions(path, drop=drop))
+    return None
+
+
+def _events_of(videos: Iterator[AnnotatedVideo]) -> Iterator[dict[str, Any]]:
+    for video in videos:
+        for event in video.events:
+            end = event.end if video.duration is None else min(event.end, video.duration)
+            yield {
+                "id": video.video_id,
+                "caption": event.text,
+                "start": event.start,
+                "end": end,
+                "split": video.subset,
+            }
 
 
 def read_records(path: str | Path, *, caption_field: str | None = None) -> Iterator[dict[str, Any]]:
