@@ -88,7 +88,7 @@ class Chain:
             folders = {"world": world, "features": features, "start": start, "output": output}
             self.steps.append(recipe.train_stage(run, stage, **folders))
             start = output
-        self.model, self.world, self.features = start, world, features
+        self.run, self.model, self.world, self.features = run, start, world, features
 
     def folder(self, name: str, *depends_on: object) -> Path:
         digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:10]
@@ -96,11 +96,12 @@ class Chain:
 
     def evaluations(self, output: Path) -> list[recipe.Step]:
         """All scores of the answers to queries, then the narrations."""
-        shared = {"model": self.model, "world": self.world, "features": self.features}
+        shared = {"model": self.model, "world": self.world, "features": self.features, "answering": self.run.answering}
         queries = [
             recipe.evaluate("sandbox_query", output=output / "query", score=score, **shared) for score in SCORES
         ]
-        return [*queries, recipe.evaluate("sandbox", output=output / "narration", score="time_tokens", **shared)]
+        narration = recipe.evaluate("sandbox", output=output / "narration", score="time_tokens", **shared)
+        return [*queries, narration]
 
 
 def run_row(name: str, run: recipe.SandboxRun, output: Path) -> None:
@@ -128,6 +129,7 @@ def run_row(name: str, run: recipe.SandboxRun, output: Path) -> None:
         "stages": run.stages,
         "pu_valor": run.pu_valor,
         "overrides": run.overrides,
+        "answering": run.answering,
         "metrics": metrics,
         "seconds": {step.name: read_seconds(step) for step in chain.steps},
         "training_steps": {step.name: count_steps(step) for step in chain.steps if step.name in recipe.STAGES},

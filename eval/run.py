@@ -82,6 +82,9 @@ class RunOptions:
         default=None,
         metadata={"help": "Seconds of the overlapping windows in which long videos are looked at. Default: whole."},
     )
+    well_formed_times: bool = field(
+        default=True, metadata={"help": "Constrain time spans to be complete and not to end before they start."}
+    )
     timelines: int = field(default=1, metadata={"help": "Number of videos to draw; localization tasks only."})
 
     def __post_init__(self):
@@ -102,6 +105,7 @@ class RunOptions:
             interleaving=self.interleaving,
             dtype=self.dtype,
             window=self.window,
+            well_formed_times=self.well_formed_times,
         )
 
     @property
@@ -121,6 +125,7 @@ class RunOptions:
             "interleaving": self.interleaving,
             "beams": self.num_beams if self.num_beams != GenerationSettings.num_beams else None,
             "window": self.window,
+            "well-formed-times": None if self.well_formed_times else "false",
             "first": self.limit,
         }
         return [f"{name}-{value}" for name, value in named.items() if value is not None]
@@ -197,6 +202,7 @@ def run_settings(options: RunOptions, task: Task, media: MediaSource) -> dict[st
         "num_beams": options.num_beams,
         "dtype": options.dtype,
         "window": options.window,
+        "well_formed_times": options.well_formed_times,
     }
 
 

@@ -73,6 +73,7 @@ class SandboxRun:
         stages (`tuple(str)`): the stages to train, in order.
         pu_valor (`dict`): options of the `pu_valor` builder that differ from the recipes', in all stages.
         overrides (`dict`): stage -> options of `train/sft.py` that differ from its recipe.
+        answering (`dict`): options of `eval.run` about how answers are generated.
         num_processes (`int`): processes of feature extraction and training, and workers that draw the world.
     """
 
@@ -82,6 +83,7 @@ class SandboxRun:
     stages: tuple[str, ...] = STAGES
     pu_valor: dict = field(default_factory=dict)
     overrides: dict[str, dict] = field(default_factory=dict)
+    answering: dict[str, str] = field(default_factory=dict)
     num_processes: int = 1
 
     def __post_init__(self):
@@ -158,15 +160,27 @@ def launch(num_processes: int) -> tuple[str, ...]:
 
 
 def evaluate(
-    task: str, *, model: Path, world: Path, output: Path, features: Path | None = None, score: str = "presence"
+    task: str,
+    *,
+    model: Path,
+    world: Path,
+    output: Path,
+    features: Path | None = None,
+    score: str = "presence",
+    answering: dict[str, str] | None = None,
 ) -> Step:
-    """Score a model on the held-out videos, from their files or from cached features."""
+    """Score a model on the held-out videos, from their files or from cached features.
+
+    Args:
+        answering: see `SandboxRun`.
+    """
     media = ("--media-dir", world / "test") if features is None else ("--features-dir", features)
     longest = 256 if task == "sandbox" else 40
     return step(
         task,
         *("python", "-m", "eval.run", "--task", task, "--model", model, "--annotations", world / "annotations.json"),
         *(*media, "--output", output, "--batch-size", 28, "--max-new-tokens", longest, "--score", score),
+        *(word for name, value in (answering or {}).items() for word in (f"--{name}", value)),
         product=output / "results.json",
     )
 

@@ -95,6 +95,16 @@ def test_a_composed_row_has_tokens_of_each_clip_by_duration(processor, media, wo
     assert batch["video_lengths"].tolist() == [6] and batch["audio_lengths"].tolist() == [2]
 
 
+def test_a_published_composition_of_short_clips_ends_in_zeros(processor, workshop):  # noqa: F811
+    row = composed_row(0, [0, 1])
+    for number, segment in enumerate(row["segments"]):
+        segment |= {"start": 2.0 * number, "end": 2.0 * number + 2.0, "scale": 0.2}  # one visual row per second
+    for rule, num_zero_rows in (("even", 0), ("published", 2)):
+        media = CachedMedia([str(workshop.features)], processor=processor, composition=rule)
+        rows = AVicunaCollator(processor, media=media)([row])["video_features"][0]
+        assert len(rows) == 6 and rows.any(dim=1).tolist() == [True] * (6 - num_zero_rows) + [False] * num_zero_rows
+
+
 def test_a_silent_composition_has_video_tokens_only(processor, media):
     batch = AVicunaCollator(processor, media=media)([composed_row(0, [5, 5])])
     assert batch["video_lengths"].tolist() == [8] and "audio_features" not in batch

@@ -132,6 +132,15 @@ def test_other_settings_in_the_same_folder_are_an_error(finished, world, checkpo
         evaluate(world, checkpoint, finished[0], "--max-new-tokens", "9")
 
 
+def test_the_constraint_on_times_can_be_removed_and_is_part_of_the_name(world, checkpoint, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(run, "Generator", lambda *words, **named: made.append(Generator(*words, **named)) or made[-1])
+    for value in ("true", "false"):
+        result = evaluate(world, checkpoint, tmp_path / value, "--limit", "1", "--well-formed-times", value)
+        assert result["name"].endswith("/well-formed-times-false/first-1") == (value == "false")
+    assert [len(generator._time_constraint) for generator in made] == [1, 0]
+
+
 def test_queries_of_all_classes_give_the_answers_of_single_questions(world, checkpoint, tmp_path):
     result = evaluate(world, checkpoint, tmp_path, "--limit", "2", task="sandbox_query")
     assert result["name"] == "sandbox_query/query-time_tokens/first-2"

@@ -15,6 +15,7 @@ from pathlib import Path
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from dataset_builders.command_line import OneLineParser
+from dataset_builders.pseudo_untrimmed.composing import COMPOSITION_RULES
 from train.data_sources import DataSource, read_data_source
 
 
@@ -65,6 +66,13 @@ class StageArguments(ModelConfig):
     media_dir: str | None = field(default=None, metadata={"help": "Folder that relative media paths start from."})
     features_dir: list[str] = field(
         default_factory=list, metadata={"help": "Folders of cached tower outputs; none: media files are decoded."}
+    )
+    composition: str = field(
+        default="even",
+        metadata={
+            "choices": list(COMPOSITION_RULES),
+            "help": "Rows of virtual pseudo-untrimmed videos: even, or published (short videos end in rows of zeros).",
+        },
     )
     max_missing: str = field(
         default="0%", metadata={"help": "Share of rows without media that are dropped and counted; more are an error."}

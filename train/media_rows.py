@@ -7,7 +7,7 @@ or `media.end` uses that part of its files.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from modeling_avicuna.video_processing_avicuna import load_video_frames
 
 
 def open_media(
-    features_dirs: list[str], *, media_dir: str | None, processor: ProcessorMixin
+    features_dirs: list[str], *, media_dir: str | None, processor: ProcessorMixin, composition: str = "even"
 ) -> "CachedMedia | MediaFiles":
     """`CachedMedia` if there are folders of features, otherwise `MediaFiles`."""
     if features_dirs:
-        return CachedMedia(features_dirs, processor=processor)
+        return CachedMedia(features_dirs, processor=processor, composition=composition)
     return MediaFiles(media_dir, processor=processor)
 
 
@@ -55,13 +55,15 @@ class CachedMedia:
     Args:
         folders: searched in order; the id of a medium is its file name without the suffix.
         processor: of the model that is trained; it determines the number of visual and audio tokens of a composition.
+        composition: the `rule` of `compose_features`.
 
     Raises:
         ValueError: a folder whose features were made with other settings than the processor's.
     """
 
-    def __init__(self, folders: list[str], *, processor: ProcessorMixin):
+    def __init__(self, folders: list[str], *, processor: ProcessorMixin, composition: str = "even"):
         self.folders = FeatureFolders(folders)
+        self.composition = composition
         self.settings = processor.feature_settings
         for store in self.folders.stores:
             store.check_settings(self.settings)
@@ -128,11 +130,10 @@ class CachedMedia:
         num_video, num_audio = num_modality_tokens(self.num_av_tokens, self.rate)
         segments = row["segments"]
         store = cast(FeatureStore, self)  # with the methods that composing calls
-        video, audio = compose_features(
-            segments, store, num_video_tokens=num_video, num_audio_tokens=num_audio, windows=self.windows
-        )
+        how: dict[str, Any] = {"rule": self.composition, "windows": self.windows}
+        video, audio = compose_features(segments, store, num_video_tokens=num_video, num_audio_tokens=num_audio, **how)
         if not len(audio):  # all tokens of a silent video are visual
-            video, audio = compose_features(segments, store, num_video_tokens=self.num_av_tokens)
+            video, audio = compose_features(segments, store, num_video_tokens=self.num_av_tokens, **how)
         return video, audio
 
     def _found(self, name: str, start: float | None, end: float | None) -> tuple[FeatureStore, str]:

@@ -53,7 +53,9 @@ def main(arguments: list[str] | None = None):
     base = merged_start(stage, training)
     processor = load_processor(base, revision=stage.model_revision)
     start = describe_start(str(stage.model_name_or_path), revision=stage.model_revision)
-    media = open_media(stage.features_dir, media_dir=stage.media_dir, processor=processor)
+    media = open_media(
+        stage.features_dir, media_dir=stage.media_dir, processor=processor, composition=stage.composition
+    )
     with whole_models(training):
         rows, eval_rows, counts = load_stage_rows(stage, media=media, seed=training.seed)
 

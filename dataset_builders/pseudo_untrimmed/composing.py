@@ -17,7 +17,7 @@ from .planning import Segment
 from .time_line import AUDIO, Span, find_playing, list_pictures, list_sounds, read_spans
 
 
-RULES = ("even", "published")
+COMPOSITION_RULES = ("even", "published")
 NO_SILENCE = "no sound at {:.2f} s, and no row of silence is known: extract features again, or pass `silence`"
 NO_DARKNESS = "no picture from {} to {} s, and no row of darkness is known: extract features again, or pass `darkness`"
 
@@ -66,8 +66,8 @@ def compose_features(
         ValueError: an unknown rule, no segments, segments out of order, clips without features (all are listed), clips
             without a visual row, or a time without sound or picture whose row is not known.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
+    if rule not in COMPOSITION_RULES:
+        raise ValueError(f"rule must be one of {COMPOSITION_RULES}, got {rule!r}")
     spans = [read_span(segment) for segment in segments]
     times = read_spans(spans)
     missing = missing_clips(segments, clip_features)
