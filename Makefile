@@ -29,7 +29,7 @@ demo: setup
 # A page in the browser for a checkpoint, with a video of the sandbox as the example: http://127.0.0.1:7860
 page: setup
 	test -f outputs/page/example.mp4 || ( $(BIN)/python -m dataset_builders.sandbox --output outputs/page/world \
-		--num-clips 0 --num-test-videos 1 --seed 107 --event-seconds 4 12 --video-seconds 20 40 && \
+		--num-clips 0 --num-test-videos 1 --seed 101 --event-seconds 4 12 --video-seconds 20 40 && \
 		cp outputs/page/world/test/*.mp4 outputs/page/example.mp4 )
 	AVICUNA_MODEL="$(or $(MODEL),examples/sandbox_checkpoint)" AVICUNA_EXAMPLE="$(CURDIR)/outputs/page/example.mp4" \
 		$(BIN)/python model_card/space/app.py

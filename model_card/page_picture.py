@@ -24,7 +24,7 @@ from .release.space_release import SPACE, run_app
 
 PROGRAM = "python -m model_card.page_picture"
 FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --window-size=1280,1060"
-COLORS = 64  # of the picture, to keep it small
+COLORS = 256  # of the picture, to keep it small
 
 
 @dataclass
@@ -33,7 +33,11 @@ class PictureOptions:
 
     output: Path = field(metadata={"help": "PNG file to write."})
     model: Path = field(default=Path("examples/sandbox_checkpoint"), metadata={"help": "Checkpoint folder."})
-    seed: int = field(default=107, metadata={"help": "Of the video."})
+    seed: int = field(default=101, metadata={"help": "Of the video."})
+    query: str = field(
+        default="balloon rising, dog barking, thunder rumbling, rain falling",
+        metadata={"help": "Events to find, separated by commas."},
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 browser.get(address)
                 browser.find_element("css selector", "#video input[type=file]").send_keys(str(video))
                 browser.find_element("css selector", "#video video")
+                browser.find_element("css selector", "#query textarea, #query input").send_keys(options.query)
                 browser.find_element("css selector", "button#find").click()
                 browser.find_element("css selector", "#timeline .event")
                 time.sleep(2)  # transitions
