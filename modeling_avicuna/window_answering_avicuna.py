@@ -35,7 +35,7 @@ def answer_windows(
         model, processor: as in `answer_batch`.
         windows (`Iterable[EncodedSlot]`): of `AVicunaProcessor.prepare_windows`; read as they are needed.
         questions (`list[str]`): questions whose answers name events.
-        min_presence (`float`): answers about a window whose `Answer.presence` is lower are taken as "No event.".
+        min_presence (`float`): an answer about a window whose `Answer.presence` is lower counts as "No event.".
         batch_size (`int`): questions about one window that are answered together.
         settings: `score` and generation settings, as in `answer_batch`.
 

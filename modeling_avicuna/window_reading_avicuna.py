@@ -34,9 +34,10 @@ SKIPPING_CODECS = ("h264", "hevc")
 
 class SequentialFile(MediaFile):
     """
-    A media file whose picture and sound are decoded in a single pass, each at its own pace.
+    A media file whose picture and sound are decoded in a single pass.
 
-    After `begin` packets are read once, in file order; those of the stream that is behind wait, still compressed.
+    After `begin`, packets are read once, in file order. A packet of the other stream than the one that is asked for is
+    kept, still compressed, until it is asked for.
     """
 
     _queues: dict[int, deque] | None = None

@@ -1,4 +1,4 @@
-"""A long video as overlapping windows: where they lie, and the events of all windows as the events of the video.
+"""Plans the overlapping windows of a long video, and joins the events of all windows to those of the video.
 
 `window_reading_avicuna` decodes the windows, `window_answering_avicuna` asks about them. This module needs neither
 torch nor transformers: a client of a server can plan windows and join their answers too.

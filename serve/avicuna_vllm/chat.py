@@ -1,7 +1,7 @@
 """What vLLM does before the model: the chat template, content parts, and fetching media.
 
-vLLM decodes frames without sound and cannot tell images from videos in our template. Here media are fetched as files,
-which the processor decodes later, and only where no earlier request had them.
+vLLM decodes frames without sound, and its placeholders do not distinguish images from videos in our template. Here
+media are fetched as files. The processor decodes a file unless the result of an earlier request is in vLLM's cache.
 """
 
 import json
@@ -87,8 +87,8 @@ class AVicunaProcessor(modeling_avicuna.AVicunaProcessor):
 class MediaSource(MediaIO[dict]):
     """A fetched file as a content block of the processor, without decoding: its bytes or, for a local file, its path.
 
-    A local file is not read here. An hour of video is asked about dozens of times, in windows, and vLLM keeps and
-    hashes what this returns for each request: `version` makes a file that was written again another one.
+    vLLM hashes what this returns, for each request. A local file is therefore not read here: a client asks about an
+    hour of video dozens of times, in windows. `version` changes when the file is rewritten.
     """
 
     def __init__(self, address: str, settings: dict[str, Any]):

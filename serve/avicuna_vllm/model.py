@@ -26,7 +26,8 @@ OWN_PARTS = ("vision_tower", "audio_tower", "vision_adapter", "audio_adapter")
 
 @MULTIMODAL_REGISTRY.register_processor(AVicunaMultiModalProcessor, info=AVicunaInfo, dummy_inputs=AVicunaDummyInputs)
 class AVicunaForVLLM(nn.Module, SupportsMultiModal, SupportsPP):
-    """
+    """The model that vLLM runs. The weights have the names that `save_pretrained` writes.
+
     Raises:
         ValueError: the language model is of a type that is not served, or the checkpoint lacks a tower.
     """
