@@ -223,7 +223,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(process: subprocess.Popen, address: str, *, log: Path, seconds: float = 600.0) -> Iterator[str]:
+def running(process: subprocess.Popen, address: str, *, log: Path, seconds: float = 900.0) -> Iterator[str]:
     """Waits until a server answers; terminates it afterwards."""
     try:
         deadline = time.monotonic() + seconds
