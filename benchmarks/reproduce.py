@@ -5,7 +5,8 @@
 
 Run again, it continues where it stopped. A step's folder is named by what it depends on, so that rows share the steps
 that they have in common. `results/reproduce.json` collects the finished rows, `results/reproduce_loss.png` shows their
-losses, and their table is printed (`--collect true`: nothing else is done).
+losses, `results/reproduce_rates.png` the sweep of the interleaving rate beside the paper's, and their table is printed
+(`--collect true`: nothing else is done).
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from examples import sandbox_recipe as recipe  # noqa: E402
 PROGRAM = "python benchmarks/reproduce.py"
 PLAN = Path(__file__).with_suffix(".yaml")
 RESULTS = Path(__file__).parent / "results" / "reproduce.json"
+PAPER = recipe.PROJECT / "eval" / "paper_results.json"
 SCORES = ("presence", "time_tokens", "constant")
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 
@@ -209,8 +211,34 @@ def collect(options: ReproduceOptions) -> None:
         unit="training loss",
         title="Loss on answers, from step 300 on",
     )
+    if rates := rates_of(rows):
+        draw_lines(
+            options.results.with_name(f"{options.results.stem}_rates.png"),
+            series={"paper, UnAV-100": read_paper_rates(), "sandbox": rates},
+            axis="share of audio tokens (%)",
+            unit="average mAP",
+            title="Audio interleaving rate",
+        )
     print_table(rows)
     print(f"{options.results}: {len(rows)} rows, {len(missing)} not run")
+
+
+def rates_of(rows: list[dict]) -> dict[float, float]:
+    """Average mAP by the share of audio tokens in percent, of the rows that differ from the reference in it alone."""
+    default = {"audio-interleaving-rate": "0.25"}
+    sweep = [row for row in rows if row["name"].startswith("rate ") or row["name"] in ("reference", "without sound")]
+    return {
+        100 * float((default | row["initialize"])["audio-interleaving-rate"]): row["metrics"]["presence"][
+            "average_mAP"
+        ]
+        for row in sweep
+        if row["seed"] == 0
+    }
+
+
+def read_paper_rates() -> dict[float, float]:
+    rows = json.loads(PAPER.read_text(encoding="utf-8"))["rate_sweep"]["rows"]
+    return {float(row["method"]): row["values"][0] for row in rows}
 
 
 def print_table(rows: list[dict]) -> None:

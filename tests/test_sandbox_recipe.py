@@ -47,6 +47,22 @@ def test_rows_of_the_plan_share_their_first_steps(tmp_path):
         list(reproduce.read_plan(reproduce.PLAN, only=["nonsense"], seeds=[]))
 
 
+def test_the_sweep_of_the_rate_is_read_from_rows_of_one_seed():
+    rates = {"rate 0.5": "0.5", "without sound": "0", "reference": None, "whole clips": None, "without stage II": None}
+    rows = [
+        {
+            "name": name,
+            "seed": seed,
+            "initialize": {} if rate is None else {"audio-interleaving-rate": rate},
+            "metrics": {"presence": {"average_mAP": 10.0 * seed + number}},
+        }
+        for number, (name, rate) in enumerate(rates.items())
+        for seed in (0, 1)
+    ]
+    assert reproduce.rates_of(rows) == {50.0: 0.0, 0.0: 1.0, 25.0: 2.0}
+    assert reproduce.read_paper_rates()[25.0] == 60.3
+
+
 def test_counts_and_rejections_are_computed_from_the_answers(tmp_path):
     events = [{"segment": [1.0, 4.0], "label": "rain"}, {"segment": [6.0, 9.0], "label": "rain"}]
     (tmp_path / "annotations.json").write_text(json.dumps({"database": {"v": {"annotations": events}}}))
