@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             },
         }
     for case in results.values():
-        texts = [way.pop("answers") for way in case.values()]
+        # vLLM leaves out an incomplete character at the end of an answer
+        texts = [[text.rstrip("\ufffd") for text in way.pop("answers")] for way in case.values()]
         case["num_equal_answers"] = sum(len(set(answers)) == 1 for answers in zip(*texts, strict=True))
         case["num_questions"] = len(questions)
     write_results(options.output, conditions=conditions, results=results)
