@@ -18,6 +18,7 @@ PAGES = (
     "docs/use.md",
     "docs/serve.md",
     "docs/publish.md",
+    "docs/scale.md",
     "docs/reproduce.md",
     "README.md",
 )

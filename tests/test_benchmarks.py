@@ -19,6 +19,7 @@ from benchmarks.conditions import describe_conditions, write_results
         "rendering",
         "serving",
         "side_by_side",
+        "two_workers",
     ],
 )
 def test_a_wrong_option_of_a_benchmark_is_one_line(name, capsys):
