@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar, get_args, get_type_hints
 
+from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
 from .workers import end_with_starter
@@ -49,6 +50,10 @@ def parse_options(
     parser = OneLineParser(options_class, prog=program, description=description.replace("%", "%%"), allow_abbrev=False)
     accept_none(parser, options_class)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for option, value in zip(words, [*words[1:], None]):
+        # as from a shell variable that is not set; an empty path is the working directory
+        if option.startswith("--") and (value == "" or option.endswith("=")):
+            parser.error(f"the value of {option.rstrip('=')} is empty")
     unknown = parser.parse_known_args(words)[1]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -73,9 +78,10 @@ def accept_none(parser: HfArgumentParser, options_class: type) -> None:
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """
-    Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError` or `OSError`,
-    whose messages name the invalid value or file. The traceback goes to the log at level DEBUG. Ctrl-C exits with
-    status 130. A command that another one started ends with it (`workers.end_with_starter`).
+    Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError`, `OSError` or
+    `SafetensorError` (a full disk), whose messages name the invalid value or file. The traceback goes to the log at
+    level DEBUG. Ctrl-C exits with status 130. A command that another one started ends with it
+    (`workers.end_with_starter`).
 
     Example:
 
@@ -86,7 +92,7 @@ def one_line_errors(program: str) -> Iterator[None]:
     end_with_starter()
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         logger.debug("traceback of the error below", exc_info=True)
         message = " ".join(str(error).split()) or type(error).__name__
         sys.stderr.write(f"{program}: error: {message}\n")

@@ -60,6 +60,21 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(folder, tmp_path):
             assert (built / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_a_build_killed_while_it_removed_its_work_folder_is_finished(tmp_path, monkeypatch):
+    settings = quick_settings(write_captions(tmp_path / "desc.json", 40))
+
+    def remove_in_part(folder):
+        sorted(path for path in folder.rglob("*") if path.is_file())[-1].unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pu_valor_folder.shutil, "rmtree", remove_in_part)
+        build_folder(settings, tmp_path / "killed")
+    assert (tmp_path / "killed" / ".build").exists()
+    killed, whole = (build_folder(settings, tmp_path / name) for name in ("killed", "whole"))
+    assert files_of(killed) == files_of(whole) and not (killed / ".build").exists()
+
+
 def test_a_killed_build_is_resumed_with_the_same_bytes(tmp_path):
     """After kill -9, finished shards are kept and the missing ones written."""
     options = {"num_videos": 3600, "videos_per_shard": 60}

@@ -10,6 +10,7 @@ depend on interruptions or on the number of workers.
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -56,8 +57,14 @@ def build_folder(
     """
     output = Path(output)
     known = read_report(output)
-    if known is not None and known["fingerprint"] == settings.fingerprint() and not (output / WORK_DIR).exists():
+    work = output / WORK_DIR
+    if (
+        known is not None
+        and known["fingerprint"] == settings.fingerprint()
+        and not (work / known["fingerprint"]).exists()
+    ):
         check_finished(output, known)
+        shutil.rmtree(work, ignore_errors=True)  # a process was killed while it removed the folder
         return output
     prepared = prepare_folder(settings, output)
     wanted = list_shards(prepared, settings)
@@ -183,6 +190,8 @@ def finish_folder(output: Path, prepared: Prepared, settings: CurationSettings) 
         sha256={shard_path(output, prepared, settings, shard).name: one["sha256"] for shard, one in done.items()},
     )
     write_card(output, report)
+    # renamed first: a build that is killed during the removal is finished
+    os.replace(prepared.folder, output / WORK_DIR / ".finished")
     shutil.rmtree(output / WORK_DIR)
 
 
