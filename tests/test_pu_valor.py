@@ -13,7 +13,7 @@ from datasets import load_dataset
 from dataset_builders import build
 from dataset_builders.pseudo_untrimmed.settings import PRESETS
 from dataset_builders.pu_valor import PUValor
-from dataset_builders.schema import FEATURES, MEDIA, TRACKED_FEATURES
+from dataset_builders.schema import FEATURES, MEDIA, TRACKED_FEATURES, with_rejected
 from dataset_builders.sources.record_report import RecordReport
 from dataset_builders.sources.vtimellm import read_vtimellm, write_vtimellm
 from modeling_avicuna.media_avicuna import probe
@@ -302,7 +302,7 @@ def test_the_preset_builds_from_the_command_line_and_its_card_says_what_is_ours(
     words += ["--backgrounds-file", str(tmp_path / "backgrounds.json"), "--num-videos", "60", "--cluster-size", "40"]
     build.main([*words, "--text-encoder", str(sentence_encoder_dir), "--embeddings-dir", str(tmp_path / "cache")])
     rows = load_dataset(str(tmp_path / "built"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert rows.features == TRACKED_FEATURES
+    assert rows.features == with_rejected(TRACKED_FEATURES)
     answers = [message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"]
     assert any(answer == "No event." for answer in answers) and any("<s1>" in answer for answer in answers)
     card = (tmp_path / "built" / "README.md").read_text(encoding="utf-8")

@@ -96,7 +96,13 @@ def test_ctrl_c_ends_a_command_and_its_workers_in_one_line(tmp_path, num_workers
     running.touch()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RUNNING": str(running)}
     command = psutil.Popen(
-        [sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # a test run in the background of a script would pass on that the signal is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for_jobs(command, running, num_workers)
     children = command.children(recursive=True)
