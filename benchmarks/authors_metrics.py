@@ -100,9 +100,7 @@ def compare_unav100(options: Options, folder: Path) -> dict[str, Any]:
     lines = [{"video_id": name, "events": said} for name, said in events.items()]
     (folder / "unav.json").write_text(json.dumps({"database": database}))
     mine = ours("unav100", options.unav100, write_lines(folder / "unav.jsonl", lines))
-    np.float = float  # type: ignore[attr-defined]  # the authors' code was written for numpy 1.23
-    metrics = import_from(options.repositories / "UnAV/libs/utils", "metrics")
-    detection = metrics.ANETdetection(str(folder / "unav.json"), "test", np.linspace(0.1, 0.9, 9), num_workers=1)
+    detection = official_unav(options.repositories / "UnAV", folder / "unav.json")
     columns = [np.array(column) for column in zip(*rows)]
     given = {"video-id": list(columns[0]), "label": np.array([labels[label] for label in columns[1]])}
     given |= {name: column.astype(float) for name, column in zip(("t-start", "t-end", "score"), columns[2:])}
@@ -289,6 +287,13 @@ def disjoint(spans: Sequence[Sequence[float]]) -> list[list[float]]:
         if all(end < other[0] or other[1] < start for other in kept):
             kept.append([start, end])
     return kept
+
+
+def official_unav(clone: Path, annotations: Path) -> Any:
+    """The official evaluator of UnAV-100 for the test videos of an annotation file."""
+    vars(np)["float"] = float  # it was written for numpy 1.23
+    metrics = import_from(clone / "libs/utils", "metrics")
+    return metrics.ANETdetection(str(annotations), "test", np.linspace(0.1, 0.9, 9), num_workers=1)
 
 
 def import_from(folder: Path, name: str) -> ModuleType:

@@ -1,7 +1,6 @@
 """AVicuna at the size of the published checkpoint, and at tiny size for trial runs: random weights, no download."""
 
 import torch
-from torch import nn
 from transformers import ProcessorMixin
 
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
@@ -103,7 +102,3 @@ def reset_peak(device: str) -> None:
 def peak_gib(device: str) -> float | None:
     """Largest allocated device memory since `reset_peak`, in GiB; None on a CPU."""
     return None if device == "cpu" else round(torch.cuda.max_memory_allocated() / 2**30, 2)
-
-
-def count_parameters(module: nn.Module, *, trained: bool = False) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trained)

@@ -10,9 +10,6 @@ times during the warm-up, and the scores of 60 held-out videos.
 """
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,7 +32,7 @@ PROGRAM = "python -m benchmarks.gpu_learning"
 ACTIONS = ("prepare", "train")
 TEXT = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8}
 TEXT["num_key_value_heads"] = TEXT["num_attention_heads"]
-RUN = recipe.SandboxRun(stages=("stage1", "stage2", "stage2_warmup", "stage3"))
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 # AdamW with a linear decay. The learning rate is our choice: the published 1e-4 is for batches of 128 and a 7B model.
 ADAMW = {"use_muon": False, "learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_steps": 0.05}
 LORA = {
@@ -79,10 +76,10 @@ def prepare(options: LearningOptions) -> None:
         whiten_towers(model, processor, spread(list_media(str(folder / "world" / "clips"), []), NUM_WHITENING_CLIPS))
         for part in (processor, model):
             part.save_pretrained(folder / "stage0")
-    run(recipe.extract_features(several, folder / "world", folder / "stage0", folder / "features"))
+    run(recipe.extract_features(several, folder / "world", folder / "stage0", folder / "features"), **NO_GPU)
     start = "stage0"
     for stage in ("stage1", "stage2"):
-        run(train_step(options, stage, start=start, name=stage, device="cpu"))
+        run(train_step(options, stage, start=start, name=stage, device="cpu"), **NO_GPU)
         start = stage
 
 
@@ -107,13 +104,13 @@ def train(options: LearningOptions) -> None:
         train_step(options, "stage3", start="warm-up", name=names[name], **settings, **changes)
         for name, changes in STAGE3.items()
     ]
-    for process in [start_step(step) for step in steps]:
+    for process in [step.start() for step in steps]:
         process.wait()
     scoring = {}
     for name, folder in names.items():
         if (options.folder / folder / "training_summary.json").exists():
             results[name] = read_training(options.folder / folder)
-            scoring[name] = start_step(score_step(options, folder))
+            scoring[name] = score_step(options, folder).start()
     for name, process in scoring.items():
         process.wait()
         path = options.folder / f"{names[name]}-scores" / "results.json"
@@ -162,26 +159,7 @@ def read_training(folder: Path) -> dict:
     }
 
 
-def start_step(step: recipe.Step) -> subprocess.Popen:
-    """Starts a step's command; a training without --cpu runs on the GPU if the step does not say `use_cpu`."""
-    words = list(step.words)
-    on_gpu = "--use_cpu" in words and words[words.index("--use_cpu") + 1] == "false"
-    if on_gpu:
-        words.remove("--cpu")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(recipe.PROJECT), *sys.path]),
-    }
-    if not on_gpu and step.name != "sandbox_query":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    module = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}
-    program = [] if words[0] == "python" else ["-m", module[words[0]]]
-    print("$", *words, flush=True)
-    return subprocess.Popen([sys.executable, *program, *words[1:]], cwd=recipe.PROJECT, env=environment)
-
-
-def run(step: recipe.Step) -> None:
+def run(step: recipe.Step, **variables: str) -> None:
     """Runs a step, unless its product exists.
 
     Raises:
@@ -190,7 +168,7 @@ def run(step: recipe.Step) -> None:
     if step.product.exists():
         return
     started = time.perf_counter()
-    if start_step(step).wait():
+    if step.start(**variables).wait():
         raise ValueError(f"the step {step.name} failed, see its output above")
     print(f"{step.name}: {time.perf_counter() - started:.0f} s", flush=True)
 

@@ -23,7 +23,7 @@ from transformers import BitsAndBytesConfig
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from benchmarks.full_size import SIZES, build_full_size, device_conditions, peak_gib, reset_peak, wait
-from benchmarks.multi_query import MANNERS, cached_features
+from benchmarks.multi_query import cached_features, list_queries, spans
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_range
 from dataset_builders.media_writer import MediaWriter
@@ -134,10 +134,7 @@ def ask_once(pipe: AVicunaPipeline, video: Path, options: QueryOptions) -> dict:
 def compare_queries(pipe: AVicunaPipeline, features: dict, options: QueryOptions) -> dict:
     """Queries per second, together and one by one, and the share of equal answers (16-bit types round differently in
     batches of other sizes, and a random model is never sure)."""
-    labels = [event.label + manner for manner in MANNERS for event in EVENT_CLASSES]
-    queries = [labels[number % len(labels)] for number in range(options.num_queries)]
-    queries = [f"{query} {number // len(labels)}" for number, query in enumerate(queries)]  # all different
-    separate: dict[str, list] = {}
+    queries = list_queries(options.num_queries)
 
     def one_by_one() -> dict:
         return {query: pipe(features, query=query) for query in queries[: options.num_separate]}
@@ -151,7 +148,8 @@ def compare_queries(pipe: AVicunaPipeline, features: dict, options: QueryOptions
 
         reset_peak(options.device)
         seconds, answers = fastest(together, options)
-        equal = [spans(answers[query]) == spans(separate[query]) for query in separate]
+        answered, expected = spans(answers), spans(separate)
+        equal = [answered[query] == expected[query] for query in separate]
         results[f"together, {batch_size} at once"] = {
             "queries_per_second": round(len(queries) / seconds, 2),
             "ratio_to_one_by_one": round(len(queries) / seconds / results["one_by_one"]["queries_per_second"], 2),
@@ -171,10 +169,6 @@ def fastest(function: Callable[[], dict], options: QueryOptions) -> tuple[float,
         wait(options.device)
         seconds.append(time.perf_counter() - started)
     return min(seconds[1:]), result
-
-
-def spans(events: list[dict]) -> list[tuple[float, float]]:
-    return [(event["start"], event["end"]) for event in events]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from benchmarks.full_size import SIZES, build_full_size, device_conditions, peak_flops, peak_gib, reset_peak, wait
-from benchmarks.train_throughput import LENGTH_QUANTILES, NUM_AUDIO, NUM_VIDEO, make_batch
+from benchmarks.train_throughput import NUM_AUDIO, NUM_VIDEO, draw_lengths, make_batch
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_range
 from train import packed_attention
@@ -138,9 +138,7 @@ def train_case(options: TrainingOptions, stage_name: str, form: str, *, checkpoi
     if form != "padded":
         packed_attention.prepare_for_packing(model)
     num_steps = WARM_UP + options.steps
-    rng = np.random.default_rng(0)
-    drawn = np.interp(rng.uniform(0, 100, size=num_steps * options.batch_size), *LENGTH_QUANTILES)
-    lengths = drawn.round().astype(int).tolist()
+    lengths = draw_lengths(num_steps * options.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         training = AVicunaTrainingArguments(
             output_dir=folder,

@@ -50,9 +50,7 @@ class QueryOptions:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(QueryOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     torch.set_num_threads(1)
-    queries = [event.label + manner for manner in MANNERS for event in EVENT_CLASSES][: options.num_queries]
-    if len(queries) < options.num_queries:
-        raise ValueError(f"--num-queries is {options.num_queries}; there are only {len(queries)} queries")
+    queries = list_queries(options.num_queries)
     model, processor = build_tiny([SYSTEM_PROMPT, GROUNDING_PROMPT, *queries], language_model=options.language_model)
     conditions = describe_conditions(
         ["torch", "transformers"], **asdict(options), num_parameters=model.num_parameters(), device="cpu, 1 thread"
@@ -66,6 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         results = {name: compare(pipe, source, queries, options) for name, source in sources.items()}
     write_results(options.output, conditions=conditions, results=results)
+
+
+def list_queries(num_queries: int) -> list[str]:
+    """Different queries. Raises ValueError: there are fewer."""
+    queries = [event.label + manner for manner in MANNERS for event in EVENT_CLASSES]
+    if len(queries) < num_queries:
+        raise ValueError(f"--num-queries is {num_queries}; there are only {len(queries)} queries")
+    return queries[:num_queries]
 
 
 def compare(pipe: AVicunaPipeline, source: Path | dict, queries: list[str], options: QueryOptions) -> dict:

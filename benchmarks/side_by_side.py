@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.authors_metrics import import_from
+from benchmarks.authors_metrics import official_unav
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from benchmarks.event_localization import make_sets
+from benchmarks.multi_query import list_queries
 from benchmarks.side_worker import REPLY
-from benchmarks.train_throughput import LENGTH_QUANTILES
+from benchmarks.train_throughput import NUM_AUDIO, NUM_VIDEO, draw_lengths
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_range
-from dataset_builders.sandbox.classes import EVENT_CLASSES
 from eval.metrics import load_metric
 from modeling_avicuna.convert_avicuna_to_hf import convert_checkpoint
 from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT
@@ -45,8 +45,7 @@ from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT
 PROGRAM = "python -m benchmarks.side_by_side"
 LONG_SECONDS = 20.0
 PROJECT = Path(__file__).resolve().parents[1]
-MANNERS = ("", " far away", " close to the camera", " again and again")
-NUM_VIDEO, NUM_AUDIO, VIDEO_SIZE, AUDIO_SIZE = 75, 25, 768, 512  # published
+VIDEO_SIZE, AUDIO_SIZE = 768, 512  # published
 SIZES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
     "58m": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8},
@@ -104,8 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare_models(size: str, options: Options) -> dict[str, Any]:
     """The figures of every measurement that asks a model or trains it."""
-    queries = [event.label + manner for manner in MANNERS for event in EVENT_CLASSES][: options.num_queries]
-    questions = [GROUNDING_PROMPT.format(query=query) for query in queries]
+    questions = [GROUNDING_PROMPT.format(query=query) for query in list_queries(options.num_queries)]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         num_parameters = write_checkpoints(Path(folder), size=size, tokenizer=options.tokenizer)
         write_inputs(Path(folder) / "inputs.pt")
@@ -258,9 +256,8 @@ def write_checkpoints(folder: Path, *, size: str, tokenizer: Path) -> int:
 def write_inputs(path: Path, *, batch_size: int = 8) -> None:
     """Features of one video, and a batch with the token counts of PU-VALOR rows, a third of each text supervised."""
     generator = torch.Generator().manual_seed(0)
-    quantiles = np.random.default_rng(0).uniform(0, 100, size=batch_size)
-    lengths = np.interp(quantiles, *LENGTH_QUANTILES).round().astype(int) - NUM_VIDEO - NUM_AUDIO
-    text_ids = [torch.randint(5, 32_000, (int(length),), generator=generator) for length in lengths]
+    lengths = [length - NUM_VIDEO - NUM_AUDIO for length in draw_lengths(batch_size)]
+    text_ids = [torch.randint(5, 32_000, (length,), generator=generator) for length in lengths]
     labels = [ids.masked_fill(torch.arange(len(ids)) < 2 * len(ids) // 3, -100) for ids in text_ids]
     torch.save(
         {
@@ -302,15 +299,11 @@ def compare_evaluators(options: Options) -> dict[str, Any]:
     names = ("video-id", "t-start", "t-end", "label", "score")
     given: dict[str, Any] = {name: np.array(column) for name, column in zip(names, zip(*rows))}
     given["video-id"] = [row[0] for row in rows]
-    np.float = float  # type: ignore[attr-defined]  # the official program was written for numpy 1.23
-    program = import_from(options.unav / "libs/utils", "metrics")
     ours = load_metric("event_localization")
     seconds: dict[str, list[float]] = {"ours": [], "published": []}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "annotations.json").write_text(json.dumps({"database": database}))
-        detection = program.ANETdetection(
-            f"{folder}/annotations.json", "test", np.linspace(0.1, 0.9, 9), num_workers=1
-        )
+        detection = official_unav(options.unav, Path(folder) / "annotations.json")
         for _ in range(options.rounds):
             began = time.process_time()
             _, average = detection.evaluate(dict(given), verbose=False)

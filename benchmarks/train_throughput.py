@@ -50,6 +50,12 @@ class Options:
     rounds: int = field(default=3, metadata={"help": "Passes over the batches; the median counts."})
 
 
+def draw_lengths(num_samples: int) -> list[int]:
+    """Tokens of random PU-VALOR rows, always the same."""
+    ranks = np.random.default_rng(0).uniform(0, 100, size=num_samples)
+    return np.interp(ranks, *LENGTH_QUANTILES).round().astype(int).tolist()
+
+
 def build_model() -> nn.Module:
     """A feature-only AVicuna with random weights, of which everything is trained."""
     text = LlamaConfig(max_position_embeddings=8192, **TEXT)
@@ -104,9 +110,8 @@ def measure(model: nn.Module, batches: list[dict]) -> tuple[float, float]:
 def compare_padding(options: Options) -> dict:
     """Useful tokens per second on the same samples: padded, flattened with our attention, and flattened with
     transformers' SDPA, which makes a mask of the whole row squared."""
-    rng = np.random.default_rng(0)
-    drawn = np.interp(rng.uniform(0, 100, size=options.num_batches * options.batch_size), *LENGTH_QUANTILES)
-    lengths = drawn.round().astype(int).reshape(options.num_batches, -1).tolist()
+    drawn = draw_lengths(options.num_batches * options.batch_size)
+    lengths = np.reshape(drawn, (options.num_batches, -1)).tolist()
     model = build_model()
     torch.manual_seed(0)
     padded = [make_batch(row) for row in lengths]

@@ -27,6 +27,7 @@ from dataset_builders.pseudo_untrimmed.settings import PRESETS, CurationSettings
 from dataset_builders.pseudo_untrimmed.shards import build_shard
 from dataset_builders.sources.clip_files import locate_clip
 from dataset_builders.sources.media_folder import MediaFolder
+from modeling_avicuna.interleaving_avicuna import num_modality_tokens
 from train.checkpoint import load_model
 from train.extract_features import encode_darkness, encode_media, encode_silence, read_media
 
@@ -82,7 +83,7 @@ def compare(
     clip_ids = dict.fromkeys(segment["clip_id"] for row in rows for segment in row["segments"])
     files = {clip_id: file for clip_id in clip_ids if (file := locate_clip(folder, clip_id)) is not None}
     clips = {clip_id: extract(file.path, model, processor) for clip_id, file in files.items()}
-    rates = {"num_video_tokens": 75, "num_audio_tokens": 25}
+    counts = num_modality_tokens(processor.num_av_tokens, processor.audio_interleaving_rate)
     extractor = processor.feature_extractor
     composed = [
         compose_features(
@@ -91,7 +92,8 @@ def compare(
             windows=(extractor.window_seconds, extractor.stride_seconds),
             silence=encode_silence(model, processor),
             darkness=encode_darkness(model, processor),
-            **rates,
+            num_video_tokens=counts[0],
+            num_audio_tokens=counts[1],
         )
         for row in rows
     ]

@@ -37,7 +37,7 @@ class Demo:
     """The demo's folder, its settings and the times of its steps."""
 
     def __init__(self, output: Path, *, seed: int = 0, max_steps: int | None = None):
-        # without padding, a step takes a fifth less time; the loss is the same
+        # without padding, a step takes less time; the loss is the same
         changes: dict = {"flatten": True} | ({"max_steps": max_steps} if max_steps else {})
         overrides = dict.fromkeys(recipe.STAGES, changes)
         cores = min(2, os.cpu_count() or 1)

@@ -5,6 +5,7 @@ a command that a user could type, and the file that it leaves when it is complet
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -48,18 +49,28 @@ class Step:
     words: tuple[str, ...]
     product: Path
 
+    def start(self, **variables: str) -> subprocess.Popen:
+        """Print and start the command from the project's root, one thread for each process.
+
+        Args:
+            variables: of the environment.
+        """
+        print(f"$ {shlex.join(self.words)}", flush=True)
+        program = sys.executable if self.words[0] == "python" else str(Path(sys.executable).with_name(self.words[0]))
+        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+        environment = supervised_environment(OMP_NUM_THREADS="1", PYTHONPATH=path, **variables)
+        return subprocess.Popen([program, *self.words[1:]], cwd=PROJECT, env=environment)
+
     def run(self) -> None:
-        """Print and run the command from the project's root, one thread for each process.
+        """Run the command to its end.
 
         Raises:
             SystemExit: the command failed.
         """
-        print(f"$ {shlex.join(self.words)}", flush=True)
-        program = sys.executable if self.words[0] == "python" else str(Path(sys.executable).with_name(self.words[0]))
-        environment = supervised_environment(OMP_NUM_THREADS="1", PYTHONPATH=str(PROJECT))
-        done = subprocess.run([program, *self.words[1:]], cwd=PROJECT, env=environment)
-        if done.returncode:
-            sys.exit(f"stopped: the command above ended with status {done.returncode}")
+        with self.start() as process:
+            status = process.wait()
+        if status:
+            sys.exit(f"stopped: the command above ended with status {status}")
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,8 @@ def train_stage(run: SandboxRun, stage: str, *, world: Path, features: Path, sta
     options |= run.overrides.get(stage, {})
     overrides = ["--data_dir", str(world), "--features_dir", str(features)]
     overrides += [word for name, value in options.items() for word in option_words(name, value)]
-    command = Stage(recipe, str(start), output, overrides).command(shlex.join(launch(run.num_processes)))
+    launcher = launch(run.num_processes, on_cpu={**values, **options}["use_cpu"])
+    command = Stage(recipe, str(start), output, overrides).command(shlex.join(launcher))
     return step(stage, *command, product=output / "training_summary.json")
 
 
@@ -152,10 +164,10 @@ def change_pu_valor(source: dict, changes: dict) -> dict:
     return {**source, "options": {**source["options"], **changes}} if source["path"] == "pu_valor" else source
 
 
-def launch(num_processes: int) -> tuple[str, ...]:
+def launch(num_processes: int, *, on_cpu: bool = True) -> tuple[str, ...]:
     """The launcher: on CPUs `accelerate launch` starts one process, whatever it is asked for."""
     if num_processes == 1:
-        return ("accelerate", "launch", "--num_processes", "1", "--cpu")
+        return ("accelerate", "launch", "--num_processes", "1", *(("--cpu",) if on_cpu else ()))
     return ("torchrun", "--standalone", "--nproc-per-node", str(num_processes))
 
 

@@ -63,15 +63,8 @@ def load_audio(
     Raises:
         MediaError: the file cannot be opened, or none of its sound can be decoded.
     """
-    with MediaFile(source) as media:
-        if media.sound is None:
-            return None
-        sound = Sound(media, sampling_rate=sampling_rate)
-        if start is None and end is None:
-            whole = sound.read_all()
-            return whole[0] if whole.shape[1] else None
-        part = sound.read_part(start, end)
-        return None if part is None else part[0]
+    samples = decode_audio(source, sampling_rate=sampling_rate, num_channels=1, start=start, end=end)
+    return samples[0] if samples is not None and samples.shape[1] else None
 
 
 def decode_audio(

@@ -6,7 +6,6 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from tests.train_fixtures import run_stage, saved_weights, workshop  # noqa: F401
-from train import optimizer
 from train.arguments import parse_arguments
 
 
@@ -31,13 +30,13 @@ def replay(start: torch.Tensor, gradients: list[torch.Tensor], *, learning_rates
     """One parameter updated by the optimizers of torch."""
     parameter = torch.nn.Parameter(start.clone())
     if is_matrix:
-        torch_optimizer = torch.optim.Muon([parameter], weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        optimizer = torch.optim.Muon([parameter], weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     else:
-        torch_optimizer = torch.optim.AdamW([parameter], weight_decay=0.0)
+        optimizer = torch.optim.AdamW([parameter], weight_decay=0.0)
     for gradient, lr in zip(gradients, learning_rates, strict=True):
-        torch_optimizer.param_groups[0]["lr"] = lr
+        optimizer.param_groups[0]["lr"] = lr
         parameter.grad = gradient
-        torch_optimizer.step()
+        optimizer.step()
     return parameter.detach()
 
 
@@ -58,31 +57,6 @@ def test_two_steps_update_each_parameter_by_its_rule(workshop, tmp_path, gradien
             is_matrix=use_muon and name.endswith(MATRICES),
         )
         torch.testing.assert_close(after[name], expected, rtol=1e-5, atol=1e-6, msg=name)
-
-
-@pytest.mark.parametrize("max_elements", [2**22, 5000])
-def test_batched_muon_gives_the_numbers_of_torch(monkeypatch, max_elements):
-    """Also in several batches, where a matrix has no gradient, and with weight decay."""
-    monkeypatch.setattr(optimizer, "MAX_ELEMENTS", max_elements)
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(64, 64)] * 3 + [(128, 64)] * 2 + [(64, 128), (5, 7), (64, 64)]
-    start = [torch.randn(shape, generator=generator) for shape in shapes]
-    results = []
-    for kind in (torch.optim.Muon, optimizer.BatchedMuon):
-        generator.manual_seed(1)
-        parameters = [torch.nn.Parameter(matrix.clone()) for matrix in start]
-        groups = [{"params": parameters[:5], "lr": 0.02}, {"params": parameters[5:], "weight_decay": 0.0}]
-        muon = kind(groups, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-        for _ in range(3):
-            for parameter in parameters[:-1]:
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            muon.step()
-        results.append((parameters, muon.state_dict()["state"]))
-    (expected, expected_state), (parameters, state) = results
-    for one, other in zip(expected, parameters):
-        torch.testing.assert_close(other, one, rtol=0, atol=0)
-    assert {k: list(v) for k, v in state.items()} == {k: list(v) for k, v in expected_state.items()}
-    assert all(torch.equal(state[k]["momentum_buffer"], v["momentum_buffer"]) for k, v in expected_state.items())
 
 
 def test_muon_trains_lora(workshop, tmp_path, gradients):  # noqa: F811

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from datasets import load_dataset
+from datasets import Video, load_dataset
 
 from dataset_builders.schema import TRACKED_FEATURES, with_rejected
 from dataset_builders.sources.preferences import list_pairs, write_preferences
@@ -145,3 +145,11 @@ def test_rows_without_rejected_answers_are_an_error_and_leave_no_file(built, tmp
         with pytest.raises(ValueError, match=message):
             write_preferences(rows, tmp_path / "pairs.jsonl", times=times)
         assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_other_columns_are_not_read(built, tmp_path):
+    rows = built[1].add_column("video", ["absent.mp4"] * len(built[1])).cast_column("video", Video())
+    with pytest.raises((OSError, RuntimeError, ImportError)):
+        rows[0]
+    assert write_preferences(rows, tmp_path / "pairs.jsonl") == write_preferences(built[1], tmp_path / "plain.jsonl")
+    assert (tmp_path / "pairs.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()

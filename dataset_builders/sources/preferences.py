@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..atomic_files import atomic_path
-from .rows import Row
+from .rows import Row, without_media
 from .text_cleaning import TIME_PLACEHOLDER
 
 
@@ -41,7 +41,7 @@ def write_preferences(rows: Iterable[Row], path: str | Path, *, times: str = "di
     path, num_pairs = Path(path), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
+        for row in without_media(rows):
             for pair in list_pairs(row, times=times):
                 file.write(json.dumps(pair, ensure_ascii=False) + "\n")
                 num_pairs += 1

@@ -74,15 +74,18 @@ def of_file(rows: Iterable[Row], number: int) -> Iterator[Row]:
         yield row if number == 0 else {**row, "id": f"{row['id']}@{number}"}
 
 
-def write_records(rows: Iterable[Row], file: TextIO, convert: Callable[[Row], dict]) -> int:
-    """Writes `convert(row)` of each row as a JSON list with one record per line; returns the number of rows.
+def without_media(rows: Any) -> Iterable[Row]:
+    """The rows; those of a `datasets.Dataset` with our columns only, so that a rendered set needs no video decoder."""
+    if not hasattr(rows, "select_columns"):
+        return rows
+    has_rejected = "rejected" in (rows.column_names or ())
+    return rows.select_columns([*FEATURES, "rejected"] if has_rejected else list(FEATURES))
 
-    Other columns of a `datasets.Dataset` are not read, so a rendered set needs no video decoder.
-    """
-    if hasattr(rows, "select_columns"):
-        rows = rows.select_columns(list(FEATURES))
+
+def write_records(rows: Iterable[Row], file: TextIO, convert: Callable[[Row], dict]) -> int:
+    """Writes `convert(row)` of each row as a JSON list with one record per line; returns the number of rows."""
     num_rows = 0
-    for row in rows:
+    for row in without_media(rows):
         file.write((",\n" if num_rows else "[\n") + json.dumps(convert(row), ensure_ascii=False))
         num_rows += 1
     file.write("\n]\n" if num_rows else "[]\n")
