@@ -371,7 +371,8 @@ def client_of(address: str, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     from gradio_client import Client, handle_file
 
-    client = Client(address, verbose=False, analytics_enabled=False)
+    # an upload has 5 s by default: too few for a machine with other load
+    client = Client(address, verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 60})
     return lambda video, text, endpoint: client.predict(video and handle_file(video), text, api_name=endpoint)
 
 
