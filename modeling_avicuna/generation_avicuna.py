@@ -1,4 +1,4 @@
-"""Generation with times: well-formed spans, and a score for each generated event.
+"""Generation with times: well-formed spans, sentences without endless repetition, a score for each generated event.
 
 For `generate` of any causal language model with any tokenizer. Questions and media are handled in `answering_avicuna`,
 the form of a written time in `timestamp_avicuna`.
@@ -19,6 +19,8 @@ from .timestamp_avicuna import DEFAULT_CODEC, NO_EVENTS, Event, TimeCodec, read_
 
 SCORE_KINDS = ("time_tokens", "presence", "constant")
 _TAIL_LENGTH = 48  # tokens that can hold one span, even one character at a time
+_MAX_COPIES = 3  # of a phrase in a row: "ha ha ha" is a caption; our choice
+_LONGEST_PHRASE = 32  # tokens, a sentence of about 20 words; our choice
 _FROM = re.compile(r"(?<![A-Za-z0-9_])from(?![A-Za-z])", re.IGNORECASE)
 _SENTENCE_FROM = re.compile(r"(?:^|[.!?:;>\n][\"')\]]*\s*)From\s*$")
 
@@ -135,6 +137,57 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
                     reachable |= {position + len(piece) for piece in pieces if span.startswith(piece, position)}
             if len(span) not in reachable:
                 raise ValueError(f"the tokenizer has no tokens to write {span!r} with")
+
+
+class RepetitionLogitsProcessor(LogitsProcessor):
+    """Ends a sentence that has the same words three times in a row and would repeat them, or a repeating answer.
+
+    Greedy decoding can write "engine revving revving revving ..." up to `max_new_tokens`, and the events after that
+    sentence are lost. Where the most probable token begins a fourth copy of a word or phrase, only a full stop or the
+    end of the answer is allowed; after the full stop the model can continue with the next event. Where it begins a
+    fourth copy of a sentence, only the end of the answer is allowed. The state depends on the ids only. After
+    `TimeSpanLogitsProcessor`, spans stay complete.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): of the model.
+
+    Raises:
+        ValueError: The tokenizer has no end-of-sequence token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-sequence token")
+        self._texts = _token_texts(tokenizer)
+        self._end_ids = [tokenizer.eos_token_id]
+        self._stop_ids = [i for i, text in enumerate(self._texts) if text.rstrip() == "."] + self._end_ids
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """`input_ids` `(batch_size * num_beams, sequence_length)`, `scores` `(batch_size * num_beams, vocab_size)`."""
+        constrained = scores
+        written = input_ids[:, -_MAX_COPIES * _LONGEST_PHRASE :].tolist()
+        for row, (ids, likeliest) in enumerate(zip(written, scores.argmax(-1).tolist())):
+            if not self._is_repeated(ids, likeliest):
+                continue
+            allowed = self._end_ids if self._text(ids[-1]).rstrip().endswith(".") else self._stop_ids
+            kept = scores[row, allowed]
+            if kept.max() > -math.inf:  # not within a time span
+                constrained = scores.clone() if constrained is scores else constrained
+                constrained[row] = -math.inf
+                constrained[row, allowed] = kept
+        return constrained
+
+    def _is_repeated(self, ids: list[int], next_id: int) -> bool:
+        """Whether `ids` end with three copies of a phrase and `next_id` begins another one, at the start of a word."""
+        if not self._text(next_id)[:1].isspace():
+            return False
+        phrases = (ids[-length:] for length in range(1, _LONGEST_PHRASE + 1))
+        return any(
+            phrase[:1] == [next_id] and ids[-_MAX_COPIES * len(phrase) :] == _MAX_COPIES * phrase for phrase in phrases
+        )
+
+    def _text(self, token_id: int) -> str:
+        return self._texts[token_id] if token_id < len(self._texts) else ""
 
 
 def score_events(

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answering_avicuna import Answer, answer_batch, answer_questions
-from .generation_avicuna import TimeSpanLogitsProcessor
+from .generation_avicuna import RepetitionLogitsProcessor, TimeSpanLogitsProcessor
 from .prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
 from .timestamp_avicuna import Event
 from .window_answering_avicuna import answer_windows
@@ -68,6 +68,9 @@ class AVicunaPipeline(Pipeline):
                 For models that always answer with a span.
             score (`str`, *optional*):
                 How events are scored: "time_tokens" (default), "presence" or "constant"; see `score_events`.
+            end_repetition (`bool`, *optional*):
+                Continue with the next sentence where the model has written the same words three times in a row and
+                would repeat them (`RepetitionLogitsProcessor`). By default it may repeat them up to the last token.
             batch_size (`int`, *optional*):
                 Questions about one video, or videos, that are answered together; 32 and 1 by default.
             kwargs: `max_new_tokens` (256 by default), `num_beams` and other arguments of `generate`.
@@ -238,16 +241,23 @@ class AVicunaPipeline(Pipeline):
 
     def _generate_settings(self, kind: str, generate_kwargs: dict) -> dict:
         settings = dict(generate_kwargs)
+        ends_repetition = settings.pop("end_repetition", False)
         limits = ("max_new_tokens", "max_length", "generation_config")
         if not any(name in settings for name in limits) and self.model.generation_config.max_new_tokens is None:
             settings["max_new_tokens"] = _MAX_NEW_TOKENS
         if kind in ("query", "narration"):
             settings["logits_processor"] = [*settings.get("logits_processor", ()), self._well_formed_spans]
+        if ends_repetition:
+            settings["logits_processor"] = [*settings.get("logits_processor", ()), self._without_repetition]
         return settings
 
     @cached_property
     def _well_formed_spans(self) -> TimeSpanLogitsProcessor:
         return TimeSpanLogitsProcessor(self.processor.tokenizer, codec=self.processor.time_codec)
+
+    @cached_property
+    def _without_repetition(self) -> RepetitionLogitsProcessor:
+        return RepetitionLogitsProcessor(self.processor.tokenizer)
 
     def _within(self, start: float, end: float, *, first: float, last: float) -> tuple[float, float]:
         """An interval that was asked about; its end may exceed the video by less than two written times differ."""

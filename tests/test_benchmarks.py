@@ -16,6 +16,7 @@ from benchmarks.conditions import describe_conditions, write_results
         "feature_extraction",
         "long_videos",
         "multi_query",
+        "narration",
         "rendering",
         "serving",
         "side_by_side",

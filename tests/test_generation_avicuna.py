@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LogitsPro
 from transformers.modeling_outputs import ModelOutput
 
 from modeling_avicuna.generation_avicuna import (
+    RepetitionLogitsProcessor,
     TimeSpanLogitsProcessor,
     presence_scores,
     score_events,
@@ -97,6 +98,57 @@ def test_the_same_model_generates_malformed_spans_without_the_constraint(languag
     outputs = generate(language_model, tokenizer, PROMPTS, SpanBias(tokenizer), max_new_tokens=60, do_sample=True)
     texts = tokenizer.batch_decode(outputs.sequences[:, -60:], skip_special_tokens=True)
     assert any(malformed_spans(text, TimeCodec()) for text in texts)
+
+
+# text, its most probable continuation, and the continuation with the constraint, of those, "." and "</s>"
+REPETITIONS = {
+    "a fourth word": ("From 03 to 17, rain rain rain", " rain", "."),
+    "a fourth phrase": ("x, dog barks a dog barks a dog barks a", " dog", "."),
+    "a fourth sentence": (" From 03 to 17, rain. From 03 to 17, rain. From 03 to 17, rain.", " From", "</s>"),
+    "a third word": ("From 03 to 17, rain rain", " rain", " rain"),
+    "another word": ("From 03 to 17, rain rain rain", " from", " from"),
+    "a fourth syllable of one word": ("From 03 to 17, rainrainrain", "rain", "rain"),
+    "sentences with other times": ("From 03 to 17, rain. From 17 to 31, rain. From 31 to 45, rain.", " From", " From"),
+    "times": ("From 11 to 11 and from 11 to 11 and from 11 to 11", ".", "."),
+}
+
+
+def wanted(tokenizer, text: str, next_text: str) -> tuple[list[int], torch.Tensor]:
+    """The ids of a text, and scores `(vocab_size,)` by which `next_text`, "." and "</s>" are most probable."""
+    scores = torch.zeros(len(tokenizer))
+    for score, token in ((1.0, tokenizer.eos_token), (2.0, "."), (3.0, next_text)):
+        scores[tokenizer(token, add_special_tokens=False).input_ids[0]] = score
+    return tokenizer(text, add_special_tokens=False).input_ids, scores
+
+
+@pytest.mark.parametrize("case", REPETITIONS)
+def test_a_sentence_ends_where_words_would_follow_for_the_fourth_time(tokenizer, case):
+    text, next_text, expected = REPETITIONS[case]
+    ids, scores = wanted(tokenizer, text, next_text)
+    constrained = RepetitionLogitsProcessor(tokenizer)(torch.tensor([ids]), scores[None])[0]
+    assert int(constrained.argmax()) == tokenizer(expected, add_special_tokens=False).input_ids[0]
+    if expected == next_text:
+        assert torch.equal(constrained, scores)
+
+
+def test_a_repetition_in_one_row_does_not_affect_the_other_rows(tokenizer):
+    (first, scores), (second, others) = (wanted(tokenizer, *REPETITIONS[case][:2]) for case in list(REPETITIONS)[:2])
+    length = max(len(first), len(second))
+    ids = torch.tensor([[1] * (length - len(row)) + row for row in (first, second, [*first[:-1], 5])])
+    rows = torch.stack([scores, others, scores])
+    constraint = RepetitionLogitsProcessor(tokenizer)
+    together = constraint(ids, rows)
+    assert torch.equal(together, torch.cat([constraint(ids[k : k + 1], rows[k : k + 1]) for k in range(3)]))
+    assert torch.isinf(together).any(1).tolist() == [True, True, False]
+
+
+def test_a_repetition_does_not_cut_a_span_off(tokenizer):
+    """Within a span only its continuation is allowed, and there is no full stop."""
+    ids, scores = wanted(tokenizer, "to 49. From 20 to 49. From 20 to 49. From 20 to 49. From 20", " to")
+    ids, scores = torch.tensor([ids]), scores[None]
+    constrained = TimeSpanLogitsProcessor(tokenizer)(ids, scores)
+    assert torch.equal(RepetitionLogitsProcessor(tokenizer)(ids, constrained), constrained)
+    assert torch.isinf(RepetitionLogitsProcessor(tokenizer)(ids, scores)).any()
 
 
 def test_a_batch_is_constrained_like_single_rows(tokenizer):

@@ -79,6 +79,37 @@ def test_the_default_is_a_narration_of_all_events(pipe, videos, asked):
     assert asked == [NARRATION_PROMPT]
 
 
+class Repeating(LogitsProcessor):
+    """Writes "From 03 to 17, rain rain rain ..." without end, or a full stop if it must, and then another event."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.prompt = tokenizer, None
+
+    def __call__(self, input_ids, scores):
+        self.prompt = input_ids.shape[1] if self.prompt is None else self.prompt
+        encode = lambda text: self.tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+        (stop,) = encode(".")
+        scores[:, stop] += 50
+        for row, ids in enumerate(input_ids[:, self.prompt :].tolist()):
+            planned = encode(" From 03 to 17," + len(ids) * " rain")
+            if stop in ids:
+                planned = [*ids[: ids.index(stop) + 1], *encode(" From 40 to 52, a dog."), self.tokenizer.eos_token_id]
+            scores[row, planned[len(ids)]] += 100
+        return scores
+
+
+@pytest.mark.parametrize("names", [["sound.mp4"], ["sound.mp4", "-silent.mp4"]])
+def test_a_narration_that_repeats_itself_is_continued_if_asked_for(pipe, videos, names):
+    def ask(**settings) -> list[list[str]]:
+        repeating = {"logits_processor": [Repeating(pipe.processor.tokenizer)], "max_new_tokens": 48}
+        answers = pipe([videos / name for name in names], batch_size=2, **repeating, **settings)
+        return [[event["label"] for event in events] for events in answers]
+
+    assert ask(end_repetition=True) == [["rain rain rain", "a dog"]] * len(names)
+    for settings in ({}, {"end_repetition": False}):
+        assert all(label.count("rain") > 5 for (label,) in ask(**settings))
+
+
 def test_a_query_gives_events_labelled_with_it(pipe, videos, asked):
     events = pipe(str(videos / "sound.mp4"), query="dog barking")
     check_events(events, duration=4.0)

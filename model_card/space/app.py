@@ -279,9 +279,9 @@ def find_events(video: str | None, query: str) -> tuple[str, list[list]]:
         locate = load_model()
         prepared = locate.processor.prepare_media({"type": "video", "path": video})
         if prepared.duration > LONG:  # decoded once more, in windows
-            answer = locate(video, query=queries or None, window=WINDOW)
+            answer = locate(video, query=queries or None, window=WINDOW, end_repetition=True)
         else:
-            answer = locate(prepared, query=queries or None)
+            answer = locate(prepared, query=queries or None, end_repetition=True)
         tracks = draw_tracks(str(video), prepared)
     events = [event for found in answer.values() for event in found] if queries else answer
     return draw_timeline(events, duration=prepared.duration, tracks=tracks), table_rows(events)
@@ -292,7 +292,7 @@ def answer_question(video: str | None, question: str) -> str:
     if not (question or "").strip():
         raise gr.Error("No question: enter one.", print_exception=False)
     with errors_for_visitors(video):
-        return load_model()(video, question=question.strip())
+        return load_model()(video, question=question.strip(), end_repetition=True)
 
 
 def forget_answers() -> tuple[str, list, str]:
