@@ -129,6 +129,17 @@ def test_silent_clips_need_a_feature_of_silence_unless_all_clips_are_silent():
     assert compose_features(segments, features)[1].shape == (0, 3)
 
 
+@pytest.mark.parametrize("rule", ["even", "published"])
+def test_features_without_pictures_make_videos_of_sound_alone(rule):
+    """A checkpoint with an interleaving rate of 1 stores no visual rows."""
+    segments, features = make_case((1.0, 1.0))
+    expected = compose_features(segments, features, num_audio_tokens=100, rule=rule)[1]
+    features = {name: (np.zeros((0, 3), np.float32), audio) for name, (_, audio) in features.items()}
+    video, audio = compose_features(segments, features, num_video_tokens=0, num_audio_tokens=100, rule=rule)
+    assert video.shape == (0, 3)
+    assert np.array_equal(audio, expected)
+
+
 def test_an_invalid_composition_is_an_error():
     segments, features = make_case((1.0, 1.0))
     with pytest.raises(ValueError, match="'centre'"):

@@ -64,7 +64,7 @@ def compose_features(
 
     Raises:
         ValueError: an unknown rule, no segments, segments out of order, clips without features (all are listed), clips
-            without a visual row, or a time without sound or picture whose row is not known.
+            without a visual row although there are visual tokens, or a time without sound or picture whose row is not known.
     """
     if rule not in COMPOSITION_RULES:
         raise ValueError(f"rule must be one of {COMPOSITION_RULES}, got {rule!r}")
@@ -75,7 +75,7 @@ def compose_features(
         raise ValueError(f"no features of {len(missing)} clip(s): {missing}")
     videos, audios = zip(*(read_features(clip_features, span["clip_id"]) for span in spans))
     empty = [span["clip_id"] for span, rows in zip(spans, videos) if not len(rows)]
-    if empty:
+    if empty and num_video_tokens:  # features of an audio-only checkpoint (interleaving rate 1) have no visual rows
         raise ValueError(f"clips without a visual row: {empty}")
     if rule == "published":
         return compose_published(spans, videos, audios, num_video_tokens, num_audio_tokens)
@@ -112,6 +112,8 @@ def show_rows(
 ) -> np.ndarray:
     """The visual rows of a composition, `(num_tokens, feature_size)` float32; `darkness` is the row of a black
     frame."""
+    if not num_tokens:
+        return np.zeros((0, clips[0].shape[1]), np.float32)
     pictures = list_pictures(times, max(span.end for span in times))
     dark = [(start, end) for start, end, index in pictures if index is None]
     if dark and darkness is None:
@@ -123,7 +125,7 @@ def show_rows(
         darkness if index is None else clips[index][row_at(times[index], len(clips[index]), moment)]
         for index, moment in zip(shown, moments)
     ]
-    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, clips[0].shape[1]), np.float32)
+    return np.stack(rows).astype(np.float32)
 
 
 def mix_rows(
@@ -198,12 +200,12 @@ def compose_published(
     num_audio_tokens: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The published composition: `int(10 * scale)` rows per clip, a zero tail, audio cut at the token budget."""
-    picked = []
-    for span, rows in zip(spans, videos):
+    picked: list[np.ndarray] = []
+    for span, rows in zip(spans, videos if num_video_tokens else ()):
         # int(scale * 10), as published; float32 rounding of a scale must not remove a row
         num_rows = int(round(float(span["scale"]), 6) * 10)
         picked.append(rows[truncated_linspace(len(rows), num_rows)])
-    video = np.concatenate(picked).astype(np.float32)
+    video = np.concatenate([videos[0][:0], *picked]).astype(np.float32)
     if len(video) >= num_video_tokens:
         video = video[np.arange(num_video_tokens) * len(video) // num_video_tokens]
     else:
