@@ -50,7 +50,7 @@ class LearningOptions:
     folder: Path = field(metadata={"help": "Folder of all steps."})
     device: str = field(default="cuda", metadata={"choices": ["cuda", "cpu"], "help": "Where `train` runs."})
     num_processes: int = field(default=1, metadata={"help": "Of `prepare`: processes that draw and extract."})
-    num_workers: int = field(default=5, metadata={"help": "Processes that load the data of each training."})
+    num_workers: int = field(default=10, metadata={"help": "Processes that load data."})
     batch_size: int = field(default=32, metadata={"help": "Samples of a step."})
     seconds: int = field(default=100, metadata={"help": "Of stage III, and at most of the warm-up."})
     steps_per_second: float = field(default=30.0, metadata={"help": "Expected; it sets the number of steps."})
@@ -95,6 +95,8 @@ def train(options: LearningOptions) -> None:
     num_steps = max(4, round(options.seconds * options.steps_per_second))
     warm_up = {"max_steps": num_steps, "eval_steps": max(1, num_steps // 20), "logging_steps": 50, **ADAMW}
     warm_up |= {"lr_scheduler_type": "constant_with_warmup"}
+    if options.device != "cpu":  # alone, so it has the processes of both trainings that follow
+        warm_up["dataloader_num_workers"] = options.num_workers
     run(train_step(options, "stage2_warmup", start="stage2", name="warm-up", **warm_up))
     results["warm-up"] = read_training(options.folder / "warm-up")
     write_results(options.output, conditions=conditions, results=results)
@@ -124,7 +126,7 @@ def train_step(
     """A stage of the recipe with other settings, on the device."""
     folder = options.folder.absolute()
     if (device or options.device) != "cpu":
-        settings |= {"use_cpu": False, "dataloader_num_workers": options.num_workers}
+        settings = {"use_cpu": False, "dataloader_num_workers": options.num_workers // len(STAGE3), **settings}
     if stage in ("stage2_warmup", "stage3"):
         settings |= {"per_device_train_batch_size": options.batch_size, "effective_batch_size": options.batch_size}
     return recipe.train_stage(

@@ -30,6 +30,7 @@ from dataset_builders.media_writer import MediaWriter
 from dataset_builders.sandbox.classes import EVENT_CLASSES
 from modeling_avicuna import AVicunaForConditionalGeneration, AVicunaPipeline
 from modeling_avicuna.modeling_avicuna import FULL_PRECISION_MODULES
+from train.trainer import apply_liger_to_language_model
 
 
 PROGRAM = "python -m benchmarks.gpu_queries"
@@ -44,6 +45,7 @@ class QueryOptions:
     size: str = field(default="7b", metadata={"choices": sorted(SIZES), "help": "Size of the model."})
     device: str = field(default="cuda", metadata={"choices": ["cuda", "cpu"], "help": "Where it runs."})
     four_bit: bool = field(default=False, metadata={"help": "The language model in 4 bits (bitsandbytes NF4)."})
+    liger: bool = field(default=False, metadata={"help": "Liger's kernels in the language model (liger-kernel)."})
     num_queries: int = field(default=100, metadata={"help": "Queries about the video."})
     num_separate: int = field(default=10, metadata={"help": "Of these, how many are asked one by one for comparison."})
     batch_sizes: list[int] = field(default_factory=lambda: [32, 100], metadata={"help": "Queries answered together."})
@@ -95,6 +97,8 @@ def build_pipeline(options: QueryOptions) -> AVicunaPipeline:
             model = AVicunaForConditionalGeneration.from_pretrained(
                 folder, dtype=dtype, quantization_config=quantization, device_map=options.device
             ).eval()
+    if options.liger:
+        apply_liger_to_language_model(model, {"fused_linear_cross_entropy": False})
     return AVicunaPipeline(model=model, processor=processor, max_new_tokens=MAX_NEW_TOKENS)
 
 

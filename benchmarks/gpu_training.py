@@ -5,8 +5,8 @@
 
 `AVicunaTrainer` trains with the published settings on cached features (random numbers) and rows with the lengths of
 PU-VALOR rows. Padded batches are compared with flattened ones, with and without gradient checkpointing, on the same
-rows. MFU is the share of the GPU's peak (data sheet) that the model's own operations take, those on padding and
-recomputation not counted.
+rows; flattened ones also in larger batches, and with `--liger true` with Liger's kernels. MFU is the share of the GPU's
+peak (data sheet) that the model's own operations take, those on padding and recomputation not counted.
 """
 
 import gc
@@ -41,7 +41,34 @@ PROGRAM = "python -m benchmarks.gpu_training"
 WARM_UP = 3  # steps before the measurement
 STAGES = {"III": {"use_peft": True}, "I": {"trainable": ["vision_adapter"]}}
 LEARNING_RATES = {"III": 1e-4, "I": 1e-3}
-FORMS = ("padded", "flattened", "flattened_in_a_loop")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One short training: a stage, a form of its batches, and what is switched on."""
+
+    stage: str
+    form: str  # "padded", "flattened", or "flattened_in_a_loop"
+    checkpointing: bool = False
+    large: bool = False
+    liger: bool = False
+
+    def __str__(self):
+        extras = {
+            "gradient checkpointing": self.checkpointing,
+            "large batch": self.large,
+            "Liger kernels": self.liger,
+        }
+        return ", ".join([f"stage {self.stage}", self.form, *(name for name, is_on in extras.items() if is_on)])
+
+
+CASES = (  # in the order of their value: a time limit may end the part
+    *(Case(stage, form) for stage in STAGES for form in ("padded", "flattened")),
+    *(Case(stage, "flattened", large=True) for stage in STAGES),
+    *(Case(stage, form, checkpointing=True) for stage in STAGES for form in ("padded", "flattened")),
+    Case("III", "flattened_in_a_loop"),
+)
+LIGER_CASES = tuple(Case(stage, "flattened", large=large, liger=True) for large in (False, True) for stage in STAGES)
 
 
 @dataclass
@@ -51,11 +78,13 @@ class TrainingOptions:
     size: str = field(default="7b", metadata={"choices": sorted(SIZES), "help": "Size of the model."})
     device: str = field(default="cuda", metadata={"choices": ["cuda", "cpu"], "help": "Where it is trained."})
     batch_size: int = field(default=8, metadata={"help": "Samples of a step."})
+    large_batch_size: int = field(default=32, metadata={"help": "Samples of a step of the cases with large batches."})
+    liger: bool = field(default=False, metadata={"help": "Flattened batches with Liger's kernels (liger-kernel)."})
     steps: int = field(default=8, metadata={"help": "Measured steps of each case."})
     output: Path = field(default=RESULTS / "gpu_training.json", metadata={"help": "File for the figures."})
 
     def __post_init__(self):
-        check_range(self, 1, "batch_size", "steps")
+        check_range(self, 1, "batch_size", "large_batch_size", "steps")
 
 
 class StepTimer(TrainerCallback):
@@ -128,27 +157,30 @@ def step_flops(model: nn.Module, lengths: list[int], num_labels: int, *, attenti
     return total + 12 * text.num_hidden_layers * text.hidden_size * pairs
 
 
-def train_case(options: TrainingOptions, stage_name: str, form: str, *, checkpointing: bool) -> dict:
+def train_case(options: TrainingOptions, case: Case) -> dict:
     """One short training; its figures."""
     is_gpu = options.device != "cpu"
     dtype = torch.bfloat16 if is_gpu else torch.float32
     model, processor = build_full_size(options.size, device=options.device, dtype=dtype, towers=False)
-    stage = StageArguments(**STAGES[stage_name])
+    stage = StageArguments(**STAGES[case.stage])
     set_trainable(model, stage.trainable)
-    if form != "padded":
+    if case.form != "padded":
         packed_attention.prepare_for_packing(model)
     num_steps = WARM_UP + options.steps
-    lengths = draw_lengths(num_steps * options.batch_size)
+    batch_size = options.large_batch_size if case.large else options.batch_size
+    lengths = draw_lengths(num_steps * batch_size)
+    collate = make_collator(case.form, model=model)
     with tempfile.TemporaryDirectory() as folder:
         training = AVicunaTrainingArguments(
             output_dir=folder,
             max_steps=num_steps,
-            per_device_train_batch_size=options.batch_size,
-            effective_batch_size=options.batch_size,
-            learning_rate=LEARNING_RATES[stage_name],
+            per_device_train_batch_size=batch_size,
+            effective_batch_size=batch_size,
+            learning_rate=LEARNING_RATES[case.stage],
             bf16=is_gpu,
             use_cpu=not is_gpu,
-            gradient_checkpointing=checkpointing,
+            gradient_checkpointing=case.checkpointing,
+            use_liger_kernel=case.liger,
             train_sampling_strategy="sequential",
             logging_steps=num_steps,
             save_strategy="no",
@@ -161,7 +193,7 @@ def train_case(options: TrainingOptions, stage_name: str, form: str, *, checkpoi
             model,
             args=training,
             train_dataset=Dataset.from_dict({"length": lengths}),
-            data_collator=make_collator(form, model=model),
+            data_collator=collate,
             processing_class=processor,
             peft_config=lora_config(model, stage),
             callbacks=[timer],
@@ -170,7 +202,7 @@ def train_case(options: TrainingOptions, stage_name: str, form: str, *, checkpoi
         peak = peak_gib(options.device)
         pair = lengths[:2]
         with MatmulTypes() as counts:
-            trainer.training_step(trainer.model, make_collator(form, model=model)([{"length": n} for n in pair]))
+            trainer.training_step(trainer.model, collate([{"length": n} for n in pair]))
     measured = np.reshape(lengths, (num_steps, -1))[WARM_UP:].tolist()
     flops = sum(step_flops(trainer.model, row, count_labels(row)) for row in measured)
     useful, limit = sum(map(sum, measured)), peak_flops(options.device)
@@ -203,21 +235,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         varlen_attention=packed_attention.HAS_VARLEN,
     )
     results: dict[str, dict] = {}
-    for stage in STAGES:
-        for checkpointing in (False, True):
-            for form in FORMS if stage == "III" and not checkpointing else FORMS[:2]:
-                name = f"stage {stage}, {form}{', gradient checkpointing' if checkpointing else ''}"
-                results[name] = measure(options, stage, form, checkpointing=checkpointing)
-                print(name, results[name], flush=True)
-                write_results(options.output, conditions=conditions, results=results)
+    for case in LIGER_CASES if options.liger else CASES:
+        results[str(case)] = measure(options, case)
+        print(case, results[str(case)], flush=True)
+        write_results(options.output, conditions=conditions, results=results)
 
 
-def measure(options: TrainingOptions, stage: str, form: str, *, checkpointing: bool) -> dict:
+def measure(options: TrainingOptions, case: Case) -> dict:
     """Figures of `train_case`, or what went wrong: one case too large for the GPU does not end the others."""
     has_varlen = packed_attention.HAS_VARLEN
-    packed_attention.HAS_VARLEN = has_varlen and form != "flattened_in_a_loop"
+    packed_attention.HAS_VARLEN = has_varlen and case.form != "flattened_in_a_loop"
     try:
-        return train_case(options, stage, form, checkpointing=checkpointing)
+        return train_case(options, case)
     except (RuntimeError, ValueError) as error:  # torch.OutOfMemoryError is a RuntimeError
         return {"failed": f"{type(error).__name__}: {error}"}
     finally:

@@ -5,8 +5,8 @@
 #     bash benchmarks/on_gpu.sh OUTPUT_FOLDER [MEDIA_FOLDER]     # MEDIA_FOLDER: clips for feature extraction
 #     DEVICE=cpu SIZE=tiny bash benchmarks/on_gpu.sh FOLDER      # trial run of every part, some minutes
 #
-# PARTS selects parts: "training queries features learning" by default; "four_bit" needs bitsandbytes; "prepare" is what
-# "learning" begins with. The machine needs no internet: benchmarks/on_gpu_wheels.txt lists the packages beside PyTorch.
+# PARTS selects parts: "training queries features learning" by default; "four_bit" needs bitsandbytes and "liger" needs
+# liger-kernel; "prepare" is what "learning" begins with. LEARNING_SECONDS is the length of stage III. The machine needs no internet: benchmarks/on_gpu_wheels.txt lists the packages beside PyTorch.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output=$(realpath -m "$1"); media=${2:-}
@@ -18,34 +18,41 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 export HF_DATASETS_CACHE="$work/datasets" PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 mkdir -p "$output"
 
-trial=(); learning=(--num-workers 5 --seconds 50); workers=$(($(nproc) > 8 ? 4 : 1))
+trial=(); learning=(--num-workers 12 --batch-size 64 --seconds "${LEARNING_SECONDS:-50}")
 if [ "$device" = cpu ]; then learning=(--num-workers 0 --seconds 1 --steps-per-second 4 --batch-size 4); fi
 
 part() {  # name, seconds at most, module, options
     local name=$1 limit=$2; shift 2
     case " $parts " in *" $name "*) ;; *) return ;; esac
     local began=$SECONDS status=0
-    timeout -k 5 "$limit" "$python" -m "$@" > "$output/$name.log" 2>&1 || status=$?
+    taskset -c "$cores" timeout -k 5 "$limit" "$python" -m "$@" > "$output/$name.log" 2>&1 || status=$?
     echo "$name: status $status, $((SECONDS - began)) s"
     [ $status = 0 ] || tail -n 8 "$output/$name.log"
 }
 
-# on other cores, few and with the lowest priority, while the GPU trains the large model
+# on the other half of the cores while the GPU trains the large model
+half=$((($(nproc) + 1) / 2)); ours="0-$((half - 1))"; others=$(($(nproc) > 1 ? half : 0))-$(($(nproc) - 1))
 case " $parts " in *" prepare "* | *" learning "*)
-    nice -n 19 "$python" -m benchmarks.gpu_learning --action prepare --folder "$work/learning" \
-        --num-processes "$workers" > "$output/prepare.log" 2>&1 &
+    taskset -c "$others" "$python" -m benchmarks.gpu_learning --action prepare --folder "$work/learning" \
+        --num-processes "$half" > "$output/prepare.log" 2>&1 &
 esac
 
-if [ "$device" = cpu ]; then trial=(--steps 1 --batch-size 2); fi
-part training 170 benchmarks.gpu_training --device "$device" --size "$size" "${trial[@]}" --output "$output/training.json"
+if [ "$device" = cpu ]; then trial=(--steps 1 --batch-size 2 --large-batch-size 3); fi
+cores=$ours
+part training 200 benchmarks.gpu_training --device "$device" --size "$size" "${trial[@]}" --output "$output/training.json"
+part liger 100 benchmarks.gpu_training --device "$device" --size "$size" "${trial[@]}" --liger true \
+    --output "$output/training_liger.json"
 if [ "$device" = cpu ]; then trial=(--minutes 0.1 --num-queries 4 --num-separate 2 --batch-sizes 4 --rounds 1); fi
 part queries 130 benchmarks.gpu_queries --device "$device" --size "$size" "${trial[@]}" --output "$output/queries.json"
 part four_bit 150 benchmarks.gpu_queries --device "$device" --size "$size" "${trial[@]}" --four-bit true \
     --output "$output/queries_4bit.json"
+part liger 130 benchmarks.gpu_queries --device "$device" --size "$size" "${trial[@]}" --liger true \
+    --output "$output/queries_liger.json"
 wait
+cores=0-$(($(nproc) - 1))
 if [ "$device" = cpu ]; then trial=(--num-clips 2 --rounds 1); else trial=(--num-clips 64 --rounds 1); fi
 part features 90 benchmarks.feature_extraction --device "$device" --size "$size" "${trial[@]}" ${media:+--media-dir "$media"} \
     --num-workers "$(nproc)" --output "$output/features.json"
-part learning 270 benchmarks.gpu_learning --action train --device "$device" --folder "$work/learning" "${learning[@]}" \
+part learning 380 benchmarks.gpu_learning --action train --device "$device" --folder "$work/learning" "${learning[@]}" \
     --output "$output/learning.json"
 ls -l "$output"

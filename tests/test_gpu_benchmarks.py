@@ -29,11 +29,17 @@ def read_results(path):
 
 def test_training_of_every_form_and_stage(tmp_path):
     path = tmp_path / "training.json"
-    gpu_training.main(f"--device cpu --size tiny --steps 1 --batch-size 2 --output {path}".split())
+    gpu_training.main(
+        f"--device cpu --size tiny --steps 1 --batch-size 2 --large-batch-size 3 --output {path}".split()
+    )
     results = read_results(path)
-    assert len(results) == 9 and not any("failed" in figures for figures in results.values())
+    assert len(results) == 11 and not any("failed" in figures for figures in results.values())
     for stage in ("I", "III"):
-        losses = [figures["training_loss"] for name, figures in results.items() if name.startswith(f"stage {stage},")]
+        losses = [
+            figures["training_loss"]
+            for name, figures in results.items()
+            if name.startswith(f"stage {stage},") and "large batch" not in name
+        ]
         assert losses == pytest.approx(losses[:1] * len(losses), abs=1e-3)
     # the estimate behind MFU; the operations of padding and of recomputation are not in it
     counted = {name: figures["counted_by_estimated_matmul_flops"] for name, figures in results.items()}
@@ -65,11 +71,11 @@ def test_the_script_calls_every_part_with_known_options(device, size, tmp_path):
     record = tmp_path / "python"
     record.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     record.chmod(0o755)
-    parts = "training queries four_bit features learning"
+    parts = "training queries four_bit liger features learning"
     environment = {**os.environ, "PYTHON": str(record), "DEVICE": device, "SIZE": size, "PARTS": parts}
     subprocess.run(["bash", SCRIPT, tmp_path / "out", tmp_path], env=environment, check=True, timeout=60)
     calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
-    assert len(calls) == 6  # of which two are gpu_learning
+    assert len(calls) == 8  # of which two are gpu_learning
     for _, module, *words in calls:
         parse_options(OPTIONS[module], words, program=module, description=module)
 

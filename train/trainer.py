@@ -9,7 +9,10 @@ import trl.trainer.utils
 from accelerate.logging import get_logger
 from torch import nn
 from transformers import PreTrainedConfig, TrainerCallback, TrainerControl, TrainerState
+from transformers.integrations.liger import apply_liger_kernel
 from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import unwrap_peft_model
+from transformers.utils import is_liger_kernel_available
 from trl import SFTTrainer
 
 from train.arguments import AVicunaTrainingArguments, read_criterion
@@ -35,6 +38,8 @@ class AVicunaTrainer(SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         score_labelled_positions()
         super().__init__(*args, **kwargs)
+        if self.args.use_liger_kernel:
+            apply_liger_to_language_model(self.model, self.args.liger_kernel_config)
         self.time_accuracy = TimeAccuracy(self.processing_class.tokenizer)
         self.num_unsupervised = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.is_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
@@ -81,6 +86,27 @@ class AVicunaTrainer(SFTTrainer):
             logs.update({f"eval_{name}": value for name, value in self.time_accuracy.shares(counts).items()})
             self.time_accuracy.reset()
         super().log(logs, start_time)
+
+
+def apply_liger_to_language_model(model: nn.Module, settings: dict) -> None:
+    """Liger's kernels in the language model: transformers chooses them by the type of the whole model, and has none.
+
+    Args:
+        model: a model of this project, or its PEFT wrapper.
+        settings: which kernels are applied, as `liger_kernel_config`.
+
+    Raises:
+        ValueError: Liger has no kernels for language models of this type.
+        ImportError: the package liger-kernel is not installed.
+    """
+    language_model = unwrap_peft_model(model).model.language_model
+    kind = language_model.config.model_type
+    if is_liger_kernel_available():
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+        if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+            raise ValueError(f"use_liger_kernel: Liger has no kernels for language models of type {kind!r}")
+    apply_liger_kernel(language_model, settings)
 
 
 def count_unsupervised(labels: torch.Tensor, boundaries: torch.Tensor | None) -> torch.Tensor:
