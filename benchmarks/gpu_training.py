@@ -5,8 +5,8 @@
 
 `AVicunaTrainer` trains with the published settings on cached features (random numbers) and rows with the lengths of
 PU-VALOR rows. Padded batches are compared with flattened ones, with and without gradient checkpointing, on the same
-rows; flattened ones also in larger batches, and with `--liger true` with Liger's kernels. MFU is the share of the GPU's
-peak (data sheet) that the model's own operations take, those on padding and recomputation not counted.
+rows; flattened ones also in larger batches, and with `--liger true` with Liger's kernels. MFU is the share of the
+GPU's peak (data sheet) that the model's own operations take, those on padding and recomputation not counted.
 """
 
 import gc
