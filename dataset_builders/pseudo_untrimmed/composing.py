@@ -64,7 +64,8 @@ def compose_features(
 
     Raises:
         ValueError: an unknown rule, no segments, segments out of order, clips without features (all are listed), clips
-            without a visual row although there are visual tokens, or a time without sound or picture whose row is not known.
+            without a visual row although there are visual tokens, or a time without sound or picture whose row is not
+            known.
     """
     if rule not in COMPOSITION_RULES:
         raise ValueError(f"rule must be one of {COMPOSITION_RULES}, got {rule!r}")
