@@ -1,6 +1,7 @@
 """The data sources in a recipe's `datasets`, with their weights. `train/training_rows.py` loads them."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ class DataSource:
         options (`dict`): options of the builder itself, for example `captions_file`.
 
     Raises:
-        ValueError: a weight that is not positive.
+        ValueError: a value of another type, an empty one, or a weight that is not positive and finite.
     """
 
     path: str
@@ -27,8 +28,15 @@ class DataSource:
     options: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.weight <= 0:
-            raise ValueError(f"weight of data source {self.path!r} must be positive, got {self.weight}")
+        for key in ("path", "name", "split"):
+            value = getattr(self, key)
+            if not (isinstance(value, str) and value.strip()) and (key != "name" or value is not None):
+                raise ValueError(f"{key} of data source {self.path!r} must be a text that is not empty, got {value!r}")
+        if not isinstance(self.options, dict):
+            raise ValueError(f"options of data source {self.path!r} must be a mapping, got {self.options!r}")
+        is_number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)
+        if not (is_number and 0 < self.weight < math.inf):
+            raise ValueError(f"weight of data source {self.path!r} must be positive and finite, got {self.weight!r}")
 
 
 def read_data_source(entry: str | dict) -> DataSource:

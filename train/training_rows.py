@@ -3,13 +3,20 @@
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Dataset, ReadInstruction, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 import dataset_builders  # noqa: F401  (importing registers the builders with `datasets`)
 from dataset_builders.schema import FEATURES, TRACKED_FEATURES
+from dataset_builders.sources.annotation_files import read_json_records
 from dataset_builders.sources.mixture import mix
 from train.arguments import StageArguments
 from train.data_sources import DataSource
@@ -18,7 +25,8 @@ from train.media_rows import CachedMedia, MediaFiles
 
 logger = logging.getLogger(__name__)
 
-FILE_FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+ROW_FILES = (".parquet", ".json", ".jsonl")
+LOADING_ERRORS = (ValueError, OSError, pa.ArrowException, DatasetsError)
 
 
 def below_data_dir(value: Any, data_dir: str | None) -> Any:
@@ -36,24 +44,95 @@ def load_source(source: DataSource, *, data_dir: str | None = None) -> Dataset:
             begins with "./".
 
     Raises:
-        ValueError: a missing column, or no rows.
+        ValueError: the source cannot be loaded, lacks a column, has values of another type, or has no rows; the
+            message names it.
     """
+    is_file = Path(source.path).suffix in ROW_FILES
+    path = below_data_dir(source.path, data_dir) if is_file or source.path.startswith("./") else source.path
     options = {
         k: below_data_dir(v, data_dir) if k.endswith(("_file", "_dir")) else v for k, v in source.options.items()
     }
-    is_file = Path(source.path).suffix in FILE_FORMATS
-    path = below_data_dir(source.path, data_dir) if is_file or source.path.startswith("./") else source.path
-    if is_file and not Path(path).is_file():
-        raise ValueError(f"no such file of rows: {path}")
-    if is_file:
-        options = {**options, "data_files": path, "features": TRACKED_FEATURES}
-        path = FILE_FORMATS[Path(path).suffix]
-    rows = load_dataset(path, name=source.name, split=source.split, **options)
-    if absent := sorted(set(FEATURES) - set(rows.column_names)):
-        raise ValueError(f"data source {source.path!r} lacks the columns {absent} of dataset_builders.schema")
+    with name_source(path):
+        if is_file:
+            rows = load_row_file(Path(path), split=source.split, options=options)
+        elif Path(path).is_file():
+            raise ValueError(f"the name of a file of rows ends in one of {ROW_FILES}")
+        else:
+            rows = load_dataset(path, name=source.name, split=source.split, **options)
+        return as_rows(rows, split=source.split)
+
+
+@contextmanager
+def name_source(path: str) -> Iterator[None]:
+    """Adds the path of a source to the errors of loading it, and makes them ValueErrors.
+
+    `datasets` wraps what a builder raises. A cause that is not an error of the input stays as it is.
+    """
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        wrapped = isinstance(error, DatasetGenerationError) and error.__cause__ is not None
+        cause = error.__cause__ if wrapped else error
+        if not isinstance(cause, LOADING_ERRORS):
+            raise
+        raise ValueError(f"data source {path!r}: {cause}") from error
+
+
+def load_row_file(path: Path, *, split: str, options: dict) -> Dataset:
+    """The rows of a Parquet, JSON or JSON-lines file; a JSON file is read into memory.
+
+    Raises:
+        ValueError: no such file, or a file without the columns of `dataset_builders.schema`.
+    """
+    if not path.is_file():
+        raise ValueError("no such file of rows")
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            check_columns(file.schema_arrow.names)
+        return load_dataset("parquet", data_files=str(path), split=split, columns=list(FEATURES), **options)
+    if options:
+        raise ValueError(f"a JSON file of rows has no options, got {sorted(options)}")
+    records = read_json_records(path)
+    if not isinstance(records, list):
+        raise ValueError(f"not a list of rows, but {type(records).__name__}")
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise ValueError(f"row {number} is not a JSON object, but {type(record).__name__}")
+        check_columns(record, where=f"row {number}")
+    parts = ReadInstruction.from_spec(split).to_absolute({"train": len(records)})
+    records = [record for part in parts for record in records[part.from_ : part.to]]
+    return Dataset.from_list([{name: record[name] for name in FEATURES} for record in records])
+
+
+def check_columns(names: Iterable[str], *, where: str = "the file") -> None:
+    """Raises ValueError, with the missing ones, unless all columns of `dataset_builders.schema` are in `names`."""
+    if absent := [name for name in FEATURES if name not in names]:
+        raise ValueError(f"{where} lacks the columns {absent} of dataset_builders.schema")
+
+
+def as_rows(rows: Dataset, *, split: str) -> Dataset:
+    """`rows` with the columns of `dataset_builders.schema` alone.
+
+    Raises:
+        ValueError: no rows, a missing column, a column of another type, or one with nulls or times that are not
+            finite.
+    """
     if not len(rows):
-        raise ValueError(f"data source {source.path!r}, split {source.split!r} has no rows")
-    return rows.select_columns(list(FEATURES)).cast(TRACKED_FEATURES)
+        raise ValueError(f"the split {split!r} has no rows")
+    check_columns(rows.column_names, where="the data set")
+    rows = rows.select_columns(list(FEATURES))
+    for name in set(FEATURES) - {"duration"}:  # an image has none
+        if num_nulls := rows.data.column(name).null_count:
+            raise ValueError(f"{num_nulls} of {len(rows)} rows have no value in the column {name!r}")
+    try:
+        rows = rows.cast(TRACKED_FEATURES)
+    except TypeError as error:  # of `datasets`, for another kind of column
+        raise ValueError(str(error)) from error
+    seconds = pc.struct_field(pc.list_flatten(rows.data.column("times")), "seconds")
+    for name, numbers in {"duration": rows.data.column("duration"), "times": seconds}.items():
+        if not pc.all(pc.is_finite(numbers), min_count=0).as_py():
+            raise ValueError(f"the column {name!r} holds NaN or an infinite number")
+    return rows
 
 
 def load_stage_rows(
