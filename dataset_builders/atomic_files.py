@@ -6,7 +6,7 @@ Used for reports, shards, caches and result files. This module does not depend o
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,35 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_output_folder(
+    folder: str | os.PathLike, *, marks: Iterable[str], writes: Iterable[str] = ("[!.]*",)
+) -> None:
+    """
+    Raises ValueError, before a command writes to it, for a folder whose files the command would replace.
+
+    Args:
+        folder: may be missing or empty.
+        marks: patterns of files that an earlier run of the same command leaves; a folder with one of them passes.
+        writes: patterns of the files that are not replaced. By default the folder must have no visible file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder to write to")
+    if any(path for pattern in marks for path in folder.glob(pattern)):
+        return
+    foreign = [path for pattern in writes for path in sorted(folder.glob(pattern))]
+    if foreign:
+        raise ValueError(
+            f"{folder} holds {foreign[0].name}, which this command has not written: choose a new or empty folder"
+        )
+
+
 def remove_partial_files(folder: str | os.PathLike) -> None:
     """Removes the temporary files that killed processes left below a folder, in which no process may be writing."""
     for pattern in (".partial-*", ".*.part", ".tmp*"):  # of `atomic_path`, `MediaWriter` and safetensors
         for path in list(Path(folder).rglob(pattern)):
-            path.unlink()
+            if path.is_file():
+                path.unlink()
 
 
 def write_text(path: str | os.PathLike, text: str):

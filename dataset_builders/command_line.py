@@ -8,6 +8,7 @@ same convention.
 import logging
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar, get_args, get_type_hints
@@ -23,11 +24,41 @@ logger = logging.getLogger(__name__)
 
 
 class OneLineParser(HfArgumentParser):
-    """`HfArgumentParser` whose errors are one line, without the usage text."""
+    """`HfArgumentParser` whose errors are one line, without the usage text, and that rejects empty values."""
+
+    may_be_empty: frozenset[str] = frozenset()  # options that accept an empty value
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: error: {message}\n")
         sys.exit(2)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        words = list(sys.argv[1:] if args is None else args)
+        if (option := empty_option(words)) is not None and option.replace("-", "_") not in self.may_be_empty:
+            self.error(f"the value of {option} is empty")
+        return super().parse_known_args(words, namespace)
+
+
+def empty_option(words: Sequence[str]) -> str | None:
+    """The first option with an empty value, as from a shell variable that is not set, or None.
+
+    An empty path would be the working directory.
+
+    >>> empty_option(["--output", "a", "--files", "b", ""]), empty_option(["--output="]), empty_option(["--output"])
+    ('--files', '--output', None)
+    """
+    option = "an argument"
+    for word in words:
+        if word.startswith("--"):
+            option, _, value = word.partition("=")
+            if value or "=" not in word:
+                continue
+        elif word.strip():
+            continue
+        return option
+    return None
 
 
 def parse_options(
@@ -50,10 +81,6 @@ def parse_options(
     parser = OneLineParser(options_class, prog=program, description=description.replace("%", "%%"), allow_abbrev=False)
     accept_none(parser, options_class)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for option, value in zip(words, [*words[1:], None]):
-        # as from a shell variable that is not set; an empty path is the working directory
-        if option.startswith("--") and (value == "" or option.endswith("=")):
-            parser.error(f"the value of {option.rstrip('=')} is empty")
     unknown = parser.parse_known_args(words)[1]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -10,6 +10,7 @@ It needs numpy and scipy alone; nltk or Java for METEOR, matplotlib for the figu
 import argparse
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, help="folder for values.json (with counts, what was not read), table.md"
     )
     parser.add_argument("--figure", action="store_true", help="also values.png in the folder; needs matplotlib")
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(not word.strip() or (word.startswith("--") and word.endswith("=")) for word in words):
+        parser.error("the value of an option is empty")
+    options = parser.parse_args(words)
+    if options.num_resamples < 0 or options.seed < 0:
+        parser.error(f"--num-resamples and --seed must be at least 0, got {options.num_resamples}, {options.seed}")
+    if options.fps is not None and not 0 < options.fps < math.inf:
+        parser.error(f"--fps must be positive and finite, got {options.fps}")
     if (options.unit == "frames") != (options.fps is not None):
         parser.error("--unit frames and --fps belong together")
     if options.figure and options.output is None:

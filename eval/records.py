@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dataset_builders.atomic_files import write_json, write_text
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.atomic_files import check_output_folder, write_json, write_text
+from dataset_builders.sources.annotation_files import read_json, read_object
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .task import Answer, Example, Question
@@ -47,10 +47,15 @@ class AnswerLog:
         Called by the main process before any process writes answers.
 
         Raises:
-            ValueError: the folder holds a run with other settings; the message names the differences.
+            ValueError: the folder holds a run with other settings (the message names the differences), or files of
+                the same names that are not of a run.
         """
         path = self.output / "settings.json"
-        before = read_json(path) if path.exists() and self.answers else settings
+        check_output_folder(self.output, marks=[path.name], writes=["results.json", "predictions*.jsonl"])
+        before = read_object(path) if path.exists() else settings
+        if "prompts_sha256" not in before:
+            raise ValueError(f"{path} is not of a run of eval.run: use another output")
+        before = before if self.answers else settings
         changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if changed:
             changes = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)

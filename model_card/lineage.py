@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataset_builders.release.card_facts import LICENCE_FILE, NOT_RECORDED
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_object
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, RANDOM
 
 
@@ -107,14 +107,20 @@ def describe_licence(names: Iterable[str], *, license: str | None = None) -> Lic
 def read_lineage(checkpoint: Path) -> Lineage:
     """The lineage of a checkpoint folder. ValueError for a summary without the history of the stage."""
     if (checkpoint / SUMMARY_FILE).is_file():
-        return lineage_of(read_json(checkpoint / SUMMARY_FILE), where=str(checkpoint / SUMMARY_FILE))
-    return Lineage(origin=read_json(checkpoint / ORIGIN_FILE) if (checkpoint / ORIGIN_FILE).is_file() else None)
+        return lineage_of(read_object(checkpoint / SUMMARY_FILE), where=str(checkpoint / SUMMARY_FILE))
+    path = checkpoint / ORIGIN_FILE
+    if not path.is_file():
+        return Lineage()
+    origin = read_object(path)
+    if not (isinstance(origin.get("parts"), dict) and isinstance(origin.get("merged"), list) and "made_by" in origin):
+        raise ValueError(f"{path} was not written by a command of this project")
+    return Lineage(origin=origin)
 
 
 def lineage_of(summary: dict, *, where: str) -> Lineage:
     """The lineage recorded in a training summary."""
-    if "started_from" not in summary:
+    before = summary.get("started_from")
+    if not isinstance(before, dict) or not {"stages", "origin", "base"} <= set(before):
         raise ValueError(f"{where} has no `started_from`: it was not written by train/sft.py")
-    before = summary["started_from"]
     own = {key: value for key, value in summary.items() if key != "started_from"}
     return Lineage(stages=[*before["stages"], own], origin=before["origin"], base=before["base"])

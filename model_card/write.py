@@ -9,6 +9,7 @@ from the records in the checkpoint folder (`lineage.py`).
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,7 @@ PROGRAM = "python -m model_card.write"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_card_template.md")
 RESULTS_FILE = "evaluation_results.json"  # the result files that a card shows, as they were written
+WRITTEN_MARKS = ("generated_from_trainer", BIBTEX, "# Licences")  # of cards and licences that may be replaced
 # The evaluations that a complete release has; a task without a result file is listed as "not run".
 EXPECTED_TASKS = ("unav100", "avsd", "music_avqa", "msvd_qa", "msrvtt_qa", "activitynet_qa")
 
@@ -202,6 +204,16 @@ class WriteOptions:
             raise ValueError("give one of --model and --dataset")
 
 
+def check_replaced(paths: Iterable[Path]) -> None:
+    """Raises ValueError for an existing card or licence that neither this module, nor a build, nor TRL has written."""
+    for path in paths:
+        is_checked = path.suffix == ".md" and path.exists()
+        if is_checked and not any(
+            mark in path.read_text(encoding="utf-8", errors="replace") for mark in WRITTEN_MARKS
+        ):
+            raise ValueError(f"{path} was not written by this command: move it, or give another --output")
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(WriteOptions, arguments, program=PROGRAM, description=__doc__.split("\n")[0])
     if options.dataset is not None:
@@ -220,9 +232,10 @@ def main(arguments: list[str] | None = None) -> None:
             license=options.license,
         )
     output = options.output or folder / CARD_FILE
+    paths = {output if name == CARD_FILE else output.with_name(name): text for name, text in files.items()}
+    check_replaced(paths)
     output.parent.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        path = output if name == CARD_FILE else output.with_name(name)
+    for path, text in paths.items():
         write_text(path, text)
         print(f"wrote {path}")
 

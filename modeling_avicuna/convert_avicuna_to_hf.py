@@ -29,7 +29,7 @@ from transformers import (
 from .configuration_avicuna import AVicunaConfig
 from .feature_extraction_avicuna import AVicunaFeatureExtractor, clap_settings
 from .modeling_avicuna import AVicunaForConditionalGeneration
-from .origin_avicuna import write_origin
+from .origin_avicuna import check_new_folder, write_origin
 from .processing_avicuna import build_processor
 from .published_weights_avicuna import (
     check_keys,
@@ -42,7 +42,8 @@ from .published_weights_avicuna import (
 from .towers_avicuna import build_audio_tower, build_vision_tower
 
 
-PROGRAM = "python -m modeling_avicuna.convert_avicuna_to_hf"
+MADE_BY = "modeling_avicuna.convert_avicuna_to_hf"
+PROGRAM = f"python -m {MADE_BY}"
 
 
 def convert_checkpoint(
@@ -74,7 +75,7 @@ def convert_checkpoint(
 
     Raises:
         ValueError: `stage4` without `stage3` (it was trained on top of it), an `output` that is one of the input
-            folders, or a file, key or shape that is not as expected; the message names it.
+            folders or holds other files, or a file, key or shape that is not as expected; the message names it.
     """
     if stage4 is not None and stage3 is None:
         raise ValueError(f"--stage4 {stage4} needs --stage3: its LoRA was trained on the merged weights of stage 3")
@@ -82,6 +83,7 @@ def convert_checkpoint(
     for source in (base, stage3, stage4, vision_tower, audio_tower):
         if source is not None and output.resolve() == Path(source).resolve():
             raise ValueError(f"--output {output} is also an input folder, whose files would be overwritten")
+    check_new_folder(output, made_by=MADE_BY)
     language_model = read_language_model(base)
     adapters = read_projector(Path(vision_adapter), "mm_projector", others=["mm_projector_a"])
     adapters |= read_projector(Path(audio_adapter), "mm_projector_a")
@@ -107,11 +109,9 @@ def convert_checkpoint(
     }
     model = _assemble(config, weights, dtype)
     model.generation_config = _build_generation_config(config)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
     write_origin(
         output,
-        made_by="modeling_avicuna.convert_avicuna_to_hf",
+        made_by=MADE_BY,
         language_model=base,
         vision_tower=vision_tower,
         audio_tower=audio_tower,
@@ -119,6 +119,8 @@ def convert_checkpoint(
         audio_adapter=audio_adapter,
         merged=stages,
     )
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
 
 
 def _read_tower(
@@ -246,8 +248,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line, by default that of this process; a mistake is one line on stderr."""
     description = __doc__.split("\n")[0]
     parser = OneLineParser(ConvertArguments, prog=PROGRAM, description=description, allow_abbrev=False)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(not word.strip() or (word.startswith("--") and word.endswith("=")) for word in words):
+        parser.error("the value of an option is empty")
     options, unknown = parser.parse_args_into_dataclasses(
-        arguments, look_for_args_file=False, return_remaining_strings=True
+        words, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

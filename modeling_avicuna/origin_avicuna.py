@@ -38,10 +38,23 @@ def name_of_part(source: str | Path | None) -> str | None:
     return str(source) if is_hub_id(str(source)) else Path(source).resolve().name
 
 
+def check_new_folder(folder: str | Path, *, made_by: str) -> None:
+    """Raises ValueError for a file, or for a folder with files that the program `made_by` has not written."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is a file, not a folder to write to")
+    origin, files = folder / ORIGIN_FILE, [path.name for path in folder.glob("[!.]*")]
+    if files and not (origin.is_file() and made_by in origin.read_text(encoding="utf-8")):
+        raise ValueError(
+            f"--output {folder} holds files that this command has not written, for example {min(files)}: choose a "
+            "new or empty folder"
+        )
+
+
 def write_origin(
     folder: str | Path, *, made_by: str, merged: Sequence[str | Path] = (), **parts: str | Path | None
 ) -> None:
-    """Writes `folder`/origin.json.
+    """Writes `folder`/origin.json; call it before the first other file is written (see `check_new_folder`).
 
     Args:
         made_by: the program that put the checkpoint together.
@@ -52,4 +65,5 @@ def write_origin(
     named = {part: source if source == RANDOM else name_of_part(source) for part, source in parts.items()}
     origin = {"made_by": made_by, "parts": named, "merged": [name_of_part(adapter) for adapter in merged]}
     text = json.dumps(origin, indent=2, sort_keys=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / ORIGIN_FILE).write_text(text + "\n", encoding="utf-8")

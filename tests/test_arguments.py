@@ -98,6 +98,8 @@ def test_an_unreachable_effective_batch_size_is_an_error_unless_zero(batch, give
     ("line", "words"),
     [
         (["--bf16", "false"], "nothing to train"),
+        ([*BASE, "--config", "no/such/recipe.yaml"], "no such recipe: no/such/recipe.yaml"),
+        ([*BASE, "--config", str(RECIPES)], "no such recipe: .*recipes"),
         (["--trainable", "projector"], "projector"),
         (["--use_peft", "--trainable", "language_model"], "either in full or by LoRA"),
         ([*BASE, "--chat_template", "alpaca"], "alpaca"),
@@ -132,6 +134,35 @@ def test_an_unreadable_value_is_one_line_on_stderr(capsys):
     with pytest.raises(SystemExit):
         parse_arguments([*BASE, "--learning-rate", "fast"])
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--output_dir", ""], ["--model="], ["--data-dir", " "], ["--features_dir", "a", ""], ["--config", ""]]
+)
+def test_an_empty_value_is_one_line_on_stderr(words, capsys):
+    with pytest.raises((SystemExit, ValueError)) as error:
+        parse_arguments([*BASE, *words])
+    assert "is empty" in capsys.readouterr().err or "no such recipe" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", "is not YAML"),
+        ("- 1", "is not a YAML mapping, but list"),
+        ("", "is not a YAML mapping, but NoneType"),
+        ("datasets: rows.parquet", "datasets must be a list, got 'rows.parquet'"),
+        ("trainable: vision_adapter", "trainable must be a list"),
+        ("learning_rate: [1]", "learning_rate must be one value"),
+        ("output_dir: ''", "the value of output_dir is empty"),
+        ("data_dir: ''", "the value of data_dir is empty"),
+    ],
+)
+def test_a_damaged_recipe_is_an_error_that_names_the_value(text, words, tmp_path):
+    recipe = write_recipe(tmp_path, text)
+    line = ["--use_peft", "--bf16", "false"] + ([] if "output_dir" in text else ["--output_dir", "/nowhere"])
+    with pytest.raises(ValueError, match=words):
+        parse_arguments(["--config", recipe, *line])
 
 
 def test_a_data_source_is_a_path_json_or_a_mapping():

@@ -17,7 +17,15 @@ class Options:
 
 
 @pytest.mark.parametrize(
-    "words", [["--output", ""], ["--output="], ["--output", "a", "--model", ""], ["--output", "a", "--files", "", "b"]]
+    "words",
+    [
+        ["--output", ""],
+        ["--output="],
+        ["--output", "a", "--model", ""],
+        ["--output", "a", "--files", "", "b"],
+        ["--output", "a", "--files", "b", ""],
+        ["--output", " "],
+    ],
 )
 def test_an_empty_value_is_an_error(words, capsys):
     """As from a shell variable that is not set. An empty path would be the working directory."""

@@ -17,7 +17,9 @@ from transformers import (
 from dataset_builders.pretrained import load_processor, load_weights
 from eval import run
 from model_card import write
+from model_card.lineage import read_lineage
 from train import extract_features, initialize, sft
+from train.checkpoint import base_of_adapter
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +171,85 @@ def test_every_command_names_a_model_that_cannot_be_loaded(models, tmp_path, com
 def test_every_command_names_a_model_of_another_type(models, tmp_path, command):
     with pytest.raises(ValueError, match=str(models / "llama")):
         run_command(command, models / "llama", tmp_path)
+
+
+def change_json(**values):
+    """A change of a JSON object; a value `KeyError` removes the key."""
+
+    def change(text: str) -> str:
+        changed = {**json.loads(text), **values}
+        return json.dumps({key: value for key, value in changed.items() if value is not KeyError})
+
+    return change
+
+
+DAMAGED_SETTINGS = [
+    ("tokenizer.json", lambda text: "{}"),
+    ("tokenizer.json", lambda text: "[]"),
+    ("tokenizer.json", lambda text: "null"),
+    ("tokenizer.json", lambda text: text[:500]),
+    ("tokenizer.json", change_json(model=None)),
+    ("tokenizer.json", change_json(added_tokens=KeyError)),
+    ("tokenizer.json", change_json(version="x")),
+    ("tokenizer_config.json", change_json(tokenizer_class=[])),
+    ("tokenizer_config.json", change_json(bos_token=[])),
+    ("tokenizer_config.json", change_json(auto_map=None)),
+    ("processor_config.json", change_json(feature_extractor=[])),
+    ("processor_config.json", change_json(video_processor="x")),
+    ("processor_config.json", change_json(alignment=[])),
+    ("preprocessor_config.json", lambda text: "[]"),
+    ("config.json", change_json(model_type=[])),
+    ("config.json", change_json(dtype="x")),
+]
+DAMAGED_MODEL_SETTINGS = [
+    ("config.json", change_json(dtype=[])),
+    ("generation_config.json", lambda text: "3"),
+    ("generation_config.json", change_json(pad_token_id="x")),
+    ("model.safetensors.index.json", lambda text: "{}"),
+    ("model.safetensors.index.json", lambda text: "[]"),
+]
+
+
+def damage_settings(models, folder, name, change):
+    model = shutil.copytree(models / "avicuna", folder / "model")
+    if name == "model.safetensors.index.json":
+        (model / "model.safetensors").unlink()
+    text = (model / name).read_text(encoding="utf-8") if (model / name).exists() else "{}"
+    (model / name).write_text(change(text), encoding="utf-8")
+    return model
+
+
+@pytest.mark.parametrize(("name", "change"), DAMAGED_SETTINGS)
+def test_damaged_settings_of_a_processor_are_an_error_that_names_the_file(models, tmp_path, name, change):
+    model = damage_settings(models, tmp_path, name, change)
+    with pytest.raises(ValueError, match=f"cannot load the model {model}: (?s:.*){name}"):
+        load_processor(str(model))
+
+
+@pytest.mark.parametrize(("name", "change"), DAMAGED_MODEL_SETTINGS)
+def test_damaged_settings_of_a_model_are_an_error_that_names_the_file(models, tmp_path, name, change):
+    model = damage_settings(models, tmp_path, name, change)
+    with pytest.raises(ValueError, match=f"cannot load the model {model}: (?s:.*){name}"):
+        load_weights(AutoModelForCausalLM, str(model))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"peft_type": "x"}', '{"base_model_name_or_path": [1]}'])
+def test_damaged_settings_of_an_adapter_are_an_error_that_names_the_file(tmp_path, content):
+    (tmp_path / "adapter_config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="adapter_config.json"):
+        base_of_adapter(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["training_summary.json", "origin.json"])
+@pytest.mark.parametrize("content", ["{}", "[]", '{"started_from": 3, "parts": 3}'])
+def test_a_damaged_record_of_a_checkpoint_is_an_error_that_names_the_file(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=name):
+        read_lineage(tmp_path)
+
+
+def test_code_in_a_checkpoint_is_not_run(models, tmp_path):
+    """transformers alone asks on the terminal whether to run it."""
+    model = damage_settings(models, tmp_path, "config.json", change_json(model_type="of_this_checkpoint"))
+    with pytest.raises(ValueError, match=f"cannot load the model {model}"):
+        load_weights(AutoModelForCausalLM, str(model))

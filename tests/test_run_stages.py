@@ -1,5 +1,6 @@
 """Running stages in order: finished stages are skipped, interrupted ones resumed, changed ones are an error."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from train.summary import SUMMARY_FILE
 
 
 RECIPES = Path(run_stages.__file__).with_name("recipes")
+LAUNCHER = ["--launcher", sys.executable]
 
 
 def value_of(command: list[str], name: str) -> str:
@@ -57,8 +59,10 @@ def test_finished_stages_are_skipped_and_interrupted_ones_resumed(tmp_path, star
     recipes.mkdir()
     for number in range(1, 5):
         (recipes / f"stage{number}.yaml").write_text("learning_rate: 1.0\n", encoding="utf-8")
-    values = ("start", str(tmp_path), str(recipes))
-    run_stages.main([word for pair in zip(spelling.split(), values) for word in pair])
+    start = tmp_path / "start"
+    start.mkdir()
+    values = (str(start), str(tmp_path), str(recipes))
+    run_stages.main([*LAUNCHER, *(word for pair in zip(spelling.split(), values) for word in pair)])
     assert [Path(value_of(command, "--config")).stem for command in started] == ["stage2", "stage3", "stage4"]
     assert ["--resume_from_checkpoint" in command for command in started] == [True, False, False]
 
@@ -69,7 +73,7 @@ def test_a_finished_stage_with_other_settings_is_an_error(tmp_path, started):
         folder.mkdir()
     (start / "config.json").write_text("{}", encoding="utf-8")
     (recipes / "stage1.yaml").write_text("learning_rate: 1.0e-5\n", encoding="utf-8")
-    line = ["--model", str(start), "--output", str(output), "--recipes-dir", str(recipes)]
+    line = [*LAUNCHER, "--model", str(start), "--output", str(output), "--recipes-dir", str(recipes)]
     run_stages.main([*line, "--seed", "1"])
     (output / "stage1" / SUMMARY_FILE).write_text("{}", encoding="utf-8")
     run_stages.main([*line, "--seed", "1"])
@@ -91,9 +95,55 @@ def test_a_failed_stage_stops_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_stages.subprocess, "run", lambda command, env: Failed())
     with pytest.raises(SystemExit, match="stage1 ended with status 3"):
-        run_stages.main(["--model", "start", "--output", str(tmp_path), "--recipes-dir", str(RECIPES / "sandbox")])
+        run_stages.main(
+            [*LAUNCHER, "--model", str(tmp_path), "--output", str(tmp_path / "out")]
+            + ["--recipes-dir", str(RECIPES / "sandbox")]
+        )
 
 
 def test_a_folder_without_recipes_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no stage"):
         stages_of(RunOptions("start", "out", recipes_dir=str(tmp_path)), overrides=[])
+
+
+WRONG_STARTS = {
+    "empty output": (["--output", ""], "the value of --output is empty"),
+    "empty model": (["--model="], "the value of --model is empty"),
+    "absent model": (["--model", "no/such/folder"], "--model no/such/folder is neither a folder nor a Hub id"),
+    "model is a file": (["--model", "{file}"], "{file} is neither a folder nor a Hub id"),
+    "absent launcher": (["--launcher", "no-such-program x"], "'no-such-program x': no such program"),
+    "absent recipes": (["--recipes-dir", "{file}"], "no stage*.yaml in {file}"),
+    "damaged recipe": (["--recipes-dir", "{damaged}"], "stage2.yaml is not YAML"),
+    "text for a list": (["--recipes-dir", "{text}"], "stage1.yaml: datasets must be a list, got 'rows.parquet'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STARTS)
+def test_a_wrong_start_is_an_error_before_anything_is_written(name, tmp_path, started, capsys):
+    places = {"file": tmp_path / "file", "damaged": tmp_path / "damaged", "text": tmp_path / "text"}
+    places["file"].write_text("text", encoding="utf-8")
+    for folder, recipes in {"damaged": ["trainable: []", "a: [1"], "text": ["datasets: rows.parquet"]}.items():
+        places[folder].mkdir()
+        for number, recipe in enumerate(recipes, start=1):
+            (places[folder] / f"stage{number}.yaml").write_text(recipe, encoding="utf-8")
+    words, message = WRONG_STARTS[name]
+    line = [*LAUNCHER, "--model", str(tmp_path), "--output", str(tmp_path / "out"), "--recipes-dir", str(RECIPES)]
+    with pytest.raises((ValueError, SystemExit)) as error:
+        run_stages.main([*line, *(word.format(**places) for word in words)])
+    assert message.format(**places) in f"{error.value}{capsys.readouterr().err}"
+    assert not started and not (tmp_path / "out").exists()
+
+
+def test_other_settings_are_accepted_while_nothing_is_trained(tmp_path, started):
+    """A first run with a wrong value may have written the settings."""
+    line = [*LAUNCHER, "--model", str(tmp_path), "--output", str(tmp_path / "out")]
+    run_stages.main([*line, "--recipes-dir", str(RECIPES / "sandbox"), "--features_dir", "wrong"])
+    run_stages.main([*line, "--recipes-dir", str(RECIPES / "sandbox"), "--features_dir", "right"])
+    assert value_of(started[-1], "--features_dir") == "right"
+
+
+def test_an_empty_deepspeed_is_passed_on(tmp_path, started):
+    """It overrides the recipe's."""
+    line = [*LAUNCHER, "--model", str(tmp_path), "--output", str(tmp_path / "out")]
+    run_stages.main([*line, "--recipes-dir", str(RECIPES), "--deepspeed", ""])
+    assert value_of(started[0], "--deepspeed") == ""

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
+import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from dataset_builders.command_line import OneLineParser
@@ -99,6 +101,10 @@ class StageArguments(ModelConfig):
             raise ValueError("quantised weights cannot be trained: use load_in_4bit and load_in_8bit with use_peft")
         if self.chat_template not in CHAT_TEMPLATES:
             raise ValueError(f"unknown chat_template {self.chat_template!r}; known: {list(CHAT_TEMPLATES)}")
+        for name in ("model_name_or_path", "data_dir", "media_dir", "features_dir"):
+            value = getattr(self, name)
+            if value == "" or isinstance(value, list) and "" in value:
+                raise ValueError(f"the value of {name} is empty")
         for entry in [*self.datasets, *self.eval_datasets]:
             read_data_source(entry)
         read_share(self.max_missing)
@@ -179,6 +185,8 @@ class AVicunaTrainingArguments(SFTConfig):
     group_by_length: bool = field(default=False, metadata={"help": "Not supported: use flatten."})
 
     def __post_init__(self):
+        if not self.output_dir:
+            raise ValueError("the value of output_dir is empty")
         if self.use_muon:
             self.check_muon()
         self.check_lengths()
@@ -283,6 +291,8 @@ def accumulation_steps(
 class StageParser(OneLineParser, TrlParser):
     """TRL's parser with errors of one line, without the usage text."""
 
+    may_be_empty = frozenset({"__deepspeed"})  # `--deepspeed ""` overrides the recipe's
+
 
 def parse_arguments(
     arguments: list[str] | None = None,
@@ -296,6 +306,37 @@ def parse_arguments(
         ValueError: an unknown key in the recipe, or an invalid value.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    recipe = Path(arguments[arguments.index("--config") + 1]).stem if "--config" in arguments[:-1] else None
     parser = StageParser((StageArguments, AVicunaTrainingArguments), allow_abbrev=False)
-    return recipe, *parser.parse_args_and_config(arguments)
+    if "--config" not in arguments:
+        return None, *parser.parse_args_and_config(arguments)
+    if arguments[-1] == "--config":
+        parser.error("argument --config: expected one argument")
+    recipe = Path(arguments[arguments.index("--config") + 1])
+    read_recipe(recipe)
+    return recipe.stem, *parser.parse_args_and_config(arguments)
+
+
+def read_recipe(path: Path) -> dict:
+    """The content of a recipe.
+
+    Raises:
+        ValueError: no such file, not a YAML mapping, or a list in place of one value or the reverse, which TRL does
+            not check; the message names the file.
+    """
+    if not path.is_file():
+        raise ValueError(f"no such recipe: {path}")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} is not a YAML mapping, but {type(recipe).__name__}")
+    types = {**get_type_hints(StageArguments), **get_type_hints(AVicunaTrainingArguments)}
+    for name, value in recipe.items():
+        kind = types.get(name)
+        kinds = {kind} if get_origin(kind) is list else {kind, *get_args(kind)}
+        if list[str] in kinds and str not in kinds and not isinstance(value, list):
+            raise ValueError(f"{path}: {name} must be a list, got {value!r}")
+        if kinds & {int, float, bool} and isinstance(value, (list, dict)):
+            raise ValueError(f"{path}: {name} must be one value, got {value!r}")
+    return recipe

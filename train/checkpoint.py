@@ -15,11 +15,14 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl import SFTTrainer, get_quantization_config
 
-from dataset_builders.pretrained import load_processor, load_weights
+from dataset_builders.atomic_files import check_output_folder
+from dataset_builders.pretrained import load_processor, load_weights, name_errors
 from dataset_builders.sources.annotation_files import read_object
+from modeling_avicuna import AVicunaConfig
 from modeling_avicuna.modeling_avicuna import FULL_PRECISION_MODULES
-from modeling_avicuna.origin_avicuna import is_hub_id
+from modeling_avicuna.origin_avicuna import ORIGIN_FILE, is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
+from train.resuming import SUMMARY_FILE
 
 
 ADAPTER_FOLDER = "adapter"
@@ -88,9 +91,24 @@ def base_of_adapter(path: str, *, revision: str | None = None) -> str | None:
     if file is None:
         return None
     base = read_object(file).get("base_model_name_or_path")
-    if not base:
-        raise ValueError(f"{file} names no base model")
+    if not base or not isinstance(base, str):
+        raise ValueError(f"{file} names no base model, but {base!r}")
     return base
+
+
+def check_output(stage: StageArguments, training: AVicunaTrainingArguments):
+    """Raises ValueError for an `output_dir` whose files would be replaced: the folder of the model that the stage
+    starts from, or a folder with another model or card and no trace of a training."""
+    output, start = Path(training.output_dir), stage.model_name_or_path
+    if start and output.resolve() == Path(start).resolve():
+        raise ValueError(f"output_dir {output} is also the folder of the model, whose files would be replaced")
+    config, card = output / "config.json", output / "README.md"
+    foreign = [ORIGIN_FILE]  # a checkpoint that no training has written
+    if config.is_file() and read_object(config).get("model_type") != AVicunaConfig.model_type:
+        foreign.append(config.name)
+    if card.is_file() and "generated_from_trainer" not in card.read_text(encoding="utf-8", errors="replace"):
+        foreign.append(card.name)
+    check_output_folder(output, marks=[SUMMARY_FILE, "training_args.bin", "checkpoint-*"], writes=foreign)
 
 
 def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> str:
@@ -128,7 +146,9 @@ def merge_adapter(
         adapter: folder or Hub id of the LoRA weights; `revision` is theirs.
     """
     unset_hf_deepspeed_config()
-    model = PeftModel.from_pretrained(load_model(base, dtype=dtype), str(adapter), revision=revision)
+    model = load_model(base, dtype=dtype)
+    with name_errors(str(adapter), files=("adapter_config.json",)):
+        model = PeftModel.from_pretrained(model, str(adapter), revision=revision)
     model.merge_and_unload().save_pretrained(output)
 
 

@@ -25,12 +25,12 @@ from transformers import (
 from dataset_builders import wordings
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_range
-from dataset_builders.pretrained import load_weights, name_model
+from dataset_builders.pretrained import PROCESSOR_FILES, load_weights, name_model
 from dataset_builders.sources.captions import read_records
 from modeling_avicuna import AVicunaConfig, AVicunaFeatureExtractor, AVicunaForConditionalGeneration
 from modeling_avicuna.feature_extraction_avicuna import clap_settings
 from modeling_avicuna.interleaving_avicuna import INTERLEAVING_RULES
-from modeling_avicuna.origin_avicuna import RANDOM, write_origin
+from modeling_avicuna.origin_avicuna import RANDOM, check_new_folder, write_origin
 from modeling_avicuna.processing_avicuna import build_processor
 from modeling_avicuna.prompt_avicuna import SYSTEM_PROMPT
 from modeling_avicuna.tokenization_avicuna import add_placeholder_tokens
@@ -38,7 +38,8 @@ from train.extract_features import list_media
 from train.whitening import spread, whiten_towers
 
 
-PROGRAM = "python -m train.initialize"
+MADE_BY = "train.initialize"
+PROGRAM = f"python -m {MADE_BY}"
 NUM_WHITENING_CLIPS = 96
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # our choice: small enough for two CPU cores, large enough to distinguish the sandbox's pictures and sounds
@@ -247,8 +248,8 @@ def assemble(
     Raises:
         ValueError: the tokenizer is not backed by `tokenizers`, or a part cannot be loaded or lacks weights.
     """
-    with name_model(language_model):
-        tokenizer = add_placeholder_tokens(AutoTokenizer.from_pretrained(language_model))
+    with name_model(language_model, files=PROCESSOR_FILES):
+        tokenizer = add_placeholder_tokens(AutoTokenizer.from_pretrained(language_model, trust_remote_code=False))
     text = load_weights(AutoModelForCausalLM, language_model, dtype=dtype)
     if len(tokenizer) > text.get_input_embeddings().num_embeddings:
         text.resize_token_embeddings(len(tokenizer))
@@ -356,6 +357,7 @@ def main(arguments: list[str] | None = None):
     args = parse_options(InitializeOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     names = "num_av_tokens audio_interleaving_rate interleaving alignment window_seconds stride_seconds"
     settings = {name: getattr(args, name) for name in names.split()}
+    check_new_folder(args.output, made_by=MADE_BY)
     torch.manual_seed(args.seed)
     if args.size == "tiny" and args.captions_file:
         captions = [str(record["caption"]) for record in read_records(args.captions_file) if record["caption"]]
@@ -373,12 +375,12 @@ def main(arguments: list[str] | None = None):
         )
     else:
         raise ValueError("give either --size tiny with --captions-file FILE, or --language_model (and towers)")
-    model.save_pretrained(args.output)
-    processor.save_pretrained(args.output)
     adapters = {"vision_adapter": RANDOM, "audio_adapter": RANDOM}
     loaded = ("language_model", "vision_tower", "audio_tower")
     parts = {name: RANDOM if args.size == "tiny" else getattr(args, name) for name in loaded}
-    write_origin(args.output, made_by="train.initialize", **parts, **adapters)
+    write_origin(args.output, made_by=MADE_BY, **parts, **adapters)
+    model.save_pretrained(args.output)
+    processor.save_pretrained(args.output)
     print(f"wrote {args.output}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 

@@ -8,18 +8,19 @@ interrupted one.
 """
 
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import OneLineParser, one_line_errors
 from dataset_builders.release.provenance import model_hash
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_object
 from dataset_builders.workers import supervised_environment
+from modeling_avicuna.origin_avicuna import is_hub_id
+from train.arguments import StageParser, read_recipe
 from train.resuming import SUMMARY_FILE, newest_checkpoint
 
 
@@ -53,6 +54,11 @@ class Stage:
     output: Path
     overrides: list[str]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier run trained the stage to its end."""
+        return (self.output / SUMMARY_FILE).exists()
+
     def command(self, launcher: str) -> list[str]:
         """The command that trains the stage."""
         command = [*shlex.split(launcher), str(SCRIPT), "--config", str(self.recipe)]
@@ -60,20 +66,19 @@ class Stage:
 
     def settings(self) -> dict:
         """The settings that the result depends on."""
-        recipe = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
-        return {"model": model_hash(self.model), "recipe": recipe, "overrides": self.overrides}
+        return {"model": model_hash(self.model), "recipe": read_recipe(self.recipe), "overrides": self.overrides}
 
     def check_settings(self):
-        """Raises ValueError, with the first difference, if the folder was started with other settings."""
+        """Raises ValueError, with the first difference, if the folder has training of other settings."""
         path = self.output / SETTINGS_FILE
-        if not path.exists():
+        if not path.exists() or not (self.is_finished or newest_checkpoint(self.output)):
             return
-        before, now = read_json(path), self.settings()
+        before, now = read_object(path), self.settings()
         for name in now:
-            if before[name] != now[name]:
+            if before.get(name) != now[name]:
                 raise ValueError(
-                    f"{self.output} was started with {name} {before[name]}, and this command has {now[name]}: remove "
-                    "the folder to train the stage again, or choose another --output"
+                    f"{self.output} was started with {name} {before.get(name)}, and this command has {now[name]}: "
+                    "remove the folder to train the stage again, or choose another --output"
                 )
 
     def run(self, launcher: str):
@@ -84,7 +89,7 @@ class Stage:
             SystemExit: the training failed.
         """
         self.check_settings()
-        if (self.output / SUMMARY_FILE).exists():
+        if self.is_finished:
             print(f"{self.output} is finished", flush=True)
             return
         self.output.mkdir(parents=True, exist_ok=True)
@@ -98,10 +103,12 @@ class Stage:
 
 
 def stages_of(options: RunOptions, *, overrides: list[str]) -> list[Stage]:
-    """The stages of a folder of recipes, in order. ValueError if it has none."""
+    """The stages of a folder of recipes, in order. ValueError if it has none, or one that cannot be read."""
     recipes = sorted(Path(options.recipes_dir).glob("stage*.yaml"))
     if not recipes:
         raise ValueError(f"no stage*.yaml in {options.recipes_dir}")
+    for recipe in recipes:
+        read_recipe(recipe)
     model, stages = options.model, []
     for recipe in recipes:
         stages.append(Stage(recipe, model, Path(options.output, recipe.stem), overrides))
@@ -109,12 +116,24 @@ def stages_of(options: RunOptions, *, overrides: list[str]) -> list[Stage]:
     return stages
 
 
+def check_start(options: RunOptions):
+    """Raises ValueError, before anything is written, for a model or launcher that does not exist."""
+    if not Path(options.model).is_dir() and not is_hub_id(options.model):
+        raise ValueError(f"--model {options.model} is neither a folder nor a Hub id")
+    words = shlex.split(options.launcher)
+    if not words or shutil.which(words[0]) is None:
+        raise ValueError(f"--launcher {options.launcher!r}: no such program")
+
+
 def main(arguments: list[str] | None = None):
     parser = OneLineParser(RunOptions, prog=PROGRAM, allow_abbrev=False)
+    parser.may_be_empty = StageParser.may_be_empty
     options, overrides = parser.parse_args_into_dataclasses(
         arguments, look_for_args_file=False, return_remaining_strings=True
     )
-    for stage in stages_of(options, overrides=overrides):
+    stages = stages_of(options, overrides=overrides)
+    check_start(options)
+    for stage in stages:
         stage.run(options.launcher)
 
 

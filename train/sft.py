@@ -23,6 +23,7 @@ from dataset_builders.pretrained import load_processor  # noqa: E402
 from modeling_avicuna import AVicunaConfig  # noqa: E402, F401  (importing registers the auto classes)
 from train.arguments import parse_arguments  # noqa: E402
 from train.checkpoint import (  # noqa: E402
+    check_output,
     load_model,
     merged_start,
     quantization_config,
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None):
     recipe, stage, training = parse_arguments(arguments)
     # the checked release is pushed at the end, not by Trainer
     push, training.push_to_hub = training.push_to_hub, False
+    check_output(stage, training)
     resume = resume_point(training.resume_from_checkpoint, training.output_dir)
 
     base = merged_start(stage, training)

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from dataset_builders.atomic_files import write_json
 from dataset_builders.release.provenance import git_commit, package_versions
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_object
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
 from train.checkpoint import ADAPTER_FOLDER, base_of_adapter
@@ -57,7 +57,7 @@ def read_beside(model: str, name: str, *, revision: str | None = None) -> dict |
             path = Path(hf_hub_download(model, name, revision=revision))
         except EntryNotFoundError:
             return None
-    return read_json(path) if path.is_file() else None
+    return read_object(path) if path.is_file() else None
 
 
 def describe_start(model: str, *, revision: str | None = None) -> dict:
@@ -80,7 +80,11 @@ def describe_start(model: str, *, revision: str | None = None) -> dict:
     if before is None:
         hub_id = None if Path(model).is_dir() else model
         return {"stages": [], "origin": read_beside(model, ORIGIN_FILE, revision=revision), "base": hub_id}
-    start = before.pop("started_from")
+    start = before.pop("started_from", None)
+    if not isinstance(start, dict) or not isinstance(start.get("stages"), list):
+        raise ValueError(
+            f"{Path(model, SUMMARY_FILE)} has no history in `started_from`: train/sft.py did not write it"
+        )
     return {**start, "stages": [*start["stages"], before]}
 
 

@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from ..atomic_files import atomic_path, remove_partial_files, write_json
+from ..atomic_files import atomic_path, check_output_folder, remove_partial_files, write_json
 from ..pseudo_untrimmed.curation import PACKAGES, Prepared, prepare, write_account
 from ..pseudo_untrimmed.rendered_rows import render_rows
 from ..pseudo_untrimmed.settings import CurationSettings
 from ..pseudo_untrimmed.shards import build_shard, count_shards
-from ..sources.annotation_files import read_json
+from ..sources.annotation_files import read_json, read_object
 from ..sources.record_report import REPORT_FILE
 from ..workers import run_jobs
 from .card_facts import add_sizes, measure_parquet
@@ -230,13 +230,16 @@ def is_done(output: Path, prepared: Prepared, settings: CurationSettings, shard:
 
 
 def read_report(output: str | Path) -> dict | None:
-    """The report of a finished folder, or None."""
+    """The report of a finished folder, or None. ValueError for another file of that name."""
     path = Path(output) / REPORT_FILE
-    return read_json(path) if path.exists() else None
+    report = read_object(path) if path.exists() else None
+    if report is not None and "fingerprint" not in report:
+        raise ValueError(f"{path} is not the report of a build of PU-VALOR: choose another folder")
+    return report
 
 
 def check_folder(output: Path, fingerprint: str, known: dict | None) -> None:
-    """Raises ValueError if the folder holds another build, or data not written by a build with these settings."""
+    """Raises ValueError if the folder holds another build, or files not written by a build with these settings."""
     if known is not None and known["fingerprint"] != fingerprint:
         raise ValueError(
             f"{output} holds the finished build {known['fingerprint']}, not {fingerprint}: choose another folder"
@@ -245,12 +248,9 @@ def check_folder(output: Path, fingerprint: str, known: dict | None) -> None:
     begun = [path.name for path in work.iterdir() if not path.name.startswith(".")] if work.is_dir() else []
     if begun not in ([], [fingerprint]):
         raise ValueError(f"{output} holds the unfinished build {begun}, not {fingerprint}: choose another folder")
-    patterns = ("data/*.parquet", "videos/**/*.mp4")
-    foreign = [] if begun else [path for pattern in patterns for path in sorted(output.glob(pattern))]
-    if foreign:
-        raise ValueError(
-            f"{output} holds {len(foreign)} files of an unknown build, for example {foreign[0]}: choose another folder"
-        )
+    if known is not None and not begun:
+        raise ValueError(f"{output} is finished: nothing is left to build")
+    check_output_folder(output, marks=[f"{WORK_DIR}/{fingerprint}"])
 
 
 def check_finished(output: Path, report: dict) -> None:

@@ -6,6 +6,7 @@ equal plans, captions, annotations, pixels and samples on any machine with the s
 if the x264 and AAC builds bundled with PyAV and the type of processor are the same.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..atomic_files import write_json
 from ..media_writer import MediaWriter
+from ..sources.annotation_files import read_json
 from ..workers import run_jobs
 from .classes import EVENT_CLASSES, HEARD, PLACES, SEEN, SEEN_AND_HEARD, EventClass
 from .pictures import blend, draw_mask
@@ -92,7 +94,7 @@ def make_world(
     `backgrounds.json`, `test/`, `train/` and `annotations.json` below a folder.
 
     Args:
-        output (`Path`): folder, created if needed; files of the same name are overwritten.
+        output (`Path`): folder, created if needed.
         num_clips (`int`): 10-s clips; the classes are used in turn, so their counts differ by at most one.
         num_background_clips (`int`): 10-s clips without an event, also in `clips/` but without a caption; their ids
             are in `backgrounds.json`. They fill the gaps of pseudo-untrimmed videos.
@@ -103,7 +105,8 @@ def make_world(
         num_proc (`int`): number of processes; the output does not depend on it.
 
     Raises:
-        ValueError: a negative count, fewer than one process, or `num_classes` beyond the list.
+        ValueError: a negative count, fewer than one process, `num_classes` beyond the list, or a folder with captions
+            or annotations of something else.
     """
     num_classes = len(EVENT_CLASSES) if num_classes is None else num_classes
     counts = (num_clips, num_background_clips, num_test_videos, num_train_videos)
@@ -115,7 +118,6 @@ def make_world(
     if not 1 <= num_classes <= len(EVENT_CLASSES):
         raise ValueError(f"num_classes must be between 1 and {len(EVENT_CLASSES)}, got {num_classes}")
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     jobs, captions, short_captions, backgrounds, database = [], [], [], [], {}
     for index in range(num_clips):
         video_id, caption, take = plan_clip(index, seed=seed, num_classes=num_classes)
@@ -134,13 +136,19 @@ def make_world(
             key = (seed, UNTRIMMED[subset], index, 1)
             jobs.append((output / subset / f"{video_id}.mp4", takes, duration, key))
             database[video_id] = {"duration": duration, "annotations": annotate(takes), "subset": subset}
+    files = {
+        "captions.json": captions,
+        "short_captions.json": short_captions,
+        "backgrounds.json": backgrounds,
+        "annotations.json": {"version": "sandbox-1", "database": database},
+    }
+    for name, content in files.items():
+        if (output / name).exists() and read_json(output / name) != json.loads(json.dumps(content)):
+            raise ValueError(f"{output} holds another {name}: choose a new folder")
     for _ in run_jobs(_write_job, jobs, num_workers=num_proc, name="sandbox", unit="video"):
         pass
-    # written last: a folder that has captions is complete
-    write_json(output / "captions.json", captions)
-    write_json(output / "short_captions.json", short_captions)
-    write_json(output / "backgrounds.json", backgrounds)
-    write_json(output / "annotations.json", {"version": "sandbox-1", "database": database})
+    for name, content in files.items():  # written last: a folder that has captions is complete
+        write_json(output / name, content)
 
 
 def plan_clip(index: int, *, seed: int, num_classes: int) -> tuple[str, str, Take]:
