@@ -6,7 +6,8 @@
 Accuracy: 60 sandbox videos of a minute with sparse events, and one video of an hour that shows the same events at the
 same distances, asked about every class in windows of a minute that begin every 45 s. Memory: the peak of a process
 that locates one class in 1, 10 and 60 minutes. Reading: CPU seconds to read an hour of 640 x 360 pixels as windows,
-against decoding every frame and every sample once.
+against decoding every frame and every sample once. HTTP: the same videos, and the hour of 640 x 360 pixels, located by
+`examples/ask_server.py --window` with a random tiny Llama that vLLM serves (`make serve-env`).
 """
 
 import json
@@ -21,9 +22,11 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import torch
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from benchmarks.serving import serve, write_tiny_llama
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_range
@@ -34,14 +37,19 @@ from dataset_builders.sandbox.classes import EVENT_CLASSES
 from dataset_builders.sandbox.world import SAMPLING_RATE, TimeLine, annotate, draw_frames, mix_samples, open_video
 from dataset_builders.sandbox.world import plan_untrimmed_video as plan_video
 from eval.run import main as evaluate
+from examples.ask_server import ClientOptions
+from examples.ask_server import locate as ask_server
+from modeling_avicuna.media_avicuna import probe
 from modeling_avicuna.media_slots_avicuna import OWN_SOUND, MediaSlot
+from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT
 from modeling_avicuna.slot_encoding_avicuna import SlotEncoder
 from modeling_avicuna.window_reading_avicuna import encode_windows
+from modeling_avicuna.windows_avicuna import plan_windows
 from train.initialize import build_tiny
 
 
 PROGRAM = "python -m benchmarks.long_videos"
-PARTS = ("accuracy", "memory", "reading")
+PARTS = ("accuracy", "memory", "reading", "http")
 SPARSE = TimeLine(event_seconds=(4.0, 12.0), video_seconds=(60, 60), gap_seconds=(10.0, 50.0))
 QUERY = "dog barking"
 REPEATED = 60.2  # s from one copy of the minute to the next: the codecs' first packets begin before 0
@@ -73,7 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.worker is not None:
         print(json.dumps(locate_once(options.worker, options)))
         return
-    measure = {"accuracy": measure_accuracy, "memory": measure_memory, "reading": measure_reading}
+    measure = {
+        "accuracy": measure_accuracy,
+        "memory": measure_memory,
+        "reading": measure_reading,
+        "http": measure_http,
+    }
     results = {}
     conditions = describe_conditions(
         ["torch", "transformers", "av"],
@@ -257,6 +270,42 @@ def read_windows(path: Path, processor: Any, options: LongVideoOptions, *, prepa
     for part, name in ((video_processor, "preprocess_frames"), (extractor, "analyse_windows")):
         vars(part).pop(name, None)
     return {"windows": len(counted), "frames": sum(n for n, _ in counted), "sounds": sum(n for _, n in counted)}
+
+
+def measure_http(folder: Path, options: LongVideoOptions) -> list[dict[str, Any]]:
+    """Time of a client that asks vLLM about all windows of a video, then asks again, and memory of the server."""
+    videos = {
+        f"{minutes} min, 96 x 96": write_long_video(folder / f"http{minutes}", minutes=minutes, seed=options.seed)
+        for minutes in (1, 10, 60)
+    }
+    videos[f"{options.minutes} min, 640 x 360"] = write_360p(folder / "http360p.mp4", minutes=options.minutes)
+    write_tiny_llama(folder / "model", texts=[GROUNDING_PROMPT.format(query=QUERY)])
+    rows = []
+    with serve(folder / "model", media=folder, log=folder / "log.txt") as address:
+        request = {"address": address, "window": options.window, "max_new_tokens": 16}
+        warmed = next(iter(videos.values()))
+        ask_server(ClientOptions(warmed.as_uri(), query=["the first request"], **{**request, "window": 20.0}))
+        for name, path in videos.items():
+            num_windows = len(plan_windows(probe(str(path)).duration, window=options.window))
+            row = {"video": name, "file_bytes": path.stat().st_size, "num_windows": num_windows}
+            for turn in ("first", "again"):
+                cpu, wall = server_seconds(), time.perf_counter()
+                ask_server(ClientOptions(path.as_uri(), query=[QUERY], **request))
+                row[f"{turn}_wall_seconds"] = round(time.perf_counter() - wall, 2)
+                row[f"{turn}_cpu_seconds_of_server"] = round(server_seconds() - cpu, 2)
+            rows.append({**row, "server_bytes": server_bytes()})
+    return rows
+
+
+def server_seconds() -> float:
+    """CPU seconds of the processes that this one started."""
+    times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return sum(time.user + time.system for time in times)
+
+
+def server_bytes() -> int:
+    """Memory that the processes that this one started do not share."""
+    return sum(process.memory_full_info().uss for process in psutil.Process().children(recursive=True))
 
 
 if __name__ == "__main__":

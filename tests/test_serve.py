@@ -214,9 +214,10 @@ def test_questions_about_one_video_run_the_towers_once_and_find_its_tokens_in_th
     assert tower_runs.stat().st_size == runs + 1
     for number in (0, 1, 29):
         assert ids(answers[number]) == expected(tiny, local(messages[number], media, "http://none"))
-    before = prefix_cache_hits(server)
-    post(server, {"messages": [user(part, "When does a dog bark?")]})
-    assert prefix_cache_hits(server) - before >= 100  # the system sentence and the video, in blocks of 32
+    for question in ("When does a dog bark?", "Is it raining?", QUESTION):
+        before = prefix_cache_hits(server)
+        post(server, {"messages": [user(part, question)]})
+        assert prefix_cache_hits(server) - before >= 100  # the system sentence and the video, in blocks of 32
     assert tower_runs.stat().st_size == runs + 1
 
 
@@ -296,6 +297,16 @@ def test_well_formed_spans_are_set_per_request(server, tiny, media):
         generated = model.generate(**inputs, max_new_tokens=NUM_TOKENS, do_sample=False, logits_processor=processors)
         assert answers[asked] == generated[0, inputs["input_ids"].shape[1] :].tolist()
     assert answers[1] != answers[0]
+
+
+def test_placeholders_are_never_generated(server, tiny, media):
+    """Not even with the largest bias that a request may give them."""
+    processor = tiny[1]
+    placeholders = [processor.video_token_id, processor.audio_token_id]
+    request = {"messages": [user(video(media / "sound.mp4"), QUESTION)]}
+    biased = post(server, {**request, "logit_bias": {str(token_id): 100 for token_id in placeholders}})
+    assert not set(ids(biased)) & set(placeholders)
+    assert ids(biased) == ids(post(server, request))
 
 
 def test_an_unsupported_language_model_raises_with_its_name(media, tmp_path):

@@ -468,6 +468,37 @@ def test_a_browser_shows_the_events_and_requests_no_other_host(address, media, t
         assert requested_hosts(browser) == {"127.0.0.1"}
 
 
+@needs_gradio
+def test_two_visitors_in_a_browser_have_separate_answers(address, media, tmp_path):
+    """Two tabs, whose requests are sent before the first answer is there."""
+    with open_browser(tmp_path / "profile") as browser:
+
+        def find(selector: str):
+            return browser.find_element("css selector", selector)
+
+        def labels() -> list[str]:
+            return [name.text for name in browser.find_elements("css selector", "#timeline .name") if name.text][2:]
+
+        browser.get(address)
+        browser.switch_to.new_window("tab")
+        browser.get(address)
+        visitors = {tab: f"visitor {number}" for number, tab in enumerate(browser.window_handles)}
+        for tab, query in visitors.items():
+            browser.switch_to.window(tab)
+            find("#video input[type=file]").send_keys(str(media / "clip.mp4"))
+            find("#video video")
+            find("#query textarea, #query input").send_keys(query)
+        for turn in range(2):
+            for tab in visitors:
+                browser.switch_to.window(tab)
+                find("#query textarea, #query input").send_keys(f" turn {turn}")
+                find("button#find").click()
+            for tab, query in visitors.items():
+                visitors[tab] = f"{query} turn {turn}"
+                browser.switch_to.window(tab)
+                wait_until(lambda expected=visitors[tab]: labels() == [expected])
+
+
 def requested_hosts(browser) -> set[str]:
     """The hosts of all requests and sockets in the performance log."""
     hosts = set()
