@@ -48,6 +48,7 @@ NOWHERE = {
     "make serve-env": "installs 4 GB; tests/test_serve.py uses the environment",
     ".venv-serve/bin/python -m": "runs until it is stopped; tests/test_serve.py starts it",
     "make serve": "runs until it is stopped; tests/test_serve.py starts the same server",
+    "curl http://127.0.0.1:8000": "needs a running server; tests/test_serve.py sends the request",
     "python examples/ask_server.py": "needs a running server; tests/test_ask_server.py and tests/test_serve.py run it",
     "make reproduce": "takes hours; tests/test_sandbox_recipe.py reads its plan",
     "make test": "runs these tests; CI runs it (.ci/run)",
@@ -137,6 +138,8 @@ def snippets() -> list[Snippet]:
     found = []
     for page in PAGES:
         for language, text in fences(page):
+            if language == "json":
+                continue  # a file that a command reads
             lines = [text] if language == "python" else re.sub(r"\\\n\s*", "", text).splitlines()
             found += [Snippet(page, language, line) for line in lines if line.strip()]
     return found

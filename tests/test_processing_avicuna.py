@@ -16,10 +16,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from modeling_avicuna import AVicunaFeatureExtractor, AVicunaProcessor, MediaError, build_processor, load_audio
+from modeling_avicuna import (
+    AVicunaFeatureExtractor,
+    AVicunaProcessor,
+    MediaError,
+    build_processor,
+    load_audio,
+    media_pictures_avicuna,
+)
 from modeling_avicuna.interleaving_avicuna import interleave_order, resample_rows
+from modeling_avicuna.media_sound_avicuna import Sound
 from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE, SLOT_PATTERN
-from tests.media_files import count_opens, pictures, tone, write_media
+from tests.media_files import count_opens, pictures, tone, write_media, write_ramp
 from tests.tiny_models import tiny_config, tiny_model
 from tests.tiny_tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
 
@@ -559,6 +567,30 @@ def test_a_part_of_a_file_is_a_part_of_video_and_audio(processor, tmp_path):
     for block in ({"type": "video", "path": path, "start": 25}, {"type": "audio", "path": path, "start": 25}):
         with pytest.raises(ValueError, match="25"):
             tokenized(processor, [user(block)])
+
+
+def test_only_the_part_of_a_file_that_is_asked_about_is_decoded(processor, tmp_path, monkeypatch):
+    """Four of 40 seconds, with a keyframe each second: frames and blocks of samples."""
+    options = {"x264-params": "scenecut=0:keyint=10:bframes=0"}
+    path = write_ramp(tmp_path / "long.ts", audio_codec="aac", seconds=40, options=options)
+    decoded = {"frames": 0, "blocks": 0}
+    decode_packet, decode_sound = media_pictures_avicuna.decode_packet, Sound._decode
+
+    def count_frames(packet):
+        decoded["frames"] += len(frames := decode_packet(packet))
+        return frames
+
+    def count_blocks(*arguments):
+        for block in decode_sound(*arguments):
+            decoded["blocks"] += 1
+            yield block
+
+    monkeypatch.setattr(media_pictures_avicuna, "decode_packet", count_frames)
+    monkeypatch.setattr(Sound, "_decode", count_blocks)
+    processor("<video>", videos=path, start=30.0, end=34.0)
+    # 40 frames and 188 blocks are shown and heard; the whole file has 400 and 1875. A sound is also decoded where a
+    # seek ends before it, and where it begins.
+    assert 0 < decoded["frames"] <= 60 and 188 <= decoded["blocks"] <= 563
 
 
 def test_blocks_with_arrays_have_a_rate_and_blocks_with_files_have_not(processor):

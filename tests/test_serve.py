@@ -27,6 +27,7 @@ from examples.ask_server import ClientOptions, complete, locate
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
 from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT
 from modeling_avicuna.windows_avicuna import plan_windows
+from tests.documentation import fences
 from tests.media_files import pictures, tone, write_media, write_ramp
 
 
@@ -186,6 +187,15 @@ def test_answers_equal_those_of_transformers_token_by_token(server, tiny, media,
         answer = post(server, {"messages": messages})
         assert "choices" in answer, (name, answer)
         assert ids(answer) == expected(tiny, local(messages, media, site)), name
+
+
+def test_the_request_of_the_documentation_is_answered(server, tiny, media):
+    (text,) = (text for language, text in fences("docs/serve.md") if language == "json")
+    request = json.loads(text.replace("file:///data/video.mp4", (media / "sound.mp4").as_uri()))
+    answer = post(server, {**request, "model": NAME, "max_tokens": NUM_TOKENS})
+    constraint = TimeSpanLogitsProcessor(tiny[1].tokenizer, codec=tiny[1].time_codec)
+    messages = local(request["messages"], media, "http://none")
+    assert ids(answer) == expected(tiny, messages, logits_processor=[constraint])
 
 
 def test_concurrent_conversations_have_the_same_answers(server, tiny, media, site):
