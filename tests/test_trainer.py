@@ -1,14 +1,19 @@
 """The trainer: evaluation, stopping criteria, divergence, and losses."""
 
 import json
+import sys
+import types
 
 import pytest
 import torch
 import trl.trainer.utils
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import AutoProcessor
 
+from benchmarks.full_size import build_full_size
 from tests.train_fixtures import run_stage, workshop  # noqa: F401
+from train import trainer
 from train.arguments import parse_arguments
 from train.checkpoint import load_model
 from train.collator import AVicunaCollator
@@ -164,3 +169,28 @@ def test_a_cpu_scores_only_labelled_positions_with_the_same_loss(workshop, tmp_p
         monkeypatch.setattr(trl.trainer.utils, "_use_triton", lambda device: False)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert scored[0] < scored[-1] / 2
+
+
+@pytest.mark.parametrize("peft", [False, True])
+def test_liger_kernels_reach_the_language_model(monkeypatch, peft):
+    model = build_full_size("tiny", device="cpu", dtype=torch.float32, towers=False)[0]
+    applied = []
+    monkeypatch.setattr(trainer, "apply_liger_kernel", lambda language_model, settings: applied.append(language_model))
+    monkeypatch.setattr(trainer, "is_liger_kernel_available", lambda: False)
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"])) if peft else model
+    trainer.apply_liger_to_language_model(wrapped, {})
+    assert applied == [model.model.language_model]
+
+
+def test_a_language_model_that_liger_does_not_know_is_an_error(monkeypatch):
+    model, _ = build_full_size("tiny", device="cpu", dtype=torch.float32, towers=False)
+    known = types.ModuleType("liger_kernel.transformers.monkey_patch")
+    known.MODEL_TYPE_TO_APPLY_LIGER_FN = {"gemma": None}
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, known.__name__, known)
+    monkeypatch.setattr(trainer, "is_liger_kernel_available", lambda: True)
+    with pytest.raises(ValueError, match="no kernels for language models of type 'llama'"):
+        trainer.apply_liger_to_language_model(
+            build_full_size("tiny", device="cpu", dtype=torch.float32, towers=False)[0], {}
+        )
