@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import time
 
 import evaluate
 import numpy as np
@@ -119,15 +118,6 @@ def test_unav100_events_score_as_in_the_official_evaluator(metric, shared_golden
     assert_published(result, json.loads((shared_golden_dir / "metrics/expected_a.json").read_text()))
 
 
-def test_ten_thousand_predictions_take_at_most_a_second(metric, golden):
-    predictions, references, _ = golden
-    repeats = 10_000 // sum(map(len, predictions)) + 1
-    began = time.process_time()  # CPU time of this process: independent of the load of the machine
-    result = metric.compute(predictions=predictions * repeats, references=references * repeats)
-    assert time.process_time() - began < 1.0
-    assert 0 < result["average_mAP"] < 100
-
-
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("ties", [False, True])
 def test_equal_to_plain_loops_on_random_events(seed, ties):
@@ -160,6 +150,18 @@ def test_the_order_of_equal_scores_matters_the_order_of_videos_does_not():
 def test_each_reference_matches_at_most_one_prediction():
     ious = np.array([[0.9, 0.6], [0.8, 0.55], [0.7, 0.65]])
     assert match_predictions(ious, [0.5, 0.7]).tolist() == [[True, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_videos_matched_together_are_matched_as_if_alone(seed):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(4, size=30)
+    ious = rng.integers(0, 10, size=(30, 3)) / 10  # with equal ones
+    ious[groups == 2, 2] = -1.0  # this video has two references
+    together = match_predictions(ious, [0.1, 0.5, 0.9], groups=groups)
+    for group in range(4):
+        alone = ious[groups == group][:, : 2 if group == 2 else 3]
+        assert np.array_equal(together[:, groups == group], match_predictions(alone, [0.1, 0.5, 0.9]))
 
 
 def test_average_precision_interpolates_from_the_right():

@@ -4,6 +4,7 @@ Pure functions over plain lists and numpy arrays; the `evaluate` module beside t
 They do not parse text, map text to classes or invent scores: these are protocols that the caller chooses and names.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,28 +34,41 @@ def drop_duplicate_references(events: Sequence[Mapping]) -> list[Mapping]:
     return kept
 
 
-def match_predictions(ious: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+def match_predictions(
+    ious: np.ndarray, thresholds: Sequence[float], *, groups: np.ndarray | None = None
+) -> np.ndarray:
     """Greedy assignment inside one video and class: each reference is found at most once per threshold.
 
     Args:
-        ious (`np.ndarray` of shape `(num_predictions, num_references)`): predictions in decreasing order of score.
+        ious (`np.ndarray` of shape `(num_predictions, num_references)`): predictions in decreasing order of score. -1
+            stands for no reference, where groups have different numbers of them.
         thresholds: lowest IoU of a match; each threshold is matched independently of the others.
+        groups (integer `np.ndarray` of shape `(num_predictions,)`, *optional*): the video of each prediction. A row of
+            `ious` is about the references of its own video. None: one video.
 
     Returns:
         Boolean `np.ndarray` of shape `(num_thresholds, num_predictions)`: which predictions are true positives.
     """
     limits = np.asarray(thresholds, float)[:, None]
-    num_predictions, num_references = ious.shape
+    groups = np.zeros(len(ious), int) if groups is None else groups
     # Equal IoUs go to the later reference, as in the official evaluator (reversed ascending sort).
     ious = ious[:, ::-1]
-    free = np.ones((len(limits), num_references), bool)
-    found = np.zeros((len(limits), num_predictions), bool)
+    found = np.zeros((len(limits), len(ious)), bool)
+    near = np.flatnonzero(ious.max(axis=1, initial=-1.0) >= limits.min())
+    near = near[np.argsort(groups[near], kind="stable")]  # in a group still by score
+    _, starts, own, counts = np.unique(groups[near], return_index=True, return_inverse=True, return_counts=True)
+    ranks = np.arange(len(near)) - starts[own]
+    free = np.ones((len(starts), len(limits), ious.shape[1]), bool)
     rows = np.arange(len(limits))
-    for index in np.flatnonzero(ious.max(axis=1) >= limits.min()):
-        candidates = np.where(free & (ious[index] >= limits), ious[index], -1.0)
-        best = candidates.argmax(axis=1)
-        found[:, index] = candidates[rows, best] >= 0
-        free[rows, best] &= ~found[:, index]
+    for rank in range(counts.max(initial=0)):  # the prediction of this rank in each group that has so many
+        turn = np.flatnonzero(ranks == rank) if len(starts) > 1 else np.array([rank])
+        group, index = own[turn], near[turn]
+        overlaps = ious[index][:, None]  # [num_groups, 1, num_references]
+        candidates = np.where(free[group] & (overlaps >= limits), overlaps, -1.0)
+        best = candidates.argmax(axis=2)  # [num_groups, num_thresholds]
+        is_found = np.take_along_axis(candidates, best[..., None], axis=2)[..., 0] >= 0
+        found[:, index] = is_found.T
+        free[group[:, None], rows, best] &= ~is_found
     return found
 
 
@@ -175,17 +189,16 @@ def _match_class(
 ) -> RankedMatches:
     """The matches of one class. The columns of `ranked` are score, video, start, end; `spans` are those of a video."""
     ranked = ranked[np.argsort(-ranked[:, 0], kind="stable")]
-    found = np.zeros((len(thresholds), len(ranked)), bool)
     videos = ranked[:, 1].astype(int)
-    by_video = np.argsort(videos, kind="stable")  # within a video the order by score is kept
-    for members in np.split(by_video, np.flatnonzero(np.diff(videos[by_video])) + 1):
-        if len(members) and videos[members[0]] in spans:
-            ious = pairwise_iou(ranked[members, 2:], np.array(spans[videos[members[0]]]))
-            found[:, members] = match_predictions(ious, thresholds)
     num_references = np.zeros(num_videos, int)
     for video, listed in spans.items():
         num_references[video] = len(listed)
-    return RankedMatches(found, videos, num_references)
+    padded = np.zeros((num_videos, num_references.max(initial=0), 2))
+    for video, listed in spans.items():
+        padded[video, : len(listed)] = listed
+    ious = pairwise_iou(ranked[:, None, 2:], padded[videos])[:, 0]  # [num_predictions, most references of a video]
+    ious[np.arange(padded.shape[1]) >= num_references[videos, None]] = -1.0
+    return RankedMatches(match_predictions(ious, thresholds, groups=videos), videos, num_references)
 
 
 def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bool = False) -> Sequence[Mapping]:
@@ -194,7 +207,7 @@ def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bo
     for position, event in enumerate(events):
         for name in names:
             value = event.get(name)
-            if value is None or not np.isfinite(value):
+            if value is None or not math.isfinite(value):
                 raise ValueError(
                     f"{kind} {position} of video {video} has {name} = {value!r}: {dict(event)}. Every event needs "
                     f"finite numbers in {', '.join(names)}; for a model without scores give each event the score 1.0."
