@@ -272,7 +272,7 @@ def read_windows(path: Path, processor: Any, options: LongVideoOptions, *, prepa
     return {"windows": len(counted), "frames": sum(n for n, _ in counted), "sounds": sum(n for _, n in counted)}
 
 
-def measure_http(folder: Path, options: LongVideoOptions) -> list[dict[str, Any]]:
+def measure_http(folder: Path, options: LongVideoOptions) -> dict[str, Any]:
     """Time of a client that asks vLLM about all windows of a video, then asks again, and memory of the server."""
     videos = {
         f"{minutes} min, 96 x 96": write_long_video(folder / f"http{minutes}", minutes=minutes, seed=options.seed)
@@ -294,7 +294,7 @@ def measure_http(folder: Path, options: LongVideoOptions) -> list[dict[str, Any]
                 row[f"{turn}_wall_seconds"] = round(time.perf_counter() - wall, 2)
                 row[f"{turn}_cpu_seconds_of_server"] = round(server_seconds() - cpu, 2)
             rows.append({**row, "server_bytes": server_bytes()})
-    return rows
+    return {"videos": rows}
 
 
 def server_seconds() -> float:

@@ -121,7 +121,7 @@ def post(address: str, request: dict) -> dict:
         f"{address}/v1/chat/completions", json.dumps(request).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(call, timeout=300) as response:
+        with urllib.request.urlopen(call, timeout=600) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         return {"status": error.code, "message": json.load(error)["error"]["message"]}
@@ -266,7 +266,7 @@ def test_a_repeated_and_a_streamed_request_have_the_same_answer(server, media):
     call = urllib.request.Request(
         f"{server}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(call, timeout=300) as response:
+    with urllib.request.urlopen(call, timeout=600) as response:
         lines = [line.decode().removeprefix("data: ").strip() for line in response if line.startswith(b"data: ")]
     pieces = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines if line != "[DONE]"]
     assert len(pieces) > 2 and "".join(pieces) == first["choices"][0]["message"]["content"]
