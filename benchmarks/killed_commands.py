@@ -11,6 +11,7 @@ the release in a new process. Results are added to benchmarks/results/killed_com
 import json
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -154,7 +155,7 @@ def prepare_stages(folder: Path, stack: ExitStack) -> Command:
     for name in ("stage1", "stage2"):
         (folder / "recipes" / f"{name}.yaml").write_text(RECIPE, encoding="utf-8")
     words += ["--recipes-dir", str(folder / "recipes"), "--data-dir", str(folder / "world")]
-    words += ["--features-dir", str(folder / "features")]
+    words += ["--features-dir", str(folder / "features"), "--launcher", sys.executable]
 
     def launch(command: list[str], env: dict[str, str]) -> SimpleNamespace:
         """Like `subprocess.run` for a launcher that starts the stage."""

@@ -102,7 +102,7 @@ class A5222KSettings(InputSettings):
     def check(self) -> None:
         """Raises ValueError for a number out of range."""
         check_range(self, 1, "num_pairs", "max_per_text")
-        check_range(self, 0, "min_words", "max_duration")
+        check_range(self, 0, "min_words", "max_duration", "seed")
         check_range(self, 0, "max_missing", high=1)
 
 

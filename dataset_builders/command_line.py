@@ -22,6 +22,8 @@ from .workers import end_with_starter
 Options = TypeVar("Options")
 logger = logging.getLogger(__name__)
 
+TORCH_WRITER = "inline_container.cc"  # in the message of the RuntimeError of `torch.save` if it cannot write
+
 
 class OneLineParser(HfArgumentParser):
     """`HfArgumentParser` whose errors are one line, without the usage text, and that rejects empty values."""
@@ -102,13 +104,21 @@ def accept_none(parser: HfArgumentParser, options_class: type) -> None:
             action.type = read
 
 
+def exit_with(program: str, error: Exception) -> NoReturn:
+    """Exits with status 2 and the message of an error as one line on stderr."""
+    logger.debug("traceback of the error below", exc_info=True)
+    message = " ".join(str(error).split()) or type(error).__name__
+    sys.stderr.write(f"{program}: error: {message}\n")
+    sys.exit(2)
+
+
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """
-    Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError`, `OSError` or
-    `SafetensorError` (a full disk), whose messages name the invalid value or file. The traceback goes to the log at
-    level DEBUG. Ctrl-C exits with status 130. A command that another one started ends with it
-    (`workers.end_with_starter`).
+    Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError`, `OSError`,
+    `FloatingPointError` (a training that diverges) or what safetensors and `torch.save` raise on a full disk, whose
+    messages name the invalid value or file. The traceback goes to the log at level DEBUG. Ctrl-C exits with status
+    130. A command that another one started ends with it (`workers.end_with_starter`).
 
     Example:
 
@@ -119,11 +129,12 @@ def one_line_errors(program: str) -> Iterator[None]:
     end_with_starter()
     try:
         yield
-    except (ValueError, OSError, SafetensorError) as error:
-        logger.debug("traceback of the error below", exc_info=True)
-        message = " ".join(str(error).split()) or type(error).__name__
-        sys.stderr.write(f"{program}: error: {message}\n")
-        sys.exit(2)
+    except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
+        exit_with(program, error)
+    except RuntimeError as error:
+        if TORCH_WRITER not in str(error):
+            raise
+        exit_with(program, OSError(f"a file cannot be written, perhaps the disk is full: {error}"))
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted\n")
         sys.exit(128 + signal.SIGINT)

@@ -50,6 +50,7 @@ def read_rows(config: ImageTextConfig, *, report: RecordReport) -> Iterator[Row]
         ValueError: no file, or more images missing than `max_missing` allows.
     """
     check_range(config, 1, "max_turns")
+    check_range(config, 0, "seed")
     check_range(config, 0, "max_missing", high=1)
     annotations, captions = config.files("annotations_file"), config.files("captions_file")
     if not annotations and not captions:

@@ -73,14 +73,31 @@ class InputSettings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_range(settings: object, low: float, *names: str, high: float = math.inf) -> None:
-    """Raises ValueError unless each field of `names` is a number from `low` to `high`, or None."""
+def check_range(settings: Any, low: float, *names: str, high: float = math.inf) -> None:
+    """Raises ValueError unless each field of `names` is a finite number from `low` to `high`, or None.
+
+    A field of type `int` must be a whole number.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(settings)}
     for name in names:
         value = getattr(settings, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (is_number and low <= value <= high):
+        if value is None:
+            continue
+        if kinds[name] in (int, int | None) and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+        if not low <= value <= high:
             limits = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
             raise ValueError(f"{name} must be {limits}, got {value!r}")
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Raises ValueError unless each field of `names` is a finite number above 0, or None."""
+    check_range(settings, 0, *names)
+    for name in names:
+        if getattr(settings, name) == 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(settings, name)!r}")
 
 
 def fingerprint_folder(folder: str | Path) -> str:

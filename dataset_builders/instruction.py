@@ -78,8 +78,10 @@ class InstructionConfig(InputConfig):
     def check(self) -> None:
         """Raises ValueError for a number out of range."""
         check_range(self, 1, "max_turns")
-        check_range(self, 0, "num_absent")
-        check_range(self, 0, "max_missing", high=1)
+        check_range(self, 0, "num_absent", "seed")
+        check_range(self, 0, "max_missing", "absent_share", high=1)
+        if self.absent_share == 1:
+            raise ValueError(f"absent_share must be at least 0 and below 1, got {self.absent_share}")
 
 
 def read_questioned(config: InstructionConfig, path: Path, *, report: RecordReport) -> Iterator[QuestionedVideo]:
@@ -143,16 +145,10 @@ def _questioned_rows(
 
 
 def count_absent(video: TimedVideo, config: InstructionConfig) -> int:
-    """Number of questions about classes that do not occur in the video.
-
-    Raises:
-        ValueError: `absent_share` is negative or not below 1.
-    """
+    """Number of questions about classes that do not occur in the video."""
     share = config.absent_share
     if share is None:
         return config.num_absent
-    if not 0 <= share < 1:
-        raise ValueError(f"absent_share must be at least 0 and below 1, got {share}")
     return round(share / (1 - share) * len({event.text for event in video.events}))
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
-from dataset_builders.input_settings import check_range
+from dataset_builders.input_settings import check_positive, check_range
 from dataset_builders.release.provenance import git_commit
 from dataset_builders.sources.annotation_files import fingerprint
 
@@ -61,8 +61,7 @@ class JudgeOptions:
     def __post_init__(self):
         check_range(self, 1, "num_workers")
         check_range(self, 0, "num_retries", "price_input", "price_output", "max_cost")
-        if not self.timeout > 0:
-            raise ValueError(f"--timeout must be positive, got {self.timeout}")
+        check_positive(self, "timeout")
         if not self.endpoint.startswith(("http://", "https://")):
             raise ValueError(f"--endpoint must begin with http:// or https://, got {self.endpoint!r}")
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
-from dataset_builders.input_settings import check_range
+from dataset_builders.input_settings import check_positive, check_range
 from dataset_builders.release.provenance import git_commit, model_hash, package_versions
 from dataset_builders.sources.annotation_files import fingerprint
 from modeling_avicuna.interleaving_avicuna import INTERLEAVING_RULES
@@ -91,8 +91,9 @@ class RunOptions:
         check_range(self, 1, "limit", "batch_size", "num_workers", "max_new_tokens", "num_beams")
         check_range(self, 0, "timelines")
         check_range(self, 0, "audio_interleaving_rate", high=1)
-        if self.window is not None and (self.window <= 0 or self.features_dir):
-            raise ValueError(f"--window must be above 0 and needs --media-dir, got {self.window}")
+        check_positive(self, "window")
+        if self.window is not None and self.features_dir:
+            raise ValueError(f"--window {self.window} needs --media-dir")
 
     @property
     def generation(self) -> GenerationSettings:

@@ -125,7 +125,7 @@ def initialize(run: SandboxRun, world: Path, output: Path) -> Step:
         *("python", "-m", "train.initialize", *(word for k, v in options.items() for word in (f"--{k}", v))),
         *("--captions", world / "captions.json", "--media-dir", world / "clips"),
         *("--output", output, "--seed", run.seed),
-        product=output / "config.json",
+        product=output / "processor_config.json",  # written last
     )
 
 

@@ -186,8 +186,8 @@ def test_missing_token_counts_count_as_zero(server, usage):
     [
         (["--num-workers", "0"], "num_workers must be at least 1"),
         (["--num_retries", "-1"], "num_retries must be at least 0"),
-        (["--max-cost", "nan"], "max_cost must be at least 0"),
-        (["--timeout", "0"], "--timeout must be positive"),
+        (["--max-cost", "nan"], "max_cost must be a finite number"),
+        (["--timeout", "0"], "timeout must be above 0"),
         (["--endpoint", "host/v1"], "--endpoint must begin with http"),
     ],
 )

@@ -3,6 +3,7 @@
 The defaults are the published hyper-parameters that all four stages share; a recipe holds only what differs.
 """
 
+import math
 import operator
 import os
 import re
@@ -17,6 +18,7 @@ import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from dataset_builders.command_line import OneLineParser
+from dataset_builders.input_settings import check_positive, check_range
 from dataset_builders.pseudo_untrimmed.composing import COMPOSITION_RULES
 from train.data_sources import DataSource, read_data_source
 
@@ -95,6 +97,8 @@ class StageArguments(ModelConfig):
             )
         if self.features_dir and (towers := [part for part in self.trainable if part in TOWERS]):
             raise ValueError(f"trainable: {towers} has no effect with features_dir: cached features run no tower")
+        check_range(self, 1, "lora_r", "lora_alpha")
+        check_range(self, 0, "lora_dropout", high=1)
         if self.lora_modules_to_save:
             raise ValueError("lora_modules_to_save: name the parts to train in full in `trainable`")
         if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
@@ -187,6 +191,7 @@ class AVicunaTrainingArguments(SFTConfig):
     def __post_init__(self):
         if not self.output_dir:
             raise ValueError("the value of output_dir is empty")
+        self.check_numbers()
         if self.use_muon:
             self.check_muon()
         self.check_lengths()
@@ -210,6 +215,19 @@ class AVicunaTrainingArguments(SFTConfig):
         if getattr(self, "activation_checkpointing", True) is None:
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
+
+    def check_numbers(self):
+        """Raises ValueError for a number out of its range, which Trainer would accept."""
+        for name in vars(self):
+            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
+        check_range(self, 1, "per_device_train_batch_size", "per_device_eval_batch_size")
+        check_range(self, 1, "gradient_accumulation_steps")
+        check_range(self, 0, "effective_batch_size", "dataloader_num_workers", "weight_decay", "max_grad_norm")
+        check_range(self, 0, "learning_rate", "adapter_learning_rate", "warmup_steps")
+        check_range(self, 0, "label_smoothing_factor", "adam_beta1", "adam_beta2", high=1)
+        check_range(self, 0, "seed", high=2**32 - 1)
+        check_positive(self, "num_train_epochs")
 
     def check_lengths(self):
         """Raises ValueError for options of Trainer and TRL that the collator does not support."""

@@ -24,7 +24,7 @@ from transformers import (
 
 from dataset_builders import wordings
 from dataset_builders.command_line import one_line_errors, parse_options
-from dataset_builders.input_settings import check_range
+from dataset_builders.input_settings import check_positive, check_range
 from dataset_builders.pretrained import PROCESSOR_FILES, load_weights, name_model
 from dataset_builders.sources.captions import read_records
 from modeling_avicuna import AVicunaConfig, AVicunaFeatureExtractor, AVicunaForConditionalGeneration
@@ -347,6 +347,8 @@ class InitializeOptions:
 
     def __post_init__(self):
         check_range(self, 1, "num_av_tokens")
+        check_range(self, 0, "seed")
+        check_positive(self, "window_seconds", "stride_seconds")
         check_range(self, 0, "audio_interleaving_rate", high=1)
         if self.size == "tiny" and self.language_model not in (None, *TINY_TEXTS):
             known = list(TINY_TEXTS)

@@ -5,13 +5,14 @@ no release contains them. Every default that the paper does not state is marked 
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Features
 
-from ..input_settings import InputSettings, check_range, fingerprint_folder
+from ..input_settings import InputSettings, check_positive, check_range, fingerprint_folder
 from ..schema import FEATURES, TRACKED_FEATURES, with_rejected
 from ..sources.annotation_files import fingerprint
 from ..turns import CONVERSATION_TYPES, LISTING, read_conversation_types
@@ -203,16 +204,14 @@ class CurationSettings(InputSettings):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        least = {
-            "clips_per_video": 1,
-            "scale_range": 0.01,
-            "gap_seconds": 0.01,
-            "duration_range": 0,
-            "render_size": None,
-        }
-        for name, bound in least.items():
-            if getattr(self, name) is not None:
-                setattr(self, name, check_pair(name, getattr(self, name), least=bound))
+        self.clips_per_video = check_pair("clips_per_video", self.clips_per_video, least=1, whole=True)
+        self.scale_range = check_pair("scale_range", self.scale_range, least=0.01)
+        self.gap_seconds = check_pair("gap_seconds", self.gap_seconds, least=0.01)
+        if self.duration_range is not None:
+            self.duration_range = check_pair("duration_range", self.duration_range, least=0)
+        self.render_size = check_pair("render_size", self.render_size, least=2, whole=True, ordered=False)
+        if any(size % 2 for size in self.render_size):
+            raise ValueError(f"render_size must be even numbers (4:2:0 chroma), got {self.render_size}")
         self.conversation_types = list(
             read_conversation_types(self.conversation_types, allowed=(*CONVERSATION_TYPES, LISTING))
         )
@@ -220,6 +219,10 @@ class CurationSettings(InputSettings):
             raise ValueError(f"min_turns={self.min_turns} is more than max_turns={self.max_turns}")
         counts = ("num_videos", "cluster_size", "min_cluster_size", "max_repeats", "min_turns", "max_turns")
         check_range(self, 1, *counts, "videos_per_shard", "render_fps")
+        check_range(self, 0, "seed", "min_clip_duration", "min_caption_words")
+        check_positive(self, "clip_duration")
+        check_range(self, -1, "ambiguity_threshold", high=1)
+        check_range(self, -100, "background_noise_snr_db", high=100)  # dB
         check_range(self, 0, "repeat_probability", "recurrence", "gap_share", "overlap_share", "absent_share", high=1)
         check_range(self, 0, *SOUND_SHARES, "silent_share", "dark_share", high=1)
         if self.changed_sound_share > 1:
@@ -295,12 +298,18 @@ class CurationSettings(InputSettings):
         }
 
 
-def check_pair(name: str, value: Sequence[float], *, least: float | None) -> list:
-    """Two numbers as a list; with `least`, they must be (low, high) with `least` <= low <= high."""
-    numbers = list(value)
-    if len(numbers) != 2 or (least is not None and not least <= numbers[0] <= numbers[1]):
-        rule = "two numbers" if least is None else f"(low, high) with {least} <= low <= high"
-        raise ValueError(f"{name} must be {rule}, got {value}")
+def check_pair(name: str, value: Sequence[float], *, least: float, whole: bool = False, ordered: bool = True) -> list:
+    """Two finite numbers of at least `least` as a list; `whole` ones, and `ordered` as (low, high).
+
+    Raises:
+        ValueError: anything else; the message has the name and the value.
+    """
+    numbers = list(value) if isinstance(value, (list, tuple)) else []
+    kinds = int if whole else (int, float)
+    is_right = len(numbers) == 2 and all(isinstance(n, kinds) and least <= n < math.inf for n in numbers)
+    if not is_right or (ordered and numbers[0] > numbers[1]):
+        rule = f"(low, high) with {least} <= low <= high" if ordered else f"two numbers of at least {least}"
+        raise ValueError(f"{name} must be {'whole numbers, ' if whole else ''}{rule}, got {value}")
     return numbers
 
 
@@ -315,6 +324,11 @@ def read_threshold(value: str | float | None) -> str | float | None:
     if str(value).lower() == "none":
         return None
     try:
-        return float(value)
-    except ValueError as error:
-        raise ValueError(f"coherence_threshold must be a number, {RANDOM_GROUPS!r} or None, got {value!r}") from error
+        cosine = float(value)
+    except (ValueError, TypeError):
+        cosine = math.nan
+    if not -1 <= cosine <= 1:
+        raise ValueError(
+            f"coherence_threshold must be a cosine from -1 to 1, {RANDOM_GROUPS!r} or None, got {value!r}"
+        )
+    return cosine

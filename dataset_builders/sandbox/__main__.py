@@ -41,7 +41,8 @@ class SandboxOptions:
 
     def __post_init__(self):
         check_range(self, 0, "num_clips", "num_background_clips", "num_test_videos", "num_train_videos")
-        check_range(self, 1, "num_workers")
+        check_range(self, 0, "seed")
+        check_range(self, 1, "num_workers", "num_classes")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ if the x264 and AAC builds bundled with PyAV and the type of processor are the s
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class TimeLine:
     def __post_init__(self):
         for name, least in (("event_seconds", 0.5), ("video_seconds", 1), ("gap_seconds", 0)):
             pair = getattr(self, name)
-            if len(pair) != 2 or not least <= pair[0] <= pair[1]:
+            if len(pair) != 2 or not least <= pair[0] <= pair[1] < math.inf:
                 raise ValueError(f"{name} must be (shortest, longest) with {least} <= shortest <= longest, got {pair}")
         if not 0 <= self.overlap_share <= 1:
             raise ValueError(f"overlap_share must be between 0 and 1, got {self.overlap_share}")
