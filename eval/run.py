@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.input_settings import check_positive, check_range
+from dataset_builders.pretrained import name_model
 from dataset_builders.release.provenance import git_commit, model_hash, package_versions
 from dataset_builders.sources.annotation_files import fingerprint
 from modeling_avicuna.interleaving_avicuna import INTERLEAVING_RULES
@@ -144,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     present = examples_with_media(examples, media)
 
     settings = run_settings(options, task, media)
+    with name_model(options.model):
+        pass  # a folder that is not a model is an error before anything is written
     log = AnswerLog(options.output, rank=state.process_index)
     if state.is_main_process:
         log.begin(settings)

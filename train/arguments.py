@@ -20,6 +20,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from dataset_builders.command_line import OneLineParser
 from dataset_builders.input_settings import check_positive, check_range
 from dataset_builders.pseudo_untrimmed.composing import COMPOSITION_RULES
+from dataset_builders.sources.annotation_files import read_object
 from train.data_sources import DataSource, read_data_source
 
 
@@ -200,6 +201,8 @@ class AVicunaTrainingArguments(SFTConfig):
         if self.stop_when and str(self.eval_strategy) == "no":
             raise ValueError("stop_when needs evaluations: set eval_strategy and eval_datasets")
         if self.deepspeed:
+            if isinstance(self.deepspeed, str) and Path(self.deepspeed).is_file():
+                read_object(self.deepspeed)
             name_single_process()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.gradient_accumulation_steps = accumulation_steps(

@@ -29,6 +29,8 @@ def open_media(
     """`CachedMedia` if there are folders of features, otherwise `MediaFiles`."""
     if features_dirs:
         return CachedMedia(features_dirs, processor=processor, composition=composition)
+    if media_dir is not None and not Path(media_dir).is_dir():
+        raise ValueError(f"no such media folder: {media_dir}")
     return MediaFiles(media_dir, processor=processor)
 
 

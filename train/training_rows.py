@@ -145,6 +145,8 @@ def load_stage_rows(
         share = stage.max_missing_share
         return load_rows(sources, media=media, data_dir=stage.data_dir, max_missing=share, seed=seed)
 
+    if stage.data_dir is not None and not Path(stage.data_dir).is_dir():
+        raise ValueError(f"no such data folder: {stage.data_dir}")
     rows, counts = load(stage.sources)
     if not stage.eval_sources:
         return rows, None, counts
