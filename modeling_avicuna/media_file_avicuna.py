@@ -369,7 +369,13 @@ class Orientation:
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Orientation:
         """From the frame's display matrix, as FFmpeg's own player applies it; turns to the nearest right angle."""
-        data = frame.side_data.get("DISPLAYMATRIX")
+        try:
+            data = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:
+            # PyAV has no name for another entry of the frame, such as EXIF or the view of a stereo pair. It gives the
+            # angle of the matrix, but not whether the picture is mirrored.
+            turns = round(frame.rotation / 90) % 4
+            return cls(transpose=turns % 2 == 1, mirror_x=turns in (2, 3), mirror_y=turns in (1, 2))
         if data is None:
             return cls()
         a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()

@@ -3,10 +3,12 @@
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from modeling_avicuna import MediaError, load_video_frames
 from modeling_avicuna import media_pictures_avicuna as media_pictures
 from modeling_avicuna.media_avicuna import MediaFile, decode_video, probe
+from modeling_avicuna.media_file_avicuna import Orientation
 from modeling_avicuna.media_pictures_avicuna import decode_frames
 from tests.media_files import cut_without_encoding, pictures, set_display_matrix, tone, write_media, write_ramp
 
@@ -150,6 +152,33 @@ def test_a_display_matrix_is_applied_as_in_ffmpeg(tmp_path, name):
     np.testing.assert_allclose(frames[0].astype(int), expected(picture).astype(int), atol=40)
     info = probe(path)
     assert (info.height, info.width) == frames.shape[1:3]
+
+
+class UnknownSideData:
+    """A frame with side data of a type that PyAV has no name for, as EXIF in a camera's MJPEG."""
+
+    def __init__(self, frame):
+        self.rotation = frame.rotation
+
+    @property
+    def side_data(self):
+        raise ValueError("31 is not a valid Type")
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
+def test_a_turn_is_applied_beside_side_data_without_a_name(tmp_path, matrix):
+    path = write_media(tmp_path / "a.mp4", frames=pictures(3))
+    set_display_matrix(path, **dict(zip("abcd", matrix)))
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    assert Orientation.of(UnknownSideData(frame)) == Orientation.of(frame)
+
+
+def test_a_picture_with_exif_is_read_as_a_video(tmp_path):
+    """A TIFF file always has EXIF side data."""
+    Image.new("RGB", (64, 48), (120, 120, 120)).save(tmp_path / "a.tiff")
+    frames, _ = load_video_frames(tmp_path / "a.tiff", 2)
+    assert frames.shape[1:] == (48, 64, 3) and (frames == 120).all()
 
 
 @pytest.mark.parametrize("name", ["av1.mkv", "h264.ts", "h264.mkv"])
