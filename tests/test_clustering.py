@@ -70,6 +70,17 @@ def test_many_captions_are_clustered_in_buckets(monkeypatch, method, small_clust
     assert np.array_equal(labels, cluster_clips(rows, **options)[0])
 
 
+def test_no_bucket_is_much_larger_than_the_others(monkeypatch):
+    """The time within a bucket grows with the square of its size: frequent and equal captions must not share one."""
+    monkeypatch.setattr(clustering, "DIRECT_CLIPS", 500)
+    monkeypatch.setattr(clustering, "BUCKET_SIZE", 100)
+    rows, _ = make_blobs([1200, 600, *[10] * 30], spread=0.2)
+    rows = np.concatenate([rows, np.repeat(rows[:1], 900, axis=0)])
+    buckets = clustering.fit_buckets(rows, 8, 0)
+    sizes = np.bincount(buckets)
+    assert 8 <= sizes.min() and sizes.max() <= 2 * 100 + 8 and len(buckets) == len(rows)
+
+
 def test_clusters_within_buckets_are_nearly_as_similar_as_without(monkeypatch):
     rows, _ = make_blobs([20] * 150, spread=0.5, width=64)
     whole = measure_clusters(rows, cluster_clips(rows)[0])["mean_cosine"]

@@ -99,14 +99,26 @@ def cluster_clips(
 
 def fit_buckets(embeddings: np.ndarray, min_cluster_size: int, seed: int) -> np.ndarray:
     """Buckets of about `BUCKET_SIZE` captions, each with at least `min_cluster_size`; a single bucket for up to
-    `DIRECT_CLIPS`."""
+    `DIRECT_CLIPS`.
+
+    Buckets of more than twice that size are divided again: the time within a bucket grows with its square.
+    """
     if len(embeddings) <= DIRECT_CLIPS:
         return np.zeros(len(embeddings), np.int64)
     sample = np.random.default_rng(seed).permutation(len(embeddings))[:BUCKET_SAMPLE]
-    model = kmeans_model(max(1, round(len(embeddings) / BUCKET_SIZE)), seed).fit(embeddings[np.sort(sample)])
+    model = kmeans_model(round(len(embeddings) / BUCKET_SIZE), seed).fit(embeddings[np.sort(sample)])
     chunks = (embeddings[first : first + BUCKET_SAMPLE] for first in range(0, len(embeddings), BUCKET_SAMPLE))
-    labels = compact(np.concatenate([model.predict(chunk) for chunk in chunks]))
-    return remove_small(embeddings, labels, min_cluster_size, "merge")[0]
+    labels = np.concatenate([model.predict(chunk) for chunk in chunks]).astype(np.int64)
+    large = [bucket for bucket, size in enumerate(np.bincount(labels)) if size > 2 * BUCKET_SIZE]
+    while large:
+        members = np.flatnonzero(labels == large.pop())
+        parts = fit_kmeans(embeddings[members], round(len(members) / BUCKET_SIZE), seed, max_iter=BUCKET_ITER)
+        if not parts.any():  # equal captions
+            parts = np.arange(len(members)) // BUCKET_SIZE
+        first = labels.max() + 1
+        labels[members] = parts + first
+        large += [first + part for part, size in enumerate(np.bincount(parts)) if size > 2 * BUCKET_SIZE]
+    return remove_small(embeddings, compact(labels), min_cluster_size, "merge")[0]
 
 
 def fit_kmeans(embeddings: np.ndarray, num_clusters: int, seed: int, *, max_iter: int = MAX_ITER) -> np.ndarray:
