@@ -318,7 +318,7 @@ def build_demo() -> gr.Blocks:
                 query = gr.Textbox(
                     label="When does it happen?",
                     info="One event, or several separated by commas. Empty: every event of the video.",
-                    placeholder="dog barking, rain",
+                    placeholder="dog barking, rain falling",
                     elem_id="query",
                 )
                 find = gr.Button("Find events", variant="primary", elem_id="find")
