@@ -72,7 +72,7 @@ def test_the_snippets_published_models_and_datasets(runner):
 def test_a_page_is_short_ascii_with_a_language_for_each_block(page):
     text = (PROJECT / page).read_text(encoding="utf-8")
     assert text.isascii() and len(text.splitlines()) <= 150
-    assert {language for language, _ in fences(page)} <= {"bash", "python"}
+    assert {language for language, _ in fences(page)} <= {"bash", "json", "python"}
     if page.startswith("docs/"):
         assert [line for line in text.splitlines() if len(line) > 119 and not line.startswith("|")] == []
 
