@@ -56,6 +56,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--fps must be positive and finite, got {options.fps}")
     if (options.unit == "frames") != (options.fps is not None):
         parser.error("--unit frames and --fps belong together")
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output {options.output} is a file, not a folder to write to")
     if options.figure and options.output is None:
         parser.error("--figure needs --output")
     return options

@@ -1,5 +1,6 @@
 """`generate` with media under assisted decoding and without a cache: only placeholders of the prompt count."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -12,6 +13,7 @@ from tests.tiny_models import (
     random_features,
     tiny_model,
 )
+from train.initialize import build_tiny
 
 
 class ConstantProposal(LlamaForCausalLM):
@@ -78,3 +80,12 @@ def test_a_chunked_prefill_with_media_is_an_error(model):
     text = {name: inputs()[name][:, -3:] for name in ("input_ids", "attention_mask")}
     chunked = model.generate(**text, max_new_tokens=4, prefill_chunk_size=2, do_sample=False)
     assert torch.equal(chunked, model.generate(**text, max_new_tokens=4, do_sample=False))
+
+
+def test_a_full_graph_of_raw_media_is_an_error_that_names_the_cause():
+    """The number of feature rows depends on the data: docs/use.md, "Limits"."""
+    model, processor = build_tiny(["A dog barks."], vocab_size=400, num_av_tokens=8)
+    frames = np.zeros((12, 64, 64, 3), np.uint8)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="data-dependent"):
+        torch.compile(model, backend="eager", fullgraph=True)(**processor(text="<video>", videos=[frames]))
+    torch._dynamo.reset()

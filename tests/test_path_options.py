@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from dataset_builders.schema import FEATURES
-from eval import run
+from eval import events, run
 from tests.train_fixtures import audio_rows, workshop  # noqa: F401
 from train import sft
 
@@ -53,3 +53,19 @@ def test_a_wrong_path_of_an_evaluation_is_named(workshop, paths, option, value):
     with pytest.raises((ValueError, OSError), match=value):
         run.main([str(word) for pair in given.items() for word in pair])
     assert not (paths / "output").exists()
+
+
+def test_an_output_of_eval_events_that_is_a_file_is_named(paths, capsys):
+    line = [
+        "--task",
+        "unav100",
+        "--annotations",
+        "annotations.json",
+        "--predictions",
+        "said.jsonl",
+        "--output",
+        "file",
+    ]
+    with pytest.raises(SystemExit, match="2"):
+        events.parse(line)
+    assert "--output file is a file" in capsys.readouterr().err
