@@ -44,12 +44,12 @@ SLOW = {
 }
 # snippets that no test runs
 NOWHERE = {
+    "make serve": "runs until it is stopped; tests/test_serve.py starts the same server",
+    "python examples/ask_server.py": "needs a running server; tests/test_ask_server.py and tests/test_serve.py run it",
     "make page": "runs until it is stopped; tests/test_space.py runs the page",
     "make serve-env": "installs 4 GB; tests/test_serve.py uses the environment",
     ".venv-serve/bin/python -m": "runs until it is stopped; tests/test_serve.py starts it",
-    "make serve": "runs until it is stopped; tests/test_serve.py starts the same server",
-    "curl http://127.0.0.1:8000": "needs a running server; tests/test_serve.py sends the request",
-    "python examples/ask_server.py": "needs a running server; tests/test_ask_server.py and tests/test_serve.py run it",
+    "curl http://127.0.0.1:8000/v1/chat/completions": "needs a running server; tests/test_serve.py sends its request",
     "make reproduce": "takes hours; tests/test_sandbox_recipe.py reads its plan",
     "make test": "runs these tests; CI runs it (.ci/run)",
 }
