@@ -30,16 +30,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_output_folder(
-    folder: str | os.PathLike, *, marks: Iterable[str], writes: Iterable[str] = ("[!.]*",)
-) -> None:
+def check_output_folder(folder: str | os.PathLike, *, marks: Iterable[str], writes: Iterable[str]) -> None:
     """
     Raises ValueError, before a command writes to it, for a folder whose files the command would replace.
 
     Args:
-        folder: may be missing or empty.
+        folder: may be missing, or have files that the command does not write.
         marks: patterns of files that an earlier run of the same command leaves; a folder with one of them passes.
-        writes: patterns of the files that are not replaced. By default the folder must have no visible file.
+        writes: patterns of the files that the command writes.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

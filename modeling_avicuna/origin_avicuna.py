@@ -11,6 +11,7 @@ from pathlib import Path
 
 
 ORIGIN_FILE = "origin.json"
+CHECKPOINT_FILES = (ORIGIN_FILE, "*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*")
 RANDOM = "random weights"
 # a folder of the Hub's cache: models--lmsys--vicuna-7b-v1.5/snapshots/<commit>
 CACHED = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
@@ -39,15 +40,15 @@ def name_of_part(source: str | Path | None) -> str | None:
 
 
 def check_new_folder(folder: str | Path, *, made_by: str) -> None:
-    """Raises ValueError for a file, or for a folder with files that the program `made_by` has not written."""
+    """Raises ValueError for a file, or for a folder with a checkpoint that the program `made_by` has not written."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder} is a file, not a folder to write to")
-    origin, files = folder / ORIGIN_FILE, [path.name for path in folder.glob("[!.]*")]
+    origin = folder / ORIGIN_FILE
+    files = sorted(path.name for pattern in CHECKPOINT_FILES for path in folder.glob(pattern))
     if files and not (origin.is_file() and made_by in origin.read_text(encoding="utf-8")):
         raise ValueError(
-            f"--output {folder} holds files that this command has not written, for example {min(files)}: choose a "
-            "new or empty folder"
+            f"--output {folder} holds {files[0]}, which this command has not written: choose another folder"
         )
 
 

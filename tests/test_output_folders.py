@@ -1,4 +1,4 @@
-"""A command does not replace files that it has not written: the output must be new, empty, or its own."""
+"""A command does not replace files that it has not written, and leaves other files where they are."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dataset_builders import build
-from dataset_builders.features.feature_store import FeatureWriter
+from dataset_builders.features.feature_store import FeatureStore, FeatureWriter
 from dataset_builders.release.citation import BIBTEX
 from dataset_builders.sandbox import __main__ as sandbox
 from eval.records import AnswerLog
@@ -46,6 +46,16 @@ def test_files_of_something_else_are_not_replaced(command, tmp_path):
     assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == FILES
 
 
+def test_files_that_are_not_replaced_are_no_obstacle(tmp_path):
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps(CAPTIONS), encoding="utf-8")
+    initialize.main(f"--size tiny --captions-file {captions} --output {tmp_path}".split())
+    with FeatureWriter(tmp_path) as writer:
+        writer.add("clip", video=np.ones((1, 2)), audio=np.ones((1, 2)), duration=1.0)
+    assert json.loads(captions.read_text(encoding="utf-8")) == CAPTIONS
+    assert (tmp_path / "model.safetensors").exists() and "clip" in FeatureStore(tmp_path)
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "write"])
 def test_an_output_that_is_a_file_is_an_error_that_names_it(command, tmp_path):
     main, words = COMMANDS[command]
@@ -58,18 +68,8 @@ def test_an_output_that_is_a_file_is_an_error_that_names_it(command, tmp_path):
 
 def test_the_converter_does_not_replace_files_of_something_else(tmp_path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match="config.json: choose a new or empty folder"):
+    with pytest.raises(ValueError, match="holds config.json, which this command has not written"):
         convert_avicuna_to_hf.convert_checkpoint("base", vision_adapter="a", audio_adapter="b", output=tmp_path)
-
-
-def test_features_are_written_to_a_new_folder_or_their_own(tmp_path):
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "a.txt").write_text("text", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds a.txt"):
-        FeatureWriter(tmp_path / "notes")
-    for number in range(2):
-        with FeatureWriter(tmp_path / "features") as writer:
-            writer.add(f"{number}", video=np.ones((1, 2)), audio=np.ones((1, 2)), duration=1.0)
 
 
 @pytest.mark.parametrize(("name", "text"), [("results.json", "{}"), ("settings.json", '{"theme": "dark"}')])

@@ -180,8 +180,8 @@ class FeatureWriter:
         settings: what the rows depend on (tower names, frame rate, ...). A folder with other settings is rejected.
 
     Raises:
-        ValueError: an unknown dtype, a folder with other files, settings that differ from those of the folder, or an
-            id that is already stored.
+        ValueError: an unknown dtype, a file in place of the folder, settings that differ from those of the folder, or
+            an id that is already stored.
 
     ```python
     >>> import tempfile
@@ -206,7 +206,7 @@ class FeatureWriter:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
         self.folder = Path(folder)
-        check_output_folder(self.folder, marks=[SETTINGS_FILE, "part-*.jsonl"])
+        check_output_folder(self.folder, marks=[], writes=[])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rank, self.media_per_part, self.dtype = rank, media_per_part, dtype
         self._check_settings({**(settings or {}), "dtype": dtype})

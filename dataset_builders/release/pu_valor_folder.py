@@ -30,10 +30,12 @@ from ..pseudo_untrimmed.shards import build_shard, count_shards
 from ..sources.annotation_files import read_json, read_object
 from ..sources.record_report import REPORT_FILE
 from ..workers import run_jobs
-from .card_facts import add_sizes, measure_parquet
+from .card_facts import CARD_FILE, LICENCE_FILE, add_sizes, measure_parquet
 from .provenance import build_environment
 
 
+# what a build writes beside its work folder
+OUTPUTS = ("data", "videos", "figures", CARD_FILE, LICENCE_FILE, REPORT_FILE, "dropped.jsonl", "rejected-*.parquet")
 WORK_DIR = ".build"  # the prepared plan and the records of finished shards; removed when the folder is complete
 ROW_GROUP_SIZE = 1000  # rows that a streaming reader fetches at a time
 EMBEDDINGS_DIR = "caption_embeddings"
@@ -250,7 +252,7 @@ def check_folder(output: Path, fingerprint: str, known: dict | None) -> None:
         raise ValueError(f"{output} holds the unfinished build {begun}, not {fingerprint}: choose another folder")
     if known is not None and not begun:
         raise ValueError(f"{output} is finished: nothing is left to build")
-    check_output_folder(output, marks=[f"{WORK_DIR}/{fingerprint}"])
+    check_output_folder(output, marks=[f"{WORK_DIR}/{fingerprint}"], writes=OUTPUTS)
 
 
 def check_finished(output: Path, report: dict) -> None:
