@@ -198,5 +198,6 @@ def known_options() -> set[str]:
 def test_options_in_the_text_exist(page):
     text = FENCE.sub("", (PROJECT / page).read_text(encoding="utf-8"))
     named = {option for span in re.findall(r"`(--[^`]+)`", text) for option in re.findall(r"--[\w-]+", span)}
-    of_others = {"--help", "--no-deps", "--allowed-local-media-path", "--block-size"}  # of argparse, pip and vLLM
+    # of argparse, pip and vLLM
+    of_others = {"--help", "--no-deps", "--allowed-local-media-path", "--block-size", "--mm-processor-cache-gb"}
     assert named - known_options() - of_others == set()

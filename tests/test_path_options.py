@@ -1,6 +1,8 @@
 """A path option that names the wrong thing is one error that names it, before the command writes anything."""
 
 import json
+import os
+from unittest import mock
 
 import pytest
 from datasets import Dataset
@@ -13,7 +15,10 @@ from train import sft
 
 @pytest.fixture
 def paths(tmp_path, monkeypatch):
-    """The working directory, with a file, an empty folder, rows, an annotation file and a folder of clips."""
+    """The working directory, with a file, an empty folder, rows, an annotation file and a folder of clips.
+
+    Restores the environment: arguments with `deepspeed` set the variables of a launcher.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("text", encoding="utf-8")
     (tmp_path / "folder").mkdir()
@@ -23,7 +28,8 @@ def paths(tmp_path, monkeypatch):
     event = {"segment": [0.0, 1.0], "label": "dog", "label_id": 0}
     database = {"a": {"duration": 4.0, "subset": "test", "annotations": [event]}}
     (tmp_path / "annotations.json").write_text(json.dumps({"database": database}), encoding="utf-8")
-    return tmp_path
+    with mock.patch.dict(os.environ):
+        yield tmp_path
 
 
 TRAINING = (
