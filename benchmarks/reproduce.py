@@ -4,9 +4,9 @@
     python benchmarks/reproduce.py --output outputs/reproduce --only "plain" "without sound" --seeds 0
 
 Run again, it continues where it stopped. A step's folder is named by what it depends on, so that rows share the steps
-that they have in common. `results/reproduce.json` collects the finished rows, `results/reproduce_loss.png` shows their
-losses, `results/reproduce_rates.png` the sweep of the interleaving rate beside the paper's, and their table is printed
-(`--collect true`: nothing else is done).
+that they have in common. `results/reproduce.json` collects the finished rows, `results/reproduce_loss.png` shows the
+losses of rows with several seeds, `results/reproduce_rates.png` the sweep of the interleaving rate beside the paper's,
+and their table is printed (`--collect true`: nothing else is done).
 """
 
 import hashlib
@@ -198,18 +198,18 @@ def collect(options: ReproduceOptions) -> None:
         else:
             missing.append(f"{name}, seed {run.seed}")
     write_json(options.results, {"rows": rows, "not_run": missing})
+    repeated = {name for name, run in read_plan(options.plan, only=[], seeds=[]) if run.seed}
     losses = {
-        f"{row['name']}, seed {row['seed']}": {
-            step: loss for step, loss in row["loss"].get("stage3", []) if step > 200
-        }
+        row["name"]: {step: loss for step, loss in row["loss"].get("stage3", []) if step > 200}
         for row in rows
+        if row["name"] in repeated and row["seed"] == 0  # the others differ little, and are too many for one figure
     }
     draw_lines(
         options.results.with_name(f"{options.results.stem}_loss.png"),
         series={name: points for name, points in losses.items() if points},
         axis="step of stage III",
         unit="training loss",
-        title="Loss on answers, from step 300 on",
+        title="Loss on answers, from step 300 on, seed 0",
     )
     if rates := rates_of(rows):
         draw_lines(
