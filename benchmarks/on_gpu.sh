@@ -25,7 +25,7 @@ part() {  # name, seconds at most, module, options
     local name=$1 limit=$2; shift 2
     case " $parts " in *" $name "*) ;; *) return ;; esac
     local began=$SECONDS status=0
-    taskset -c "$cores" timeout -k 5 "$limit" "$python" -m "$@" > "$output/$name.log" 2>&1 || status=$?
+    taskset -c "$cores" timeout -k 5 "$limit" "$python" -m "$@" >> "$output/$name.log" 2>&1 || status=$?
     echo "$name: status $status, $((SECONDS - began)) s"
     [ $status = 0 ] || tail -n 8 "$output/$name.log"
 }

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ..atomic_files import atomic_path, check_output_folder, write_json, write_text
+from ..atomic_files import atomic_path, write_json, write_text
 from ..sources.annotation_files import read_json
 from ..sources.clip_files import video_names
 from ..sources.clip_ids import split_clip_id, without_media_suffix
@@ -180,8 +180,7 @@ class FeatureWriter:
         settings: what the rows depend on (tower names, frame rate, ...). A folder with other settings is rejected.
 
     Raises:
-        ValueError: an unknown dtype, a file in place of the folder, settings that differ from those of the folder, or
-            an id that is already stored.
+        ValueError: an unknown dtype, settings that differ from those of the folder, or an id that is already stored.
 
     ```python
     >>> import tempfile
@@ -206,7 +205,6 @@ class FeatureWriter:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
         self.folder = Path(folder)
-        check_output_folder(self.folder, marks=[], writes=[])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rank, self.media_per_part, self.dtype = rank, media_per_part, dtype
         self._check_settings({**(settings or {}), "dtype": dtype})

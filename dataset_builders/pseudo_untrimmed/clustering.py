@@ -44,7 +44,7 @@ def cluster_clips(
         embeddings (`np.ndarray` of shape `(num_clips, embedding_size)`):
             Unit-length rows.
         method (`str`, *optional*, defaults to `"kmeans"`):
-            `"kmeans"`: mini-batch k-means; above 40,000 captions, within k-means buckets of about 2,000.
+            `"kmeans"`: mini-batch k-means; above 40,000 captions, within k-means buckets of about 2,000 to 4,000.
             `"agglomerative"`: average linkage by cosine distance within such buckets. `"none"`: all clips in one
             cluster (the ablation without event-based clustering).
         cluster_size (`int`, *optional*, defaults to 20):

@@ -56,12 +56,13 @@ def match_predictions(
     found = np.zeros((len(limits), len(ious)), bool)
     near = np.flatnonzero(ious.max(axis=1, initial=-1.0) >= limits.min())
     near = near[np.argsort(groups[near], kind="stable")]  # in a group still by score
-    _, starts, own, counts = np.unique(groups[near], return_index=True, return_inverse=True, return_counts=True)
+    _, starts, own = np.unique(groups[near], return_index=True, return_inverse=True)
     ranks = np.arange(len(near)) - starts[own]
     free = np.ones((len(starts), len(limits), ious.shape[1]), bool)
     rows = np.arange(len(limits))
-    for rank in range(counts.max(initial=0)):  # the prediction of this rank in each group that has so many
-        turn = np.flatnonzero(ranks == rank) if len(starts) > 1 else np.array([rank])
+    order = np.argsort(ranks, kind="stable")
+    # one turn per rank: the prediction of this rank in each group that has so many
+    for turn in np.split(order, np.flatnonzero(np.diff(ranks[order])) + 1) if len(near) else ():
         group, index = own[turn], near[turn]
         overlaps = ious[index][:, None]  # [num_groups, 1, num_references]
         candidates = np.where(free[group] & (overlaps >= limits), overlaps, -1.0)
