@@ -26,8 +26,8 @@ def pytest_configure():
 
 @pytest.fixture(autouse=True)
 def ordinary_scheduling():
-    """SVT-AV1, which encodes the AV1 files of some tests, gives the calling thread real-time priority if it is root: the
-    threads and processes that later tests start would wait for it."""
+    """SVT-AV1, which encodes the AV1 files of some tests, gives the calling thread real-time priority if it is root:
+    the threads and processes that later tests start would wait for it."""
     yield
     if hasattr(os, "SCHED_FIFO") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
