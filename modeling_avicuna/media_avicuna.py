@@ -1,7 +1,7 @@
 """Reading media: all other code imports from here.
 
-`media_source` opens a source, `media_file` finds its streams and their times, `media_pictures` decodes frames,
-`media_sound` decodes sound.
+`media_source` opens a source, `media_file` finds its streams, `media_index` the times of their packets and frames,
+`media_pictures` decodes frames, `media_sound` decodes sound.
 """
 
 from .media_file_avicuna import MediaFile, MediaInfo, Orientation, naming_errors, probe

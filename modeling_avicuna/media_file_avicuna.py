@@ -1,4 +1,4 @@
-"""Opens a media file and finds its video and audio streams and the times of their packets.
+"""Opens a media file and finds its video and audio streams and the times of their packets (see `media_index_avicuna`).
 
 Decodes only the first frame. `media_pictures_avicuna` and `media_sound_avicuna` decode the rest, both on the time axis
 of the picture.
@@ -6,15 +6,22 @@ of the picture.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from .media_index_avicuna import (
+    MISSING,
+    PICTURE_TOLERANCE,
+    FrameTimes,
+    MediaIndex,
+    PacketTable,
+    list_frame_times,
+    recall_index,
+)
 from .media_source_avicuna import Media, MediaError, open_media
 
 
@@ -28,9 +35,6 @@ except ImportError:
 REFERRING_FORMATS = frozenset("hls applehttp dash concat sdp rtsp rtp sap imf image2 webm_dash_manifest ftp".split())
 # 8192 x 8192. A damaged header can state a size whose frames do not fit into memory.
 MAX_PIXELS = 2**26
-PICTURE_TOLERANCE = 10.0  # s; a time stamp further than that after the following ones is damaged
-LOOK_AHEAD = 16  # packets; the largest distance between decoding order and presentation order
-MISSING = -(2**63)  # a packet without this time stamp
 
 
 class naming_errors:
@@ -80,43 +84,6 @@ def probe(source: Media) -> MediaInfo:
     """
     with MediaFile(source) as media:
         return media.info
-
-
-@dataclass
-class PacketTable:
-    """Times of a stream's packets in file order, in units of `time_base` (s); `MISSING` where not given."""
-
-    time_base: Fraction
-    pts: array = field(default_factory=lambda: array("q"))
-    dts: array = field(default_factory=lambda: array("q"))
-    durations: array = field(default_factory=lambda: array("q"))
-    is_key: array = field(default_factory=lambda: array("b"))
-    is_hidden: array = field(default_factory=lambda: array("b"))  # outside of the edit list: decoded, never shown
-
-    def append(self, packet: av.Packet) -> None:
-        self.pts.append(MISSING if packet.pts is None else packet.pts)
-        self.dts.append(MISSING if packet.dts is None else packet.dts)
-        self.durations.append(packet.duration or 0)
-        self.is_key.append(packet.is_keyframe)
-        self.is_hidden.append(packet.is_discard)
-
-    def __len__(self) -> int:
-        return len(self.pts)
-
-    def damaged_stamps(self, tolerance: float) -> frozenset[int]:
-        """
-        Presentation times that are damaged: more than `tolerance` seconds after those of the following packets, or at
-        the end of the file and more than a minute after all others. One of them could add hours of silence.
-        """
-        stamps = np.array([stamp for stamp in self.pts if stamp != MISSING], dtype=np.int64)
-        lowest = np.full(len(stamps), np.iinfo(np.int64).max)
-        for ahead in range(1, min(LOOK_AHEAD, len(stamps) - 1) + 1):
-            lowest[:-ahead] = np.minimum(lowest[:-ahead], stamps[ahead:])
-        is_damaged = stamps - tolerance / float(self.time_base) > lowest
-        if len(stamps) > LOOK_AHEAD:
-            highest = stamps[:-LOOK_AHEAD][~is_damaged[:-LOOK_AHEAD]].max(initial=stamps.min())
-            is_damaged[-LOOK_AHEAD:] |= stamps[-LOOK_AHEAD:] - highest > 60 / float(self.time_base)
-        return frozenset(stamps[is_damaged].tolist())
 
 
 class MediaFile:
@@ -192,8 +159,11 @@ class MediaFile:
         return self.container.size
 
     @cached_property
-    def _scan(self) -> tuple[dict[int, PacketTable], av.VideoFrame | None]:
-        """One pass over the file: the packets of picture and sound by stream index, and the picture's first frame."""
+    def _index(self) -> MediaIndex:
+        return recall_index(self.file, self._scan)
+
+    def _scan(self) -> MediaIndex:
+        """One pass over the file."""
         streams = [stream for stream in (self.picture, self.sound) if stream is not None]
         tables, first = {stream.index: PacketTable(stream.time_base) for stream in streams}, None
         if not streams:
@@ -205,12 +175,12 @@ class MediaFile:
             if first is None and self.picture is not None and packet.stream_index == self.picture.index:
                 first = next(iter(decode_packet(packet)), None)
         self.rewind()
-        return tables, first
+        return MediaIndex(tables, first)
 
     @property
     def packets(self) -> dict[int, PacketTable]:
         """The packets of picture and sound, by stream index."""
-        return self._scan[0]
+        return self._index.packets
 
     @property
     def first_frame(self) -> av.VideoFrame:
@@ -220,13 +190,18 @@ class MediaFile:
         """
         if self.picture is None:
             raise MediaError(self.name, "no video stream")
-        if self._scan[1] is None:
+        if self._index.first_frame is None:
             raise MediaError(self.name, "a video stream without a frame")
-        return self._scan[1]
+        return self._index.first_frame
 
-    @cached_property
+    @property
     def times(self) -> FrameTimes:
         """When each frame of the picture is shown."""
+        if self._index.times is None:
+            self._index.times = self._list_times()
+        return self._index.times
+
+    def _list_times(self) -> FrameTimes:
         first = self.first_frame
         table = self.packets[self.picture.index]
         is_counted = (
@@ -306,56 +281,6 @@ def _best(container: av.container.InputContainer, kind: str, streams: list) -> A
     return next(
         (stream for stream in streams if best is not None and stream.index == best.index), next(iter(streams), None)
     )
-
-
-@dataclass(frozen=True)
-class FrameTimes:
-    """
-    When the frames of a picture are shown.
-
-    `begins` and `ends` are seconds from the beginning of the picture, of shape `(num_frames,)`, strictly increasing.
-    `stamps` are the frames' presentation times in the stream's time base, by which decoded frames are recognised; None
-    where the file has no usable ones and frames are recognised by their number. `zero` is the first frame's time on
-    the file's own clock, in seconds.
-    """
-
-    begins: np.ndarray
-    ends: np.ndarray
-    stamps: Any
-    zero: float
-
-    @property
-    def duration(self) -> float:
-        return float(self.ends[-1])
-
-
-def list_frame_times(table: PacketTable, *, first: int | None, fps: float, is_counted: bool) -> FrameTimes:
-    """
-    The times of a picture's frames from the times of its packets.
-
-    Args:
-        table: of the picture's stream.
-        first: presentation time of the first frame that can be decoded; packets before it show nothing.
-        fps: used for the length of a last frame that states none, and where packets carry no times at all.
-        is_counted: presentation times cannot be relied on (AVI stores none); decoding times, in order, replace them.
-    """
-    time_base = table.time_base
-    first_key = next((row for row in range(len(table)) if table.is_key[row]), 0)
-    damaged = table.damaged_stamps(PICTURE_TOLERANCE)
-    shown = [row for row in range(first_key, len(table)) if not table.is_hidden[row] and table.pts[row] not in damaged]
-    length_of = dict(zip(table.pts, table.durations))
-    stamps, length = None, 0
-    if not is_counted:
-        begins = stamps = np.unique(np.array([table.pts[row] for row in shown if table.pts[row] >= first], np.int64))
-        length = length_of[int(stamps[-1])]
-    else:
-        begins = np.array([table.dts[row] for row in shown], dtype=np.int64)
-        if (begins == MISSING).any() or (np.diff(begins) <= 0).any():
-            begins, time_base = np.arange(len(shown)), 1 / Fraction(fps).limit_denominator(1001)
-    if not length:
-        length = int(begins[-1] - begins[-2]) if len(begins) > 1 else max(1, round(1 / fps / time_base))
-    edges = (np.append(begins, begins[-1] + length) - begins[0]) * time_base.numerator / time_base.denominator
-    return FrameTimes(edges[:-1], edges[1:], stamps, zero=0.0 if first is None else float(first * table.time_base))
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from .media_file_avicuna import (
-    MISSING,
-    FrameTimes,
-    Media,
-    MediaError,
-    MediaFile,
-    Orientation,
-    decode_packet,
-    naming_errors,
-)
+from .media_file_avicuna import Media, MediaError, MediaFile, Orientation, decode_packet, naming_errors
+from .media_index_avicuna import MISSING, FrameTimes
 
 
 try:
     import av
+    from av.video.reformatter import VideoReformatter
 except ImportError:
     av = None
 try:
@@ -206,7 +199,7 @@ class PyAVReader:
 
     def __init__(self, media: MediaFile):
         self.media, self.times = media, media.times
-        self.first = media.first_frame
+        self.first, self.converter = media.first_frame, VideoReformatter()
         table = media.packets[media.picture.index]
         keys = [row for row in range(len(table)) if table.is_key[row] and not table.is_hidden[row]]
         by_time = sorted((table.pts[row], row) for row in keys)
@@ -279,7 +272,7 @@ class PyAVReader:
         return self._from_start()
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
-        if (frame.width, frame.height) != (self.first.width, self.first.height):  # a stream that changes its size
-            frame = frame.reformat(width=self.first.width, height=self.first.height)
         with naming_errors(self.media.name, "a picture that cannot be converted"):
-            return np.ascontiguousarray(Orientation.of(self.first).turn(frame.to_ndarray(format="rgb24")))
+            # of the first frame's size, if the stream changes it
+            rgb = self.converter.reformat(frame, width=self.first.width, height=self.first.height, format="rgb24")
+            return np.ascontiguousarray(Orientation.of(self.first).turn(rgb.to_ndarray()))

@@ -14,7 +14,8 @@ from itertools import chain
 import numpy as np
 import torch
 
-from .media_file_avicuna import MISSING, MediaFile
+from .media_file_avicuna import MediaFile
+from .media_index_avicuna import MISSING
 from .media_source_avicuna import Media, MediaError
 
 

@@ -20,6 +20,7 @@ from modeling_avicuna import (
     Event,
     MediaError,
     media_file_avicuna,
+    media_index_avicuna,
     media_pictures_avicuna,
     window_reading_avicuna,
 )
@@ -233,6 +234,7 @@ def test_a_file_is_opened_once_and_its_packets_are_read_twice(folder, processor,
     """Once for the times of the packets, without decoding, and once for the windows."""
     opened, packets = [], []
     open_media, demux = media_file_avicuna.open_media, MediaFile.demux
+    monkeypatch.setattr(media_index_avicuna, "_remembered", {})
     monkeypatch.setattr(media_file_avicuna, "open_media", lambda source: opened.append(source) or open_media(source))
     monkeypatch.setattr(MediaFile, "demux", lambda self, *streams: counting(demux(self, *streams), packets))
     list(processor.prepare_windows({"type": "video", "path": folder / "h264.mp4"}, window=4.0))

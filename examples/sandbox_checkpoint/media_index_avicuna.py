@@ -1,0 +1,1 @@
+../../modeling_avicuna/media_index_avicuna.py
