@@ -269,6 +269,26 @@ EXCLUDED = "ttttttttttt"
         json.dumps({f"v_{EXCLUDED}": {"duration": 4, "timestamps": [], "sentences": []}}),
         json.dumps({"dialogs": [{"image_id": EXCLUDED, "dialog": []}]}),
         json.dumps({"AudioSet": [EXCLUDED], "FreeSound": ["12"]}),
+        json.dumps({"AudioSet": [f"Y{EXCLUDED}.wav"], "FreeSound": ["12"]}),
+        json.dumps({"test": [EXCLUDED], "train": ["aaaaaaaaaaa"]}),
+        json.dumps(
+            {"videos": [{"video_id": EXCLUDED, "split": "test"}, {"video_id": "aaaaaaaaaaa", "split": "train"}]}
+        ),
+        json.dumps({"database": {EXCLUDED: {"subset": "testing"}, "aaaaaaaaaaa": {"subset": "Training"}}}),
+        json.dumps({"data": {"0": {"video_id": EXCLUDED}}}),
+        f'"{EXCLUDED}"\n"uuuuuuuuuuu"\n',
+        f"https://www.youtube.com/watch?v={EXCLUDED}&t=30s\nhttps://youtu.be/uuuuuuuuuuu\n",
+        f"videos/test/{EXCLUDED}.mp4\n/data/other videos/uuuuuuuuuuu.mp4\n",
+        f"C:\\videos\\{EXCLUDED}.mp4\n",
+        f"uuuuuuuuuuu\r{EXCLUDED}\r",
+        f"Video ID,Split\n{EXCLUDED},test\naaaaaaaaaaa,train\n",
+        f"video_id;label\n{EXCLUDED};rain\n",
+        f'{EXCLUDED},5,"rain, wind",test\naaaaaaaaaaa,5,rain,train\n',
+        f"{EXCLUDED} 0 10\nuuuuuuuuuuu 0 10\n",
+        f"Category&VideoID&Quality&StartTime&EndTime\nRain&{EXCLUDED}&good&0&10\n",
+        f"Rain&{EXCLUDED}&good&0&10\nDog&uuuuuuuuuuu&good&0&10\n",
+        f"{EXCLUDED}_6_16\n",  # LLP's and VGGSound's names of an excerpt that overlaps
+        f"{EXCLUDED}_000006.wav\n",
     ],
 )
 def test_all_published_formats_of_exclusion_lists_are_read(tmp_path, text):
@@ -282,12 +302,71 @@ def test_all_published_formats_of_exclusion_lists_are_read(tmp_path, text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '[{"title": "a"}]', '{"a": 1}', "title,year\nrain,2020\n", "label,video_id\nrain\n", "[[1]]", "{"],
+    ["", "[]", '[{"title": "a"}]', '{"a": 1}', "title,year\nrain,2020\n", "label,video_id\nrain\n", "[[1]]", "{"]
+    + ['{"aaaaaaaaaaa": ["a dog barks"]}', '{"train": ["a"]}', "video_id,split\na,train\n"],
 )
 def test_an_exclusion_list_in_an_unknown_format_is_an_error_that_names_it(tmp_path, text):
     (tmp_path / "ids.txt").write_text(text)
     with pytest.raises(ValueError, match=r"ids\.txt"):
         read_excluded_ids(tmp_path / "ids.txt")
+
+
+@pytest.mark.parametrize(
+    ("excluded", "name", "matches"),
+    [
+        ("aaaaaaaaaaa", "aaaaaaaaaaa_5.000_9.000", True),
+        ("aaaaaaaaaaa", "aaaaaaaaaaa_5_9", True),
+        ("aaaaaaaaaaa", "aaaaaaaaaaa_000005.mp4", True),
+        ("aaaaaaaaaaa_5_9", "aaaaaaaaaaa_9.000_12.000", False),
+        ("aaaaaaaaaaa_5_9", "aaaaaaaaaaa", False),
+        ("film", "film_5.000_9.000", True),
+        ("film", "film_5", False),
+        ("v_aaaaaaaaaaa", "activitynet/aaaaaaaaaaa.mp4", True),
+        ("b/001.mp4", "a/001.mp4", False),
+        ("b/001.mp4", "a/b/001.mp4", True),
+        ("001", "a/001.mp4", True),
+    ],
+)
+def test_excluded_ids_match_excerpts_and_paths(excluded, name, matches):
+    assert ExcludedIds([excluded]).matches([name]) is matches
+
+
+def test_excerpts_and_paths_of_excluded_videos_are_dropped_by_every_reader(tmp_path):
+    (tmp_path / "ids.txt").write_text("aaaaaaaaaaa\n")
+    times = {"Start_timestamp": "00:00:05.000", "End_timestamp": "00:00:09.000", "Caption": "a dog"}
+    clips = [json.dumps({"YoutubeID": name, **times}) for name in ("aaaaaaaaaaa", "uuuuuuuuuuu")]
+    pairs = [{"video": f"videos/{name}.mp4", "q": "Who?", "a": "A man."} for name in ("v_aaaaaaaaaaa", "good")]
+    for source, records in (("internvid", "\n".join(clips)), ("video_instruct", pairs)):
+        _, counts = build(source, records, tmp_path, exclude_ids_file=tmp_path / "ids.txt")
+        assert counts["dropped"] == {"excluded_id": 1}, source
+
+
+@pytest.mark.parametrize("line", ["audio/Yttttttttttt.wav", "https://youtu.be/ttttttttttt", "ttttttttttt_30_40"])
+def test_all_names_of_excluded_sounds_are_read(tmp_path, line):
+    (tmp_path / "ids.txt").write_text(f"{line}\n")
+    (tmp_path / "captions.csv").write_text(
+        "audiocap_id,youtube_id,start_time,caption\n1, ttttttttttt,30,A dog barks\n2,aaaaaaaaaaa,30,Rain falls\n"
+        "3,short,30,Wind blows\n"
+    )
+    report = RecordReport()
+    config = A5222KConfig(audiocaps_file=tmp_path / "captions.csv", exclude_ids_file=tmp_path / "ids.txt")
+    assert [one.pair.record_id for one in select_pairs(config, report=report)] == ["2"]
+    assert report.counts()["audiocaps"]["dropped"] == {"in_test_set": 1, "malformed_id": 1}
+
+
+def test_a_row_of_a_test_set_that_cannot_be_excluded_is_an_error(tmp_path):
+    header = "audiocap_id,youtube_id,start_time,caption\n"
+    (tmp_path / "train.csv").write_text(f"{header}1,aaaaaaaaaaa,30,A dog barks\n")
+    (tmp_path / "test.csv").write_text(f"{header}2,uuuuuuuuuuu,30,Rain falls\n3,ttttttttttt,Wind blows\n")
+    config = A5222KConfig(audiocaps_file=tmp_path / "train.csv", exclude_audiocaps_file=tmp_path / "test.csv")
+    with pytest.raises(ValueError, match=r"test\.csv: line 3: malformed_row"):
+        select_pairs(config, report=RecordReport())
+
+
+def test_the_suffix_of_a_file_is_not_part_of_a_clip_id(tmp_path):
+    (tmp_path / "clips.json").write_text(json.dumps([{**CLIP, "video_id": "aaaaaaaaaaa_5.000_9.500.mp4"}]))
+    (clip,) = read_clips(tmp_path / "clips.json", report=RecordReport())
+    assert (clip.clip_id, clip.duration) == ("aaaaaaaaaaa_5.000_9.500", 4.5)
 
 
 def test_an_exclusion_list_without_effect_is_a_warning(tmp_path):

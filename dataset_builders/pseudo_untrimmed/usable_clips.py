@@ -57,7 +57,7 @@ def read_backgrounds(settings: CurationSettings, report: RecordReport) -> list[C
     """The clips listed in `backgrounds_file`, in the order of their ids."""
     backgrounds = []
     for path in settings.files("backgrounds_file"):
-        for clip_id in sorted(read_excluded_ids(path)):
+        for clip_id in sorted(read_excluded_ids(path, with_training=True)):
             _, start, end = split_clip_id(clip_id)
             duration = settings.clip_duration if start is None or end is None else round(end - start, 6)
             report.read(BACKGROUNDS)

@@ -50,12 +50,15 @@ def read_audiocaps(path: str | Path, *, report: RecordReport) -> Iterator[AudioC
     columns = ("audiocap_id", "youtube_id", "start_time", "caption")
     for row in read_csv(path, columns=columns, drop=count_in(report, "audiocaps")):
         report.read("audiocaps")
-        youtube_id, start = row["youtube_id"], row["start_time"]
+        record_id, youtube_id, start = (row[name].strip() for name in columns[:3])
+        if youtube_id_of(youtube_id) != youtube_id:
+            report.drop("audiocaps", record_id, "malformed_id", detail=youtube_id)
+            continue
         yield AudioCaption(
-            record_id=row["audiocap_id"],
+            record_id=record_id,
             caption=row["caption"],
             audio_keys=(f"youtube:{youtube_id}",),
-            media_names=(youtube_id, f"Y{youtube_id}", f"{youtube_id}_{start}", row["audiocap_id"]),
+            media_names=(youtube_id, f"Y{youtube_id}", f"{youtube_id}_{start}", record_id),
             duration=CLIP_SECONDS,
         )
 

@@ -5,9 +5,10 @@ source's share. Every dropped record is counted with its reason. `HeldOutSounds`
 """
 
 import hashlib
+import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .audio_captions import (
     read_clotho,
 )
 from .captions import read_records
-from .clip_ids import youtube_id_of
+from .clip_ids import without_media_suffix, youtube_id_of
 from .excluded_ids import read_excluded_ids
 from .media_folder import MediaFolder
 from .media_probe import check_media
@@ -80,13 +81,23 @@ class HeldOutSounds:
 
 
 def audiocaps_keys(path: str | Path) -> Iterator[str]:
-    """Keys of the sounds of an AudioCaps csv."""
-    return (key for pair in read_audiocaps(path, report=RecordReport()) for key in pair.audio_keys)
+    """Keys of the sounds of an AudioCaps csv. Raises ValueError for a row that cannot be read."""
+    return _keys_of_all(path, read_audiocaps)
 
 
 def clotho_keys(path: str | Path) -> Iterator[str]:
-    """Keys of the sounds of a Clotho csv."""
-    return (key for pair in read_clotho(path, report=RecordReport()) for key in pair.audio_keys)
+    """Keys of the sounds of a Clotho csv. Raises ValueError for a row that cannot be read."""
+    return _keys_of_all(path, read_clotho)
+
+
+def _keys_of_all(path: str | Path, read: Callable[..., Iterator[AudioCaption]]) -> Iterator[str]:
+    report = RecordReport()
+    for pair in read(path, report=report):
+        yield from pair.audio_keys
+    for entry in report.entries:
+        raise ValueError(
+            f"{path}: {entry['id']}: {entry['reason']} ({entry.get('detail')}): its sound would not be excluded"
+        )
 
 
 def blacklist_keys(path: str | Path) -> Iterator[str]:
@@ -132,7 +143,10 @@ def listed_keys(path: str | Path) -> Iterator[str]:
     """Keys of a list of ids in any format of `excluded_ids`: YouTube ids, names of clips or files, or keys."""
     for name in read_excluded_ids(path):
         youtube_id = youtube_id_of(name)
-        yield from (name, f"clip:{name}", freesound_name_key(name))
+        stem = without_media_suffix(re.split(r"[/\\]", name)[-1])
+        yield from (name, f"clip:{stem}", freesound_name_key(stem))
+        if stem.isdecimal():
+            yield f"freesound:{stem}"
         if youtube_id is not None:
             yield f"youtube:{youtube_id}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .annotation_files import as_paths, read_csv_rows, read_json_records, read_text
-from .clip_ids import split_clip_id
+from .clip_ids import split_clip_id, without_media_suffix
 from .excluded_ids import ExcludedIds
 from .media_folder import is_unsafe
 from .published_events import AnnotatedVideo, read_activitynet_captions, read_unav100
@@ -195,7 +195,7 @@ def make_clip(record: dict[str, Any], *, clip_duration: float, allow_lists: bool
         UnusableRecord: the record is not a clip; see its `reason`.
     """
     try:
-        clip_id = text_of(record, "id").strip()
+        clip_id = without_media_suffix(text_of(record, "id").strip())
     except UnusableRecord as error:
         raise UnusableRecord(None, "no_id") from error
     given = record.get("caption")

@@ -15,8 +15,12 @@ YOUTUBE_ID = r"[\w-]{11}"
 # VALOR's "<youtube id>_<start>_<end>": decimals are required, because ids such as "kitchen_03_15" also end in two
 # numbers. Other ids are split if their times have VALOR's three decimals (InternVid's excerpts, the sandbox).
 TIMED_ID = re.compile(rf"(?:({YOUTUBE_ID})_(\d+\.\d+)_(\d+\.\d+)|(.+)_(\d+\.\d{{3}})_(\d+\.\d{{3}}))", re.ASCII)
-STARTED_ID = re.compile(rf"({YOUTUBE_ID})_\d{{6}}", re.ASCII)  # VGGSound's "<youtube id>_<start>"
-LOOSELY_TIMED_ID = re.compile(rf"({YOUTUBE_ID})_\d+(?:\.\d+)?_\d+(?:\.\d+)?", re.ASCII)  # LLP's "<youtube id>_20_30"
+STARTED_ID = re.compile(rf"({YOUTUBE_ID})_(\d{{6}})", re.ASCII)  # VGGSound's "<youtube id>_<start>", of 10 s
+STARTED_SECONDS = 10.0
+LOOSELY_TIMED_ID = re.compile(  # LLP's "<youtube id>_20_30"
+    rf"({YOUTUBE_ID})_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)", re.ASCII
+)
+YOUTUBE_URL = re.compile(rf"youtu(?:\.be|be(?:-nocookie)?\.com)/(?:.*[/=])?({YOUTUBE_ID})(?:[?&#].*)?", re.ASCII)
 
 
 def split_clip_id(clip_id: str) -> tuple[str, float | None, float | None]:
@@ -38,13 +42,31 @@ def split_clip_id(clip_id: str) -> tuple[str, float | None, float | None]:
     return (clip_id if hit is None else hit[1]), None, None
 
 
-def youtube_id_of(name: str) -> str | None:
-    """The YouTube id in a clip's name; None if there is none.
+def excerpt_of(name: str) -> tuple[str, float, float] | None:
+    """Video id, start and end in seconds of an excerpt's name, in VALOR's, LLP's or VGGSound's form; None for others.
 
-    >>> youtube_id_of("Yb0RFKhbpFJA.wav"), youtube_id_of("-0SdAVK79lg_000030"), youtube_id_of("17iGUal2M_10_20")
-    ('b0RFKhbpFJA', '-0SdAVK79lg', None)
+    >>> excerpt_of("-u_HAvfqs2I_30_40"), excerpt_of("-0SdAVK79lg_000030"), excerpt_of("kitchen_03_15")
+    (('-u_HAvfqs2I', 30.0, 40.0), ('-0SdAVK79lg', 30.0, 40.0), None)
     """
-    stem = without_media_suffix(name.strip())
+    hit = STARTED_ID.fullmatch(name)
+    if hit is not None:
+        return hit[1], float(hit[2]), float(hit[2]) + STARTED_SECONDS
+    hit = LOOSELY_TIMED_ID.fullmatch(name)
+    video_id, start, end = split_clip_id(name) if hit is None else (hit[1], float(hit[2]), float(hit[3]))
+    return None if start is None or end is None else (video_id, start, end)
+
+
+def youtube_id_of(name: str) -> str | None:
+    """The YouTube id in a clip's name, path or URL; None if there is none.
+
+    >>> youtube_id_of("Yb0RFKhbpFJA.wav"), youtube_id_of("a/-0SdAVK79lg_000030"), youtube_id_of("17iGUal2M_10_20")
+    ('b0RFKhbpFJA', '-0SdAVK79lg', None)
+    >>> youtube_id_of("https://www.youtube.com/watch?v=-0SdAVK79lg&t=30s")
+    '-0SdAVK79lg'
+    """
+    if hit := YOUTUBE_URL.search(name):
+        return hit[1]
+    stem = re.split(r"[/\\]", without_media_suffix(name.strip()))[-1]
     if re.fullmatch(rf"Y{YOUTUBE_ID}", stem, re.ASCII):
         return stem[1:]
     for form in (re.compile(rf"({YOUTUBE_ID})", re.ASCII), LOOSELY_TIMED_ID, STARTED_ID):
