@@ -22,9 +22,15 @@ from transformers import (
 )
 
 
-# unsupported types that pass the checks of `build_head`
+# unsupported types that pass the other checks; each was found by comparing logits and answers
 _REFUSED = {
-    "mpt": "a key-value cache that several questions share is not continued",
+    **dict.fromkeys(
+        ("bert-generation", "jamba", "moshi", "mpt"),
+        "a cache that several questions share is not continued by several tokens at once",
+    ),
+    "deepseek_v4": "their layers read token ids, which audio-visual features do not have",
+    "inkling_text": "they scale their logits by a setting of another name",
+    "minimax": "they have a cache of another kind",
     "recurrent_gemma": "they keep their state inside the model and cap their logits by a setting of another name",
 }
 
@@ -45,11 +51,14 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The model of `config` without its head, with random weights.
 
     Raises:
-        ValueError: the model takes no embeddings or no key-value cache, or its embeddings do not have
-            `embedding_size(config)` columns.
+        ValueError: the model takes no embeddings or no key-value cache, needs token ids beside the embeddings, or its
+            embeddings do not have `embedding_size(config)` columns.
     """
     model = AutoModel.from_config(config)
-    missing = {"inputs_embeds", "past_key_values"} - set(inspect.signature(model.forward).parameters)
+    taken = set(inspect.signature(model.forward).parameters)
+    if "per_layer_inputs" in taken and getattr(config, "hidden_size_per_layer_input", 0):  # Gemma 3n and 4
+        raise _unsupported(config, "each of their layers looks up token ids, which audio-visual features do not have")
+    missing = {"inputs_embeds", "past_key_values"} - taken
     if missing:
         raise _unsupported(config, f"their forward does not take {sorted(missing)}")
     num_columns = model.get_input_embeddings().embedding_dim

@@ -14,11 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPast,
-    BaseModelOutputWithPooling,
-    CausalLMOutputWithPast,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .adapters_avicuna import build_adapter
@@ -61,6 +57,11 @@ class AVicunaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: all parts are of transformers. With True, it would not compute buffers of Falcon H1 after loading."""
+        return False
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
         """As in `PreTrainedModel`; a single name does not apply to the audio tower, since CLAP supports eager only."""
@@ -386,7 +387,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         if logits.requires_grad:
             logits = logits.clone()
         for token_id in self.config.masked_token_ids:
-            logits[..., token_id] = UNUSED_LOGIT
+            logits[..., token_id : token_id + 1] = UNUSED_LOGIT  # nothing, if the vocabulary was cut before it
         return logits
 
 

@@ -6,6 +6,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
+from modeling_avicuna.answering_avicuna import generate_shared
+from modeling_avicuna.generation_avicuna import generated_ids
 
 
 VOCAB_SIZE, VIDEO_ID, AUDIO_ID = 99, 97, 98
@@ -18,6 +20,9 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 GPT2_SIZES = {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 64}
+STATE_SPACE = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+LATENT |= {"num_key_value_heads": 4}
 PLAIN = ("arcee", "apertus", "ernie4_5", "gpt_neox", "internlm3", "llama", "mistral", "nemotron")
 PLAIN += ("olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "seed_oss", "smollm3", "stablelm")
 PLAIN += ("starcoder2",)
@@ -29,6 +34,7 @@ FAMILIES = {
     "cohere": {**SIZES, "logit_scale": 0.25},
     "cohere2": {**SIZES, "logit_scale": 0.25},
     "falcon": {**SIZES, "ffn_hidden_size": 48},
+    "falcon_h1": {**SIZES, **STATE_SPACE, "mamba_d_ssm": 64, "lm_head_multiplier": 3.0},
     "gemma": {**SIZES, "head_dim": 8},
     "gemma2": {**SIZES, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 8},
     "gemma3_text": {**SIZES, "head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 8},
@@ -38,21 +44,37 @@ FAMILIES = {
     "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
     "gptj": {**GPT2_SIZES, "rotary_dim": 4},
     "granite": {**SIZES, "logits_scaling": 8.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5},
+    "granitemoehybrid": {**SIZES, **STATE_SPACE, "layer_types": ["mamba", "attention"], "logits_scaling": 3.0},
     "helium": {**SIZES, "head_dim": 8},
     "hyperclovax": {**SIZES, "logits_scaling": 3.0},
     "lfm2": {**SIZES, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "minicpm3": {**SIZES, **LATENT, "dim_model_base": 16},
     "mixtral": {**SIZES, "num_local_experts": 4},
     "opt": {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 16},
     "qwen3": {**SIZES, "head_dim": 8},
+    "qwen3_next": {
+        **{**SIZES, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        **{"shared_expert_intermediate_size": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+        "layer_types": ["linear_attention", "full_attention"],
+    },
     "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 64},
 }
 REFUSED = {
     "bart": {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8},
     "bert": {**SIZES, "is_decoder": True},
+    "bert-generation": {**SIZES, "is_decoder": True},
     "big_bird": {**SIZES, "is_decoder": True, "attention_type": "original_full"},
     "clip_text_model": SIZES,
+    "deepseek_v4": {**SIZES, **LATENT},
     "electra": {**SIZES, "is_decoder": True, "embedding_size": 16},
+    "gemma3n_text": {**SIZES, "layer_types": ["full_attention"] * 2, "num_kv_shared_layers": 0},
+    "gemma4_text": {**SIZES, "layer_types": ["full_attention"] * 2},
+    "inkling_text": SIZES,
+    "jamba": {**SIZES, "attn_layer_offset": 1, "attn_layer_period": 2, "num_experts": 2},
     "mamba": {**SIZES, "state_size": 4},
+    "minimax": {**SIZES, "num_local_experts": 2},
+    "moshi": SIZES,
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
     "recurrent_gemma": {**SIZES, "lru_width": 32, "block_types": ["recurrent", "attention"]},
     "t5": {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4},
@@ -108,6 +130,26 @@ def test_a_padded_batch_generates_the_tokens_of_the_source_model(source_and_mode
     settings = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [VIDEO_ID, AUDIO_ID]}
     expected = source.generate(**left_padded_ids(), **settings)
     assert torch.equal(model.generate(**left_padded_ids(), **settings), expected)
+
+
+def test_prompts_that_share_a_beginning_generate_the_tokens_of_the_source_model(source_and_model):
+    source, model = source_and_model
+    first, second = left_padded_ids()["input_ids"]
+    prompts = [torch.cat([first, second[4 : 4 + length]]) for length in (2, 4, 4)]
+    settings = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": [VIDEO_ID, AUDIO_ID]}
+    for numbers, outputs in generate_shared(model, prompts=prompts, media={}, output_logits=True, **settings):
+        for number, answer in zip(numbers, generated_ids(outputs)):
+            prompt = prompts[number][None]
+            expected = source.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **settings)
+            tokens = expected[0, prompt.shape[1] :].tolist()
+            assert answer[: len(tokens)].tolist() == tokens  # padded after an end token
+
+
+@torch.no_grad()
+def test_a_vocabulary_may_be_cut_before_the_placeholders():
+    model = inside_avicuna(source_model("llama"))
+    model.resize_token_embeddings(50)
+    assert model(input_ids=torch.tensor([[3, 4]])).logits.shape[-1] == 50
 
 
 def test_the_fused_loss_of_trl_equals_that_of_the_source_model(source_and_model):
