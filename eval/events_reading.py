@@ -1,7 +1,7 @@
 """Reads the questions of annotation files and anybody's predictions for `eval.events`; no metric is computed here.
 
-Annotation files are read as published, with the readers that training uses. A prediction is one JSON line: a text, or
-spans in seconds. Texts are read by `modeling_avicuna.timestamp_avicuna`, the parser of this project's own model.
+Annotation files are read as published, with the readers that training uses. A prediction is one JSON record: a text,
+or spans in seconds. Texts are read by `modeling_avicuna.timestamp_avicuna`, the parser of this project's own model.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 from .light_import import import_light
 from .metrics.event_localization.average_precision import drop_duplicate_references
 from .metrics.open_ended_qa.answers import normalize_answer
+from .thoughts import without_thoughts
 
 
 TASKS = {
@@ -27,7 +28,7 @@ TASKS = {
     "spans": 'JSON lines, {"video_id", "query", "spans": [[start, end], ...]}; without a span the event is absent',
 }
 UNITS = ("relative", "seconds", "frames")
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+_RESULTS = re.compile(r'\s*\{[^{}]*"results"\s*:')  # how a submission to an ActivityNet challenge begins
 NUM_EXAMPLES = 5  # per reason, in the result
 
 
@@ -62,13 +63,16 @@ class TextForm:
     fps: float | None = None
 
     def read(self, text: str, duration: float) -> Any:
-        """An `EventReading`. What a reasoning model writes inside <think> is not part of its answer."""
+        """An `EventReading`. What a reasoning model thinks is not part of its answer."""
         timestamp = import_light("modeling_avicuna.timestamp_avicuna")
+        answer = without_thoughts(text)
+        if answer is None:
+            return timestamp.EventReading([], [], [timestamp.Unread(text, "the thoughts have no end")])
         is_relative = self.unit == "relative"
         codec = timestamp.TimeCodec("relative" if is_relative else "seconds")
         if self.unit == "frames":
             codec = timestamp.FrameCodec(self.fps)
-        return timestamp.read_events(_THOUGHT.sub("", text), duration, codec=codec)
+        return timestamp.read_events(answer, duration, codec=codec)
 
 
 @dataclass
@@ -146,10 +150,14 @@ def _class_queries(videos: Sequence[Any], subset: str | None) -> list[Query]:
 
 
 def story_queries(annotators: Sequence[Sequence[Any]]) -> list[Query]:
-    """One query per video of the first file, with the events of every annotator who has some."""
+    """One query per video of any file, as in the challenge's evaluator, with the events of every annotator who has
+    some."""
     by_id = [{video.video_id: video for video in videos} for videos in annotators]
+    everyone: dict[str, Any] = {}
+    for videos in by_id:
+        everyone = everyone | {key: video for key, video in videos.items() if key not in everyone}
     queries = []
-    for video_id, video in by_id[0].items():
+    for video_id, video in everyone.items():
         stories = [
             [
                 {"start": event.start, "end": event.end, "caption": " ".join(event.text.split())}
@@ -184,10 +192,12 @@ def read_predictions(path: Path, queries: Sequence[Query], *, form: TextForm) ->
     A line names a `video_id` (or `vid`) and a `query`, and has `spans` in seconds ([start, end] or [start, end,
     score]; also `pred_relevant_windows`), `events` ({"start", "end", "label", "score"}), or a `text`; where there are
     several, the first of these three counts. A `score` of the line is that of every span without its own; 1 if there
-    is none. A line without a `query` narrates the video: the labels of its events are classes, or captions.
+    is none. A line without a `query` narrates the video: the labels of its events are classes, or captions. `_records`
+    has the forms of the file.
 
     Raises:
-        ValueError: a line that does not have this form, or a query that is answered twice; file and line are named.
+        ValueError: a line that does not have this form, or a query that is answered twice; file and line are named. Or
+            no prediction of any query.
     """
     known: dict[tuple[str, str], list[Query]] = {}
     of_video: dict[str, list[Query]] = {}
@@ -208,8 +218,15 @@ def read_predictions(path: Path, queries: Sequence[Query], *, form: TextForm) ->
         events = _events_of(record, asked[0], form=form, where=where, found=found)
         if text or not asked[0].text:
             found.events.setdefault(asked[0].key, []).append(events)
+        elif any(not event["label"] for event in events) and "text" not in record:
+            raise ValueError(f"{where} has spans, but neither a query nor labels that tell their classes")
         else:
             _sort_by_class(events, asked, found)
+    if not found.events:
+        raise ValueError(
+            f"{path} has no prediction of a query of the annotation file, which begins with {queries[0].text!r} of "
+            f"{queries[0].video_id!r}; {len(found.unknown)} other predictions, the first: {found.unknown[:1]}"
+        )
     for key, answers in found.events.items():
         if 1 < len(answers) < len(known[key]):
             raise ValueError(
@@ -255,17 +272,31 @@ def _events_of(
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict]]:
-    """("FILE, line N", record) for each line that is not blank."""
+    """("FILE, line N" or "FILE, record N", record) of JSON lines, of a JSON list, or of a submission to an ActivityNet
+    challenge, `{"results": {video id: [event, ...]}}`."""
     files = import_light("dataset_builders.sources.annotation_files")
-    for number, line in files.read_lines(path):
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is not JSON: {error}") from error
+    text = files.read_text(path)
+    if text.lstrip()[:1] == "[" or _RESULTS.match(text):
+        content = files.read_json(path)
+        if isinstance(content, dict):
+            if not isinstance(content["results"], dict):
+                raise ValueError(f"{path}: 'results' is not an object of videos")
+            content = [{"video_id": video_id, "events": events} for video_id, events in content["results"].items()]
+        numbered = ((f"{path}, record {number}", record) for number, record in enumerate(content, start=1))
+    else:
+        lines = ((f"{path}, line {number}", line) for number, line in files.read_lines(path))
+        numbered = ((where, _parse_line(line, where)) for where, line in lines)
+    for where, record in numbered:
         if not isinstance(record, dict):
-            raise ValueError(f"{where} is not an object: {line[:60]!r}")
+            raise ValueError(f"{where} is not an object: {record!r:.60}")
         yield where, record
+
+
+def _parse_line(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
 
 
 def _duration_of(record: Mapping, where: str) -> float | None:
@@ -276,9 +307,12 @@ def _duration_of(record: Mapping, where: str) -> float | None:
 
 
 def _text_of(record: Mapping, name: str, where: str) -> str:
-    if not isinstance(record.get(name), str):
+    value = record.get(name)
+    if name in ("vid", "video_id") and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # annotation files are read in the same way
+    if not isinstance(value, str):
         raise ValueError(f"{where} has no text in {name!r}")
-    return record[name]
+    return value
 
 
 def _list_of(value: Any, where: str) -> list:
@@ -302,6 +336,9 @@ def _checked_event(event: Any, where: str, *, score: float) -> dict[str, Any]:
         raise ValueError(f"{where} has an event that is not an object: {event!r:.80}")
     given = score if event.get("score") is None else event["score"]
     numbers: dict[str, Any] = {"start": event.get("start"), "end": event.get("end"), "score": given}
+    span = event.get("segment", event.get("timestamp"))  # of the challenges' submissions
+    if isinstance(span, list) and len(span) == 2:
+        numbers |= {"start": span[0], "end": span[1]}
     label = event.get("label", event.get("caption", event.get("sentence", "")))
     if not all(map(_is_number, numbers.values())) or not isinstance(label, str):
         raise ValueError(f"{where} has an event without numbers in start and end, or without a text: {event!r:.80}")

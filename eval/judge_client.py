@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .thoughts import without_thoughts
+
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 # the server refuses this question: content filter, too long
@@ -95,9 +97,9 @@ def read_verdict(text: str) -> Verdict | None:
     >>> read_verdict('{"pred": "maybe", "score": 4}') is None
     True
     """
-    final = re.split(r"</think(?:ing)?>|\[/THINK\]", text, flags=re.IGNORECASE)[-1]
-    if re.search(r"<think(?:ing)?>|\[THINK\]", final, re.IGNORECASE):
-        return None  # the thinking part is not closed
+    final = without_thoughts(text)
+    if final is None:
+        return None
     objects = _objects(final) if "{" in final else [final]
     found = [text for text in objects if text is None or re.search(r"\bpred\b", text, re.IGNORECASE)]
     if not found or found[-1] is None:

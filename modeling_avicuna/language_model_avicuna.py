@@ -56,7 +56,7 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """
     model = AutoModel.from_config(config)
     taken = set(inspect.signature(model.forward).parameters)
-    if "per_layer_inputs" in taken and getattr(config, "hidden_size_per_layer_input", 0):  # Gemma 3n and 4
+    if "per_layer_inputs" in taken and getattr(config, "hidden_size_per_layer_input", None):  # Gemma 3n and 4
         raise _unsupported(config, "each of their layers looks up token ids, which audio-visual features do not have")
     missing = {"inputs_embeds", "past_key_values"} - taken
     if missing:

@@ -46,9 +46,9 @@ class _Group(NamedTuple):
     label: str | None
 
 
-# "1:05", "0:01:05.2", "1 minute 5 seconds", "65.2"
+# "1:05", "0:01:05.2", "00:01:05,200" (subtitles), "1 minute 5 seconds", "65.2"
 _NUMBER = (
-    r"-?[0-9]+(?::[0-5]?[0-9]){1,2}(?:\.[0-9]+)?"
+    r"-?[0-9]+(?::[0-5]?[0-9]){1,2}(?:\.[0-9]+|,[0-9]{3}(?![0-9:]))?"
     r"|[0-9]+\s*m(?:in(?:ute)?s?)?\s*(?:and\s+)?[0-9]+(?:\.[0-9]+)?\s*s(?:ec(?:ond)?s?)?\b"
     r"|-?[0-9]+(?:\.[0-9]+)?"
 )
@@ -322,7 +322,7 @@ def _unit_of_mark(mark: str | None) -> str | None:
 def _written_time(number: str, unit: str | None, begin: int, stop: int) -> WrittenTime:
     sign = -1.0 if number.startswith("-") else 1.0
     value = 0.0
-    parts = _DIGITS.findall(number)
+    parts = _DIGITS.findall(number.replace(",", "."))
     for part in parts:
         value = 60.0 * value + float(part)
     if len(parts) > 1:

@@ -193,7 +193,9 @@ def test_a_narration_answers_the_queries_about_all_classes(annotations, tmp_path
         ("[[10, 20]]", ("--unit", "seconds")),
         ('[{"start": 10.0, "end": "20 s"}]', ("--unit", "seconds")),
         ("<think>At 30 - 40 s?</think><answer>10.0 to 20.0</answer>", ("--unit", "seconds")),
+        ("At 30 - 40 s? </think>10.0 to 20.0", ("--unit", "seconds")),  # the prompt had the opening tag
         ("<time>10.0 - 20.0 seconds</time>", ()),
+        ("00:00:10,000 --> 00:00:20,000", ()),
     ],
 )
 def test_times_are_read_in_all_formats(tmp_path, text, options):
@@ -237,6 +239,37 @@ def test_formats_of_published_moment_files_are_read(tmp_path):
     assert evaluate(lines, one, task="charades_sta")["values"]["mIoU"] == 50.0
 
 
+def test_thoughts_without_an_end_are_not_an_answer(tmp_path):
+    result = evaluate_one(tmp_path, "<think>from 10.0 to 20.0 seconds?")
+    assert result["values"]["mIoU"] == 0.0 and list(result["not_read"]) == ["the thoughts have no end"]
+
+
+def as_submission(records, key):
+    """The form of the challenges' servers; `key` is the name of a span."""
+    videos = {}
+    for record in records:
+        events = [{key: span, "label": record["query"], "score": 1.0} for span in record["spans"]]
+        videos.setdefault(record["video_id"], []).extend(events)
+    return {"version": "VERSION 1.3", "results": videos, "external_data": {}}
+
+
+def test_a_list_and_a_submission_have_the_values_of_lines(annotations, tmp_path):
+    records = [answer_line("a", "dog", [[0, 10], [40, 50]]), answer_line("b", "dog", [[50, 70]])]
+    expected = evaluate(annotations, write_lines(tmp_path / "lines.jsonl", *records))["values"]
+    contents = [records, as_submission(records, "segment"), as_submission(records, "timestamp")]
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.json").write_text(json.dumps(content, indent=2 if number == 1 else None))
+        assert evaluate(annotations, tmp_path / f"{number}.json")["values"] == expected
+
+
+def test_videos_of_the_second_annotator_alone_count(tmp_path):
+    record = {"duration": 100.0, "timestamps": [[0, 10]], "sentences": ["a dog barks"]}
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({f"v_{name}": record}))
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    assert [query.video_id for query in read_queries("activitynet_captions", files, None)] == ["v_a", "v_b"]
+
+
 def test_dense_captions_are_scored_by_the_metric(tmp_path, capsys):
     record = {"duration": 100.0, "timestamps": [[0, 10], [50, 90]], "sentences": ["a dog barks", "rain falls"]}
     (tmp_path / "val.json").write_text(json.dumps({"a": record, "b": record}))
@@ -262,7 +295,12 @@ def test_a_table_and_a_figure_are_written(annotations, tmp_path, capsys):
     "line, message",
     [
         ("{", "line 1 is not JSON"),
-        ("[1]", "line 1 is not an object"),
+        ("[1]", "record 1 is not an object"),
+        ("1", "line 1 is not an object"),
+        ('{"version": "1", "results": [1]}', "'results' is not an object of videos"),
+        ("", "has no prediction of a query"),
+        (json.dumps(answer_line("a.mp4", "dog", [[0, 10]])), "no prediction of a query.* 1 other .*a.mp4"),
+        (json.dumps({"video_id": "a", "spans": [[0, 10]]}), "neither a query nor labels"),
         (json.dumps({"query": "dog"}), "line 1 has no text in 'video_id'"),
         (json.dumps({"video_id": "a", "query": 3}), "line 1 has no text in 'query'"),
         (json.dumps({"video_id": "a", "query": "dog"}), "has neither a text nor a list of spans or events"),

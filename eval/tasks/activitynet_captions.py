@@ -13,7 +13,7 @@ from ..task import Answer, Example, Protocol, Question, Score, Task
 
 
 def read_activitynet_captions(files: Sequence[Path], subset: str | None) -> list[Example]:
-    """val_1.json, or val_1.json and val_2.json: the videos of the first file, with the stories of all annotators.
+    """val_1.json, or val_1.json and val_2.json: the videos of all files, with the stories of all annotators.
 
     Segments that do not end after they start are skipped, and videos without any other segment.
 
