@@ -50,6 +50,9 @@ def test_an_id_without_times_is_a_youtube_id():
         ({**GOOD, "video_id": "abc_9.000_3.000"}, "ends_before_it_starts"),
         ({**GOOD, "video_id": "abc_9.000_9.500"}, "clip_too_short"),
         ({**GOOD, "start": "soon", "end": "later"}, "time_is_not_a_number"),
+        ({"video_id": "abc", "desc": "A dog barks.", "end": 5}, "end_without_start"),
+        ({**GOOD, "video_id": "abc", "duration": 0}, "ends_before_it_starts"),
+        ({**GOOD, "video_id": "abc", "duration": "long"}, "time_is_not_a_number"),
         ({**GOOD, "tracks": "smell"}, "unknown_tracks"),
         ({**GOOD, "tracks": ["audio"]}, "unknown_tracks"),
     ],
@@ -61,6 +64,28 @@ def test_a_defective_record_is_dropped_with_its_reason(tmp_path, record, reason)
     assert clips[0].duration == 4.5
     assert reasons(report) == {reason: 1}
     assert report.counts()["captions"]["read"] == 2 and report.counts()["captions"]["kept"] == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "clip_id", "start", "duration"),
+    [
+        ({"start": 5}, "abc_5.000_15.000", 5.0, 10.0),
+        ({"start_time": "5", "duration": 4}, "abc_5.000_9.000", 5.0, 4.0),
+        ({"start_seconds": 5, "end_seconds": 8}, "abc_5.000_8.000", 5.0, 3.0),
+        ({"duration": 4.5}, "abc", None, 4.5),
+    ],
+)
+def test_a_start_or_a_duration_alone_is_used(tmp_path, times, clip_id, start, duration):
+    (clip,), _ = read(write_json(tmp_path / "desc.json", [{"video_id": "abc", "desc": "A dog barks.", **times}]))
+    assert (clip.clip_id, clip.start, clip.duration) == (clip_id, start, duration)
+    timed = {**GOOD, **times}  # the times of an id remain unless both are given
+    (clip,), _ = read(write_json(tmp_path / "desc.json", [timed]))
+    assert clip.clip_id == GOOD["video_id"] and clip.duration == (3.0 if "end_seconds" in times else 10.0)
+
+
+def test_each_letter_of_a_script_without_spaces_is_a_word(tmp_path):
+    clips, _ = read(write_json(tmp_path / "desc.json", [{**GOOD, "desc": "\u72d7\u5728\u53eb"}]))
+    assert [clip.caption for clip in clips] == ["\u72d7\u5728\u53eb"]
 
 
 def test_a_repeated_clip_is_kept_once(tmp_path):

@@ -206,7 +206,8 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, data, message):
         ),
         (
             read_audiocaps,
-            "audiocap_id,youtube_id,start_time,caption\n1,aaaaaaaaaaa,30,A dog\n9,c,0,Rain, wind\n2,b,0,Rain\n",
+            "audiocap_id,youtube_id,start_time,caption\n1,aaaaaaaaaaa,30,A dog\n9,ccccccccccc,0,Rain, wind\n"
+            "2,bbbbbbbbbbb,0,Rain\n",
         ),
         (read_clotho, "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\na.wav,1,2,3,4,5\nshort.wav,1\n"),
         (read_auto_acd, "youtube_id,caption\naaaaaaaaaaa,Rain falls.\nbbbbbbbbbbb\n"),
@@ -430,6 +431,47 @@ def test_times_of_conversations_are_checked_as_in_other_sources(tmp_path, times,
     assert counts["dropped"] == {reason: 1} and counts["repaired"] == {"end_after_duration": 1}
     assert [time["seconds"] for time in row["times"]] == [1.0, 30.0]
     assert row["messages"][1]["content"] == "From <s0> to <e0>, rain."
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"meta": {"duration": -5}}, "unknown_duration"),
+        ({"meta": {"duration": 0}}, "unknown_duration"),
+        ({"meta": {"duration": 30, "token": {"<s0>": 99}}}, "time_outside_of_the_video"),
+        ({"meta": {"duration": 30, "token": {"<e4>": -1}}}, "time_outside_of_the_video"),
+        ({"turns": ("human",)}, "not_alternating"),
+        ({"turns": ("gpt", "human")}, "not_alternating"),
+        ({"turns": ("human", "gpt", "gpt")}, "not_alternating"),
+        ({"turns": ("system",)}, "not_alternating"),
+        ({"text": "<video>\n<video>\nWhat?"}, "not_one_video"),
+        ({"text": "<image>\nWhat?"}, "not_one_video"),
+    ],
+)
+def test_conversations_that_cannot_be_trained_on_are_dropped(tmp_path, change, reason):
+    turns = [{"from": name, "value": change.get("text", "What?")} for name in change.get("turns", ("human", "gpt"))]
+    bad = {"id": "bad", "conversations": turns[:1] if "text" in change else turns, "meta": change.get("meta", {})}
+    if "text" in change:
+        bad["conversations"].append({"from": "gpt", "value": "Rain."})
+    rows, counts = build("vtimellm", [conversation({"<s0>": 1, "<e0>": 2}), bad], tmp_path)
+    assert counts["dropped"] == {reason: 1} and [row["id"] for row in rows] == ["good_000000"]
+
+
+def test_a_conversation_without_a_placeholder_gets_one(tmp_path):
+    turns = [{"from": "system", "value": "You see."}, {"from": "human", "value": "What?"}]
+    turns.append({"from": "gpt", "value": "Rain."})
+    (row,), _ = build("vtimellm", [{"id": "a", "conversations": turns, "meta": {"duration": 5}}], tmp_path)
+    assert [message["content"] for message in row["messages"]] == ["You see.", "<video>\nWhat?", "Rain."]
+
+
+def test_an_instruction_of_videochat2_is_part_of_the_question(tmp_path):
+    asked = [{"i": "Answer briefly.", "q": "Who?", "a": "A man."}, {"i": "Describe it.", "q": "", "a": "Rain."}]
+    (row,), counts = build("video_instruct", [{"video": "a.mp4", "QA": asked}], tmp_path)
+    assert [message["content"] for message in row["messages"][::2]] == [
+        "<video>\nAnswer briefly. Who?",
+        "Describe it.",
+    ]
+    assert counts["dropped"] == {}
 
 
 def test_an_excerpt_without_a_file_is_a_part_of_the_whole_file(tmp_path):

@@ -20,6 +20,12 @@ LINE = json.dumps(ROW) + "\n"
 WITHOUT_MESSAGES = {name: value for name, value in ROW.items() if name != "messages"}
 
 
+UNNAMED = {**ROW, "id": "unnamed", "messages": [{**one, "content": "What is it?"} for one in ROW["messages"]]}
+NAMED = {**ROW, "messages": [{**one, "content": f"<image>\n{one['content']}"} for one in ROW["messages"]]}
+NO_MEDIA = dict.fromkeys(ROW["media"])
+SEGMENTS = [{"clip_id": "a", "start": 0.0, "end": 5.0, "scale": 1.0, "caption": "It rains."}]
+
+
 def lines(*rows: object) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -46,6 +52,12 @@ JSON_FILES = {
     "text_as_number.jsonl": (lines({**ROW, "duration": "long"}), "'long' as a scalar of type float"),
     "nan.jsonl": (lines({**ROW, "duration": float("nan")}), "the column 'duration' holds NaN"),
     "nan_time.jsonl": (lines({**ROW, "times": [{"name": "<s0>", "seconds": float("inf")}]}), "the column 'times'"),
+    "without_slot.jsonl": (lines(ROW, UNNAMED), "1 of 2 rows have media, but no <video>.* the first: 'unnamed'"),
+    "composed.jsonl": (
+        lines({**UNNAMED, "media": NO_MEDIA, "segments": SEGMENTS}),
+        "1 of 1 rows have media, but no <video>",
+    ),
+    "other_slot.jsonl": (lines(NAMED, ROW), "1 of 2 rows have <image> in their messages, but no image in their media"),
     "pointer.jsonl": ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 9\n", "git-LFS pointer"),
     "empty.parquet": ("", "file size is 0 bytes"),
     "text.parquet": ("some text that is long enough", "not a parquet file"),

@@ -34,15 +34,16 @@ def test_written_rows_are_read_back_unchanged(tmp_path):
 
 def test_published_records_are_read(tmp_path):
     turns = [{"from": "human", "value": "<video>\nWhen?"}, {"from": "gpt", "value": "From <s0> to <e0>."}]
+    timeless = [turns[0], {"from": "gpt", "value": "Later."}]
     meta = {"duration": 21.0, "token": {"<s0>": 10, "<e0>": 21.0}, "sub_videos": ["a", "b"], "scale": [1.0, 1.1]}
     excerpt = {"split": [3.5, 9.0], "duration": 5.5, "token": {}}
     records = [
         {"id": "x", "source": "pseudo-valor", "conversations": turns, "meta": meta},
-        {"id": "x", "conversations": turns[:1], "meta": excerpt},
-        {"id": "gone", "conversations": turns[:1], "meta": {"duration": 4}},
+        {"id": "x", "conversations": timeless, "meta": excerpt},
+        {"id": "gone", "conversations": timeless, "meta": {"duration": 4}},
         {"id": "empty", "conversations": []},
         {"id": "timeless", "conversations": turns, "meta": {"token": {"<s0>": 1}}},
-        {"id": "uneven", "conversations": turns[:1], "meta": {**meta, "scale": [1.0]}},
+        {"id": "uneven", "conversations": timeless, "meta": {**meta, "scale": [1.0]}},
     ]
     path = tmp_path / "stage.json"
     path.write_text(json.dumps(records), encoding="utf-8")

@@ -28,7 +28,7 @@ from .media_probe import check_media
 from .published_events import read_unav100
 from .record_report import RecordReport
 from .records import UnusableRecord, count_drop, refuse, text_of
-from .text_cleaning import caption_key, normalize_caption
+from .text_cleaning import caption_key, normalize_caption, split_words
 
 
 # The paper gives "about 222K" and no proportions; the shares are our choice: all human captions (AudioCaps, Clotho),
@@ -218,7 +218,7 @@ def select_sounds(
 def _check_pair(pair: AudioCaption, text: str, *, min_words: int, max_duration: float | None) -> None:
     if not any(letter.isalpha() for letter in text):
         raise UnusableRecord(None, "caption_without_words")
-    if len(text.split()) < min_words or len(pair.caption.split()) < min_words:
+    if len(split_words(text)) < min_words or len(split_words(pair.caption)) < min_words:
         raise UnusableRecord(None, "caption_too_short")
     if max_duration is not None and pair.duration is not None and pair.duration > max_duration:
         raise UnusableRecord(pair.duration, "audio_too_long")

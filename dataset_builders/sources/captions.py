@@ -19,15 +19,16 @@ from .media_folder import is_unsafe
 from .published_events import AnnotatedVideo, read_activitynet_captions, read_unav100
 from .record_report import RecordReport
 from .records import Drop, UnusableRecord, as_text, count_drop, count_in, read_number, shorten, text_of
-from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_tokens
+from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, split_words, without_control_tokens
 
 
 SOURCE = "captions"
 # Field names in the published files; the first match is used.
 ID_KEYS = ("video_id", "clip_id", "youtube_id", "id")
 CAPTION_KEYS = ("desc", "caption")
-START_KEYS = ("start", "start_time")
-END_KEYS = ("end", "end_time")
+START_KEYS = ("start", "start_time", "start_seconds", "start_sec")
+END_KEYS = ("end", "end_time", "end_seconds", "end_sec")
+DURATION_KEY = "duration"
 SPLIT_KEY = "split"
 TRACKS_KEY = "tracks"
 EVENT_TRACKS = ("both", "video", "audio")
@@ -62,7 +63,8 @@ def read_clips(
     Args:
         captions_file: `[{"video_id", "desc"}]` as JSON, the same records as JSON lines, or a csv with an id, start,
             end and caption (rows may differ in the number of further columns); gzipped or not. The duration of a clip
-            is given by its start and end columns, or by an id `<youtube id>_<start>_<end>` with decimals. The field
+            is given by its start and end columns, by an id `<youtube id>_<start>_<end>` with decimals, or by the field
+            `duration`; a start without an end is that of a clip of `clip_duration`. The field
             `tracks` gives the tracks of the clip that carry the event: "video", "audio" or "both". Or a file of
             UnAV-100 or ActivityNet Captions: each event is a clip of its video (`clip_files.locate_clip`).
         exclude_ids_file: ids of clips, or YouTube ids, to exclude, in the formats of `excluded_ids`.
@@ -144,7 +146,7 @@ def _events_of(videos: Iterator[AnnotatedVideo]) -> Iterator[dict[str, Any]]:
 
 
 def read_records(path: str | Path, *, caption_field: str | None = None) -> Iterator[dict[str, Any]]:
-    """Records of a captions file as `{"id", "caption", "start", "end", "split", "tracks"}`, with unchanged values.
+    """Records of a captions file as `{"id", "caption", "start", "end", "duration", "split", "tracks"}`, unchanged.
 
     Raises:
         ValueError: no id or no caption among the csv's columns, or among the keys of all JSON records.
@@ -174,7 +176,7 @@ def name_columns(path: str | Path, keys: list[str], caption_field: str | None = 
     """The columns of the id, the caption, ...; raises ValueError if a required one is missing."""
     caption_keys = CAPTION_KEYS if caption_field is None else (caption_field,)
     wanted = {"id": ID_KEYS, "caption": caption_keys, "start": START_KEYS, "end": END_KEYS}
-    wanted |= {"split": (SPLIT_KEY,), "tracks": (TRACKS_KEY,)}
+    wanted |= {"duration": (DURATION_KEY,), "split": (SPLIT_KEY,), "tracks": (TRACKS_KEY,)}
     columns = {}
     for name, candidates in wanted.items():
         found = next((key for key in candidates if key in keys), None)
@@ -210,14 +212,19 @@ def make_clip(record: dict[str, Any], *, clip_duration: float, allow_lists: bool
     if not captions:
         raise UnusableRecord(None, "empty_caption")
     youtube_id, start, end = split_clip_id(clip_id)
-    if record.get("start") not in (None, "") and record.get("end") not in (None, ""):
-        given_start, given_end = read_seconds(record["start"]), read_seconds(record["end"])
-        if given_start is None or given_end is None:
-            raise UnusableRecord(None, "time_is_not_a_number")
-        if start is None:  # the id is only the YouTube id (csv): name the clip in VALOR's format
-            clip_id = f"{clip_id}_{given_start:.3f}_{given_end:.3f}"
-        start, end = given_start, given_end
-    if start is not None and end is not None and end <= start:
+    given = {name: record[name] for name in ("start", "end", "duration") if record.get(name) not in (None, "")}
+    seconds = {name: time for name, value in given.items() if (time := read_seconds(value)) is not None}
+    if len(seconds) < len(given):
+        raise UnusableRecord(None, "time_is_not_a_number")
+    length = seconds.get("duration", clip_duration)
+    if "end" in seconds and "start" not in seconds and start is None:
+        raise UnusableRecord(None, "end_without_start")
+    if "start" in seconds and ("end" in seconds or start is None):
+        # without an id in VALOR's format (csv), the clip is named in it
+        times = seconds["start"], seconds.get("end", seconds["start"] + length)
+        clip_id = f"{clip_id}_{times[0]:.3f}_{times[1]:.3f}" if start is None else clip_id
+        start, end = times
+    if length <= 0 or (start is not None and end is not None and end <= start):
         raise UnusableRecord(None, "ends_before_it_starts")
     tracks = record.get("tracks") or "both"
     if tracks not in EVENT_TRACKS:
@@ -225,7 +232,7 @@ def make_clip(record: dict[str, Any], *, clip_duration: float, allow_lists: bool
     return Clip(
         clip_id=clip_id,
         caption=captions[0],
-        duration=clip_duration if start is None or end is None else round(end - start, 6),
+        duration=length if start is None or end is None else round(end - start, 6),
         start=start,
         youtube_id=youtube_id,
         split=str(record.get("split") or "train"),
@@ -253,7 +260,7 @@ def keep_suitable(clip: Clip, min_caption_words: int, report: RecordReport) -> C
 
 def find_defect(caption: str, min_caption_words: int) -> str | None:
     """Why a caption is unsuitable, or None."""
-    if sum(any(letter.isalpha() for letter in word) for word in caption.split()) < min_caption_words:
+    if sum(any(letter.isalpha() for letter in word) for word in split_words(caption)) < min_caption_words:
         return "caption_without_words"
     if MEDIA_PLACEHOLDER.search(caption) or TIME_PLACEHOLDER.search(caption):
         return "caption_with_placeholder"

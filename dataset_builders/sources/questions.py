@@ -91,7 +91,7 @@ def read_question_answers(path: str | Path, *, source: str, report: RecordReport
     """A list of question-answer records in any of the published formats. The report counts turns.
 
     * VideoInstruct100K: `{"q", "a", "video_id"}`;
-    * VideoChat: `{"video" or "image", "QA": [{"q", "a"}]}`;
+    * VideoChat: `{"video" or "image", "QA": [{"i", "q", "a"}]}`, instruction and question joined;
     * LLaVA: `{"id", "video" or "image", "conversations": [{"from": "human" | "gpt", "value"}]}`, placeholders removed;
     * instructions: `{"image", "instruction", "output"}`;
     * caption lists: `{"train": {"<id>": ["caption", ...]}}`, with the questions of `IMAGE_QUESTIONS`.
@@ -149,7 +149,7 @@ def _turns(record: dict[str, Any]) -> list[tuple[str, str]] | None:
         if question in record and answer in record:
             return [(clean_lines(_said(record, question)), clean_lines(_said(record, answer)))]
     if "QA" in record:
-        return [(clean_lines(text_of(turn, "q")), clean_lines(text_of(turn, "a"))) for turn in list_of(record, "QA")]
+        return [(_instruction(turn), clean_lines(text_of(turn, "a"))) for turn in list_of(record, "QA")]
     if "conversations" in record:
         turns = list_of(record, "conversations")
         said = [(text_of(turn, "from"), clean_lines(text_of(turn, "value"))) for turn in turns]
@@ -157,6 +157,12 @@ def _turns(record: dict[str, Any]) -> list[tuple[str, str]] | None:
             return []
         return [(question[1], answer[1]) for question, answer in zip(said[::2], said[1::2])]
     return None
+
+
+def _instruction(turn: Any) -> str:
+    """The question of a turn, after VideoChat2's instruction; either may be missing."""
+    parts = [as_text(turn[key], key) for key in ("i", "q") if optional_of(turn, key) is not None]
+    return " ".join(part for part in map(clean_lines, parts) if part)
 
 
 def _said(record: dict[str, Any], key: str) -> str:

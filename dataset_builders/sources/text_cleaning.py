@@ -20,6 +20,10 @@ CONTROL_TOKEN = re.compile(
     re.IGNORECASE,
 )
 CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+# letters of scripts without spaces between words: Thai, Lao, Myanmar, Khmer, Kana, Han
+UNSPACED_LETTER = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+)
 TYPOGRAPHY = str.maketrans({
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u2026": "...",
     "\u00a0": " ", "\u200b": None,
@@ -86,6 +90,15 @@ def normalize_caption(caption: str) -> str:
     text = re.sub(r"\s*([,;])\s*(?=[^\d\s])", r"\1 ", text).rstrip(" ,;:-")
     text = text[:1].upper() + text[1:]
     return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text; a letter of a script without spaces is one.
+
+    >>> split_words("A dog, \u72d7\u53eb")
+    ['A', 'dog,', '\u72d7', '\u53eb']
+    """
+    return UNSPACED_LETTER.sub(r" \g<0> ", text).split()
 
 
 def caption_key(caption: str) -> str:

@@ -38,7 +38,7 @@ from .records import (
     text_of,
 )
 from .rows import Row, write_records
-from .text_cleaning import TIME_PLACEHOLDER, without_control_tokens
+from .text_cleaning import MEDIA_PLACEHOLDER, TIME_PLACEHOLDER, without_control_tokens
 from .timed_events import ROUNDING, check_span, durations_differ
 
 
@@ -90,9 +90,10 @@ def read_conversations(
     """
     `read_vtimellm` with a media folder that counts missing files, and ids to exclude.
 
-    Dropped, by reason: malformed records, "no_conversation", "time_without_seconds" (a time in the text without a
-    value), "clips_and_scales_differ_in_number", "unknown_duration", "excluded_id", "duration_differs" (from the file)
-    and the reasons of `timed_events.check_span`, `MediaFolder.find` and `media_probe.check_media`.
+    Dropped, by reason: malformed records, "no_conversation", "not_alternating" (turns), "not_one_video",
+    "time_without_seconds" (a time in the text without a value), "time_outside_of_the_video" (a single one),
+    "clips_and_scales_differ_in_number", "unknown_duration", "excluded_id", "duration_differs" (from the file) and the
+    reasons of `timed_events.check_span`, `MediaFolder.find` and `media_probe.check_media`.
     """
 
     def parse(item: tuple[int, Any]) -> tuple[Row, tuple[str, ...], tuple[float, float] | None]:
@@ -160,6 +161,10 @@ def record_to_row(record: Any, number: int, *, source: str) -> Row:
     messages = [_message(turn) for turn in turns]
     if not messages:
         raise UnusableRecord("no turns", "no_conversation")
+    roles = [message["role"] for message in messages]
+    said = roles[roles[0] == "system" :]
+    if not said or said != ["user", "assistant"] * (len(said) // 2):
+        raise UnusableRecord(f"turns of {shorten(roles)}", "not_alternating")
     token = meta.get("token") or {}
     if not isinstance(token, dict):
         raise UnusableRecord(f"token is not an object: {shorten(token)}")
@@ -168,6 +173,8 @@ def record_to_row(record: Any, number: int, *, source: str) -> Row:
     if written - set(token):
         raise UnusableRecord(f"no seconds for {sorted(written - set(token))}"[:120], "time_without_seconds")
     own = meta.get(OWN)
+    if not own:
+        mark_video(messages)
     row_id = as_text(source if optional_of(record, "id") is None else record["id"], "id")
     duration = meta.get("duration")
     return {
@@ -179,6 +186,21 @@ def record_to_row(record: Any, number: int, *, source: str) -> Row:
         "messages": messages,
         "times": times,
     }
+
+
+def mark_video(messages: list[dict[str, str]]) -> None:
+    """
+    Adds the placeholder of the video to the first question of a published record, unless it is in the record.
+
+    Raises:
+        UnusableRecord: other placeholders, or several.
+    """
+    found = [name for message in messages for name in MEDIA_PLACEHOLDER.findall(message["content"])]
+    if not found:
+        first = next(message for message in messages if message["role"] == "user")
+        first["content"] = f"<video>\n{first['content']}"
+    elif found != ["<video>"]:
+        raise UnusableRecord(f"one <video> is expected, there are {found}"[:120], "not_one_video")
 
 
 def _message(turn: Any) -> dict[str, str]:
@@ -207,15 +229,19 @@ def clamp_times(row: Row, *, report: RecordReport, source: str) -> None:
     Clamps the spans of a row that begin before 0 or end after the duration.
 
     Raises:
-        UnusableRecord: a span that cannot be used (`check_span`), or times without a duration. One such span makes the
-            whole conversation unusable, because its text refers to it.
+        UnusableRecord: a duration that is not positive, times without a duration, a span that cannot be used
+            (`check_span`), or a single time outside of the video. One such time makes the whole conversation unusable,
+            because its text refers to it.
     """
     times = {time["name"]: time for time in row["times"]}
-    if times and row["duration"] is None:
-        raise UnusableRecord(None, "unknown_duration")
+    if row["duration"] is None and times or row["duration"] is not None and row["duration"] <= 0:
+        raise UnusableRecord(row["duration"], "unknown_duration")
     for name, begin in times.items():
-        finish = times.get(f"<e{name[2:]}")
-        if not re.fullmatch(r"<s\d+>", name) or finish is None:
+        is_start = re.fullmatch(r"<s\d+>", name) is not None
+        finish = times.get(f"<e{name[2:]}" if is_start else f"<s{name[2:]}")
+        if finish is None and not 0 <= begin["seconds"] <= row["duration"] + ROUNDING:
+            raise UnusableRecord(begin["seconds"], "time_outside_of_the_video")
+        if finish is None or not is_start:
             continue
         check_span(begin["seconds"], finish["seconds"], row["duration"])
         if begin["seconds"] < 0:
