@@ -50,6 +50,14 @@ def encode_padded(
     return outputs
 
 
+def check_width(features: torch.Tensor, size: int, modality: str) -> None:
+    """Raises ValueError if feature rows are not those of the checkpoint's tower."""
+    if features.shape[-1] != size:
+        raise ValueError(
+            f"{modality}_features have {features.shape[-1]} columns, the tower of this model gives {size}"
+        )
+
+
 def select_rows(
     features: torch.Tensor,
     num_tokens: torch.Tensor,

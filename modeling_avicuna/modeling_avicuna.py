@@ -28,7 +28,7 @@ from .language_model_avicuna import (
     takes_position_ids,
 )
 from .media_generation_avicuna import MediaGenerationMixin
-from .merging_avicuna import encode_padded, refuse_both, require_features, select_rows
+from .merging_avicuna import check_width, encode_padded, refuse_both, require_features, select_rows
 from .pipeline_avicuna import TASK  # noqa: F401  (importing it registers the pipeline, also from a checkpoint)
 from .towers_avicuna import build_audio_tower, build_vision_tower, encode_frames, encode_windows
 
@@ -194,7 +194,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
         merged already; a prompt given as ids needs features for each of its placeholders.
 
         Raises:
-            ValueError: Placeholders and features differ in number, or an input is given twice or not at all.
+            ValueError: Placeholders and features differ in number or width, or an input is given twice or not at all.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -206,9 +206,10 @@ class AVicunaModel(AVicunaPreTrainedModel):
             audio_features = self.encode_audio(input_features, audio_lengths).pooler_output
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # [B, T, hidden_size]
-        for modality, features, lengths, row_ids in (
-            ("video", video_features, video_lengths, None),
-            ("audio", audio_features, audio_lengths, audio_row_ids),
+        sizes = cast(int, self.config.vision_feature_size), cast(int, self.config.audio_feature_size)
+        for modality, features, lengths, row_ids, size in (
+            ("video", video_features, video_lengths, None, sizes[0]),
+            ("audio", audio_features, audio_lengths, audio_row_ids, sizes[1]),
         ):
             token_id = self.config.video_token_id if modality == "video" else self.config.audio_token_id
             if features is None and not self.training:
@@ -218,8 +219,8 @@ class AVicunaModel(AVicunaPreTrainedModel):
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)  # [B, T]
             if features is None:
                 # run the adapter on no rows: sharded engines expect every process to use it in each step
-                size = self.config.vision_feature_size if modality == "video" else self.config.audio_feature_size
                 features, lengths, row_ids = inputs_embeds.new_zeros(len(mask), 0, size), None, None
+            check_width(features, size, modality)
             inputs_embeds = self.merge_features(inputs_embeds, mask, features, modality, lengths, row_ids)
         return inputs_embeds
 

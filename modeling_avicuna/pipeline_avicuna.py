@@ -10,6 +10,7 @@ The processor decodes, `answering_avicuna` generates, and `prompt_avicuna` has t
 
 import math
 from functools import cached_property
+from numbers import Real
 from os import PathLike
 from typing import Any
 
@@ -84,11 +85,14 @@ class AVicunaPipeline(Pipeline):
         Raises:
             MediaError: a file that cannot be used; the message names it.
             ValueError: more than one of `query`, `interval` and `question`, an interval outside of the video, an empty
-                list of questions, `window` with an `interval` or a `question`, `overlap` or `min_presence` without
-                `window`, or settings of `generate` that give several answers to one question.
+                question or list of questions, a `duration` beside a file, `window` with an `interval` or a `question`,
+                `overlap` or `min_presence` without `window`, a number out of range, or settings of `generate` that
+                give several answers to one question.
         """
         batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None:
+            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+                raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
             kwargs["questions_per_batch"] = batch_size
         if not isinstance(videos, (list, tuple)):
             # the base class makes batches by a data loader, which cannot pad videos
@@ -156,7 +160,7 @@ class AVicunaPipeline(Pipeline):
             if isinstance(interval, list) and interval and not isinstance(interval[0], (list, tuple)):
                 interval = tuple(interval)  # one pair as JSON writes it
             kind, asked = "interval", _as_list(interval, of=tuple)
-            asked = [self._within(*pair, first=offset, last=offset + duration) for pair in asked]
+            asked = [self._within(pair, first=offset, last=offset + duration) for pair in asked]
             questions = [self._segment_question(*pair, offset=offset, duration=duration) for pair in asked]
         elif question is not None:
             kind, asked = "question", _as_list(question, of=str)
@@ -170,6 +174,8 @@ class AVicunaPipeline(Pipeline):
         """The content block of an input, decoded, where it begins in its file and how long it is, in seconds."""
         duration = block.pop("duration", None)
         prepared = self.processor.prepare_media(block)
+        if duration is not None and prepared.duration is not None:
+            raise ValueError(f"duration={duration} is given for a medium of {prepared.duration:.3f} s: remove it")
         duration = prepared.duration if duration is None else duration
         if duration is None:
             raise ValueError(f"the length of this video is unknown: add its duration in seconds to {sorted(block)}")
@@ -183,6 +189,8 @@ class AVicunaPipeline(Pipeline):
         **generate_kwargs: Any,
     ) -> dict:
         settings = self._generate_settings(request["kind"], generate_kwargs)
+        if min_presence is not None and not 0 <= min_presence <= 1:
+            raise ValueError(f"min_presence must be from 0 to 1, got {min_presence!r}")
         if "windows" in request:
             answers = answer_windows(
                 self.model,
@@ -259,8 +267,11 @@ class AVicunaPipeline(Pipeline):
     def _without_repetition(self) -> RepetitionLogitsProcessor:
         return RepetitionLogitsProcessor(self.processor.tokenizer)
 
-    def _within(self, start: float, end: float, *, first: float, last: float) -> tuple[float, float]:
+    def _within(self, pair: Any, *, first: float, last: float) -> tuple[float, float]:
         """An interval that was asked about; its end may exceed the video by less than two written times differ."""
+        if len(pair) != 2 or not all(isinstance(time, Real) for time in pair):
+            raise ValueError(f"an interval is a pair of numbers (start, end) in seconds, got {pair!r}")
+        start, end = pair
         if not first <= start < min(end, last) or end > last + self.processor.time_codec.resolution(last - first):
             raise ValueError(f"the interval ({start}, {end}) is not within the video, {first:.3f} to {last:.3f} s")
         return float(start), min(float(end), last)
@@ -290,6 +301,8 @@ def _as_list(asked: Any, *, of: type) -> list:
         wrong, asked = [] if isinstance(asked, of) else [asked], [asked]
     if wrong:
         raise ValueError(f"expected a {of.__name__} or a list of them, got {wrong[0]!r}")
+    if empty := [item for item in asked if isinstance(item, str) and not item.strip()]:
+        raise ValueError(f"a question is empty: {empty[0]!r}")
     return asked
 
 

@@ -246,6 +246,8 @@ def as_features(rows: np.ndarray | torch.Tensor, *, name: str) -> torch.Tensor:
     features = features[None] if features.ndim == 1 else features
     if features.ndim != 2:
         raise ValueError(f"{name} must have shape (num_rows, feature_size), got {tuple(features.shape)}")
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{name} of shape {tuple(features.shape)} hold NaN or infinite values")
     return features
 
 

@@ -36,9 +36,9 @@ def plan_windows(
         >>> plan_windows(100.0, window=60.0, overlap=0.0)
         [(0.0, 60.0), (40.0, 100.0)]
     """
-    overlap = OVERLAP * window if overlap is None else overlap
-    if not (math.isfinite(window) and window > 0):
+    if isinstance(window, (bool, str)) or not (math.isfinite(window) and window > 0):
         raise ValueError(f"window must be a positive number of seconds, got {window!r}")
+    overlap = OVERLAP * window if overlap is None else overlap
     if not 0 <= overlap < window:
         raise ValueError(f"overlap must be at least 0 and less than the window of {window} s, got {overlap!r}")
     if not 0 <= start < end:

@@ -315,6 +315,36 @@ def test_wrong_arguments_are_errors_that_name_them(pipe, videos):
         pipe({"video_features": torch.zeros(3, 24)})
     with pytest.raises(ValueError, match="placeholder '<video>'"):
         pipe(video, question="What is <video>?")
+    rows = torch.zeros(3, 24)
+    for block, message in (
+        ({"path": video, "duration": 100.0}, "duration=100.0 is given for a medium of 4.000 s"),
+        ({"video_features": rows[:, :5], "duration": 4.0}, "video_features have 5 columns, .* gives 24"),
+        ({"video_features": rows / 0, "duration": 4.0}, r"video_features of shape \(3, 24\) hold NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe(block)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"query": ""}, "a question is empty: ''"),
+        ({"query": ["rain", " "]}, "a question is empty: ' '"),
+        ({"question": ""}, "a question is empty"),
+        ({"interval": ("1", "2")}, r"an interval is a pair of numbers .*\('1', '2'\)"),
+        ({"interval": (1, 2, 3)}, "an interval is a pair of numbers"),
+        ({"interval": [(1, 2), (3,)]}, "an interval is a pair of numbers"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be"),
+        ({"batch_size": "2"}, "batch_size must be"),
+        ({"query": "a", "window": "60"}, "window must be a positive number of seconds, got '60'"),
+        ({"query": "a", "window": 2.0, "min_presence": 2}, "min_presence must be from 0 to 1, got 2"),
+        ({"query": "a", "window": 2.0, "min_presence": float("nan")}, "min_presence must be"),
+    ],
+)
+def test_an_option_out_of_range_is_an_error_that_names_it(pipe, videos, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe([videos / "sound.mp4"], **options)
 
 
 WITHOUT_PROJECT = """
