@@ -47,6 +47,8 @@ DECORD_CODECS = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9"})
 DECORD_BYTES = 2**25
 DECORD_PIXELS = 640 * 360
 SEEK_DISTANCE = 50  # frames; a nearer frame is reached without a seek
+# Codecs whose decoders leave out single frames that no other frame refers to; the others are the same bytes (tests).
+SKIPPING_CODECS = ("h264", "hevc")
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ class _DecordReader:
 
 class PyAVReader:
     """
-    Frames by PyAV: decoded in order, with a seek where the next wanted one is far away.
+    Frames by PyAV: decoded in order, with a seek where the next wanted one is far away. Between wanted frames, those
+    on which no other depends are not decoded.
 
     A seek is trusted only where it ends at a packet at or before the wanted key frame; otherwise, and in files whose
     frames are recognised by their number, all frames from the beginning on are decoded.
@@ -208,9 +211,12 @@ class PyAVReader:
         self.row_of = {stamp: row for row, stamp in enumerate(table.pts)}
         self.table = table
         self.can_seek = self.times.stamps is not None and len(keys) > 0
+        self._wanted: frozenset[int] | None = None  # stamps of the wanted frames, if others may be left out
 
     def read(self, indices: np.ndarray) -> Generator[np.ndarray, None, None]:
         """One upright RGB frame, `(height, width, 3)`, per index."""
+        if self.times.stamps is not None and self.media.picture.codec_context.name in SKIPPING_CODECS:
+            self._wanted = frozenset(self.times.stamps[indices].tolist())
         shown, ahead = self.first, None
         frames, position = self._from_start(), -1
         for index in indices.tolist():
@@ -242,6 +248,8 @@ class PyAVReader:
     def _number(self, packets: Iterable[av.Packet]) -> Iterator[tuple[int, av.VideoFrame]]:
         count = 0
         for packet in packets:
+            if self._wanted is not None and packet.size:
+                self._stream().codec_context.skip_frame = "DEFAULT" if packet.pts in self._wanted else "NONREF"
             for frame in decode_packet(packet):
                 index = count if self.times.stamps is None else _index_of(frame, self.times)
                 if index >= 0:
@@ -256,7 +264,15 @@ class PyAVReader:
         if key < 0 or np.searchsorted(self.times.stamps, self.key_stamps[key]) <= position + 1:
             return None
         row = self.key_rows[key]
-        target = self.table.dts[row] if self.table.dts[row] != MISSING else self.table.pts[row]
+        for target in (self.table.pts[row], self.table.dts[row]):  # the demuxers of FFmpeg differ in what they seek
+            found = self._seek(target, row=row, index=index)
+            if found is not None:
+                return found
+        self.can_seek = False
+        return self._from_start()
+
+    def _seek(self, target: int, *, row: int, index: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
+        """Frames from a packet at or before the one of a row, and up to that of a frame; None if a seek fails."""
         try:
             self.media.container.seek(target, stream=self._stream(), backward=True)
             packets = self.media.demux(self._stream())
@@ -268,8 +284,7 @@ class PyAVReader:
                     return chain([(number, frame)], frames)
         except (av.FFmpegError, MediaError, StopIteration):
             pass
-        self.can_seek = False
-        return self._from_start()
+        return None
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         with naming_errors(self.media.name, "a picture that cannot be converted"):

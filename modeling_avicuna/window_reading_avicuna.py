@@ -28,10 +28,6 @@ from .video_processing_avicuna import describe_part, frame_indices
 from .windows_avicuna import plan_windows
 
 
-# Codecs whose decoders leave out single frames that no other frame refers to; the others are the same bytes (tests).
-SKIPPING_CODECS = ("h264", "hevc")
-
-
 class SequentialFile(MediaFile):
     """
     A media file whose picture and sound are decoded in a single pass.
@@ -41,23 +37,14 @@ class SequentialFile(MediaFile):
     """
 
     _queues: dict[int, deque] | None = None
-    _shown: frozenset[int] | None = None
 
-    def begin(self, *, has_picture: bool, has_sound: bool, shown: np.ndarray | None = None) -> None:
-        """
-        From now on `demux` gives the packets of one stream in order, from the beginning of the file.
-
-        Args:
-            shown: numbers of the frames that are wanted. The decoder may leave out others on which none depends.
-        """
+    def begin(self, *, has_picture: bool, has_sound: bool) -> None:
+        """From now on `demux` gives the packets of one stream in order, from the beginning of the file."""
         self.packets  # noqa: B018  read now: it takes a pass over the file
         self.rewind()
         streams = [self.picture] * has_picture + [self.sound] * has_sound
         self._queues = {stream.index: deque() for stream in streams}
         self._packets = super().demux(*streams)
-        if has_picture and shown is not None and self.times.stamps is not None:
-            if self.picture.codec_context.name in SKIPPING_CODECS:
-                self._shown = frozenset(self.times.stamps[shown].tolist())
 
     def rewind(self) -> None:
         if self._queues is None:
@@ -75,10 +62,7 @@ class SequentialFile(MediaFile):
                 if packet is None:
                     return
                 self._queues[packet.stream.index].append(packet)
-            packet = queue.popleft()
-            if self._shown is not None and stream is self.picture and packet.size:
-                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in self._shown else "NONREF"
-            yield packet
+            yield queue.popleft()
 
 
 class SequentialSound(Sound):
@@ -236,7 +220,7 @@ def _begin(
             for start, end in windows
         ]
         has_own_sound = isinstance(sound, Sound) and heard is slot.picture
-        slot.picture.begin(has_picture=True, has_sound=has_own_sound, shown=np.unique(np.concatenate(indices)))
+        slot.picture.begin(has_picture=True, has_sound=has_own_sound)
         frames = SequentialFrames(slot.picture, indices, transform=encoder.video_processor.preprocess_frames)
     if isinstance(sound, Sound):
         num_samples = sound.num_samples

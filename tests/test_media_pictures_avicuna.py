@@ -265,3 +265,40 @@ def test_a_false_number_of_frames_in_the_header_reserves_no_memory(tmp_path):
         assert container.streams.video[0].frames == 2**32 - 1
     frames, _ = load_video_frames(path, 5)
     assert frames.shape == (5, 48, 64, 3)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The frames that were decoded."""
+    frames, decode = [], media_pictures.decode_packet
+    monkeypatch.setattr(media_pictures, "decord", None)
+    monkeypatch.setattr(media_pictures, "decode_packet", lambda packet: frames.extend(new := decode(packet)) or new)
+    return frames
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mov", "h264.mkv", "h264.ts", "h264.flv"])
+def test_a_seek_ends_at_the_key_frame_before_the_wanted_frame(tmp_path, monkeypatch, decoded, name):
+    """With frames out of order, the time at which a packet is decoded is before the time at which it is shown."""
+    options = {"x264-params": "scenecut=0:keyint=80:bframes=3:b-adapt=0"}
+    path = write_ramp(tmp_path / name, options=options, seconds=24)
+    monkeypatch.setattr(media_pictures, "SKIPPING_CODECS", ())
+    with MediaFile(path) as media:
+        assert media.first_frame
+        decoded.clear()
+        frames = np.concatenate(list(decode_frames(media, np.array([100, 200]))))
+    assert shown_times(frames) == [10.0, 20.0]
+    assert len(decoded) < 20 + 40 + 30  # and the frames in flight
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_unreferenced_frames_are_not_decoded_and_the_others_do_not_change(tmp_path, monkeypatch, decoded, codec):
+    path = write_ramp(tmp_path / "video.mp4", codec=codec, options={"x265-params": "log-level=none"})
+    read, num_decoded = [], []
+    for codecs in (media_pictures.SKIPPING_CODECS, ()):
+        monkeypatch.setattr(media_pictures, "SKIPPING_CODECS", codecs)
+        decoded.clear()
+        with MediaFile(path) as media:
+            read.append(np.concatenate(list(decode_frames(media, np.arange(7, 200, 20)))))
+        num_decoded.append(len(decoded))
+    np.testing.assert_array_equal(*read)
+    assert num_decoded[0] < 0.8 * num_decoded[1]

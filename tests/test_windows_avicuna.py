@@ -7,7 +7,6 @@ import sys
 import av
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -21,8 +20,6 @@ from modeling_avicuna import (
     MediaError,
     media_file_avicuna,
     media_index_avicuna,
-    media_pictures_avicuna,
-    window_reading_avicuna,
 )
 from modeling_avicuna.media_avicuna import MediaFile, Sound
 from modeling_avicuna.prompt_avicuna import GROUNDING_PROMPT
@@ -201,27 +198,6 @@ def test_the_sound_of_windows_equals_the_sound_of_the_whole_file(folder, name):
             sound.forget(first / 48_000)
             (read,) = sound.read([(first, first + 8 * 48_000)])
             np.testing.assert_allclose(read[0], whole[first : first + 8 * 48_000], atol=2e-6)
-
-
-def test_unreferenced_frames_are_not_decoded_and_the_others_do_not_change(folder, monkeypatch):
-    with MediaFile(folder / "h264.mp4") as media:
-        wanted = np.arange(7, len(media.times.begins), 20)
-    shown, num_decoded = {}, {}
-    for codecs in (window_reading_avicuna.SKIPPING_CODECS, ()):
-        monkeypatch.setattr(window_reading_avicuna, "SKIPPING_CODECS", codecs)
-        decoded = []
-        monkeypatch.setattr(
-            media_pictures_avicuna,
-            "decode_packet",
-            lambda packet, to=decoded: to.extend(new := packet.decode()) or new,
-        )
-        with SequentialFile(folder / "h264.mp4") as media:
-            media.begin(has_picture=True, has_sound=False, shown=wanted)
-            _, shown[codecs] = SequentialFrames(media, [wanted], transform=torch.from_numpy).read_window()
-        num_decoded[codecs] = len(decoded)
-    assert torch.equal(*shown.values())
-    few, many = num_decoded.values()
-    assert few < 0.8 * many
 
 
 def counting(packets, counted):
