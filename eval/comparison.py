@@ -44,7 +44,7 @@ def compare(results: Sequence[dict]) -> dict[str, dict]:
             tables["localization"]["rows"].append({**row, "values": values})
         if result["task"] in tables["question_answering"]["columns"] and result["judge"] is not None:
             columns = tables["question_answering"]["columns"]
-            values = [result["metrics"]["accuracy"] if column == result["task"] else None for column in columns]
+            values = [result["metrics"].get("accuracy") if column == result["task"] else None for column in columns]
             tables["question_answering"]["rows"].append({**row, "values": values})
     return tables
 

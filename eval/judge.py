@@ -68,7 +68,7 @@ class JudgeOptions:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(JudgeOptions, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
-    result = read_result(options.run / "results.json")
+    result = read_result(options.run / "results.json", also=("settings", "dataset", "conditions"))
     questions, answers = read_questions(options, result)
     client = JudgeClient(
         options.endpoint,
@@ -117,8 +117,10 @@ def read_questions(options: JudgeOptions, result: dict) -> tuple[list[Question],
     """The questions of a finished run with free-text answers, and the answers by question id.
 
     Raises:
-        ValueError: no such question, or annotation files other than those of the run.
+        ValueError: an unknown task, no such question, or annotation files other than those of the run.
     """
+    if result["task"] not in TASKS:
+        raise ValueError(f"{options.run} is a run of the unknown task {result['task']!r}; known are {sorted(TASKS)}")
     known = result["settings"]["annotations_sha256"]
     if fingerprint(options.annotations) != known:
         raise ValueError(

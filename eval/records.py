@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builders.atomic_files import check_output_folder, write_json, write_text
-from dataset_builders.sources.annotation_files import read_json, read_object
+from dataset_builders.sources.annotation_files import read_json, read_object, read_text
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .task import Answer, Example, Question
+
+
+RESULT_KEYS = ("task", "name", "metrics", "judge", "num_examples", "num_expected")
 
 
 class AnswerLog:
@@ -106,7 +109,7 @@ def read_answers(path: Path) -> list[Answer]:
     """
     if not path.exists():
         return []
-    complete = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    complete = read_text(path).rpartition("\n")[0]
     answers = []
     for number, line in enumerate(complete.split("\n") if complete else [], start=1):
         try:
@@ -117,14 +120,19 @@ def read_answers(path: Path) -> list[Answer]:
     return answers
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """The content of a results.json or results_judge.json. ValueError, naming the file, if it is another file."""
+def read_result(path: Path, *, also: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of a results.json or results_judge.json.
+
+    Raises:
+        ValueError: the file lacks one of RESULT_KEYS or of `also`, or its metrics are not numbers.
+    """
     result = read_json(path)
-    missing = [
-        key for key in ("task", "name", "metrics", "judge") if not isinstance(result, dict) or key not in result
-    ]
+    missing = [key for key in (*RESULT_KEYS, *also) if not isinstance(result, dict) or key not in result]
     if missing:
         raise ValueError(f"{path} is not a result of eval.run or eval.judge: it has no {missing[0]!r}")
+    metrics = result["metrics"]
+    if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
+        raise ValueError(f"{path}: metrics is not an object of numbers: {metrics!r:.80}")
     return result
 
 

@@ -24,7 +24,7 @@ import yaml
 from dataset_builders.atomic_files import write_json, write_text
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.provenance import model_hash
-from dataset_builders.sources.annotation_files import read_json
+from dataset_builders.sources.annotation_files import read_json, read_text
 from dataset_builders.workers import supervised_environment
 
 from .comparison import PAPER, is_limited
@@ -32,6 +32,7 @@ from .figures import draw_bars, draw_lines
 from .records import read_result
 from .run import RunOptions
 from .sound_use import split_arguments
+from .task import read_examples
 from .tasks import TASKS
 
 
@@ -95,8 +96,10 @@ def read_plan(path: Path) -> Plan:
             the paper, a duplicate name, or a name that is not a number although there is an axis.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        plan = Plan(**{**content, "variants": [Variant(**variant) for variant in content["variants"]]})
+        content = yaml.safe_load(read_text(path))
+        # a name such as 0.25 is a number in YAML
+        variants = [Variant(**{**variant, "name": str(variant["name"])}) for variant in content["variants"]]
+        plan = Plan(**{**content, "variants": variants})
     except (yaml.YAMLError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a plan: {error}") from error
     if plan.config_from not in plan.stages:
@@ -283,21 +286,27 @@ def check_evaluation(arguments: Sequence[str], *, metric: str) -> None:
     """Checks the options of `eval.run`, and that its task has `metric`, before anything is trained.
 
     Raises:
-        ValueError: an option that the study sets, or a metric that the task does not have.
+        ValueError: an option that the study sets, a metric that the task does not have, or annotations or folders that
+            the evaluation could not read.
         SystemExit: an invalid option of `eval.run`.
     """
     taken = [word for word in arguments if word.split("=")[0] in ("--model", "--output")]
     if taken:
         raise ValueError(f"{taken[0]} of the evaluation is set by the study: omit it after `--`")
     checked = [*arguments, "--model", "MODEL", "--output", "OUTPUT"]
-    task = TASKS[parse_options(RunOptions, checked, program=f"{PROGRAM} ... --").task]
+    options = parse_options(RunOptions, checked, program=f"{PROGRAM} ... --")
+    task = TASKS[options.task]
     if metric.split("/")[0] not in task.metrics:
         raise ValueError(f"{task.name} has no metric {metric!r}; it has {', '.join(task.metrics)}")
+    read_examples(task, options.annotations, options.subset)
+    folders = [folder for folder in (options.media_dir, *options.features_dir) if folder is not None]
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ValueError(f"no such folder: {missing[0]}")
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
 

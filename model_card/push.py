@@ -21,7 +21,7 @@ from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.release.card_facts import CARD_FILE
 from dataset_builders.release.provenance import model_hash
 from dataset_builders.sandbox.world import make_world
-from dataset_builders.sources.annotation_files import read_object
+from dataset_builders.sources.annotation_files import read_object, read_text
 
 from .code_samples import find_foreign_ids, pin_revision
 from .facts import has_both_towers
@@ -110,14 +110,14 @@ def choose_texts(folder: Path, options: PushOptions, repo_id: str) -> dict[str, 
         ValueError: the card loads another repository than `repo_id`, or describes other weights.
     """
     if options.card is not None:
-        texts = {CARD_FILE: options.card.read_text(encoding="utf-8")}
+        texts = {CARD_FILE: read_text(options.card)}
     elif options.dataset is not None:
         texts = {CARD_FILE: dataset_card(folder, name=repo_id)}
     elif options.adapter is not None:
         lineage = read_lineage(folder.parent)
         texts = write_adapter_card(folder, repo_id=repo_id, base_model=options.base_model or "", lineage=lineage)
     elif (folder / CARD_FILE).is_file() and not is_trainers_card(folder / CARD_FILE):
-        texts = {CARD_FILE: (folder / CARD_FILE).read_text(encoding="utf-8")}
+        texts = {CARD_FILE: read_text(folder / CARD_FILE)}
     else:
         texts = write_model_card(folder, repo_id=repo_id, results=[], lineage=read_lineage(folder))
     card = texts[CARD_FILE]

@@ -154,7 +154,7 @@ else:
     model, output = pathlib.Path(value("--model")), pathlib.Path(value("--output"))
     rate = json.loads((model / "config.json").read_text())["audio_interleaving_rate"]
     output.mkdir(parents=True, exist_ok=True)
-    fields = {"task": "sandbox", "name": "sandbox/x", "metrics": {"average_mAP": 100 * rate}, "num_examples": 1, "judge": None}
+    fields = {"task": "sandbox", "name": "sandbox/x", "metrics": {"average_mAP": 100 * rate}, "num_examples": 1, "num_expected": 1, "judge": None}
     fields |= {"model": str(model), "limit": int(value("--limit")) if "--limit" in arguments else None}
     (output / "results.json").write_text(json.dumps(fields))
     calls.open("a").write("evaluate\\n")
@@ -173,13 +173,15 @@ def study_folder(tmp_path):
         recipe = {"datasets": [{"path": source}], "learning_rate": number}
         (recipes / f"stage{number}_x.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "launcher.py").write_text(LAUNCHER)
+    video = {"duration": 4.0, "subset": "test", "annotations": [{"segment": [0, 2], "label": "rain", "label_id": 0}]}
+    write_json(tmp_path / "a.json", {"database": {"v": video}})
     return tmp_path
 
 
 def run_study(folder, plan, *more, evaluation=()):
     launcher = f"{sys.executable} {folder / 'launcher.py'}"
     own = ["--plan", str(plan), "--model", str(folder / "start"), "--recipes-dir", str(folder / "recipes")]
-    task = ["--", "--task", "sandbox", "--annotations", "a.json", *evaluation]
+    task = ["--", "--task", "sandbox", "--annotations", str(folder / "a.json"), *evaluation]
     study.main([*own, "--output", str(folder / "out"), "--launcher", launcher, *more, *task])
     return json.loads((folder / "out" / "study.json").read_text())["rows"]
 
@@ -225,6 +227,9 @@ def test_an_ablation_trains_each_variant_and_shares_equal_stages(study_folder, p
         ([], ["--limit", "-1"], {}, "limit must be at least 1"),
         ([], [], {"drop_datasets": ["pu_velor"]}, "drops 'pu_velor'; the recipes have the sources"),
         ([], [], {"config": {"interleafing": "uniform"}}, "has no field 'interleafing'"),
+        ([], ["--media-dir", "no/folder"], {}, "no such folder: no/folder"),
+        ([], ["--subset", "tset"], {}, "no video of subset 'tset'"),
+        (["--variants", "25"], [], {"name": 50}, r"no variant '25'; its variants are \['full', '50'\]"),
     ],
 )
 def test_a_mistyped_name_is_an_error_before_the_first_training(study_folder, more, evaluation, changed, message):
@@ -234,6 +239,20 @@ def test_a_mistyped_name_is_an_error_before_the_first_training(study_folder, mor
     with pytest.raises(ValueError, match=message):
         run_study(study_folder, study_folder / "plan.yaml", *more, evaluation=evaluation)
     assert not (study_folder / "calls.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"task": "unav100", "name": "x", "metrics": {}, "judge": None}, "r.json .* has no 'num_examples'"),
+        (result_of("unav100", "x", [1]), "r.json: metrics is not an object of numbers"),
+        (result_of("unav100", "x", {"average_mAP": "high"}), "r.json: metrics is not an object of numbers"),
+    ],
+)
+def test_a_damaged_result_is_an_error_that_names_it(tmp_path, content, message):
+    write_json(tmp_path / "r.json", content)
+    with pytest.raises(ValueError, match=message):
+        comparison.main(["--results", str(tmp_path / "r.json"), "--output", str(tmp_path / "out")])
 
 
 def test_a_limited_study_has_no_values_of_the_paper(study_folder, project_dir):

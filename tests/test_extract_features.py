@@ -255,6 +255,8 @@ def test_two_files_with_one_id_and_a_missing_folder_are_errors(tmp_path):
         list_media(str(tmp_path), [])
     with pytest.raises(ValueError, match="no such media folder"):
         list_media(str(tmp_path / "none"), [])
+    with pytest.raises(ValueError, match="no such media file: .*gone.mp4"):
+        list_media(None, [str(tmp_path / "gone.mp4")])
 
 
 def test_the_loss_is_equal_with_centred_tokens_and_short_windows(world, tmp_path):

@@ -254,7 +254,7 @@ def finished_run(tmp_path):
     log.join(["0", "1", "2"])
     result = {"task": "msrvtt_qa", "name": "msrvtt_qa/text/sound-removed/first-2", "model": "m", "metrics": {}}
     result |= {"dataset": {"name": "msrvtt_qa", "split": "test"}, "judge": None, "limit": 2}
-    result |= {"conditions": ["sound-removed", "first-2"]}
+    result |= {"conditions": ["sound-removed", "first-2"], "num_examples": 2, "num_expected": 2}
     settings = {"annotations_sha256": fingerprint([tmp_path / "test_qa.json"])}
     write_json(run / "results.json", {**result, "settings": settings})
     return run, tmp_path / "test_qa.json"

@@ -93,10 +93,12 @@ def list_media(media_dir: str | None, files: list[str]) -> list[Path]:
     """Media files, sorted by id.
 
     Raises:
-        ValueError: no files, no such folder, or two files with the same id.
+        ValueError: no files, no such folder or file, or two files with the same id.
     """
     if media_dir is not None and not Path(media_dir).is_dir():
         raise ValueError(f"no such media folder: {media_dir}")
+    if missing := [path for path in files if not Path(path).is_file()]:
+        raise ValueError(f"no such media file: {missing[0]}")
     found = [] if media_dir is None else list_files(media_dir, MEDIA_SUFFIXES)
     paths = [Path(path) for path in (*found, *files)]
     if not paths:

@@ -8,13 +8,13 @@ Times are written in seconds, since other models do not have this project's time
 that keeps the placeholders.
 """
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from ..atomic_files import atomic_path, write_json
 from ..schema import MEDIA_KINDS
+from .annotation_files import read_object
 from .rows import Row, write_records
 from .text_cleaning import TIME_PLACEHOLDER
 
@@ -59,7 +59,7 @@ def write_sharegpt(
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         num_rows = write_records(rows, file, convert)
     info_path = path.with_name(INFO_FILE)
-    known = json.loads(info_path.read_text(encoding="utf-8")) if info_path.exists() else {}
+    known = read_object(info_path) if info_path.exists() else {}
     write_json(info_path, {**known, path.stem: {"file_name": path.name, **INFO}})
     return num_rows
 
