@@ -264,6 +264,9 @@ def test_music_avqa_keeps_repeated_questions_and_scores_its_nine_types(data_dir)
         ("two, or three", "two"),
         ("Yes.", "yes"),
         ("a tuba", "a tuba"),
+        ('I hear "two" of them.', "two"),
+        ("The answer is **three**", "three"),
+        ("It is (yes)", "yes"),
     ],
 )
 def test_a_closed_answer_is_the_first_choice_in_the_text(text, expected):

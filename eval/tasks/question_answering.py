@@ -14,7 +14,7 @@ from dataset_builders.sources.records import refuse
 from dataset_builders.sources.text_cleaning import detokenize
 
 from ..metrics import METRIC_NAMES, load_metric
-from ..metrics.open_ended_qa.answers import normalize_answer
+from ..metrics.open_ended_qa.answers import find_words, normalize_answer
 from ..prompts import PROMPTS
 from ..task import Answer, Example, Protocol, Question, Score, Task
 from .files import one_file, two_files
@@ -107,15 +107,12 @@ def score_text(
 def closed_answer(text: str, choices: Sequence[str]) -> str:
     """The choice that an answer mentions first, as whole words; the answer itself if it mentions none.
 
-    >>> closed_answer("There are two violins.", ["cello", "two", "violin"])
-    'two'
+    >>> closed_answer("There are two violins.", ["cello", "two", "violin"]), closed_answer("**Yes**", ["no", "yes"])
+    ('two', 'yes')
     """
-    said = f" {normalize_answer(text)} "
-    for mark in ",.;:!?":
-        said = said.replace(mark, " ")
-    positions = {choice: said.find(f" {normalize_answer(choice)} ") for choice in choices}
-    named = [choice for choice in choices if positions[choice] >= 0]
-    return min(named, key=lambda choice: (positions[choice], -len(choice))) if named else text
+    found = ((find_words(text, choice), choice) for choice in choices)
+    named = [(place, -len(choice), choice) for place, choice in found if place is not None]
+    return min(named)[2] if named else text
 
 
 def _examples(rows: Sequence[tuple], *, media_names: Callable[[str], tuple[str, ...]]) -> list[Example]:

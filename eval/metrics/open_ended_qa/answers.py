@@ -43,10 +43,23 @@ def is_contained(prediction: str, reference: str) -> bool:
     >>> is_contained("I think it is a piano.", "piano"), is_contained("pianos", "piano"), is_contained("yes", "")
     (True, False, False)
     """
-    words, wanted = _WORDS.findall(normalize_answer(prediction)), _WORDS.findall(normalize_answer(reference))
-    if not wanted:
+    if not _WORDS.search(normalize_answer(reference)):
         return is_exact_match(prediction, reference)
-    return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))
+    return find_words(prediction, reference) is not None
+
+
+def find_words(prediction: str, reference: str) -> int | None:
+    """The number of words before the first occurrence of the reference's words in the prediction; None if they do not
+    occur.
+
+    Example:
+
+    >>> find_words('It is a "piano".', "piano"), find_words("It is a piano.", "cello")
+    (3, None)
+    """
+    words, wanted = _WORDS.findall(normalize_answer(prediction)), _WORDS.findall(normalize_answer(reference))
+    places = range(len(words) - len(wanted) + 1) if wanted else ()
+    return next((at for at in places if words[at : at + len(wanted)] == wanted), None)
 
 
 def score_answers(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
