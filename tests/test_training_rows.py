@@ -20,6 +20,12 @@ LINE = json.dumps(ROW) + "\n"
 WITHOUT_MESSAGES = {name: value for name, value in ROW.items() if name != "messages"}
 
 
+def said(role="assistant", content="<audio>\nWhat?", answer="Rain."):
+    """ROW with another role, question or answer."""
+    messages = [{"role": "user", "content": content}, {"role": role, "content": answer}]
+    return {**ROW, "id": "changed", "messages": messages}
+
+
 UNNAMED = {**ROW, "id": "unnamed", "messages": [{**one, "content": "What is it?"} for one in ROW["messages"]]}
 NAMED = {**ROW, "messages": [{**one, "content": f"<image>\n{one['content']}"} for one in ROW["messages"]]}
 NO_MEDIA = dict.fromkeys(ROW["media"])
@@ -58,6 +64,15 @@ JSON_FILES = {
         "1 of 1 rows have media, but no <video>",
     ),
     "other_slot.jsonl": (lines(NAMED, ROW), "1 of 2 rows have <image> in their messages, but no image in their media"),
+    "role.jsonl": (lines(ROW, ROW, said("human")), "1 of 3 rows have the role 'human'; known are system, user"),
+    "question.jsonl": (lines(ROW, said("user")), "1 of 2 rows have no answer .* the first: 'changed'"),
+    "empty_answer.jsonl": (lines(ROW, said(content="<audio> \n", answer=" ")), "have a message without content"),
+    "null_content.jsonl": (lines(ROW, said(content=None)), "have a message without content"),
+    "no_time.jsonl": (lines(ROW, said(answer="From <s0>.")), "1 of 2 rows have <s0> in their messages, but not in"),
+    "no_duration.jsonl": (
+        lines(ROW, {**said(answer="<s0>"), "times": [{"name": "<s0>", "seconds": 1.0}], "duration": None}),
+        "have times in their messages, but no positive duration",
+    ),
     "pointer.jsonl": ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 9\n", "git-LFS pointer"),
     "empty.parquet": ("", "file size is 0 bytes"),
     "text.parquet": ("some text that is long enough", "not a parquet file"),

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,12 +15,13 @@ from datasets import Dataset, ReadInstruction, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 import dataset_builders  # noqa: F401  (importing registers the builders with `datasets`)
-from dataset_builders.schema import FEATURES, MEDIA_KINDS, TRACKED_FEATURES
+from dataset_builders.schema import FEATURES, TRACKED_FEATURES
 from dataset_builders.sources.annotation_files import read_json_records
 from dataset_builders.sources.mixture import mix
 from train.arguments import StageArguments
 from train.data_sources import DataSource
 from train.media_rows import CachedMedia, MediaFiles
+from train.row_checks import check_conversations
 
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def as_rows(rows: Dataset, *, split: str) -> Dataset:
 
     Raises:
         ValueError: no rows, a missing column, a column of another type, one with nulls or times that are not finite,
-            or media without a placeholder (`check_slots`).
+            or a conversation that cannot be trained on (`row_checks`).
     """
     if not len(rows):
         raise ValueError(f"the split {split!r} has no rows")
@@ -133,33 +133,8 @@ def as_rows(rows: Dataset, *, split: str) -> Dataset:
     for name, numbers in {"duration": rows.data.column("duration"), "times": seconds}.items():
         if not pc.all(pc.is_finite(numbers), min_count=0).as_py():
             raise ValueError(f"the column {name!r} holds NaN or an infinite number")
-    check_slots(rows)
+    check_conversations(rows)
     return rows
-
-
-def check_slots(rows: Dataset):
-    """Raises ValueError for rows that would be trained on without their media, or that name media they do not have."""
-    has_slot, has_medium = ({kind: np.zeros(len(rows), bool) for kind in MEDIA_KINDS} for _ in range(2))
-    first = 0
-    for batch in rows.data.to_batches():
-        texts = pc.struct_field(pc.list_flatten(batch["messages"]), "content")
-        parents = first + pc.list_parent_indices(batch["messages"]).to_numpy()
-        for kind in MEDIA_KINDS:
-            is_named = pc.fill_null(pc.match_substring(texts, f"<{kind}>"), False).to_numpy(zero_copy_only=False)
-            has_slot[kind][parents[is_named]] = True
-            given = pc.is_valid(pc.struct_field(batch["media"], kind)).to_numpy(zero_copy_only=False)
-            has_medium[kind][first : first + len(batch)] = given
-        is_composed = pc.greater(pc.list_value_length(batch["segments"]), 0).to_numpy(zero_copy_only=False)
-        has_medium["video"][first : first + len(batch)] |= is_composed
-        first += len(batch)
-    unnamed = np.any([*has_medium.values()], axis=0) & ~np.any([*has_slot.values()], axis=0)
-    problems = {"have media, but no <video>, <audio> or <image> in their messages": unnamed}
-    for kind in MEDIA_KINDS:
-        problems[f"have <{kind}> in their messages, but no {kind} in their media"] = has_slot[kind] & ~has_medium[kind]
-    for problem, is_wrong in problems.items():
-        if is_wrong.any():
-            example = rows[int(is_wrong.argmax())]["id"]
-            raise ValueError(f"{is_wrong.sum()} of {len(rows)} rows {problem}, the first: {example!r}")
 
 
 def load_stage_rows(
