@@ -20,4 +20,6 @@ def turns(question="<video>\nWhen?", answer="From <s0> to <e0>."):
     ],
 )
 def test_a_usable_conversation_has_no_problem(messages, media, duration):
-    assert find_problem(messages, duration=duration, times={"<s0>", "<e0>", "<s1>"}, media=media) is None
+    assert (
+        find_problem(messages, duration=duration, times={"<s0>": 1.0, "<e0>": 9.3, "<s1>": 99.0}, media=media) is None
+    )

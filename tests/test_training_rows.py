@@ -26,6 +26,12 @@ def said(role="assistant", content="<audio>\nWhat?", answer="Rain."):
     return {**ROW, "id": "changed", "messages": messages}
 
 
+def timed(start, end):
+    """ROW, 10 s long, with an answer from `start` to `end`."""
+    times = [{"name": "<s0>", "seconds": start}, {"name": "<e0>", "seconds": end}]
+    return {**said(answer="From <s0> to <e0>."), "times": times, "duration": 10.0}
+
+
 UNNAMED = {**ROW, "id": "unnamed", "messages": [{**one, "content": "What is it?"} for one in ROW["messages"]]}
 NAMED = {**ROW, "messages": [{**one, "content": f"<image>\n{one['content']}"} for one in ROW["messages"]]}
 NO_MEDIA = dict.fromkeys(ROW["media"])
@@ -73,6 +79,14 @@ JSON_FILES = {
         lines(ROW, {**said(answer="<s0>"), "times": [{"name": "<s0>", "seconds": 1.0}], "duration": None}),
         "have times in their messages, but no positive duration",
     ),
+    "late_time.jsonl": (lines(ROW, timed(1.0, 50.0)), "1 of 2 rows have a time before 0 or after their duration"),
+    "early_time.jsonl": (lines(timed(-1.0, 2.0)), "have a time before 0"),
+    "reversed.jsonl": (lines(timed(4.0, 2.0)), "have a span that ends before it starts, the first: 'changed'"),
+    "part.jsonl": (
+        lines({**ROW, "media": {**ROW["media"], "start": 5.0, "end": 2.0}}),
+        "the part from 5.0 s to 2.0 s",
+    ),
+    "nan_part.jsonl": (lines({**ROW, "media": {**ROW["media"], "start": float("nan")}}), "the part from nan s"),
     "pointer.jsonl": ("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 9\n", "git-LFS pointer"),
     "empty.parquet": ("", "file size is 0 bytes"),
     "text.parquet": ("some text that is long enough", "not a parquet file"),
