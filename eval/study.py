@@ -80,7 +80,7 @@ class StudyOptions:
 
     plan: Path = field(metadata={"help": "YAML file of stages and variants."})
     model: Path = field(metadata={"aliases": ["--start"], "help": "Checkpoint that the first stage starts from."})
-    recipes_dir: Path = field(metadata={"aliases": ["--recipes"], "help": "Folder with one recipe per stage."})
+    recipes_dir: Path = field(metadata={"aliases": ["--recipes"], "help": "Folder with the recipes of the stages."})
     output: Path = field(metadata={"help": "Folder of the models, the evaluations and the table."})
     metric: str = field(default="average_mAP", metadata={"help": "Metric of the figure and of the printed table."})
     variants: list[str] | None = field(default=None, metadata={"help": "Names of the variants to run. Default: all."})
@@ -131,7 +131,7 @@ class Study:
 
     Args:
         start: checkpoint that the first stage starts from.
-        recipes: folder with one recipe `<stage>*.yaml` per stage.
+        recipes: folder with recipes `<stage>*.yaml`; several of one stage are trained in the order of their names.
         train_arguments, evaluate_arguments: options of every `train/sft.py` and `eval.run`.
         launcher: command that starts training and evaluation.
 
@@ -153,13 +153,13 @@ class Study:
     ):
         self.plan, self.start, self.output, self.launcher = plan, start, output.resolve(), list(launcher)
         self.train_arguments, self.evaluate_arguments = list(train_arguments), list(evaluate_arguments)
-        self.recipes = {stage: _one_recipe(recipes, stage) for stage in plan.stages}
+        self.recipes = {stage: _recipes_of(recipes, stage) for stage in plan.stages}
         for variant in plan.variants:
             self._check(variant)
         self._start_key = model_hash(str(start))
 
     def _check(self, variant: Variant) -> None:
-        recipes = [_read_recipe(path) for path in self.recipes.values()]
+        recipes = [_read_recipe(path) for paths in self.recipes.values() for path in paths]
         sources = sorted({_source_name(source) for recipe in recipes for source in recipe.get("datasets", [])})
         unknown = sorted(set(variant.drop_datasets) - set(sources))
         if unknown:
@@ -173,14 +173,15 @@ class Study:
     def train(self, variant: Variant) -> Path:
         """Trains the missing stages of a variant; returns its model folder."""
         model, key = self.start.resolve(), self._start_key
-        for stage, path in self.recipes.items():
+        for stage, paths in self.recipes.items():
             if stage == self.plan.config_from and variant.config:
                 key = _key(key, variant.config)
                 model = self._configured(model, key, variant.config)
-            recipe = changed_recipe(_read_recipe(path), drop_datasets=variant.drop_datasets)
-            if recipe is not None:
-                key = _key(key, recipe, self.train_arguments)
-                model = self._trained(model, key, recipe, stage=stage)
+            for path in paths:
+                recipe = changed_recipe(_read_recipe(path), drop_datasets=variant.drop_datasets)
+                if recipe is not None:
+                    key = _key(key, recipe, self.train_arguments)
+                    model = self._trained(model, key, recipe, stage=stage)
         return model
 
     def evaluate(self, variant: Variant, model: Path) -> dict:
@@ -327,11 +328,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _one_recipe(folder: Path, stage: str) -> Path:
+def _recipes_of(folder: Path, stage: str) -> list[Path]:
     found = sorted(folder.glob(f"{stage}*.yaml"))
-    if len(found) != 1:
-        raise ValueError(f"{folder} must hold one recipe {stage}*.yaml, found {[path.name for path in found]}")
-    return found[0]
+    if not found:
+        raise ValueError(f"{folder} has no recipe {stage}*.yaml")
+    return found
 
 
 def _key(*parts: Any) -> str:

@@ -217,6 +217,21 @@ def test_an_ablation_trains_each_variant_and_shares_equal_stages(study_folder, p
     assert (study_folder / "calls.txt").read_text().split().count("train") == 11, "a second run must not train"
 
 
+def test_all_recipes_of_a_stage_are_trained_in_order(study_folder, project_dir):
+    (study_folder / "recipes" / "stage2_y.yaml").write_text(yaml.safe_dump({"datasets": [{"path": "listing"}]}))
+    (row,) = run_study(study_folder, project_dir / "eval/studies/ablations.yaml", "--variants", "full")
+    trained = (study.Path(row["model"]) / "trained.txt").read_text()
+    positions = [trained.index(f"path: {name}") for name in ("image_text", "a5_222k", "listing", "pu_valor")]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("recipes", ["train/recipes", "train/recipes/sandbox"])
+@pytest.mark.parametrize("plan", ["ablations", "interleaving_rates"])
+def test_the_plans_fit_the_recipes(study_folder, project_dir, plan, recipes):
+    plan = study.read_plan(project_dir / "eval" / "studies" / f"{plan}.yaml")
+    study.Study(plan, start=study_folder / "start", recipes=project_dir / recipes, output=study_folder / "out")
+
+
 @pytest.mark.parametrize(
     "more, evaluation, changed, message",
     [

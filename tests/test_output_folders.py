@@ -1,7 +1,9 @@
 """A command does not replace files that it has not written, and leaves other files where they are."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from eval.records import AnswerLog
 from model_card import write
 from modeling_avicuna import convert_avicuna_to_hf
 from train import initialize, sft
+from train.arguments import StageArguments
+from train.checkpoint import check_output
 
 
 CAPTIONS = [{"video_id": f"clip{n}_0.000_10.000", "desc": "A dog barks at a cat."} for n in range(4)]
@@ -113,3 +117,13 @@ def test_only_written_cards_are_replaced(tmp_path):
         path.write_text(f"# Model\n\n## Licences\n\n{BIBTEX}\n", encoding="utf-8")
         write.check_replaced([card, licence])
         path.unlink()
+
+
+@pytest.mark.parametrize("mark", ["checkpoint-5", "stage_settings.json", None])
+def test_a_stage_that_was_killed_while_it_saved_its_model_continues(mark, tmp_path):
+    """Models are not saved in one step: a part of config.json can be left."""
+    (tmp_path / "config.json").write_text("", encoding="utf-8")
+    if mark is not None:
+        (tmp_path / mark).touch()
+    with nullcontext() if mark else pytest.raises(ValueError, match="holds config.json"):
+        check_output(StageArguments(trainable=["vision_adapter"]), SimpleNamespace(output_dir=str(tmp_path)))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from train import run_stages
-from train.run_stages import SETTINGS_FILE, RunOptions, stages_of
+from train.resuming import SETTINGS_FILE
+from train.run_stages import RunOptions, stages_of
 from train.summary import SUMMARY_FILE
 
 

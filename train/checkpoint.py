@@ -22,7 +22,7 @@ from modeling_avicuna import AVicunaConfig
 from modeling_avicuna.modeling_avicuna import FULL_PRECISION_MODULES
 from modeling_avicuna.origin_avicuna import ORIGIN_FILE, is_hub_id
 from train.arguments import AVicunaTrainingArguments, StageArguments
-from train.resuming import SUMMARY_FILE
+from train.resuming import SETTINGS_FILE, SUMMARY_FILE
 
 
 ADAPTER_FOLDER = "adapter"
@@ -104,11 +104,19 @@ def check_output(stage: StageArguments, training: AVicunaTrainingArguments):
         raise ValueError(f"output_dir {output} is also the folder of the model, whose files would be replaced")
     config, card = output / "config.json", output / "README.md"
     foreign = [ORIGIN_FILE]  # a checkpoint that no training has written
-    if config.is_file() and read_object(config).get("model_type") != AVicunaConfig.model_type:
+    if config.is_file() and not _is_config_of_avicuna(config):
         foreign.append(config.name)
     if card.is_file() and "generated_from_trainer" not in card.read_text(encoding="utf-8", errors="replace"):
         foreign.append(card.name)
-    check_output_folder(output, marks=[SUMMARY_FILE, "training_args.bin", "checkpoint-*"], writes=foreign)
+    marks = [SETTINGS_FILE, SUMMARY_FILE, "training_args.bin", "checkpoint-*"]
+    check_output_folder(output, marks=marks, writes=foreign)
+
+
+def _is_config_of_avicuna(config: Path) -> bool:
+    try:
+        return read_object(config).get("model_type") == AVicunaConfig.model_type
+    except ValueError:  # a training that was killed while it saved its model can leave a part of the file
+        return False
 
 
 def merged_start(stage: StageArguments, training: AVicunaTrainingArguments) -> str:

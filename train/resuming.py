@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 logger = logging.getLogger(__name__)
 
+SETTINGS_FILE = "stage_settings.json"  # the settings a stage was started with: train/run_stages.py writes it first
 SUMMARY_FILE = "training_summary.json"  # a finished stage has it: train/sft.py writes it last
 STATE_FILE = "trainer_state.json"  # Trainer writes it last
 # optimizer states of DeepSpeed: one file per process

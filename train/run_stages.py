@@ -21,12 +21,11 @@ from dataset_builders.sources.annotation_files import read_object
 from dataset_builders.workers import supervised_environment
 from modeling_avicuna.origin_avicuna import is_hub_id
 from train.arguments import StageParser, read_recipe
-from train.resuming import SUMMARY_FILE, newest_checkpoint
+from train.resuming import SETTINGS_FILE, SUMMARY_FILE, newest_checkpoint
 
 
 PROGRAM = "python -m train.run_stages"
 SCRIPT = Path(__file__).with_name("sft.py")
-SETTINGS_FILE = "stage_settings.json"  # in the folder of each stage: the settings it was started with
 
 
 @dataclass
