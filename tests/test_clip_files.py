@@ -119,7 +119,7 @@ def test_features_of_a_part_are_found_by_the_name_of_the_clip(video, tmp_path):
                 {"clip_id": f"v_some_{start:.3f}_{end:.3f}", "start": 0.0, "end": 4.0, "scale": 1.0, "caption": text}
                 for start, end, text in EVENTS
             ],
-            "messages": [],
+            "messages": [{"role": "user", "content": "<video>"}, {"role": "assistant", "content": "Rain."}],
             "times": [],
         }
     ]
