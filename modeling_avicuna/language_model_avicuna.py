@@ -129,6 +129,36 @@ def find_tied_weight(language_model: PreTrainedModel) -> str:
     return next(f"{name}.weight" for name, module in language_model.named_modules() if module is embeddings)
 
 
+def num_learned_positions(language_model: PreTrainedModel) -> int | None:
+    """Rows of the table of learned positions (GPT-2, OPT, BioGPT, ...); None where positions are computed."""
+    limit = getattr(language_model.config, "max_position_embeddings", None)
+    embeddings = language_model.get_input_embeddings()
+    tables = [module for module in language_model.modules() if isinstance(module, nn.Embedding)]
+    has_table = limit and any(table.num_embeddings >= limit for table in tables if table is not embeddings)
+    return limit if has_table else None
+
+
+def check_num_positions(
+    limit: int, num_tokens: int, *, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+) -> None:
+    """Raises ValueError for a prompt that is longer than a table of `limit` learned positions.
+
+    Args:
+        num_tokens: of one row, those in the cache included. Padding and further samples in a row need no positions.
+    """
+    if num_tokens <= limit:
+        return
+    if position_ids is not None:
+        num_tokens = int(position_ids.max()) + 1
+    elif attention_mask is not None and attention_mask.ndim == 2:
+        num_tokens = int(attention_mask.sum(-1).max())
+    if num_tokens > limit:
+        raise ValueError(
+            f"the language model has {limit} learned positions; the prompt and the answer so far have {num_tokens} "
+            "tokens: shorten the text, or ask about fewer media or for a shorter answer"
+        )
+
+
 def takes_position_ids(config: PreTrainedConfig) -> bool:
     """Whether the language model of `config` is given positions: models with ALiBi or a recurrent state have none."""
     return _takes_position_ids(cast(Hashable, type(config)))

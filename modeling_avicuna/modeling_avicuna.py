@@ -22,8 +22,10 @@ from .configuration_avicuna import AVicunaConfig
 from .language_model_avicuna import (
     build_head,
     build_language_model,
+    check_num_positions,
     embedding_size,
     find_tied_weight,
+    num_learned_positions,
     scale_logits,
     takes_position_ids,
 )
@@ -86,6 +88,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
         self.vision_adapter = build_adapter(vision_size, size, config.projector_hidden_act)
         self.audio_adapter = build_adapter(audio_size, size, config.projector_hidden_act)
         self.language_model = build_language_model(config.text_config)
+        self._num_positions = num_learned_positions(self.language_model)
         self.post_init()
 
     def train(self, mode: bool = True) -> "AVicunaModel":
@@ -256,6 +259,12 @@ class AVicunaModel(AVicunaPreTrainedModel):
             audio_lengths=audio_lengths,
             audio_row_ids=audio_row_ids,
         )
+        if self._num_positions is not None:
+            num_past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            num_tokens = num_past + inputs_embeds.shape[1]
+            check_num_positions(
+                self._num_positions, num_tokens, attention_mask=attention_mask, position_ids=position_ids
+            )
         if takes_position_ids(self.config.text_config):
             if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
                 # the first real token has position 0 on either side of the padding, so that a sample in a batch gives

@@ -145,6 +145,32 @@ def test_prompts_that_share_a_beginning_generate_the_tokens_of_the_source_model(
             assert answer[: len(tokens)].tolist() == tokens  # padded after an end token
 
 
+@pytest.mark.parametrize("name", ["biogpt", "gpt2", "gpt_bigcode", "opt"])
+def test_more_tokens_than_learned_positions_are_an_error_that_says_so(name):
+    model = inside_avicuna(source_model(name))
+    ids = torch.randint(3, VIDEO_ID, (1, 65), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="has 64 learned positions; the prompt and the answer so far have 65 tokens"):
+        model(input_ids=ids)
+    with pytest.raises(ValueError, match="have 65 tokens"):
+        model.generate(input_ids=ids[:, :60], max_new_tokens=9, min_new_tokens=9)
+
+
+def test_padding_and_several_samples_in_a_row_may_exceed_the_learned_positions():
+    model = inside_avicuna(source_model("biogpt"))
+    ids = torch.randint(3, VIDEO_ID, (1, 70), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[:, :10] = 0
+    assert model(input_ids=ids, attention_mask=mask).logits.isfinite().all()
+    assert model(input_ids=ids, position_ids=torch.arange(35).repeat(2)[None]).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_computed_positions_have_no_limit(name):
+    model = inside_avicuna(source_model(name))
+    ids = torch.randint(3, VIDEO_ID, (1, 65), generator=torch.Generator().manual_seed(0))
+    assert model(input_ids=ids).logits.isfinite().all()
+
+
 @torch.no_grad()
 def test_a_vocabulary_may_be_cut_before_the_placeholders():
     model = inside_avicuna(source_model("llama"))
