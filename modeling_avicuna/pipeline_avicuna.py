@@ -26,6 +26,7 @@ from .window_answering_avicuna import answer_windows
 
 TASK = "audio-visual-event-localization"
 _MAX_NEW_TOKENS = 256  # our choice: about a dozen narrated events
+DURATION_TOLERANCE = 1.0  # s; annotation files round durations
 _QUESTIONS = ("query", "interval", "question")
 _PART = ("start", "end", "window", "overlap")
 
@@ -85,9 +86,9 @@ class AVicunaPipeline(Pipeline):
         Raises:
             MediaError: a file that cannot be used; the message names it.
             ValueError: more than one of `query`, `interval` and `question`, an interval outside of the video, an empty
-                question or list of questions, a `duration` beside a file, `window` with an `interval` or a `question`,
-                `overlap` or `min_presence` without `window`, a number out of range, or settings of `generate` that
-                give several answers to one question.
+                question or list of questions, a `duration` that is not that of the file, `window` with an `interval`
+                or a `question`, `overlap` or `min_presence` without `window`, a number out of range, or settings of
+                `generate` that give several answers to one question.
         """
         batch_size = self._batch_size if batch_size is None else batch_size
         if batch_size is not None:
@@ -174,9 +175,10 @@ class AVicunaPipeline(Pipeline):
         """The content block of an input, decoded, where it begins in its file and how long it is, in seconds."""
         duration = block.pop("duration", None)
         prepared = self.processor.prepare_media(block)
-        if duration is not None and prepared.duration is not None:
-            raise ValueError(f"duration={duration} is given for a medium of {prepared.duration:.3f} s: remove it")
-        duration = prepared.duration if duration is None else duration
+        if prepared.duration is not None:
+            if duration is not None and abs(duration - prepared.duration) > DURATION_TOLERANCE:
+                raise ValueError(f"duration={duration} is given for a medium of {prepared.duration:.3f} s: remove it")
+            duration = prepared.duration
         if duration is None:
             raise ValueError(f"the length of this video is unknown: add its duration in seconds to {sorted(block)}")
         return {"type": prepared.kind, prepared.kind: prepared}, prepared.start, float(duration)

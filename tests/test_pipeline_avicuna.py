@@ -313,6 +313,7 @@ def test_wrong_arguments_are_errors_that_name_them(pipe, videos):
         pipe(videos / "audio.wav")
     with pytest.raises(ValueError, match="duration in seconds"):
         pipe({"video_features": torch.zeros(3, 24)})
+    check_events(pipe({"path": video, "duration": 4.4}), duration=4.0)  # rounded, as annotation files have it
     with pytest.raises(ValueError, match="placeholder '<video>'"):
         pipe(video, question="What is <video>?")
     rows = torch.zeros(3, 24)
