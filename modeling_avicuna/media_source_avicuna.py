@@ -75,14 +75,14 @@ def open_media(source: Any) -> tuple[BinaryIO, str]:
     if not isinstance(source, (str, os.PathLike)):
         raise MediaError(f"{source!r:.80}", "is neither a path, a URL, bytes nor a binary file object")
     path = Path(source)
-    if not path.is_file():
-        raise MediaError(path, "is a folder, not a media file" if path.is_dir() else "no such file")
-    if path.stat().st_size == 0:
-        raise MediaError(path, "an empty file")
     try:
+        if not path.is_file():
+            raise MediaError(path, "is a folder, not a media file" if path.is_dir() else "no such file")
+        if path.stat().st_size == 0:
+            raise MediaError(path, "an empty file")
         return path.absolute().open("rb"), str(path)
-    except OSError as error:
-        raise MediaError(path, "cannot be opened", str(error)) from error
+    except OSError as error:  # also for a name that is too long, such as the content of a file in base64
+        raise MediaError(str(path)[:500], "cannot be opened", os.strerror(error.errno or 0)) from error
 
 
 def _decode_data_url(url: str) -> tuple[BinaryIO, str]:

@@ -67,6 +67,7 @@ def test_an_invalid_source_is_an_error_that_names_it(served):
         ("data:video/mp4;base64,", "an empty file"),
         (b"", "<0 bytes>: an empty file"),
         (b"not a video", "<11 bytes>: not a readable media file"),
+        ("AAAA" * 2000, "AAAA: cannot be opened .File name too long"),  # base64 without the form of a data URL
         (7, "7: is neither a path"),
         (None, "None: is neither a path"),
     ):
