@@ -278,7 +278,8 @@ def main(arguments: list[str] | None = None):
         for path in set(Path(options.output).glob("failed-*.jsonl")) - current:  # of an earlier run on more processes
             path.unlink()
         failed = [entry for entry in read_failures(options.output) if entry["media_id"] in keys]
-        if len(failed) > read_share(options.max_missing) * len(media):
+        # a run of which nothing is left is an error with every share
+        if failed and len(failed) > min(read_share(options.max_missing) * len(media), len(media) - 1):
             raise ValueError(
                 f"{len(failed)} of {len(media)} media failed, see {options.output}/failed-*.jsonl; the first: "
                 f"{failed[0]}"
