@@ -186,13 +186,19 @@ def run_study(folder, plan, *more, evaluation=()):
     return json.loads((folder / "out" / "study.json").read_text())["rows"]
 
 
-def test_an_ablation_trains_each_variant_and_shares_equal_stages(study_folder, project_dir, monkeypatch):
+@pytest.fixture
+def stages_in_this_process(monkeypatch):
+    """Starting Python and its imports for each stage takes seconds."""
     run = study._run
 
-    def run_stages_here(command):  # starting Python for each stage takes a second
+    def run_stages_here(command):
         run_stages.main(command[3:]) if "train.run_stages" in command else run(command)
 
     monkeypatch.setattr(study, "_run", run_stages_here)
+
+
+@pytest.mark.usefixtures("stages_in_this_process")
+def test_an_ablation_trains_each_variant_and_shares_equal_stages(study_folder, project_dir):
     rows = run_study(study_folder, project_dir / "eval/studies/ablations.yaml")
     calls = (study_folder / "calls.txt").read_text().split()
     # full: 4 stages; w/o PU-VALOR: stage 4; concatenated: 3 and 4; w/o A5: 3 and 4; w/o audio: 3 and 4
@@ -217,6 +223,7 @@ def test_an_ablation_trains_each_variant_and_shares_equal_stages(study_folder, p
     assert (study_folder / "calls.txt").read_text().split().count("train") == 11, "a second run must not train"
 
 
+@pytest.mark.usefixtures("stages_in_this_process")
 def test_all_recipes_of_a_stage_are_trained_in_order(study_folder, project_dir):
     (study_folder / "recipes" / "stage2_y.yaml").write_text(yaml.safe_dump({"datasets": [{"path": "listing"}]}))
     (row,) = run_study(study_folder, project_dir / "eval/studies/ablations.yaml", "--variants", "full")
@@ -270,18 +277,24 @@ def test_a_damaged_result_is_an_error_that_names_it(tmp_path, content, message):
         comparison.main(["--results", str(tmp_path / "r.json"), "--output", str(tmp_path / "out")])
 
 
+@pytest.mark.usefixtures("stages_in_this_process")
 def test_a_limited_study_has_no_values_of_the_paper(study_folder, project_dir):
     plan = project_dir / "eval/studies/ablations.yaml"
     rows = run_study(study_folder, plan, "--variants", "full", evaluation=["--limit", "2"])
     assert rows[0]["paper"] is None
 
 
-def test_a_sweep_trains_each_rate_and_stops_at_a_failed_training(study_folder, project_dir):
+@pytest.mark.usefixtures("stages_in_this_process")
+def test_a_sweep_trains_each_rate(study_folder, project_dir):
     plan = project_dir / "eval/studies/interleaving_rates.yaml"
     rows = run_study(study_folder, plan, "--variants", "0", "50", "100")
     assert [row["metrics"]["average_mAP"] for row in rows] == [0.0, 50.0, 100.0]
     assert [row["paper"]["average_mAP"] for row in rows] == [35.8, 39.6, 48.4]
     assert_picture(study_folder / "out" / "study.png")
+
+
+def test_a_study_stops_at_a_failed_training(study_folder, project_dir):
+    plan = project_dir / "eval/studies/interleaving_rates.yaml"
     (study_folder / "launcher.py").write_text("raise SystemExit(3)")
     with pytest.raises(ValueError, match="exit status 1 of: .*train.run_stages"):
         run_study(study_folder, plan, "--variants", "10")
