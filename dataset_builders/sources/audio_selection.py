@@ -5,7 +5,6 @@ source's share. Every dropped record is counted with its reason. `HeldOutSounds`
 """
 
 import hashlib
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ from .audio_captions import (
     read_clotho,
 )
 from .captions import read_records
-from .clip_ids import without_media_suffix, youtube_id_of
+from .clip_ids import stem_of, youtube_id_of
 from .excluded_ids import read_excluded_ids
 from .media_folder import MediaFolder
 from .media_probe import check_media
@@ -143,7 +142,7 @@ def listed_keys(path: str | Path) -> Iterator[str]:
     """Keys of a list of ids in any format of `excluded_ids`: YouTube ids, names of clips or files, or keys."""
     for name in read_excluded_ids(path):
         youtube_id = youtube_id_of(name)
-        stem = without_media_suffix(re.split(r"[/\\]", name)[-1])
+        stem = stem_of(name)
         yield from (name, f"clip:{stem}", freesound_name_key(stem))
         if stem.isdecimal():
             yield f"freesound:{stem}"

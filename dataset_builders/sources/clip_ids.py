@@ -56,6 +56,15 @@ def excerpt_of(name: str) -> tuple[str, float, float] | None:
     return None if start is None or end is None else (video_id, start, end)
 
 
+def stem_of(name: str) -> str:
+    """The last part of a file's path, without the suffix of a media file.
+
+    >>> stem_of("test/a.b.mp4"), stem_of("C:\\\\clips\\\\a.wav")
+    ('a.b', 'a')
+    """
+    return re.split(r"[/\\]", without_media_suffix(name.strip()))[-1]
+
+
 def youtube_id_of(name: str) -> str | None:
     """The YouTube id in a clip's name, path or URL; None if there is none.
 
@@ -66,7 +75,7 @@ def youtube_id_of(name: str) -> str | None:
     """
     if hit := YOUTUBE_URL.search(name):
         return hit[1]
-    stem = re.split(r"[/\\]", without_media_suffix(name.strip()))[-1]
+    stem = stem_of(name)
     if re.fullmatch(rf"Y{YOUTUBE_ID}", stem, re.ASCII):
         return stem[1:]
     for form in (re.compile(rf"({YOUTUBE_ID})", re.ASCII), LOOSELY_TIMED_ID, STARTED_ID):
