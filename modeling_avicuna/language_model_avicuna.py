@@ -100,16 +100,19 @@ def _unsupported(config: PreTrainedConfig, reason: str) -> ValueError:
     return ValueError(f"language models of type {config.model_type!r} are not supported: {reason}")
 
 
-def scale_logits(logits: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """Applies the logit factor and the soft cap of the causal language model of `config`.
+def logit_scaling(config: PreTrainedConfig) -> tuple[float, float | None]:
+    """The factor and the soft cap of the logits of the causal language model of `config`, for `scale_logits`.
 
     The settings are those that TRL's `add_fused_lm_head` reads, so that a model answers with the logits that it was
     trained with.
     """
-    factor = _logit_factor(config)
+    return _logit_factor(config), getattr(config, "final_logit_softcapping", None)
+
+
+def scale_logits(logits: torch.Tensor, factor: float, cap: float | None) -> torch.Tensor:
+    """Applies what `logit_scaling` returns."""
     if factor != 1.0:
         logits = logits * factor
-    cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
@@ -164,6 +167,6 @@ def takes_position_ids(config: PreTrainedConfig) -> bool:
     return _takes_position_ids(cast(Hashable, type(config)))
 
 
-@cache  # asked in every decoding step
+@cache
 def _takes_position_ids(config_type: Any) -> bool:
     return "position_ids" in inspect.signature(MODEL_MAPPING[config_type].forward).parameters

@@ -8,6 +8,8 @@ The processor decides the order of tokens; here the k-th placeholder of a sample
 The base model merges the features, because trainers need hidden states of the same length as `input_ids`.
 """
 
+import inspect
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -25,6 +27,7 @@ from .language_model_avicuna import (
     check_num_positions,
     embedding_size,
     find_tied_weight,
+    logit_scaling,
     num_learned_positions,
     scale_logits,
     takes_position_ids,
@@ -89,6 +92,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
         self.audio_adapter = build_adapter(audio_size, size, config.projector_hidden_act)
         self.language_model = build_language_model(config.text_config)
         self._num_positions = num_learned_positions(self.language_model)
+        self._takes_position_ids = takes_position_ids(config.text_config)
         self.post_init()
 
     def train(self, mode: bool = True) -> "AVicunaModel":
@@ -178,6 +182,12 @@ class AVicunaModel(AVicunaPreTrainedModel):
         rows = adapter(rows.to(_floating_dtype(adapter, inputs_embeds.dtype)))  # [N, hidden_size]
         return inputs_embeds.masked_scatter(mask.unsqueeze(-1), rows.to(inputs_embeds.device, inputs_embeds.dtype))
 
+    def _placeholder(self, modality: str) -> tuple[int, int]:
+        """Token id and number of columns of the features of "video" or "audio"."""
+        if modality == "video":
+            return self.config.video_token_id, cast(int, self.config.vision_feature_size)
+        return self.config.audio_token_id, cast(int, self.config.audio_feature_size)
+
     def embed_prompt(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -209,15 +219,15 @@ class AVicunaModel(AVicunaPreTrainedModel):
             audio_features = self.encode_audio(input_features, audio_lengths).pooler_output
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # [B, T, hidden_size]
-        sizes = cast(int, self.config.vision_feature_size), cast(int, self.config.audio_feature_size)
-        for modality, features, lengths, row_ids, size in (
-            ("video", video_features, video_lengths, None, sizes[0]),
-            ("audio", audio_features, audio_lengths, audio_row_ids, sizes[1]),
+        for modality, features, lengths, row_ids in (
+            ("video", video_features, video_lengths, None),
+            ("audio", audio_features, audio_lengths, audio_row_ids),
         ):
-            token_id = self.config.video_token_id if modality == "video" else self.config.audio_token_id
+            if features is None and input_ids is None and not self.training:
+                continue
+            token_id, size = self._placeholder(modality)
             if features is None and not self.training:
-                if input_ids is not None:
-                    require_features(input_ids == token_id, modality)
+                require_features(input_ids == token_id, modality)
                 continue
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)  # [B, T]
             if features is None:
@@ -265,7 +275,7 @@ class AVicunaModel(AVicunaPreTrainedModel):
             check_num_positions(
                 self._num_positions, num_tokens, attention_mask=attention_mask, position_ids=position_ids
             )
-        if takes_position_ids(self.config.text_config):
+        if self._takes_position_ids:
             if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
                 # the first real token has position 0 on either side of the padding, so that a sample in a batch gives
                 # exactly what it gives alone
@@ -290,6 +300,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         self.lm_head = build_head(config.text_config, self.model.language_model)
         tied = find_tied_weight(self.model.language_model)
         self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{tied}"}
+        self._logit_scaling = logit_scaling(config.text_config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -375,7 +386,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         )
         hidden_states = outputs.last_hidden_state  # [B, T, hidden_size]
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = scale_logits(self.lm_head(hidden_states[:, kept, :]), self.config.text_config)  # [B, T, vocab_size]
+        logits = scale_logits(self.lm_head(hidden_states[:, kept, :]), *self._logit_scaling)  # [B, T, vocab_size]
         logits = self._mask_unused(logits)
         loss = None
         if labels is not None:
@@ -390,15 +401,26 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
             attentions=outputs.attentions,
         )
 
+    # `generate` asks for the signature of custom code in every step; 4 % of a step of a small model without this
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+
     def _mask_unused(self, logits: torch.Tensor) -> torch.Tensor:
         """Lowers the logits of tokens that no answer holds, `(..., vocab_size)`; not in training, as in TRL's loss."""
         if self.training:
             return logits
         if logits.requires_grad:
             logits = logits.clone()
-        for token_id in self.config.masked_token_ids:
-            logits[..., token_id : token_id + 1] = UNUSED_LOGIT  # nothing, if the vocabulary was cut before it
+        for begin, end in _ranges(tuple(self.config.masked_token_ids)):
+            logits[..., begin:end] = UNUSED_LOGIT  # nothing, if the vocabulary was cut before it
         return logits
+
+
+@cache  # asked in every decoding step
+def _ranges(ids: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Begin and end of each run of consecutive ids: one assignment each, instead of one per id."""
+    numbers = sorted(set(ids))
+    begins = [i for i in numbers if i - 1 not in numbers]
+    return list(zip(begins, (i + 1 for i in numbers if i + 1 not in numbers)))
 
 
 def _floating_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
