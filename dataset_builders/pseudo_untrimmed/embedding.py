@@ -28,8 +28,6 @@ def embed_captions(
     *,
     text_encoder: str | Path,
     cache_dir: str | Path | None = None,
-    batch_size: int = 128,
-    device: str | None = None,
 ) -> np.ndarray:
     """Unit-length sentence embeddings, one row per caption.
 
@@ -40,8 +38,6 @@ def embed_captions(
             A sentence-transformers model: a Hub id or a folder.
         cache_dir (`str` or `Path`, *optional*):
             Cache folder of the vectors, with one subfolder per encoder. None: no cache.
-        batch_size, device:
-            Arguments of `SentenceTransformer.encode`.
 
     Returns:
         `np.ndarray` of shape `(num_captions, embedding_size)`, float32.
@@ -56,24 +52,24 @@ def embed_captions(
     known = {} if folder is None else read_vectors(folder)
     new = {key: caption for key, caption in zip(keys, captions) if key not in known}
     if new:
-        vectors = encode_texts(list(new.values()), text_encoder=text_encoder, batch_size=batch_size, device=device)
+        vectors = encode_texts(list(new.values()), text_encoder=text_encoder)
         known.update(zip(new, vectors))
         if folder is not None:
             write_vectors(folder, list(new), vectors)
     return np.stack([known[key] for key in keys])
 
 
-def encode_texts(texts: list[str], *, text_encoder: str | Path, batch_size: int, device: str | None) -> np.ndarray:
+def encode_texts(texts: list[str], *, text_encoder: str | Path) -> np.ndarray:
     """Run the encoder: `(num_texts, embedding_size)` float32 rows of length 1."""
     from sentence_transformers import SentenceTransformer  # slow import, not needed if all vectors are cached
 
     try:
-        encoder = SentenceTransformer(str(text_encoder), device=device)
+        encoder = SentenceTransformer(str(text_encoder))
     except OSError as error:
         raise ValueError(
             f"text_encoder {str(text_encoder)!r} is neither a model of the Hub nor a folder: {error}"
         ) from error
-    rows = encoder.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=len(texts) > 2000)
+    rows = encoder.encode(texts, normalize_embeddings=True, show_progress_bar=len(texts) > 2000)
     return np.asarray(rows, np.float32)
 
 

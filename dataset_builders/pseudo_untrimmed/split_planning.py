@@ -145,8 +145,9 @@ def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | Non
     if not isinstance(threshold, str):
         return threshold
     assert embeddings is not None  # see `CurationSettings.needs_embeddings`
-    # slightly below, so that the only group of a tiny set of captions does not fail its own threshold
-    return mean_pair_cosine(embeddings, np.zeros(len(embeddings), np.int64)) - 1e-6
+    # slightly below, so that the only group of a tiny set of captions does not fail its own threshold; rounded, since
+    # the last bits of embeddings depend on the batches of the encoder
+    return round(mean_pair_cosine(embeddings, np.zeros(len(embeddings), np.int64)) - 1e-6, 6)
 
 
 def measure_groups(embeddings: np.ndarray | None, labels: np.ndarray, seed: int) -> dict:
