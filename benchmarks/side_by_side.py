@@ -111,14 +111,9 @@ def compare_models(size: str, options: Options) -> dict[str, Any]:
         for side in sides.values():
             side("load", folder=folder)
         asked = {"max_new_tokens": options.max_new_tokens}
-        queries = compare(sides, "ask", options.rounds, questions=questions, **asked)
-        asked_at_once = {**asked, "questions": questions, "batch_size": len(questions)}
         figures: dict[str, Any] = {
             "num_parameters": num_parameters,
-            f"{len(questions)} queries": queries,
-            f"{len(questions)} queries in one batch": compare(
-                {"ours": sides["ours"]}, "ask", options.rounds, against=queries, **asked_at_once
-            ),
+            f"{len(questions)} queries": compare(sides, "ask", options.rounds, questions=questions, **asked),
             "one query": compare(sides, "ask", options.rounds, questions=questions[:1], **asked),
             "64 tokens": compare(sides, "generate", options.rounds, question=questions[0], num_tokens=64),
         }

@@ -29,15 +29,14 @@ class Ours:
         self.media = {"type": "video", **features}
         self.batches = self._make_batches(inputs)
 
-    def ask(self, questions: list[str], max_new_tokens: int, batch_size: int = 32) -> list[str]:
-        """All questions about the video, as the pipeline asks them; by default as many at once as it does."""
+    def ask(self, questions: list[str], max_new_tokens: int) -> list[str]:
+        """All questions about the video, as the pipeline asks them."""
         answers = answer_questions(
             self.model,
             processor=self.processor,
             media=self.media,
             questions=questions,
             duration=10.0,
-            batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             do_sample=False,
         )

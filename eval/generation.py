@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, ProcessorMixin
 import modeling_avicuna  # noqa: F401  (registers the auto classes)
 from dataset_builders import pretrained
 from modeling_avicuna import MediaError
+from modeling_avicuna.answering_avicuna import QUESTIONS_AT_ONCE, answer_batch, answer_questions
 from modeling_avicuna.answering_avicuna import Answer as ModelAnswer
-from modeling_avicuna.answering_avicuna import answer_batch, answer_questions
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor
 from modeling_avicuna.window_answering_avicuna import answer_windows
 
@@ -28,10 +28,15 @@ from .media import Media
 from .task import Answer, Example, Question
 
 
+VIDEOS_AT_ONCE = 8  # as features, with one question about each
+
+
 @dataclass(frozen=True)
 class GenerationSettings:
     """How answers are generated: greedily or by beam search, so that an evaluation can be repeated exactly.
 
+    batch_size (`int`, *optional*): questions that are answered together; None: 8 about different videos, and 128 about
+        one video.
     audio_interleaving_rate (`float`, *optional*), interleaving (`str`, *optional*): None: those of the checkpoint.
     window (`float`, *optional*): seconds of overlapping windows that are processed separately; None: the whole video.
     well_formed_times (`bool`): constrain spans to be complete and not to end before they begin.
@@ -39,7 +44,7 @@ class GenerationSettings:
 
     max_new_tokens: int = 256
     num_beams: int = 1
-    batch_size: int = 8
+    batch_size: int | None = None
     num_workers: int = 1
     audio_interleaving_rate: float | None = None
     interleaving: str | None = None
@@ -107,7 +112,7 @@ class Generator:
                 yield self._answer_shared(example, encoded, questions)
                 continue
             waiting.append((example, encoded, questions[0]))
-            if len(waiting) == self.settings.batch_size:
+            if len(waiting) == (self.settings.batch_size or VIDEOS_AT_ONCE):
                 yield self._answer_batch(waiting)
                 waiting = []
         if waiting:
@@ -179,7 +184,7 @@ class Generator:
             media=encoded.block,
             questions=[question.prompt for question in questions],
             duration=encoded.duration,
-            batch_size=self.settings.batch_size,
+            batch_size=self.settings.batch_size or QUESTIONS_AT_ONCE,
             **self._options(questions[0]),
         )
         return [
@@ -203,7 +208,7 @@ class Generator:
             processor=self.processor,
             windows=read_windows(),
             questions=[question.prompt for question in questions],
-            batch_size=self.settings.batch_size,
+            batch_size=self.settings.batch_size or QUESTIONS_AT_ONCE,
             **self._options(questions[0]),
         )
         offset = media.start or 0.0  # annotations count from the beginning of the part, windows from that of the file

@@ -65,7 +65,10 @@ class RunOptions:
     meteor_jar: Path | None = field(
         default=None, metadata={"help": "meteor-1.5.jar, for the official METEOR of dense captioning; needs Java."}
     )
-    batch_size: int = field(default=8, metadata={"help": "Questions answered together."})
+    batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Questions answered together; by default 8, and 128 if they are about one video."},
+    )
     num_workers: int = field(default=1, metadata={"help": "Threads that decode the next videos."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest answer, in tokens."})
     num_beams: int = field(default=1, metadata={"help": "1 is greedy decoding."})

@@ -22,6 +22,9 @@ from .shared_cache_avicuna import repeat_cache
 from .timestamp_avicuna import Event
 
 
+QUESTIONS_AT_ONCE = 128  # about one video; fewer are slower (benchmarks/results/side_by_side.json, gpu_queries.json)
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer of the model.
@@ -78,31 +81,24 @@ def answer_questions(
     questions: list[str],
     duration: float,
     score: str = "time_tokens",
-    batch_size: int = 32,
+    batch_size: int = QUESTIONS_AT_ONCE,
     **generate_kwargs: Any,
 ) -> list[Answer]:
     """Answers several questions about one video, which is decoded, encoded and prefilled once.
 
-    The answers are those of asking one by one; `batch_size` questions are generated together. Arguments as in
-    `answer_batch`.
+    The answers are those of asking one by one; at most `batch_size` questions are generated together, see
+    `generate_shared`. Arguments as in `answer_batch`.
     """
     if not questions:
         return []
     settings = _settings(model, generate_kwargs)
     if len(questions) == 1 or settings.use_cache is False or settings.num_return_sequences not in (None, 1):
         # nothing to share, or no cache to share it in
+        asked = {"durations": [duration], "score": score, **generate_kwargs}
         return [
             answer
-            for begin in range(0, len(questions), batch_size)
-            for answer in answer_batch(
-                model,
-                processor=processor,
-                media=[media] * len(questions[begin : begin + batch_size]),
-                questions=questions[begin : begin + batch_size],
-                durations=[duration] * len(questions[begin : begin + batch_size]),
-                score=score,
-                **generate_kwargs,
-            )
+            for question in questions
+            for answer in answer_batch(model, processor=processor, media=[media], questions=[question], **asked)
         ]
     inputs = _encode(processor, [_conversation(media, questions[0])]).to(_device(model))
     first, _ = inputs.pop("input_ids")[0], inputs.pop("attention_mask")
@@ -168,7 +164,7 @@ def generate_shared(
     *,
     prompts: list[torch.LongTensor],
     media: dict[str, torch.Tensor],
-    batch_size: int = 32,
+    batch_size: int = QUESTIONS_AT_ONCE,
     **generate_kwargs: Any,
 ) -> Iterator[tuple[list[int], ModelOutput]]:
     """Answers several prompts about the same media; the part that they share is computed once.
@@ -179,7 +175,8 @@ def generate_shared(
             Complete prompts without padding, all with the same placeholders at the same positions.
         media (`dict[str, torch.Tensor]`):
             What `forward` takes for ONE sample besides ids and mask (`video_features` of shape `(1, V, 768)`, ...).
-        batch_size (`int`): prompts that are answered together; the answers do not depend on it.
+        batch_size (`int`): prompts that are answered together at most; the answers do not depend on it. Where they do
+            not fit the memory of the GPU, half as many are.
         generate_kwargs: As in `generate`; `return_dict_in_generate` is set.
 
     Yields:
@@ -207,15 +204,25 @@ def generate_shared(
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     pad_id = config.pad_token_id if config.pad_token_id is not None else 0
     equal = not (_takes_padding(cache) and takes_position_ids(model.config.get_text_config()))
-    for numbers in _batches([len(rest) for rest in rests], batch_size=batch_size, equal=equal):
+    lengths = [len(rest) for rest in rests]
+    waiting = sorted(range(len(rests)), key=lengths.__getitem__)
+    while waiting:
+        numbers = _next_batch(waiting, lengths, batch_size=batch_size, equal=equal)
         ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
-        outputs = model.generate(
-            input_ids=torch.cat([prefix.expand(len(numbers), -1), ids], 1),
-            attention_mask=torch.cat([torch.ones_like(prefix).expand(len(numbers), -1), mask], 1),
-            past_key_values=repeat_cache(cache, len(numbers) * copies),
-            generation_config=config,
-            **generate_kwargs,
-        )
+        try:
+            outputs = model.generate(
+                input_ids=torch.cat([prefix.expand(len(numbers), -1), ids], 1),
+                attention_mask=torch.cat([torch.ones_like(prefix).expand(len(numbers), -1), mask], 1),
+                past_key_values=repeat_cache(cache, len(numbers) * copies),
+                generation_config=config,
+                **generate_kwargs,
+            )
+        except torch.OutOfMemoryError:
+            if len(numbers) == 1:
+                raise
+            batch_size = len(numbers) // 2
+            continue
+        waiting = waiting[len(numbers) :]
         outputs.past_key_values = None  # it would be kept while the next batch is generated
         yield numbers, outputs
 
@@ -226,15 +233,10 @@ def _takes_padding(cache: DynamicCache) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def _batches(lengths: list[int], *, batch_size: int, equal: bool) -> Iterator[list[int]]:
-    """Indices of prompts in batches of similar length or, with `equal`, of the same length."""
-    batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == batch_size or (equal and lengths[batch[-1]] != lengths[number])):
-            yield batch
-            batch = []
-        batch.append(number)
-    yield batch
+def _next_batch(waiting: list[int], lengths: list[int], *, batch_size: int, equal: bool) -> list[int]:
+    """The first of `waiting`, sorted by length: at most `batch_size` and, with `equal`, of the same length."""
+    batch = waiting[:batch_size]
+    return [number for number in batch if not equal or lengths[number] == lengths[batch[0]]]
 
 
 def _common_length(prompts: list[torch.LongTensor]) -> int:

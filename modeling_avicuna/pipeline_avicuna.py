@@ -17,7 +17,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .answering_avicuna import Answer, answer_batch, answer_questions
+from .answering_avicuna import QUESTIONS_AT_ONCE, Answer, answer_batch, answer_questions
 from .generation_avicuna import RepetitionLogitsProcessor, TimeSpanLogitsProcessor
 from .prompt_avicuna import GROUNDING_PROMPT, NARRATION_PROMPT, SEGMENT_CAPTION_PROMPT
 from .timestamp_avicuna import Event
@@ -74,7 +74,7 @@ class AVicunaPipeline(Pipeline):
                 Continue with the next sentence where the model has written the same words three times in a row and
                 would repeat them (`RepetitionLogitsProcessor`). By default it may repeat them up to the last token.
             batch_size (`int`, *optional*):
-                Questions about one video, or videos, that are answered together; 32 and 1 by default.
+                Questions about one video, or videos, that are answered together at most; 128 and 1 by default.
             kwargs: `max_new_tokens` (256 by default), `num_beams` and other arguments of `generate`.
 
         Returns:
@@ -186,7 +186,7 @@ class AVicunaPipeline(Pipeline):
     def _forward(
         self,
         request: dict[str, Any],
-        questions_per_batch: int = 32,
+        questions_per_batch: int = QUESTIONS_AT_ONCE,
         min_presence: float | None = None,
         **generate_kwargs: Any,
     ) -> dict:

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .answering_avicuna import Answer, answer_batch, answer_questions
+from .answering_avicuna import QUESTIONS_AT_ONCE, Answer, answer_batch, answer_questions
 from .windows_avicuna import join_windows
 
 
@@ -26,7 +26,7 @@ def answer_windows(
     windows: Iterable[Any],
     questions: list[str],
     min_presence: float = 0.0,
-    batch_size: int = 32,
+    batch_size: int = QUESTIONS_AT_ONCE,
     **settings: Any,
 ) -> list[Answer]:
     """Answers each question about all windows of a video. A window is decoded and encoded once for all questions.

@@ -102,6 +102,28 @@ def test_shared_tokens_and_logits_equal_those_of_generate(processor, kind):
             torch.testing.assert_close(separate.logits[step][0], output.logits[step][row], atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("most", [0, 1, 2, 4])
+def test_questions_that_do_not_fit_the_memory_are_asked_in_smaller_batches(processor, model, monkeypatch, most):
+    expected = answer_separately(model, processor, media(), QUESTIONS, max_new_tokens=4, do_sample=False)
+    original, sizes = model.generate, []
+
+    def limited(input_ids, **kwargs):
+        sizes.append(len(input_ids))
+        if len(input_ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "generate", limited)
+    asked = {"media": media(), "questions": QUESTIONS, "duration": 50.0, "max_new_tokens": 4, "do_sample": False}
+    if most == 0:
+        with pytest.raises(torch.OutOfMemoryError):
+            answer_questions(model, processor=processor, **asked)
+        return
+    answers = answer_questions(model, processor=processor, **asked)
+    assert [answer.text for answer in answers] == [answer.text for answer in expected]
+    assert sizes == {1: [5, 2, 1, 1, 1, 1, 1], 2: [5, 2, 2, 1], 4: [5, 2, 2, 1]}[most]
+
+
 def test_the_video_is_encoded_and_prefilled_once(processor, model, monkeypatch):
     lengths = []
     original = model.model.language_model.forward
