@@ -6,8 +6,10 @@
 Accuracy: 60 sandbox videos of a minute with sparse events, and one video of an hour that shows the same events at the
 same distances, asked about every class in windows of a minute that begin every 45 s. Memory: the peak of a process
 that locates one class in 1, 10 and 60 minutes. Reading: CPU seconds to read an hour of 640 x 360 pixels as windows,
-against decoding every frame and every sample once. HTTP: the same videos, and the hour of 640 x 360 pixels, located by
-`examples/ask_server.py --window` with a random tiny Llama that vLLM serves (`make serve-env`).
+against decoding every frame and every sample once. Question: one question about a minute and about an hour of 640 x
+360 pixels as a whole, beside a bare PyAV loop that seeks 100 frames and decodes no sound. HTTP: the same videos, and
+the hour of 640 x 360 pixels, located by `examples/ask_server.py --window` with a random tiny Llama that vLLM serves
+(`make serve-env`).
 """
 
 import json
@@ -49,7 +51,7 @@ from train.initialize import build_tiny
 
 
 PROGRAM = "python -m benchmarks.long_videos"
-PARTS = ("accuracy", "memory", "reading", "http")
+PARTS = ("accuracy", "memory", "reading", "question", "http")
 SPARSE = TimeLine(event_seconds=(4.0, 12.0), video_seconds=(60, 60), gap_seconds=(10.0, 50.0))
 QUERY = "dog barking"
 REPEATED = 60.2  # s from one copy of the minute to the next: the codecs' first packets begin before 0
@@ -85,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "accuracy": measure_accuracy,
         "memory": measure_memory,
         "reading": measure_reading,
+        "question": measure_question,
         "http": measure_http,
     }
     results = {}
@@ -152,17 +155,45 @@ def measure_memory(folder: Path, options: LongVideoOptions) -> list[dict[str, An
     rows = []
     for minutes in (1, 10, 60):
         path = write_long_video(folder / f"memory{minutes}", minutes=minutes, seed=options.seed)
-        command = [sys.executable, "-m", "benchmarks.long_videos", "--worker", str(path), "--model", options.model]
-        command += ["--window", str(options.window)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(
-            {"minutes": minutes, "file_bytes": path.stat().st_size, **json.loads(done.stdout.splitlines()[-1])}
-        )
+        measured = run_worker(path, ["--parts", "memory", "--window", str(options.window)], options)
+        rows.append({"minutes": minutes, "file_bytes": path.stat().st_size, **measured})
     return rows
 
 
+def measure_question(folder: Path, options: LongVideoOptions) -> list[dict[str, Any]]:
+    """Time and peak memory of a process that asks one question about a whole video, and the time of a bare loop that
+    decodes as many frames."""
+    rows = []
+    for minutes in (1, options.minutes):
+        path = write_360p(folder / f"question{minutes}.mp4", minutes=minutes)
+        measured = run_worker(path, ["--parts", "question"], options)
+        began = time.process_time()
+        seek_frames(path, num_frames=100)
+        bare = round(time.process_time() - began, 2)
+        rows.append({"minutes": minutes, "file_bytes": path.stat().st_size, "cpu_seconds_of_seeks": bare, **measured})
+    return rows
+
+
+def run_worker(path: Path, arguments: list[str], options: LongVideoOptions) -> dict[str, Any]:
+    """What `locate_once` measures in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.long_videos", "--worker", str(path), "--model", options.model]
+    done = subprocess.run([*command, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def seek_frames(path: Path, *, num_frames: int) -> None:
+    """Decodes frames at equal distances, each from the key frame before it, and converts them to RGB."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        for index in range(num_frames):
+            stamp = stream.start_time + round((index + 0.5) / num_frames * stream.duration)
+            container.seek(stamp, stream=stream)
+            frame = next(frame for frame in container.decode(stream) if frame.pts + frame.duration > stamp)
+            frame.to_ndarray(format="rgb24")
+
+
 def locate_once(path: Path, options: LongVideoOptions) -> dict[str, Any]:
-    """Peak memory before and after one call of the pipeline with windows, and the times of the call."""
+    """Peak memory before and after one call of the pipeline, in windows or as a whole, and the times of the call."""
     from transformers import pipeline
 
     locate = pipeline(task="audio-visual-event-localization", model=options.model, trust_remote_code=True)
@@ -176,13 +207,14 @@ def locate_once(path: Path, options: LongVideoOptions) -> dict[str, Any]:
 
     prepare, locate.processor.prepare_windows = locate.processor.prepare_windows, counted
     before, cpu, wall = peak_bytes(), time.process_time(), time.perf_counter()
-    events = locate(str(path), query=QUERY, window=options.window, score="presence")
+    window = None if options.parts == ["question"] else options.window
+    events = locate(str(path), query=QUERY, window=window, score="presence")
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    of_windows = {"num_windows": windows, "cpu_seconds_per_window": round(cpu / windows, 3)} if windows else {}
     return {
-        "num_windows": windows,
         "cpu_seconds": round(cpu, 2),
         "wall_seconds": round(wall, 2),
-        "cpu_seconds_per_window": round(cpu / windows, 3),
+        **of_windows,
         "peak_bytes_of_loaded_model": before,
         "peak_bytes": peak_bytes(),
         "num_events": len(events),
