@@ -6,7 +6,8 @@
 #     DEVICE=cpu SIZE=tiny bash benchmarks/on_gpu.sh FOLDER      # trial run of every part, some minutes
 #
 # PARTS selects parts: "training queries features learning" by default; "four_bit" needs bitsandbytes and "liger" needs
-# liger-kernel; "prepare" is what "learning" begins with. LEARNING_SECONDS is the length of stage III. The machine needs no internet: benchmarks/on_gpu_wheels.txt lists the packages beside PyTorch.
+# liger-kernel and a GPU; "prepare" is what "learning" begins with. LEARNING_SECONDS is the length of stage III. The
+# machine needs no internet: benchmarks/on_gpu_wheels.txt lists the packages beside PyTorch.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output=$(realpath -m "$1"); media=${2:-}

@@ -54,21 +54,30 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """`input_ids` `(batch_size * num_beams, sequence_length)`, `scores` `(batch_size * num_beams, vocab_size)`."""
-        constrained = scores
+        inside: list[int] = []  # rows
+        allowed: list[tuple[int, int]] = []  # row and token
+        forbidden: list[tuple[int, int]] = []
         for row, ids in enumerate(input_ids[:, -_TAIL_LENGTH:].tolist()):
             tail = "".join(self._texts[i] if i < len(self._texts) else "" for i in ids)
             rest = self._open_span(tail)
             if rest is None:
                 continue
-            if constrained is scores:
-                constrained = scores.clone()
             if self._state(rest) == "inside" or _SENTENCE_FROM.search(tail):
-                allowed = torch.tensor(self._allowed_after(rest), device=scores.device)
-                kept = scores[row, allowed]
-                constrained[row] = -math.inf
-                constrained[row, allowed] = kept
+                inside.append(row)
+                allowed += [(row, i) for i in self._allowed_after(rest)]
             else:
-                constrained[row, self._forbidden_after(rest)] = -math.inf
+                forbidden += [(row, i) for i in self._forbidden_after(rest)]
+        if not inside and not forbidden:
+            return scores
+        # all rows at once: on a GPU each assignment has a price
+        constrained = scores.clone()
+        if inside:
+            constrained[torch.tensor(inside, device=scores.device)] = -math.inf
+            rows, tokens = torch.tensor(allowed, device=scores.device).T
+            constrained[rows, tokens] = scores[rows, tokens]
+        if forbidden:
+            rows, tokens = torch.tensor(forbidden, device=scores.device).T
+            constrained[rows, tokens] = -math.inf
         return constrained
 
     def _open_span(self, tail: str) -> str | None:

@@ -1,5 +1,6 @@
 """The parts of benchmarks/on_gpu.sh at tiny size on the CPU, and the options that the script gives them."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -82,11 +83,14 @@ def test_the_script_calls_every_part_with_known_options(device, size, tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_script_on_the_cpu(tmp_path):
-    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "SIZE": "tiny"}
+    four_bit = importlib.util.find_spec("bitsandbytes") is not None  # optional
+    parts = "training queries features learning" + " four_bit" * four_bit
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE": "cpu", "SIZE": "tiny", "PARTS": parts}
     subprocess.run(["bash", SCRIPT, tmp_path], env=environment, check=True, timeout=1800)
     assert "failed" not in str(read_results(tmp_path / "training.json"))
     assert read_results(tmp_path / "learning.json")["stage III by LoRA"]["scores"]
     assert (tmp_path / "queries.json").exists() and (tmp_path / "features.json").exists()
+    assert (tmp_path / "queries_4bit.json").exists() == four_bit
 
 
 def test_the_kernel_for_samples_of_different_lengths_is_for_gpus_only():
