@@ -103,7 +103,7 @@ def answer_questions(
     inputs = _encode(processor, [_conversation(media, questions[0])]).to(_device(model))
     first, _ = inputs.pop("input_ids")[0], inputs.pop("attention_mask")
     conversations = [_conversation(media, question) for question in questions[1:]]
-    prompts = [first, *_encode_texts(processor, conversations, placeholders=_placeholder_text(processor, first))]
+    prompts = [first, *_encode_texts(processor, conversations, like=first)]
     answers: dict[int, Answer] = {}
     for numbers, outputs in generate_shared(
         model, prompts=prompts, media=inputs, batch_size=batch_size, **{**generate_kwargs, "output_logits": True}
@@ -121,24 +121,25 @@ def _encode(processor: ProcessorMixin, conversations: list[list[dict]]) -> Batch
     return processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
 
 
-def _placeholder_text(processor: ProcessorMixin, prompt: torch.LongTensor) -> str:
-    """The placeholders of a prompt, in their order, as text."""
-    ids = [i for i in prompt.tolist() if i in (processor.video_token_id, processor.audio_token_id)]
-    return "".join(processor.tokenizer.convert_ids_to_tokens(ids))
-
-
 def _encode_texts(
-    processor: ProcessorMixin, conversations: list[list[dict]], *, placeholders: str
+    processor: ProcessorMixin, conversations: list[list[dict]], *, like: torch.LongTensor
 ) -> list[torch.LongTensor]:
-    """Token ids of prompts whose medium is already encoded."""
+    """Token ids of prompts about the medium of the prompt `like`, with its placeholders."""
     if not conversations:
         return []
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True)
-    texts = [SLOT_PATTERN.sub(placeholders, text, count=1) for text in texts]
+    slots = (processor.video_token_id, processor.audio_token_id)
+    placeholders = [i for i in like.tolist() if i in slots]
+    # one placeholder is tokenised and then replaced by all of them: 100 texts with 125 each take five times as long
+    slot = processor.tokenizer.convert_ids_to_tokens(placeholders[0])
+    texts = [SLOT_PATTERN.sub(slot, text, count=1) for text in texts]
     bos = processor.tokenizer.bos_token
     has_bos = bos is not None and texts[0].startswith(bos)
-    ids = processor.tokenizer(texts, add_special_tokens=not has_bos).input_ids
-    return [torch.tensor(row) for row in ids]
+    encoded = []
+    for ids in processor.tokenizer(texts, add_special_tokens=not has_bos).input_ids:
+        place = ids.index(placeholders[0])
+        encoded.append(torch.tensor([*ids[:place], *placeholders, *ids[place + 1 :]]))
+    return encoded
 
 
 def _answers(outputs: ModelOutput, *, processor: ProcessorMixin, durations: list[float], score: str) -> list[Answer]:
@@ -189,10 +190,10 @@ def generate_shared(
     if not prompts:
         raise ValueError("got no prompts")
     device = _device(model)
-    prompts = [prompt.to(device) for prompt in prompts]
+    prompts = [prompt.cpu() for prompt in prompts]  # a batch is moved at once
     shared = _common_length(prompts)
-    prefix, rests = prompts[0][None, :shared], [prompt[shared:] for prompt in prompts]  # [1, P], [R] each
-    placeholders = torch.tensor([model.config.video_token_id, model.config.audio_token_id], device=device)
+    prefix, rests = prompts[0][None, :shared].to(device), [prompt[shared:] for prompt in prompts]  # [1, P], [R] each
+    placeholders = torch.tensor([model.config.video_token_id, model.config.audio_token_id])
     if torch.isin(torch.cat(rests), placeholders).any():
         raise ValueError(f"the prompts share only their first {shared} tokens, and there are media after them")
     cache = DynamicCache(config=model.config.get_text_config())
@@ -208,7 +209,8 @@ def generate_shared(
     waiting = sorted(range(len(rests)), key=lengths.__getitem__)
     while waiting:
         numbers = _next_batch(waiting, lengths, batch_size=batch_size, equal=equal)
-        ids, mask = _left_padded([rests[number] for number in numbers], pad_id)  # [b, R]
+        padded = _left_padded([rests[number] for number in numbers], pad_id)
+        ids, mask = (part.to(device) for part in padded)  # [b, R]
         try:
             outputs = model.generate(
                 input_ids=torch.cat([prefix.expand(len(numbers), -1), ids], 1),
@@ -251,5 +253,5 @@ def _left_padded(rows: list[torch.LongTensor], pad_id: int) -> tuple[torch.LongT
     """Rows of different lengths as one left-padded tensor, and its mask."""
     width = max(len(row) for row in rows)
     ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0), value=pad_id) for row in rows])
-    mask = torch.stack([torch.arange(width, device=row.device) >= width - len(row) for row in rows])
+    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows])
     return ids, mask.to(ids.dtype)

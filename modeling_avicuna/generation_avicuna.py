@@ -276,14 +276,16 @@ def presence_scores(outputs: ModelOutput, *, tokenizer: PreTrainedTokenizerBase)
         ValueError: `outputs` has no logits, or the tokenizer encodes the two words alike.
     """
     present, absent, shared = _opening_ids(tokenizer)
-    beams = _beams(outputs)
-    scores = []
-    for row, ids in enumerate(generated_ids(outputs).tolist()):
-        step = next((number for number, token_id in enumerate(ids) if token_id not in shared), 0)
-        logits = outputs.logits[step][max(int(beams[row, step]), 0)].float()  # [vocab_size]
-        margin = logits[sorted(present)].logsumexp(0) - logits[sorted(absent)].logsumexp(0)
-        scores.append(float(margin.sigmoid()))
-    return scores
+    beams = _beams(outputs).clamp(min=0)
+    answers = generated_ids(outputs).tolist()
+    first = torch.tensor([next((step for step, i in enumerate(ids) if i not in shared), 0) for ids in answers])
+    scores = torch.zeros(len(answers))
+    for step in sorted(set(first.tolist())):
+        of_step = first == step
+        logits = outputs.logits[step][beams[of_step.to(beams.device), step]].float()  # [n, vocab_size]
+        margin = logits[:, sorted(present)].logsumexp(-1) - logits[:, sorted(absent)].logsumexp(-1)
+        scores[of_step] = margin.sigmoid().cpu()
+    return scores.tolist()
 
 
 def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[set[int], set[int], set[int]]:
