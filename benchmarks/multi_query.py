@@ -37,14 +37,13 @@ class QueryOptions:
 
     num_queries: int = field(default=100, metadata={"help": "Queries about the video."})
     seconds: float = field(default=20.0, metadata={"help": "Length of the video."})
-    batch_size: int = field(default=32, metadata={"help": "Queries answered together."})
     max_new_tokens: int = field(default=16, metadata={"help": "A grounding answer with two spans has 14."})
     language_model: str = field(default="llama", metadata={"help": "llama or lfm2."})
     rounds: int = field(default=3, metadata={"help": "Measurements of each way; the median counts."})
     output: Path = field(default=RESULTS / "multi_query.json", metadata={"help": "File for the figures."})
 
     def __post_init__(self):
-        check_range(self, 1, "num_queries", "batch_size", "max_new_tokens", "rounds")
+        check_range(self, 1, "num_queries", "max_new_tokens", "rounds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,7 +84,7 @@ def compare(pipe: AVicunaPipeline, source: Path | dict, queries: list[str], opti
         return {query: pipe(source, query=query) for query in queries}
 
     def together() -> dict:
-        return pipe(source, query=queries, batch_size=options.batch_size)
+        return pipe(source, query=queries)
 
     pipe(source, query=queries[:2])  # so that nothing is built or imported in the measured part
     separate, shared = [], []
