@@ -21,6 +21,7 @@ from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import render_video
 from dataset_builders.pseudo_untrimmed.time_line import read_spans
+from dataset_builders.sources.clip_files import ClipFile
 from modeling_avicuna.media_avicuna import decode_audio, decode_video, probe
 
 
@@ -60,6 +61,7 @@ def compare_with_encoder(
 ) -> dict:
     """One video rendered, and its finished frames and samples given to the same encoder from memory."""
     output = folder / "video.mp4"
+    files = {clip_id: ClipFile(path) for clip_id, path in clip_paths.items()}
     spans = read_spans([vars(segment) for segment in segments])
     rendered = render_video(
         segments, clip_paths, output, background_noise_snr_db=SNR_DB, preset=preset, crf=10, **FORMAT
@@ -79,9 +81,8 @@ def compare_with_encoder(
                 pass
 
     def compose_frames() -> None:
-        for _ in rendering._compose_frames(
-            segments, spans, clip_paths, rendered.num_frames, FORMAT["fps"], FORMAT["width"], FORMAT["height"]
-        ):
+        size = (FORMAT["width"], FORMAT["height"])
+        for _ in rendering._compose_frames(segments, spans, files, rendered.num_frames, FORMAT["fps"], *size):
             pass
 
     def render() -> None:

@@ -28,7 +28,7 @@ except ImportError:
 PICTURE_TOLERANCE = 10.0  # s; a time stamp further than that after the following ones is damaged
 LOOK_AHEAD = 16  # packets; the largest distance between decoding order and presentation order
 MISSING = -(2**63)  # a packet without this time stamp
-NUM_REMEMBERED = 4  # files; an index has 26 bytes per packet, 6 MB for an hour at 25 fps with AAC sound
+NUM_REMEMBERED = 4  # files; an index has 26 bytes per packet, 7 MB for an hour at 25 fps with AAC sound
 SETTLED_SECONDS = 2.0  # a file that was changed later than that ago could change again without a new time of change
 
 

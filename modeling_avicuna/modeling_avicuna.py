@@ -401,7 +401,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
             attentions=outputs.attentions,
         )
 
-    # `generate` asks for the signature of custom code in every step; 4 % of a step of a small model without this
+    # `generate` asks for the signature of custom code in every decoding step
     forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
 
     def _mask_unused(self, logits: torch.Tensor) -> torch.Tensor:

@@ -175,7 +175,8 @@ class FeatureWriter:
     Args:
         folder: created if needed.
         rank: number of the writing process; each process of a distributed extraction writes separate parts.
-        media_per_part: media in one part (our choice: a part of 10-s clips is then about 16 MB).
+        media_per_part: media in one part (our choice: a part of 10-s clips is then about 60 MB in float16 with the
+            published towers).
         dtype: `"float32"` or `"float16"` on disk.
         settings: what the rows depend on (tower names, frame rate, ...). A folder with other settings is rejected.
 
