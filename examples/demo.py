@@ -4,8 +4,8 @@
     make demo VIDEO=path/to.mp4 QUESTION="When does a dog bark?"     # ask the trained model about a file of your own
 
 Each step runs the command that a user would run, prints it, and is skipped when its output is there already (remove
-the output folder to start over). Sizes are chosen for two CPU cores and about ten minutes: the model knows the 28 kinds of
-event of its world and nothing else.
+the output folder to start over). Sizes are chosen for two CPU cores and about ten minutes: the model knows the 28
+kinds of event of its world and nothing else.
 """
 
 import json
