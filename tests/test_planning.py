@@ -1,8 +1,12 @@
 """Plans: deterministic per row, contiguous, in range, unique; exact times from clip, scale and offset."""
 
+import dataclasses
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from dataset_builders.pseudo_untrimmed import shards
 from dataset_builders.pseudo_untrimmed.planning import (
     Segment,
     draw_plan,
@@ -195,3 +199,23 @@ def test_events_recur_as_often_as_asked_for():
         np.arange(100, 200), clusters, max_repeats=1, events=events, recurrence=0.25, seed=3, clips_per_video=(3, 8)
     )
     assert np.array_equal(again.clips, plan.clips[100:200])
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 50, 120])
+def test_a_part_of_a_written_plan_is_read_from_its_own_row_groups(tmp_path, monkeypatch, num_rows):
+    monkeypatch.setattr(shards, "PLAN_GROUP_ROWS", 50)
+    plan, path, read = draw_plan(ROWS[:num_rows], CLUSTERS), tmp_path / "plan.parquet", []
+    shards.write_plan(plan, path)
+    original = pq.ParquetFile.read_row_groups
+
+    def recorded(self, groups):
+        read.append(groups)
+        return original(self, groups)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", recorded)
+    for begin in range(0, max(num_rows, 1), 20):
+        part, expected = shards.read_plan(path, begin, begin + 20), plan.take(slice(begin, begin + 20))
+        for field in dataclasses.fields(plan):
+            assert np.array_equal(getattr(part, field.name), getattr(expected, field.name)), field.name
+        assert len(read.pop()) <= 2
+    assert np.array_equal(shards.read_plan(path).clips, plan.clips)

@@ -5,6 +5,7 @@ A caption is encoded once per encoder, independent of its file and of the other 
 """
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,15 @@ def fingerprint_encoder(text_encoder: str | Path) -> str:
     folder = Path(text_encoder)
     if not folder.is_dir():
         return hash_text(str(text_encoder))[:16]
-    return fingerprint(sorted(path for path in folder.rglob("*") if path.suffix in ENCODER_FILES))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in ENCODER_FILES)
+    states = [path.stat() for path in files]
+    return _hash_files(tuple((path, state.st_size, state.st_mtime_ns) for path, state in zip(files, states)))
+
+
+@cache  # one build asks five times
+def _hash_files(states: tuple[tuple[Path, int, int], ...]) -> str:
+    """A hash of the contents of files, given with their sizes and times of change."""
+    return fingerprint(path for path, _, _ in states)
 
 
 def hash_text(text: str) -> str:

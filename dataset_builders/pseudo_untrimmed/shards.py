@@ -6,6 +6,7 @@ two tables on any machine, with the same bytes. Only wordings are drawn here, pe
 
 import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ SOURCE = "pseudo-valor"
 VIDEO = "<video>\n"  # before the first question
 CLIPS_FILE = "clips-{split}.parquet"
 PLAN_FILE = "plan-{split}.parquet"
+PLAN_GROUP_ROWS = 4096  # videos of one row group of a plan: a shard reads its own ones
 LISTS = tuple(field.name for field in dataclasses.fields(Plan) if field.name != "rows")
 
 
@@ -42,10 +44,15 @@ def build_shard(prepared: str | Path, split: str, index: int, *, settings: Curat
         settings (`CurationSettings`):
             Settings of the build.
     """
-    clips = pq.read_table(Path(prepared) / CLIPS_FILE.format(split=split))
-    plan = read_plan(Path(prepared) / PLAN_FILE.format(split=split))
-    rows = slice(index * settings.shard_rows, (index + 1) * settings.shard_rows)
-    return tabulate(plan.take(rows), clips, split=split, settings=settings)
+    clips = _read_clips(Path(prepared) / CLIPS_FILE.format(split=split))
+    begin = index * settings.shard_rows
+    plan = read_plan(Path(prepared) / PLAN_FILE.format(split=split), begin, begin + settings.shard_rows)
+    return tabulate(plan, clips, split=split, settings=settings)
+
+
+@lru_cache(maxsize=1)  # a process builds many shards of a split
+def _read_clips(path: Path) -> pa.Table:
+    return pq.read_table(path)
 
 
 def count_shards(num_rows: int, shard_rows: int) -> int:
@@ -223,6 +230,7 @@ def write_messages(
     for row, spans_of in lost.items():
         for turn, caption in enumerate(list(spans_of)[: absent.shape[1]]):
             absent[row, turn] = caption
+    absent_captions = absent.tolist()
     # by start: sounds that were moved or replace others change the order
     order = np.argsort(np.where(plan.event_clips >= 0, starts, np.inf), axis=1, kind="stable")
     present, starts, ends, captions, shown = (
@@ -230,7 +238,9 @@ def write_messages(
     )
     texts = captions[present].tolist()
     spans = list(zip(starts[present].tolist(), ends[present].tolist()))
-    former_spans = list(map(tuple, np.take_along_axis(former, order[:, :, None], axis=1)[present].tolist()))
+    former_spans = None  # each tuple costs time in every run of the garbage collector
+    if settings.preferences:
+        former_spans = list(map(tuple, np.take_along_axis(former, order[:, :, None], axis=1)[present].tolist()))
     events = clips["event"].to_numpy()[shown[present]].tolist()
     offsets = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).tolist()
     draws = draw_turns(plan.rows, max_turns=settings.max_turns, seed=seed).tolist()
@@ -242,8 +252,8 @@ def write_messages(
             spans[first:last],
             events[first:last],
             draws[index],
-            absent=absent[index].tolist(),
-            former=former_spans[first:last] if settings.preferences else None,
+            absent=absent_captions[index],
+            former=former_spans and former_spans[first:last],
             lost=lost.get(index),
             conversation_types=tuple(settings.conversation_types),
             min_turns=settings.min_turns,
@@ -328,12 +338,19 @@ def write_plan(plan: Plan, path: Path) -> None:
     for name in LISTS:
         values = getattr(plan, name)
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), pa.int32()), values.shape[1])
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns), path, row_group_size=PLAN_GROUP_ROWS)
 
 
-def read_plan(path: Path) -> Plan:
-    """Read a plan written by `write_plan`."""
-    table = pq.read_table(path).combine_chunks()
+def read_plan(path: Path, begin: int = 0, end: int | None = None) -> Plan:
+    """Read the videos from `begin` to `end` of a plan written by `write_plan`; other row groups are not read."""
+    with pq.ParquetFile(path) as file:
+        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        begins = np.cumsum([0, *counts])
+        end = int(begins[-1]) if end is None else min(end, int(begins[-1]))
+        groups = [group for group in range(len(counts)) if begins[group] < end and begins[group + 1] > begin]
+        table = file.read_row_groups(groups)
+    skipped = begin - int(begins[groups[0]]) if groups else 0
+    table = table.slice(skipped, end - begin).combine_chunks()
     lists = {}
     for name in LISTS:
         column = table[name].combine_chunks()

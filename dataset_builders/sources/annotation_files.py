@@ -12,6 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 LFS_POINTER = "version https://git-lfs.github.com/spec/"
 # A quoted field over more lines than this is treated as an unclosed quote (our choice; real captions have up to
 # three).
+BLOCK_BYTES = 2**20  # read at a time for a hash
 MAX_LINES_PER_ROW = 10
 
 
@@ -166,5 +168,8 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
     """16 hexadecimal digits of the files' contents: a changed annotation file must not reuse an old cache."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(Path(path).read_bytes() + b"\0")
+        with Path(path).open("rb") as file:
+            for block in iter(partial(file.read, BLOCK_BYTES), b""):  # a sentence encoder has gigabytes
+                digest.update(block)
+        digest.update(b"\0")
     return digest.hexdigest()[:16]
