@@ -15,7 +15,7 @@ import pyarrow as pa
 from .builder_base import RowsBuilder
 from .input_settings import InputConfig
 from .pseudo_untrimmed.curation import prepare, read_prepared, write_account
-from .pseudo_untrimmed.rendered_rows import read_drops, render_rows, write_drops
+from .pseudo_untrimmed.rendered_rows import list_clips, read_drops, render_rows, write_drops
 from .pseudo_untrimmed.settings import CurationSettings
 from .pseudo_untrimmed.shards import build_shard, count_shards
 
@@ -64,7 +64,8 @@ class PUValor(RowsBuilder):
         for place, shard in enumerate(shards):
             table = build_shard(prepared, split, shard, settings=self.config)
             if self.config.media == "rendered":
-                table, drops = render_rows(table, self._videos_dir / split, settings=self.config)
+                clips = list_clips(self.config.folder("clips_dir"), prepared)
+                table, drops = render_rows(table, self._videos_dir / split, clips=clips, settings=self.config)
                 write_drops(self._videos_dir, f"{split}-{shard:05d}", drops)
             yield place, table
 

@@ -1,6 +1,8 @@
 """The feature store: round trip, resuming after a kill, partly written files are not read."""
 
 import pickle
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +45,35 @@ def test_a_new_writer_resumes_an_interrupted_one(tmp_path):
             again.add(str(number), video=rows(number, 2, 8), audio=rows(number, 1, 4), duration=1)
     store = FeatureStore(tmp_path)
     assert all(np.array_equal(store.video(str(number)), rows(number, 2, 8)) for number in range(4))
+
+
+def test_the_files_of_a_folder_are_not_listed_for_each_part(tmp_path, monkeypatch):
+    listed = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: listed.append(pattern) or glob(self, pattern))
+    with FeatureWriter(tmp_path, media_per_part=1) as writer:
+        for number in range(20):
+            writer.add(str(number), video=rows(0, 1, 4), audio=rows(0, 1, 4), duration=1)
+    assert len(listed) <= 2
+    with FeatureWriter(tmp_path) as other, FeatureWriter(tmp_path) as writer:  # two of one rank do not overwrite parts
+        other.add("a", video=rows(0, 1, 4), audio=rows(0, 1, 4), duration=1)
+        writer.add("b", video=rows(1, 1, 4), audio=rows(1, 1, 4), duration=1)
+    store = FeatureStore(tmp_path)
+    assert len(store) == 22 and np.array_equal(store.video("b"), rows(1, 1, 4))
+    assert sorted(path.stem for path in tmp_path.glob("*.jsonl")) == [
+        f"part-0000-{number:05d}" for number in range(22)
+    ]
+
+
+def test_the_index_takes_less_than_300_bytes_for_a_medium(tmp_path):
+    with FeatureWriter(tmp_path) as writer:
+        for number in range(4000):
+            writer.add(f"{number:08d}", video=rows(0, 1, 4), audio=rows(0, 1, 4), duration=10)
+    tracemalloc.start()
+    store = FeatureStore(tmp_path)
+    num_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert num_bytes < 300 * len(store)
 
 
 def test_each_process_writes_its_own_parts(tmp_path):

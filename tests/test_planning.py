@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builders.pseudo_untrimmed import shards
+from dataset_builders.pseudo_untrimmed import shards, split_planning
 from dataset_builders.pseudo_untrimmed.planning import (
     Segment,
     draw_plan,
@@ -14,6 +14,8 @@ from dataset_builders.pseudo_untrimmed.planning import (
     plan_pseudo_untrimmed,
     slot,
 )
+from dataset_builders.pseudo_untrimmed.settings import CurationSettings
+from dataset_builders.sources.captions import Clip
 
 
 CLUSTERS = [np.arange(0, 12), np.arange(12, 20), np.arange(20, 60)]
@@ -219,3 +221,17 @@ def test_a_part_of_a_written_plan_is_read_from_its_own_row_groups(tmp_path, monk
             assert np.array_equal(getattr(part, field.name), getattr(expected, field.name)), field.name
         assert len(read.pop()) <= 2
     assert np.array_equal(shards.read_plan(path).clips, plan.clips)
+
+
+def test_the_labels_are_not_searched_for_each_cluster(monkeypatch):
+    labels = np.random.default_rng(0).integers(-1, 100, size=2000)
+    clusters = split_planning.list_clusters(labels)
+    assert len(clusters) == 100
+    assert all(np.array_equal(members, np.flatnonzero(labels == label)) for label, members in enumerate(clusters))
+    calls, flatnonzero = [], np.flatnonzero
+    monkeypatch.setattr(np, "flatnonzero", lambda array: calls.append(None) or flatnonzero(array))
+    monkeypatch.setattr(split_planning, "cluster_clips", lambda *args, **options: (np.maximum(labels, 0), 0))
+    settings = CurationSettings(captions_file="captions.json", coherence_threshold=None, ambiguity_threshold=None)
+    clips = [Clip(f"clip{index}", f"event {index}", 10.0) for index in range(len(labels))]
+    split_planning.plan_split(clips, None, backgrounds=[], num_videos=50, seed=0, settings=settings)
+    assert len(calls) < 50

@@ -1,7 +1,10 @@
 """The built folder: the same bytes for every way to build it, and readable without the project."""
 
+import dataclasses
+import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,6 +25,7 @@ from dataset_builders.release import pu_valor_folder
 from dataset_builders.release.pu_valor_card import card_text
 from dataset_builders.release.pu_valor_folder import build_folder, list_shards, prepare_folder
 from dataset_builders.schema import FEATURES
+from dataset_builders.sources.media_folder import MediaFolder
 from modeling_avicuna.media_avicuna import MediaError
 
 from .curation_fixtures import make_captions, quick_options, quick_settings, write_captions
@@ -311,11 +315,53 @@ def test_a_row_with_a_clip_that_cannot_be_rendered_is_dropped_with_the_reason(fo
 
     monkeypatch.setattr(rendered_rows, "render_video", render)
     settings = quick_settings(folder.parent / "desc.json", clips_dir=str(tmp_path), media="rendered")
-    rows, drops = rendered_rows.render_rows(table, tmp_path / "videos", settings=settings, relative_to=tmp_path)
+    rows, drops = rendered_rows.render_rows(
+        table, tmp_path / "videos", clips=MediaFolder(tmp_path), settings=settings, relative_to=tmp_path
+    )
     assert len(rows) + len(drops) == len(table) and drops[0]["id"] == table["id"][0].as_py()
     assert {drop["reason"] for drop in drops} == {"not_rendered: unreadable video stream"}
     assert "at 2.0 s" in drops[0]["detail"]
     assert all((tmp_path / media["video"]).exists() for media in rows["media"].to_pylist())
+
+
+def test_a_process_lists_the_clips_of_a_build_once_for_all_its_shards(tmp_path, monkeypatch):
+    """A shard has 20 rendered videos: with a listing for each, the time is quadratic in the number of clips."""
+    settings = quick_settings(write_captions(tmp_path / "desc.json"), videos_per_shard=4)
+    prepared = prepare_folder(settings, tmp_path / "built")
+    settings.media, settings.clips_dir, listed = "rendered", str(tmp_path), []
+
+    def list_folder(folder, **options):
+        listed.append(folder)
+        return MediaFolder(folder, **options)
+
+    def render(segments, clip_files, path, **options):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"-")
+
+    monkeypatch.setattr(rendered_rows, "MediaFolder", list_folder)
+    monkeypatch.setattr(rendered_rows, "render_video", render)
+    for shard in list_shards(prepared, settings)[:3]:
+        pu_valor_folder.write_shard(tmp_path / "built", prepared, settings, shard, {})
+    assert listed == [str(tmp_path)]
+
+
+def test_the_job_of_a_shard_is_sent_without_the_report(tmp_path, monkeypatch):
+    """The report has the size of every cluster: sent with each shard, it would make the build quadratic."""
+    settings = quick_settings(write_captions(tmp_path / "desc.json"), videos_per_shard=4)
+    prepared = prepare_folder(settings, tmp_path / "built")
+    prepared = dataclasses.replace(prepared, report={"sizes": list(range(100_000))})
+    sent = []
+    monkeypatch.setattr(pu_valor_folder, "run_jobs", lambda function, jobs, **options: sent.extend(jobs) or ())
+    pu_valor_folder.write_shards(tmp_path / "built", prepared, settings, list_shards(prepared, settings), 1)
+    assert len(sent) == 10 and max(len(pickle.dumps(job)) for job in sent) < 10_000
+
+
+def test_a_shard_is_hashed_without_reading_it_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "shard.parquet"
+    path.write_bytes(b"0123" * 700_000)
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert pu_valor_folder.hash_file(path) == expected
 
 
 def test_plans_with_a_partly_damaged_clip_are_replaced(tmp_path):

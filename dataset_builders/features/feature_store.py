@@ -6,7 +6,8 @@ extraction loses at most the current part. This module runs no tower and decodes
 """
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ PART_TOLERANCE = 0.5  # s; a part that ends this close to the end of the media f
 PUBLISHED_SETTINGS = {"alignment": "published", "window_seconds": 10.0, "stride_seconds": 4.0, "mel_scale": "htk"}
 
 
+# One medium: number of its part, seconds (not a number for an image), first and last row in each stream. An array of
+# these takes a quarter of the memory of dictionaries, which matters for millions of clips in every process.
+ENTRY = np.dtype([("part", np.int32), ("duration", np.float64), ("video", np.int64, 2), ("audio", np.int64, 2)])
+
+
 def media_key(media_id: str, start: float | None = None, end: float | None = None) -> str:
     """The cache key of a media file, or of its part from `start` to `end` seconds.
 
@@ -47,16 +53,25 @@ class FeatureStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._entries = read_index(self.folder)
-        if not self._entries:
+        self._part_names: list[str] = []
+        self._positions: dict[str, int] = {}  # media id -> index in `_entries`
+        tables = [np.empty(0, ENTRY)]
+        num_read = 0
+        for number, (part, entries) in enumerate(read_parts(self.folder)):
+            self._part_names.append(part)
+            self._positions.update((entry["media_id"], at) for at, entry in enumerate(entries, start=num_read))
+            tables.append(np.array([_as_entry(number, entry) for entry in entries], ENTRY))
+            num_read += len(entries)
+        self._entries = np.concatenate(tables)
+        if not self._positions:
             raise ValueError(f"{self.folder} holds no cached features: no finished part-*.jsonl there")
-        self._parts: dict[str, Any] = {}  # open safetensors files
+        self._parts: dict[int, Any] = {}  # open safetensors files
         settings = self.folder / SETTINGS_FILE
         known = read_json(settings) if settings.exists() else {}
         self.settings = {**PUBLISHED_SETTINGS, **known}
 
     def __contains__(self, media_id: str) -> bool:
-        return media_id in self._entries
+        return media_id in self._positions
 
     def find(self, media_id: str, start: float | None = None, end: float | None = None) -> str | None:
         """The key of a media file, or of its part from `start` to `end` seconds; None if the folder does not have it.
@@ -74,10 +89,10 @@ class FeatureStore:
         return None
 
     def __iter__(self):
-        return iter(self._entries)
+        return iter(self._positions)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._positions)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_parts": {}}  # open files cannot be pickled for data-loading workers
@@ -101,7 +116,8 @@ class FeatureStore:
 
     def duration(self, media_id: str) -> float | None:
         """Duration in seconds, or None for an image."""
-        return self._entry(media_id)["duration"]
+        seconds = float(self._entry(media_id)["duration"])
+        return None if math.isnan(seconds) else seconds
 
     def silence(self) -> np.ndarray | None:
         """The audio tower's output for silence, `(audio_feature_size,)`, or None if it was not stored."""
@@ -118,18 +134,19 @@ class FeatureStore:
         with safe_open(path, framework="numpy") as file:
             return file.get_tensor(name).astype(np.float32)
 
-    def _entry(self, media_id: str) -> dict:
-        if media_id not in self._entries:
+    def _entry(self, media_id: str) -> np.void:
+        if media_id not in self._positions:
             raise ValueError(f"{self.folder} holds no features of media id {media_id!r}")
-        return self._entries[media_id]
+        return self._entries[self._positions[media_id]]
 
     def _rows(self, media_id: str, stream: str) -> np.ndarray:
         entry = self._entry(media_id)
-        part = entry["part"]
+        part = int(entry["part"])
         if part not in self._parts:
-            self._parts[part] = safe_open(self.folder / f"{part}.safetensors", framework="numpy")
+            path = self.folder / f"{self._part_names[part]}.safetensors"
+            self._parts[part] = safe_open(path, framework="numpy")
         rows = self._parts[part].get_slice(stream)
-        first, last = entry[stream]
+        first, last = entry[stream].tolist()
         # silent media at the end of a part would start beyond the last row, which safetensors rejects
         if first == last:
             return np.zeros((0, rows.get_shape()[1]), np.float32)
@@ -209,7 +226,9 @@ class FeatureWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rank, self.media_per_part, self.dtype = rank, media_per_part, dtype
         self._check_settings({**(settings or {}), "dtype": dtype})
-        self._finished = set(read_index(self.folder))
+        self._finished = {entry["media_id"] for _, entries in read_parts(self.folder) for entry in entries}
+        numbers = [int(path.stem.split("-")[2]) for path in self.folder.glob(f"part-{rank:04d}-*.jsonl")]
+        self._next_part = max(numbers, default=-1) + 1
         self._pending: dict[str, tuple[dict[str, np.ndarray], float | None]] = {}
 
     def __contains__(self, media_id: str) -> bool:
@@ -251,8 +270,9 @@ class FeatureWriter:
         """Write the rows added so far as one part: first the rows, then the index, each with an atomic rename."""
         if not self._pending:
             return
-        numbers = [int(path.stem.split("-")[2]) for path in self.folder.glob(f"part-{self.rank:04d}-*.jsonl")]
-        part = f"part-{self.rank:04d}-{max(numbers, default=-1) + 1:05d}"
+        while (path := self.folder / f"part-{self.rank:04d}-{self._next_part:05d}.jsonl").exists():
+            self._next_part += 1  # another writer of this rank
+        part = path.stem
         tensors, lines, offsets = {}, [], {"video": 0, "audio": 0}
         for media_id, (streams, duration) in self._pending.items():
             line: dict[str, Any] = {"media_id": media_id, "duration": duration}
@@ -288,11 +308,13 @@ def stack_rows(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(filled) if filled else arrays[0]
 
 
-def read_index(folder: str | Path) -> dict[str, dict]:
-    """Media id -> {"part", "duration", "video": [first, last], "audio": [first, last]} of every finished part."""
-    entries = {}
+def read_parts(folder: str | Path) -> Iterator[tuple[str, list[dict]]]:
+    """The name of every finished part, and its {"media_id", "duration", "video": [first, last], "audio": [first,
+    last]}."""
     for path in sorted(Path(folder).glob("part-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            entries[entry.pop("media_id")] = {"part": path.stem, **entry}
-    return entries
+        yield path.stem, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _as_entry(part: int, entry: dict) -> tuple[int, float, list[int], list[int]]:
+    duration = math.nan if entry["duration"] is None else entry["duration"]
+    return part, duration, entry["video"], entry["audio"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -111,9 +112,10 @@ def curate(settings: CurationSettings, folder: Path) -> None:
         write_tables(planned, split, folder)
         count_drops(planned, split, report)
         num_rows[split], facts[split] = len(planned.plan), planned.facts
+    clip_ids = {clip.clip_id for clip in clips}
     for clip_id, error in (decoded.errors if decoded is not None else {}).items():
         if error is not None:
-            source = SOURCE if any(clip.clip_id == clip_id for clip in clips) else BACKGROUNDS
+            source = SOURCE if clip_id in clip_ids else BACKGROUNDS
             report.num_kept[source] -= 1
             report.drop(source, clip_id, "unreadable_media_file", detail=error)
     if not sum(num_rows.values()):
@@ -152,8 +154,10 @@ def count_drops(planned: PlannedSplit, split: str, report: RecordReport) -> None
         report.drop(SOURCE, planned.clips[index].clip_id, "cluster_too_small")
     report.read(VIDEOS, num=planned.num_wanted)
     report.keep(VIDEOS, num=len(planned.plan))
-    last_reasons = dict(zip(planned.rejected["row"].tolist(), planned.rejected["reason"].tolist()))
-    for row in sorted(set(range(planned.num_wanted)) - set(planned.plan.rows.tolist())):
+    missing = np.setdiff1d(np.arange(planned.num_wanted), planned.plan.rows)
+    of_missing = planned.rejected[np.isin(planned.rejected["row"], missing)]
+    last_reasons = dict(zip(of_missing["row"].tolist(), of_missing["reason"].tolist()))
+    for row in missing.tolist():
         report.drop(VIDEOS, name_row(split, row), f"no_plan_passed_{last_reasons[row]}")
 
 

@@ -6,6 +6,7 @@ decoded is dropped with the reason reported by the decoder.
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,8 +19,19 @@ from .rendering import render_video
 from .settings import CurationSettings
 
 
+@lru_cache(maxsize=1)  # a process renders many shards of 20 rows from one folder of clips
+def list_clips(clips_dir: str, prepared: str | Path) -> MediaFolder:
+    """The media files of the clips of a prepared build; its folder has another name if a file changes."""
+    return MediaFolder(clips_dir, kind="video")
+
+
 def render_rows(
-    table: pa.Table, videos_dir: str | Path, *, settings: CurationSettings, relative_to: str | Path | None = None
+    table: pa.Table,
+    videos_dir: str | Path,
+    *,
+    clips: MediaFolder,
+    settings: CurationSettings,
+    relative_to: str | Path | None = None,
 ) -> tuple[pa.Table, list[dict]]:
     """Render `videos_dir/<row id>.mp4` for every row.
 
@@ -28,6 +40,8 @@ def render_rows(
             Rows of `shards.build_shard`.
         videos_dir (`str` or `Path`):
             Output folder of the videos.
+        clips (`MediaFolder`):
+            The files of the clips.
         settings (`CurationSettings`):
             Of the build.
         relative_to (`str` or `Path`, *optional*):
@@ -38,13 +52,12 @@ def render_rows(
     """
     from modeling_avicuna.media_avicuna import MediaError
 
-    media = MediaFolder(settings.folder("clips_dir"), kind="video")
     width, height = settings.render_size
     paths: list[str | None] = []
     drops: list[dict[str, str]] = []
     for row in table.select(["id", "segments", "duration"]).to_pylist():
         row_id = row["id"]
-        found = {segment["clip_id"]: locate_clip(media, segment["clip_id"]) for segment in row["segments"]}
+        found = {segment["clip_id"]: locate_clip(clips, segment["clip_id"]) for segment in row["segments"]}
         clip_files = {clip_id: file for clip_id, file in found.items() if file is not None}
         path = Path(videos_dir).resolve() / f"{row_id}.mp4"
         try:

@@ -61,7 +61,7 @@ def plan_split(
         small_clusters=settings.small_clusters,
         seed=settings.seed,
     )
-    clusters = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    clusters = list_clusters(labels)
     events = number_events([clip.caption for clip in clips])
     threshold = coherence_threshold(settings, embeddings)
     everything = [*clips, *backgrounds]
@@ -137,6 +137,19 @@ def plan_split(
         num_videos,
         facts,
     )
+
+
+def list_clusters(labels: np.ndarray) -> list[np.ndarray]:
+    """Positions of the clips of each cluster, in order; clips labelled -1 are in none.
+
+    ```python
+    >>> [members.tolist() for members in list_clusters(np.array([1, 0, -1, 1]))]
+    [[1], [0, 3]]
+
+    ```
+    """
+    order = np.argsort(labels, kind="stable")  # one comparison of all labels per cluster would be quadratic
+    return np.split(order, np.searchsorted(labels[order], np.arange(labels.max() + 1)))[1:]
 
 
 def coherence_threshold(settings: CurationSettings, embeddings: np.ndarray | None) -> float | None:

@@ -8,6 +8,7 @@ and then recorded as done with its hash. A killed build resumes with the shards 
 depend on interruptions or on the number of workers.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,10 +25,10 @@ from filelock import FileLock, Timeout
 
 from ..atomic_files import atomic_path, check_output_folder, remove_partial_files, write_json
 from ..pseudo_untrimmed.curation import PACKAGES, Prepared, prepare, write_account
-from ..pseudo_untrimmed.rendered_rows import render_rows
+from ..pseudo_untrimmed.rendered_rows import list_clips, render_rows
 from ..pseudo_untrimmed.settings import CurationSettings
 from ..pseudo_untrimmed.shards import build_shard, count_shards
-from ..sources.annotation_files import read_json, read_object
+from ..sources.annotation_files import add_file, read_json, read_object
 from ..sources.record_report import REPORT_FILE
 from ..workers import run_jobs
 from .card_facts import CARD_FILE, LICENCE_FILE, add_sizes, measure_parquet
@@ -72,7 +73,8 @@ def build_folder(
     wanted = list_shards(prepared, settings)
     if shards is not None:
         shards = list(shards)
-        unknown = [shard for shard in shards if shard not in wanted]
+        known_shards = set(wanted)
+        unknown = [shard for shard in shards if shard not in known_shards]
         if unknown:
             raise ValueError(f"no such shards: {unknown}; this build has {len(wanted)}: {wanted[0]} to {wanted[-1]}")
         write_shards(output, prepared, settings, shards, num_workers)
@@ -120,7 +122,8 @@ def write_shards(
     """Write the shards that are not done, in this process or in several worker processes."""
     environment = build_environment(PACKAGES)
     missing = [shard for shard in shards if not is_done(output, prepared, settings, shard)]
-    jobs = [(output, prepared, settings, shard, environment) for shard in missing]
+    sent = dataclasses.replace(prepared, report={})  # the report lists every cluster, and no shard needs it
+    jobs = [(output, sent, settings, shard, environment) for shard in missing]
     for _ in run_jobs(write_shard, jobs, num_workers=num_workers, name="shards", unit="shard"):
         pass
 
@@ -130,7 +133,9 @@ def write_shard(output: Path, prepared: Prepared, settings: CurationSettings, sh
     split, index = shard
     table, drops = build_shard(prepared.folder, split, index, settings=settings), list[dict]()
     if settings.media == "rendered":
-        table, drops = render_rows(table, output / "videos" / split, settings=settings, relative_to=output)
+        clips = list_clips(settings.folder("clips_dir"), prepared.folder)
+        videos = output / "videos" / split
+        table, drops = render_rows(table, videos, clips=clips, settings=settings, relative_to=output)
         table = embed_videos(table, output)
     path = shard_path(output, prepared, settings, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,4 +270,6 @@ def check_finished(output: Path, report: dict) -> None:
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    add_file(digest, path)
+    return digest.hexdigest()

@@ -23,8 +23,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 LFS_POINTER = "version https://git-lfs.github.com/spec/"
 # A quoted field over more lines than this is treated as an unclosed quote (our choice; real captions have up to
 # three).
-BLOCK_BYTES = 2**20  # read at a time for a hash
 MAX_LINES_PER_ROW = 10
+BLOCK_BYTES = 2**20  # read at a time for a hash
 
 
 def as_paths(files: str | Path | Iterable[str | Path] | None, *, kind: str = "annotation") -> list[Path]:
@@ -168,8 +168,13 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
     """16 hexadecimal digits of the files' contents: a changed annotation file must not reuse an old cache."""
     digest = hashlib.sha256()
     for path in paths:
-        with Path(path).open("rb") as file:
-            for block in iter(partial(file.read, BLOCK_BYTES), b""):  # a sentence encoder has gigabytes
-                digest.update(block)
+        add_file(digest, path)
         digest.update(b"\0")
     return digest.hexdigest()[:16]
+
+
+def add_file(digest: "hashlib._Hash", path: str | Path) -> None:
+    """Updates a hash with the content of a file, which may be larger than the memory."""
+    with Path(path).open("rb") as file:
+        for block in iter(partial(file.read, BLOCK_BYTES), b""):
+            digest.update(block)
