@@ -169,7 +169,7 @@ def _partners(locations: dict[str, Location]) -> dict[str, str]:
     keys = list(locations)
     partners = {}
     for index, key in enumerate(keys):
-        others = [*keys[index + 1 :], *keys[:index]]
+        others = (keys[(index + step) % len(keys)] for step in range(1, len(keys)))
         partner = next((other for other in others if locations[other] != locations[key]), None)
         if partner is None:
             raise ValueError(f"the sound of {key!r} cannot be swapped: there is no other video to take a sound from")

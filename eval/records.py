@@ -66,7 +66,7 @@ class AnswerLog:
                 f"{self.output} holds answers of a run with other settings ({changes}): use another output"
             )
         write_json(path, settings)
-        for path in self.output.glob("unreadable.*.json"):
+        for path in self.output.glob("unreadable.*.jsonl"):
             path.unlink()
 
     def write(self, answers: Iterable[Answer]) -> None:
@@ -81,7 +81,8 @@ class AnswerLog:
     def write_unreadable(self, video_id: str, reason: str) -> None:
         """Records a video whose media cannot be read; the next run tries it again."""
         self.unreadable[video_id] = reason
-        write_json(self.output / f"unreadable.{self.rank}.json", self.unreadable)
+        with (self.output / f"unreadable.{self.rank}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps([video_id, reason]) + "\n")
 
     def join(self, order: Sequence[str]) -> None:
         """Merges all files into predictions.jsonl, in the given order of question ids. For the main process."""
@@ -92,8 +93,8 @@ class AnswerLog:
         write_text(self.output / "predictions.jsonl", "".join(lines))
         for path in self.output.glob("predictions.*.jsonl"):
             path.unlink()
-        for path in sorted(self.output.glob("unreadable.*.json")):
-            self.unreadable |= read_json(path)
+        for path in sorted(self.output.glob("unreadable.*.jsonl")):
+            self.unreadable |= dict(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
             path.unlink()
 
     def unanswered(self, example: Example) -> list[Question]:

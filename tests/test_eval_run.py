@@ -339,6 +339,20 @@ def test_two_processes_give_the_answers_of_one(finished, world, checkpoint, tmp_
     assert not list(tmp_path.glob("predictions.*.jsonl"))
 
 
+def test_a_video_that_cannot_be_read_adds_a_line_and_the_list_is_not_written_again(tmp_path):
+    log = AnswerLog(tmp_path)
+    log.write_unreadable("a", "no video stream")
+    (path,) = tmp_path.glob("unreadable.*")
+    begun = path.stat().st_ino
+    for number in range(20):
+        log.write_unreadable(f"b\u2028{number}", "no video stream")
+    assert path.stat().st_ino == begun and path.read_text().count("no video stream") == 21
+    log = AnswerLog(tmp_path)
+    log.join([])
+    assert len(log.unreadable) == 21 and log.unreadable["b\u20283"] == "no video stream"
+    assert not list(tmp_path.glob("unreadable.*"))
+
+
 def test_answers_are_read_back_and_a_damaged_line_is_named(tmp_path):
     log = AnswerLog(tmp_path, rank=1)
     answer = Answer("q1", "-v", 12.5, 'says "from 00 to 09"\n', (Event(0.0, 1.25, "caf\u00e9", 0.1),), "p")

@@ -11,7 +11,7 @@ from eval.labels import match_labels
 from eval.metrics import METRIC_NAMES, load_metric
 from eval.prompts import PROMPTS, prompts_hash
 from eval.task import Answer, Protocol
-from eval.tasks import TASKS
+from eval.tasks import TASKS, unav100
 from eval.tasks.question_answering import closed_answer
 from modeling_avicuna import prompt_avicuna
 from modeling_avicuna.timestamp_avicuna import Event
@@ -131,6 +131,16 @@ def test_events_without_a_class_are_counted_and_scores_rank_events(small_annotat
     assert result.counts == {"num_events": 6, "num_events_without_score": 0, "num_events_without_class": 2}
     assert result.protocol == "narration-exact-time_tokens"
     assert result.metrics["average_mAP"] > 90
+
+
+def test_the_references_of_a_video_are_not_compared_for_each_of_its_queries(small_annotations, monkeypatch):
+    task, compared = TASKS["unav100_query"], []
+    examples = task.read(small_annotations, "test")
+    answers = answered(examples, lambda example, question: [])
+    references = unav100._references
+    monkeypatch.setattr(unav100, "_references", lambda example: compared.append(example) or references(example))
+    assert task.score(examples, answers, Protocol()).counts["num_queries"] == 2 * len(examples)
+    assert len(compared) == 2 * len(examples)
 
 
 def test_an_event_without_a_score_ranks_last_and_no_score_at_all_is_an_error(small_annotations):

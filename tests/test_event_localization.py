@@ -12,6 +12,7 @@ from eval.metrics.event_localization.average_precision import (
     THRESHOLDS,
     drop_duplicate_references,
     interpolated_average_precision,
+    match_classes,
     match_predictions,
     mean_average_precision,
 )
@@ -126,6 +127,15 @@ def test_equal_to_plain_loops_on_random_events(seed, ties):
     expected = plain_average_precision(predictions, references, THRESHOLDS)
     assert [result[f"mAP@{t:g}"] for t in THRESHOLDS] == pytest.approx(expected, abs=1e-9)
     assert result["average_mAP"] == pytest.approx(sum(expected) / len(expected), abs=1e-9)
+
+
+def test_the_arrays_of_a_class_do_not_grow_with_the_number_of_videos():
+    """With free labels there are as many classes as videos."""
+    events = [[{"start": 0.0, "end": 4.0, "label": f"event {video}", "score": 1.0}] for video in range(300)]
+    classes = match_classes(events, events)
+    assert len(classes) == 300 and all(matches.found.all() for matches in classes.values())
+    arrays = [array for matches in classes.values() for array in vars(matches).values()]
+    assert sum(array.size for array in arrays) == 300 * (len(THRESHOLDS) + 1 + 1)
 
 
 def test_perfect_predictions_score_100_and_names_cover_nine_thresholds():

@@ -10,13 +10,20 @@ from hypothesis import strategies as st
 from dataset_builders.sources.mixture import mix, mixture_order
 
 
+def name_rows(num_rows: dict[str, int], weights: dict[str, float], *, seed: int) -> list[tuple[str, int]]:
+    """(source, row) of each position of `mixture_order`."""
+    named = [(name, index) for name, num in num_rows.items() for index in range(num)]
+    return [named[position] for position in mixture_order(num_rows, weights, seed=seed)]
+
+
 def test_mixture_covers_all_rows_deterministically():
-    order = mixture_order({"a": 50, "b": 30}, {"a": 1.0, "b": 2.0}, seed=4)
+    order = name_rows({"a": 50, "b": 30}, {"a": 1.0, "b": 2.0}, seed=4)
     counts = collections.Counter(order)
     assert {counts["a", index] for index in range(50)} == {1} and {counts["b", index] for index in range(30)} == {2}
-    assert order == mixture_order({"b": 30, "a": 50}, {"b": 2.0, "a": 1.0}, seed=4)
-    assert order != mixture_order({"a": 50, "b": 30}, {"a": 1.0, "b": 2.0}, seed=5)
+    assert order == name_rows({"b": 30, "a": 50}, {"b": 2.0, "a": 1.0}, seed=4)
+    assert order != name_rows({"a": 50, "b": 30}, {"a": 1.0, "b": 2.0}, seed=5)
     assert len({name for name, _ in order[:12]}) == 2  # shuffled, not concatenated
+    assert order[:4] == [("a", 24), ("a", 0), ("a", 27), ("b", 23)]
 
 
 @settings(max_examples=100, deadline=None)
@@ -35,7 +42,7 @@ def test_each_row_occurs_as_often_as_its_weight(sources, seed):
         with pytest.raises(ValueError, match="nothing to mix"):
             mixture_order(num_rows, weights, seed=seed)
         return
-    counts = collections.Counter(mixture_order(num_rows, weights, seed=seed))
+    counts = collections.Counter(name_rows(num_rows, weights, seed=seed))
     for name, num in num_rows.items():
         repeats = [counts[name, index] for index in range(num)]
         assert max(repeats) - min(repeats) <= 1 and min(repeats) in (int(weights[name]), int(weights[name]) + 1)
@@ -57,5 +64,5 @@ def test_mixed_rows_are_the_rows_of_their_sources():
         "b": datasets.Dataset.from_dict({"id": [f"b{index}" for index in range(5)]}),
     }
     weights = {"a": 1.0, "b": 1.4}
-    order = mixture_order({"a": 7, "b": 5}, weights, seed=2)
+    order = name_rows({"a": 7, "b": 5}, weights, seed=2)
     assert mix(parts, weights, seed=2)["id"] == [f"{name}{index}" for name, index in order]

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
@@ -120,14 +121,15 @@ def list_parts(datasets: list[str], *, media_dir: str | None) -> list[Medium]:
     """
     parts, folder = set(), None if media_dir is None else MediaFolder(media_dir)
     for entry in datasets:
-        rows = load_source(read_data_source(entry)).select_columns(["media", "segments"])
-        clip_ids = {segment["clip_id"] for segments in rows["segments"] for segment in segments}
+        table = load_source(read_data_source(entry)).data
+        clip_ids = pc.unique(pc.struct_field(pc.list_flatten(table.column("segments")), "clip_id")).to_pylist()
         files = [] if folder is None else [locate_clip(folder, clip_id) for clip_id in clip_ids]
         parts |= {Medium(Path(f.path), f.start, f.end) for f in files if f is not None and f.start is not None}
-        for media in rows["media"]:
-            if media["start"] is not None or media["end"] is not None:
-                names = [media[kind] for kind in MEDIA_KINDS if media[kind] is not None]
-                parts |= {Medium(Path(media_dir or ".", name), media["start"], media["end"]) for name in names}
+        media = table.column("media")
+        start, end = (pc.is_valid(pc.struct_field(media, name)) for name in ("start", "end"))
+        for row in media.filter(pc.or_(start, end)).to_pylist():
+            names = [row[kind] for kind in MEDIA_KINDS if row[kind] is not None]
+            parts |= {Medium(Path(media_dir or ".", name), row["start"], row["end"]) for name in names}
     return sorted(parts, key=lambda part: part.key)
 
 

@@ -4,6 +4,7 @@ Two kinds of questions. Narration: one question per video; the protocol maps the
 Queries: one question per class, with one shared encoding of the video; the scores rank the answers.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,14 +91,14 @@ def score_queries(examples: Sequence[Example], answers: Mapping[str, Answer], pr
         ]
         for example in examples
     ]
-    asked = [(example, question) for example in examples for question in example.questions]
-    said = [answers[question.id] for _, question in asked]
+    said = [answers[question.id] for example in examples for question in example.questions]
     answered = [len(answer.events) for answer in said]
-    annotated = [
-        sum(event["label"] == question.label for event in _references(example)) for example, question in asked
-    ]
+    annotated: list[int] = []
+    for example in examples:
+        num_events = Counter(event["label"] for event in _references(example))
+        annotated += [num_events[question.label] for question in example.questions]
     score = _score(examples, predictions, _counts(said, protocol), f"query-{protocol.score}")
-    counts = {"num_queries": len(asked), "num_absent_queries": annotated.count(0)}
+    counts = {"num_queries": len(said), "num_absent_queries": annotated.count(0)}
     metrics = {**score.metrics, **score_queries_by_count(answered, annotated)}
     return replace(score, metrics=metrics, counts={**score.counts, **counts})
 

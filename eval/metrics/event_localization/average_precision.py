@@ -95,12 +95,12 @@ class RankedMatches:
 
     found (boolean `np.ndarray` of shape `(num_thresholds, num_predictions)`): the true positives.
     videos (`np.ndarray` of shape `(num_predictions,)`): index of the video of each prediction.
-    num_references (`np.ndarray` of shape `(num_videos,)`): references of the class in each video.
+    reference_videos (`np.ndarray` of shape `(num_references,)`): index of the video of each reference.
     """
 
     found: np.ndarray
     videos: np.ndarray
-    num_references: np.ndarray
+    reference_videos: np.ndarray
 
     def average_precision(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Average precision at each threshold, `(num_thresholds,)` in 0-1; not a number without a reference.
@@ -108,10 +108,9 @@ class RankedMatches:
         Args:
             weights (integer `np.ndarray` of shape `(num_videos,)`, *optional*): how often each video counts.
         """
-        found, counts = self.found, self.num_references
+        found, total = self.found, len(self.reference_videos)
         if weights is not None:
-            found, counts = np.repeat(found, weights[self.videos], axis=1), counts * weights
-        total = counts.sum()
+            found, total = np.repeat(found, weights[self.videos], axis=1), weights[self.reference_videos].sum()
         return interpolated_average_precision(found, total) if total else np.full(len(found), np.nan)
 
 
@@ -152,7 +151,7 @@ def match_classes(
             if event["label"] in spans:
                 ranked[event["label"]].append((event["score"], video, event["start"], event["end"]))
     return {
-        label: _match_class(np.array(ranked[label], float).reshape(-1, 4), spans[label], len(references), thresholds)
+        label: _match_class(np.array(ranked[label], float).reshape(-1, 4), spans[label], thresholds)
         for label in sorted(spans)
     }
 
@@ -185,21 +184,22 @@ def mean_average_precision(
     return mean_over_classes(match_classes(predictions, references, thresholds=thresholds), thresholds)
 
 
-def _match_class(
-    ranked: np.ndarray, spans: Mapping[int, Sequence], num_videos: int, thresholds: Sequence[float]
-) -> RankedMatches:
+def _match_class(ranked: np.ndarray, spans: Mapping[int, Sequence], thresholds: Sequence[float]) -> RankedMatches:
     """The matches of one class. The columns of `ranked` are score, video, start, end; `spans` are those of a video."""
     ranked = ranked[np.argsort(-ranked[:, 0], kind="stable")]
     videos = ranked[:, 1].astype(int)
-    num_references = np.zeros(num_videos, int)
-    for video, listed in spans.items():
-        num_references[video] = len(listed)
-    padded = np.zeros((num_videos, num_references.max(initial=0), 2))
-    for video, listed in spans.items():
-        padded[video, : len(listed)] = listed
-    ious = pairwise_iou(ranked[:, None, 2:], padded[videos])[:, 0]  # [num_predictions, most references of a video]
-    ious[np.arange(padded.shape[1]) >= num_references[videos, None]] = -1.0
-    return RankedMatches(match_predictions(ious, thresholds, groups=videos), videos, num_references)
+    # arrays over the videos with this class, not over all: there may be as many classes as videos
+    known = np.array(sorted(spans))
+    num_references = np.array([len(spans[video]) for video in known])
+    padded = np.zeros((len(known), num_references.max(), 2))
+    for row, video in zip(padded, known):
+        row[: len(spans[video])] = spans[video]
+    rows = np.minimum(np.searchsorted(known, videos), len(known) - 1)
+    counts = np.where(known[rows] == videos, num_references[rows], 0)
+    ious = pairwise_iou(ranked[:, None, 2:], padded[rows])[:, 0]  # [num_predictions, most references of a video]
+    ious[np.arange(padded.shape[1]) >= counts[:, None]] = -1.0
+    found = match_predictions(ious, thresholds, groups=videos)
+    return RankedMatches(found, videos, np.repeat(known, num_references))
 
 
 def _checked(events: Sequence[Mapping], video: int, kind: str, *, with_score: bool = False) -> Sequence[Mapping]:
