@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import BatchFeature, DynamicCache, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer
+from transformers.generation import GenerationMode
 from transformers.modeling_outputs import ModelOutput
 
 from .generation_avicuna import decode_answer, generated_ids, presence_scores, score_events
@@ -92,7 +93,10 @@ def answer_questions(
     if not questions:
         return []
     settings = _settings(model, generate_kwargs)
-    if len(questions) == 1 or settings.use_cache is False or settings.num_return_sequences not in (None, 1):
+    mode = settings.get_generation_mode(generate_kwargs.get("assistant_model"))
+    is_assisted = mode is GenerationMode.ASSISTED_GENERATION  # it takes one prompt at a time
+    is_single = len(questions) == 1 or settings.num_return_sequences not in (None, 1)
+    if is_single or is_assisted or settings.use_cache is False:
         # nothing to share, or no cache to share it in
         asked = {"durations": [duration], "score": score, **generate_kwargs}
         return [
@@ -134,9 +138,10 @@ def _encode_texts(
     slot = processor.tokenizer.convert_ids_to_tokens(placeholders[0])
     texts = [SLOT_PATTERN.sub(slot, text, count=1) for text in texts]
     bos = processor.tokenizer.bos_token
-    has_bos = bos is not None and texts[0].startswith(bos)
     encoded = []
-    for ids in processor.tokenizer(texts, add_special_tokens=not has_bos).input_ids:
+    for text in texts:
+        has_bos = bos is not None and text.startswith(bos)
+        ids = processor.tokenizer(text, add_special_tokens=not has_bos).input_ids
         place = ids.index(placeholders[0])
         encoded.append(torch.tensor([*ids[:place], *placeholders, *ids[place + 1 :]]))
     return encoded
@@ -157,7 +162,10 @@ def _settings(model: PreTrainedModel, generate_kwargs: dict[str, Any]) -> Genera
 
 
 def _device(model: PreTrainedModel) -> torch.device:
-    return model.get_input_embeddings().weight.device
+    """Where the model takes its inputs."""
+    device = model.get_input_embeddings().weight.device
+    # the weights of an offloaded model are on "meta" between its passes, and its inputs are moved by hooks
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def generate_shared(

@@ -8,8 +8,6 @@ The processor decides the order of tokens; here the k-th placeholder of a sample
 The base model merges the features, because trainers need hidden states of the same length as `input_ids`.
 """
 
-import inspect
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -401,26 +399,22 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
             attentions=outputs.attentions,
         )
 
-    # `generate` asks for the signature of custom code in every decoding step
-    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-
     def _mask_unused(self, logits: torch.Tensor) -> torch.Tensor:
         """Lowers the logits of tokens that no answer holds, `(..., vocab_size)`; not in training, as in TRL's loss."""
         if self.training:
             return logits
         if logits.requires_grad:
             logits = logits.clone()
-        for begin, end in _ranges(tuple(self.config.masked_token_ids)):
+        for begin, end in _ranges(self.config.masked_token_ids):
             logits[..., begin:end] = UNUSED_LOGIT  # nothing, if the vocabulary was cut before it
         return logits
 
 
-@cache  # asked in every decoding step
-def _ranges(ids: tuple[int, ...]) -> list[tuple[int, int]]:
+def _ranges(ids: list[int]) -> list[tuple[int, int]]:
     """Begin and end of each run of consecutive ids: one assignment each, instead of one per id."""
-    numbers = sorted(set(ids))
-    begins = [i for i in numbers if i - 1 not in numbers]
-    return list(zip(begins, (i + 1 for i in numbers if i + 1 not in numbers)))
+    numbers = set(ids)
+    begins = sorted(i for i in numbers if i - 1 not in numbers)
+    return list(zip(begins, sorted(i + 1 for i in numbers if i + 1 not in numbers)))
 
 
 def _floating_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:

@@ -1,11 +1,19 @@
 """Several questions about one video: the same answers as separately, with one encoding of the video."""
 
+import copy
+import inspect
+
+import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 
+from modeling_avicuna import build_processor
 from modeling_avicuna.answering_avicuna import answer_batch, answer_questions, generate_shared
 from modeling_avicuna.generation_avicuna import TimeSpanLogitsProcessor, generated_ids
-from tests.time_fixtures import SpanBias, tiny_model_for, tiny_processor
+from modeling_avicuna.prompt_avicuna import PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
+from tests.time_fixtures import SpanBias, tiny_model_for, tiny_processor, tiny_tokenizer
+from tests.tiny_tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
 
 
 QUESTIONS = [
@@ -100,6 +108,87 @@ def test_shared_tokens_and_logits_equal_those_of_generate(processor, kind):
         assert torch.equal(generated_ids(separate)[0], generated_ids(output)[row, :count])
         for step in range(count):
             torch.testing.assert_close(separate.logits[step][0], output.logits[step][row], atol=2e-4, rtol=1e-4)
+
+
+TOKENIZERS = {
+    "digits": tiny_tokenizer,
+    "byte-level": byte_level_tokenizer,
+    "legacy=False": sentencepiece_tokenizer,
+    "legacy=True": lambda: sentencepiece_tokenizer("always"),
+}
+BLOCKS = """\
+{%- for message in messages -%}{%- for block in message['content'] -%}
+{{- block['text'] if block['type'] == 'text' else 'before<' ~ block['type'] ~ '>after' -}}
+{%- endfor -%}{%- endfor -%}"""
+TEMPLATES = {
+    "Vicuna": VICUNA_CHAT_TEMPLATE,
+    "plain": PLAIN_CHAT_TEMPLATE,
+    "text around the medium": BLOCKS,
+    "spaces around the medium": BLOCKS.replace("before", "  ").replace("after", "  "),
+    "medium last": BLOCKS.replace("message['content']", "message['content'] | reverse"),
+}
+MEDIA = {
+    "video with sound": lambda: media(),
+    "video without sound": lambda: media(num_audio=0),
+    "audio": lambda: {"type": "audio", "audio_features": torch.zeros(5, 20)},
+    "image": lambda: {"type": "image", "image": np.zeros((32, 32, 3), np.uint8)},
+}
+TEXTS = ["When does a dog bark?", "<s> At the front", " a", "", "\nUSER: a  b", "ER: 12 \u2581", "</s>"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_prompts_of_several_questions_have_the_ids_of_single_ones(model, monkeypatch, tokenizer, template):
+    processor = build_processor(
+        TOKENIZERS[tokenizer](), image_size=32, num_av_tokens=7, chat_template=TEMPLATES[template]
+    )
+    found = []
+    monkeypatch.setattr(
+        "modeling_avicuna.answering_avicuna.generate_shared",
+        lambda model, *, prompts, **kwargs: found.append([ids.tolist() for ids in prompts]) or iter(()),
+    )
+    for make in MEDIA.values():
+        block = make()
+        conversations = [[{"role": "user", "content": [block, {"type": "text", "text": text}]}] for text in TEXTS]
+        singles = [
+            processor.apply_chat_template([one], add_generation_prompt=True, tokenize=True)[0].tolist()
+            for one in conversations
+        ]
+        with pytest.raises(KeyError):  # no answers
+            answer_questions(model, processor=processor, media=block, questions=TEXTS, duration=1.0)
+        assert found.pop() == singles
+
+
+def test_an_offloaded_model_gives_the_same_answers(processor, model):
+    offloaded = cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
+    assert offloaded.device.type == "meta"
+    pictures = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), np.uint8)
+    raw = {"type": "video", "video": pictures, "fps": 1.0, "audio": np.zeros(48_000 * 3, np.float32)}
+    for block in (media(), raw):
+        asked = {"processor": processor, "media": block, "questions": QUESTIONS, "duration": 6.0, "max_new_tokens": 4}
+        expected, answers = (answer_questions(each, do_sample=False, **asked) for each in (model, offloaded))
+        assert [answer.text for answer in answers] == [answer.text for answer in expected]
+        assert (
+            answer_separately(offloaded, processor, block, QUESTIONS[:1], max_new_tokens=4)[0].text == expected[0].text
+        )
+
+
+@pytest.mark.parametrize("batch_size", [1, 128])
+def test_several_questions_can_be_asked_with_assisted_decoding(processor, model, batch_size):
+    asked = {"processor": processor, "media": media(), "questions": QUESTIONS, "duration": 50.0, "max_new_tokens": 12}
+    asked |= {"do_sample": False, "batch_size": batch_size}
+    expected = answer_questions(model, **asked)
+    assistant = tiny_model_for(processor, seed=1)
+    for settings in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": assistant}):
+        answers = answer_questions(model, **asked, **settings)
+        assert [answer.text for answer in answers] == [answer.text for answer in expected]
+
+
+def test_hooks_keep_the_signature_of_forward(model):
+    """accelerate gives a module with a hook another forward, and libraries bind arguments by its signature."""
+    offloaded = cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
+    assert inspect.signature(offloaded.forward) == inspect.signature(model.forward)
+    inspect.signature(offloaded.forward).bind(input_ids=torch.zeros(1, 1))
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 4])
