@@ -7,6 +7,7 @@ that opens files is therefore in other modules.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import datasets
 import pyarrow as pa
@@ -49,22 +50,25 @@ class AnnotationBuilder(RowsBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         check_split_name(self.split)
         report = RecordReport(settings=self.config.settings())
-        rows = list(with_unique_ids(self.read_rows(report)))
-        if not rows:
+        rows = with_unique_ids(self.read_rows(report))
+        # tables: a row of Python objects takes ten times the memory
+        shards = [self._make_table(part) for part in iter(lambda: list(islice(rows, ROWS_PER_SHARD)), [])]
+        if not shards:
             raise ValueError(f"{self.dataset_name}/{self.config.name}: no row is left\n{report.summary()}")
+        if not dl_manager.is_streaming:
+            report.write(self._output_dir)
+        return [datasets.SplitGenerator(name=self.split, gen_kwargs={"shards": shards})]
+
+    def _make_table(self, rows: list[Row]) -> pa.Table:
         if tracked := [row["id"] for row in rows if any(segment.get("tracks") for segment in row["segments"])]:
             raise ValueError(
                 f"{self.dataset_name}/{self.config.name}: row {tracked[0]!r} says which tracks its segments play, but "
                 "this builder has no column for it: train on the folder of pu_valor that the row was exported from"
             )
-        if not dl_manager.is_streaming:
-            report.write(self._output_dir)
-        shards = [rows[first : first + ROWS_PER_SHARD] for first in range(0, len(rows), ROWS_PER_SHARD)]
-        return [datasets.SplitGenerator(name=self.split, gen_kwargs={"shards": shards})]
+        return pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
 
-    def _generate_tables(self, shards: list[list[Row]]) -> Iterator[tuple[int, pa.Table]]:
-        for number, rows in enumerate(shards):
-            yield number, pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+    def _generate_tables(self, shards: list[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+        yield from enumerate(shards)
 
 
 def check_split_name(name: str) -> None:

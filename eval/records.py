@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dataset_builders.atomic_files import check_output_folder, write_json, write_text
-from dataset_builders.sources.annotation_files import read_json, read_object, read_text
+from dataset_builders.atomic_files import atomic_path, check_output_folder, write_json
+from dataset_builders.sources.annotation_files import read_json, read_object
 from modeling_avicuna.timestamp_avicuna import Event
 
 from .task import Answer, Example, Question
@@ -86,11 +86,12 @@ class AnswerLog:
 
     def join(self, order: Sequence[str]) -> None:
         """Merges all files into predictions.jsonl, in the given order of question ids. For the main process."""
+        self.answers = {}  # not two copies in memory
         self.answers = AnswerLog(self.output).answers
         index = {key: number for number, key in enumerate(order)}
         ranked = sorted(self.answers.values(), key=lambda answer: index.get(answer.question_id, len(index)))
-        lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in ranked]
-        write_text(self.output / "predictions.jsonl", "".join(lines))
+        with atomic_path(self.output / "predictions.jsonl") as path, path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in ranked)
         for path in self.output.glob("predictions.*.jsonl"):
             path.unlink()
         for path in sorted(self.output.glob("unreadable.*.jsonl")):
@@ -110,14 +111,16 @@ def read_answers(path: Path) -> list[Answer]:
     """
     if not path.exists():
         return []
-    complete = read_text(path).rpartition("\n")[0]
     answers = []
-    for number, line in enumerate(complete.split("\n") if complete else [], start=1):
-        try:
-            row = json.loads(line)
-            answers.append(Answer(**{**row, "events": tuple(Event(**event) for event in row["events"])}))
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number} is damaged: {error}") from error
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                answers.append(Answer(**{**row, "events": tuple(Event(**event) for event in row["events"])}))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}, line {number} is damaged: {error}") from error
     return answers
 
 
@@ -139,6 +142,9 @@ def read_result(path: Path, *, also: Sequence[str] = ()) -> dict[str, Any]:
 
 def _cut_unfinished_line(path: Path) -> None:
     """Removes the incomplete last line of a killed process, so that the file can be appended to."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if text and not text.endswith("\n"):
-        write_text(path, text[: text.rfind("\n") + 1])
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        num_bytes = sum(len(line) for line in file if line.endswith(b"\n"))
+        if num_bytes < path.stat().st_size:
+            file.truncate(num_bytes)

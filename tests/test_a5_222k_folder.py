@@ -7,6 +7,7 @@ import pytest
 from dataset_builders import build
 from dataset_builders.a5_222k import A5222KConfig
 from dataset_builders.command_line import parse_options
+from dataset_builders.release import a5_222k_folder
 from dataset_builders.release.a5_222k_card import card_text
 from dataset_builders.release.a5_222k_folder import write_folder
 from tests.curation_fixtures import make_captions
@@ -39,6 +40,24 @@ def release(sources, tmp_path_factory):
         num_pairs=150,
     )
     return write_folder(config, tmp_path_factory.mktemp("release") / "a5")
+
+
+def test_the_rows_of_one_file_are_in_memory_at_a_time(sources, tmp_path, monkeypatch):
+    made, written = [], []
+    pair_row, write_parquet = a5_222k_folder.pair_row, a5_222k_folder.write_parquet
+
+    def write(table, path):
+        written.append((len(table), len(made)))
+        write_parquet(table, path)
+
+    monkeypatch.setattr(a5_222k_folder, "ROWS_PER_FILE", 60)
+    monkeypatch.setattr(a5_222k_folder, "pair_row", lambda *args, **seed: made.append(0) or pair_row(*args, **seed))
+    monkeypatch.setattr(a5_222k_folder, "write_parquet", write)
+    folder = write_folder(A5222KConfig(clotho_file=str(sources / "val.csv"), num_pairs=150), tmp_path / "a5")
+    assert written == [(60, 60), (60, 120), (30, 150)]
+    assert sorted(path.name for path in (folder / "data").iterdir()) == [
+        f"train-{n:05d}-of-00003.parquet" for n in range(3)
+    ]
 
 
 def test_every_number_of_the_card_is_in_the_report(release):

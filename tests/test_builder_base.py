@@ -7,7 +7,7 @@ from datasets import load_dataset
 
 import dataset_builders  # noqa: F401 - registers the builders
 from dataset_builders import builder_base
-from dataset_builders.builder_base import check_split_name, with_unique_ids
+from dataset_builders.builder_base import AnnotationBuilder, check_split_name, with_unique_ids
 from dataset_builders.image_text import ImageTextConfig
 
 
@@ -64,7 +64,12 @@ def test_a_stream_has_shards_of_rows_per_shard(tmp_path, monkeypatch):
     path = write_pairs(tmp_path / "p.json", [f"{number}.jpg" for number in range(10)])
     stream = load_pairs(tmp_path, annotations_file=path, streaming=True)
     assert stream.num_shards == 3
+    sizes, make_table = [], AnnotationBuilder._make_table
+    monkeypatch.setattr(
+        AnnotationBuilder, "_make_table", lambda self, rows: sizes.append(len(rows)) or make_table(self, rows)
+    )
     assert [row["id"] for row in stream] == load_pairs(tmp_path, annotations_file=path, num_proc=2)["id"]
+    assert sizes == [4, 4, 2]  # as many rows are Python objects at a time
 
 
 @pytest.mark.parametrize("name", ["val-1", "Test Set", "", "a/b", "..", "all", "t\u00e9st", "a."])

@@ -1,11 +1,13 @@
 """The evaluation command: output files, resuming, missing and unreadable media, batches, several processes."""
 
 import json
+import os
 import runpy
 import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -351,6 +353,25 @@ def test_a_video_that_cannot_be_read_adds_a_line_and_the_list_is_not_written_aga
     log.join([])
     assert len(log.unreadable) == 21 and log.unreadable["b\u20283"] == "no video stream"
     assert not list(tmp_path.glob("unreadable.*"))
+
+
+def test_answers_are_read_and_merged_line_by_line(tmp_path, monkeypatch):
+    for rank in (0, 1):
+        AnswerLog(tmp_path, rank=rank).write([Answer(f"q{rank}{n}", "-v", 12.5, f"caf\u00e9 {n}") for n in range(3)])
+    cut = (tmp_path / "predictions.1.jsonl").read_bytes().rindex("\u00e9".encode()) + 1
+    os.truncate(tmp_path / "predictions.1.jsonl", cut)  # killed in the middle of a character
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", None)
+        patch.setattr(Path, "read_bytes", None)
+        log = AnswerLog(tmp_path, rank=1)
+        log.join(["q11", "q00"])
+    assert [answer.question_id for answer in read_answers(tmp_path / "predictions.jsonl")] == [
+        "q11",
+        "q00",
+        "q01",
+        "q02",
+        "q10",
+    ]
 
 
 def test_answers_are_read_back_and_a_damaged_line_is_named(tmp_path):

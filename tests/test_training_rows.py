@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from dataset_builders.schema import FEATURES
 from tests.train_fixtures import audio_rows
-from train.data_sources import read_data_source
-from train.training_rows import load_source
+from train.data_sources import DataSource, read_data_source
+from train.training_rows import load_rows, load_source
 
 
 ROW = audio_rows()[0]
@@ -164,3 +164,19 @@ def test_columns_of_other_names_are_ignored_and_numbers_read_as_ids(tmp_path):
 def test_a_value_of_another_type_in_a_data_source_is_named(values):
     with pytest.raises(ValueError, match=f"{next(iter(values))} of data source"):
         read_data_source({"path": "rows.parquet", **values})
+
+
+def test_rows_are_checked_and_counted_without_reading_them_one_by_one(tmp_path, monkeypatch):
+    rows = [{**ROW, "id": str(number), "source": "odd" if number % 2 else "even"} for number in range(7)]
+    Dataset.from_list(rows, features=FEATURES).to_parquet(str(tmp_path / "rows.parquet"))
+    monkeypatch.setattr(Dataset, "__iter__", None)
+    monkeypatch.setattr("train.training_rows.BATCH_ROWS", 3)
+
+    class Media:
+        def missing(self, row: dict) -> list[str]:
+            return [row["media"]["audio"]] if row["id"] in ("3", "6") else []
+
+    sources = [DataSource(path=str(tmp_path / "rows.parquet"), weight=2)]
+    mixed, counts = load_rows(sources, media=Media(), max_missing=0.5)
+    assert sorted(mixed[:]["id"]) == sorted(2 * ["0", "1", "2", "4", "5"])
+    assert counts == {"rows_per_source": {"even": 6, "odd": 4}, "dropped": {"missing_media": 2}}

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from train.row_checks import check_conversations
 
 logger = logging.getLogger(__name__)
 
+BATCH_ROWS = 1000  # converted to Python objects at a time
 ROW_FILES = (".parquet", ".json", ".jsonl")
 LOADING_ERRORS = (ValueError, OSError, pa.ArrowException, DatasetsError)
 
@@ -186,15 +186,18 @@ def load_rows(
         rows = load_source(source, data_dir=data_dir)
         num_rows += len(rows)
         needed = rows.select_columns(["id", "source", "media", "segments"])  # reading messages would take most time
-        absent = {index: names for index, row in enumerate(needed) if (names := media.missing(row))}
+        tables = needed.with_format("arrow").iter(BATCH_ROWS)  # several times faster than row by row
+        all_rows = (row for table in tables for row in table.to_pylist())
+        absent = {index: names for index, row in enumerate(all_rows) if (names := media.missing(row))}
         missing += [(rows[index]["id"], names) for index, names in absent.items()]
         key = f"{number}:{source.path}" + (f"/{source.name}" if source.name else "")
         kept[key] = rows.select([i for i in range(len(rows)) if i not in absent]) if absent else rows
         weights[key] = source.weight
     check_missing(missing, num_rows=num_rows, max_missing=max_missing)
     mixed = mix(kept, weights, seed=seed)
-    counts = {"rows_per_source": dict(Counter(mixed["source"])), "dropped": {"missing_media": len(missing)}}
-    return mixed, counts
+    names = mixed.select_columns(["source"]).with_format("arrow")[:]["source"]
+    per_source = {entry["values"]: entry["counts"] for entry in names.value_counts().to_pylist()}
+    return mixed, {"rows_per_source": per_source, "dropped": {"missing_media": len(missing)}}
 
 
 def check_missing(missing: list[tuple[str, list[str]]], *, num_rows: int, max_missing: float):

@@ -173,7 +173,7 @@ class FeatureFolders:
         A clip that is not stored under its name is the part of its video that the times of the name give.
         """
         for name in names:
-            for media_id in (name, without_media_suffix(Path(name).name)):
+            for media_id in _media_ids(name):
                 for store in self.stores:
                     key = store.find(media_id, start, end)
                     if key is not None:
@@ -184,6 +184,12 @@ class FeatureFolders:
                     if found is not None:
                         return found
         return None
+
+
+def _media_ids(name: str) -> Iterator[str]:
+    """A name as given, then without folders and suffix."""
+    yield name
+    yield without_media_suffix(Path(name).name)
 
 
 class FeatureWriter:

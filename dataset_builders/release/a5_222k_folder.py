@@ -7,6 +7,7 @@ No audio is copied.
 
 import os
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,19 +38,20 @@ def write_folder(settings: A5222KSettings, output: str | Path) -> Path:
         raise ValueError(f"{output} exists: choose a new folder")
     report = RecordReport()
     pairs = select_pairs(settings, report=report)
-    rows = list(with_unique_ids(pair_row(pair, seed=settings.seed) for pair in pairs))
+    rows = with_unique_ids(pair_row(pair, seed=settings.seed) for pair in pairs)
+    num_files = -(-len(pairs) // ROWS_PER_FILE)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "data").mkdir(parents=True)
-    parts = [rows[first : first + ROWS_PER_FILE] for first in range(0, len(rows), ROWS_PER_FILE)]
     sizes = []
-    for number, part in enumerate(parts):
-        path = partial / "data" / f"train-{number:05d}-of-{len(parts):05d}.parquet"
-        write_parquet(pa.Table.from_pylist(part, schema=FEATURES.arrow_schema), path)
+    for number in range(num_files):
+        path = partial / "data" / f"train-{number:05d}-of-{num_files:05d}.parquet"
+        part = pa.Table.from_pylist(list(islice(rows, ROWS_PER_FILE)), schema=FEATURES.arrow_schema)
+        write_parquet(part, path)
         sizes.append(measure_parquet(path))
     report.write(
         partial,
-        num_rows={"train": len(rows)},
+        num_rows={"train": len(pairs)},
         sizes={"train": add_sizes(sizes)},
         environments=[build_environment(PACKAGES)],
     )
