@@ -37,3 +37,27 @@ def test_the_fingerprint_of_an_encoder_depends_on_its_files(tmp_path):
 def test_a_missing_encoder_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ValueError, match="text_encoder .*no_encoder"):
         embed_captions(["A dog barks."], text_encoder=tmp_path / "no_encoder")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_captions_are_encoded_and_saved_in_chunks(tmp_path, monkeypatch, cached):
+    captions = ["a", "bb", "a", "ccc", "dddd", "bb", "eeeee"]
+    expected = np.array([[len(caption), 1] for caption in captions], np.float32)
+    encoded, folder = [], tmp_path if cached else None
+
+    def encode(texts, *, text_encoder):
+        if text_encoder == "killed" and encoded:
+            raise KeyboardInterrupt
+        encoded.append(texts)
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+    monkeypatch.setattr(embedding, "CHUNK_CAPTIONS", 2)
+    monkeypatch.setattr(embedding, "encode_texts", encode)
+    monkeypatch.setattr(embedding, "fingerprint_encoder", lambda text_encoder: "encoder")
+    with pytest.raises(KeyboardInterrupt):
+        embed_captions(captions, text_encoder="killed", cache_dir=folder)
+    for _ in range(2):
+        assert np.array_equal(embed_captions(captions, text_encoder="continued", cache_dir=folder), expected)
+    new = [["a", "bb"], ["ccc", "dddd"], ["eeeee"]]
+    assert encoded == (new if cached else [*new[:1], *new, *new])
+    assert np.array_equal(embed_captions(["eeeee", "a"], text_encoder="continued", cache_dir=folder), expected[[6, 0]])

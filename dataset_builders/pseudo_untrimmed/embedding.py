@@ -5,7 +5,9 @@ A caption is encoded once per encoder, independent of its file and of the other 
 """
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ ENCODER_FILES = (
     ".bin",
     ".model",
 )  # the files of a sentence-transformers folder that affect its output
+CHUNK_CAPTIONS = 100_000  # encoded and saved at a time: a killed process loses at most some minutes
 
 
 def embed_captions(
@@ -48,16 +51,37 @@ def embed_captions(
     """
     if not captions:
         raise ValueError("there are no captions to embed")
-    keys = [hash_text(caption) for caption in captions]
+    distinct = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+    places = {hash_text(caption): place for caption, place in distinct.items()}
     folder = None if cache_dir is None else Path(cache_dir) / fingerprint_encoder(text_encoder)
-    known = {} if folder is None else read_vectors(folder)
-    new = {key: caption for key, caption in zip(keys, captions) if key not in known}
-    if new:
-        vectors = encode_texts(list(new.values()), text_encoder=text_encoder)
-        known.update(zip(new, vectors))
+    rows, is_missing = np.empty((0, 0), np.float32), np.ones(len(distinct), bool)
+    cached = iter(()) if folder is None else read_vectors(folder)
+    for keys, vectors in chain(cached, encode_missing(list(distinct), is_missing, text_encoder, folder)):
+        if not rows.size:
+            rows = np.empty((len(distinct), vectors.shape[1]), np.float32)
+        pairs = [(places[key], number) for number, key in enumerate(keys) if key in places]
+        found, numbers = np.array(pairs, np.int64).reshape(-1, 2).T
+        new = is_missing[found]
+        rows[found[new]] = vectors[numbers[new]]
+        is_missing[found] = False
+    return rows if len(distinct) == len(captions) else rows[[distinct[caption] for caption in captions]]
+
+
+def encode_missing(
+    captions: list[str], is_missing: np.ndarray, text_encoder: str | Path, folder: Path | None
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Text hashes and vectors of the captions that are missing, which are saved in `folder` as they are computed.
+
+    Args:
+        is_missing (boolean `np.ndarray` of shape `(num_captions,)`): read when the iteration begins.
+    """
+    places = np.flatnonzero(is_missing)
+    for first in range(0, len(places), CHUNK_CAPTIONS):
+        texts = [captions[place] for place in places[first : first + CHUNK_CAPTIONS]]
+        keys, vectors = [hash_text(text) for text in texts], encode_texts(texts, text_encoder=text_encoder)
         if folder is not None:
-            write_vectors(folder, list(new), vectors)
-    return np.stack([known[key] for key in keys])
+            write_vectors(folder, keys, vectors)
+        yield keys, vectors
 
 
 def encode_texts(texts: list[str], *, text_encoder: str | Path) -> np.ndarray:
@@ -94,13 +118,11 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_vectors(folder: Path) -> dict[str, np.ndarray]:
-    """Text hash -> vector, from all files of earlier runs."""
-    vectors: dict[str, np.ndarray] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+def read_vectors(folder: Path) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Text hashes and vectors of each file of earlier runs."""
+    for path in sorted(folder.glob("*.safetensors"), reverse=True):
         tensors = load_file(path)
-        vectors.update(zip((row.tobytes().hex() for row in tensors["hashes"]), tensors["vectors"]))
-    return vectors
+        yield [row.tobytes().hex() for row in tensors["hashes"]], tensors["vectors"]
 
 
 def write_vectors(folder: Path, keys: list[str], vectors: np.ndarray) -> None:
