@@ -19,13 +19,15 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 export HF_DATASETS_CACHE="$work/datasets" PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 mkdir -p "$output"
 
-trial=(); learning=(--num-workers 12 --batch-size 64 --seconds "${LEARNING_SECONDS:-50}")
-if [ "$device" = cpu ]; then learning=(--num-workers 0 --seconds 1 --steps-per-second 4 --batch-size 4); fi
+trial=(); learning=(--num-workers 12 --batch-size 64 --seconds "${LEARNING_SECONDS:-25}"); most=540
+if [ "$device" = cpu ]; then learning=(--num-workers 0 --seconds 1 --steps-per-second 4 --batch-size 4); most=7200; fi
 
-part() {  # name, seconds at most, module, options
+part() {  # name, seconds at most (less where the 9 minutes end before), module, options
     local name=$1 limit=$2; shift 2
     case " $parts " in *" $name "*) ;; *) return ;; esac
-    local began=$SECONDS status=0
+    local began=$SECONDS status=0 left=$((most - SECONDS))
+    [ "$left" -ge 10 ] || { echo "$name: not begun, its time is over"; return; }
+    [ "$limit" -le "$left" ] || limit=$left
     taskset -c "$cores" timeout -k 5 "$limit" "$python" -m "$@" >> "$output/$name.log" 2>&1 || status=$?
     echo "$name: status $status, $((SECONDS - began)) s"
     [ $status = 0 ] || tail -n 8 "$output/$name.log"
@@ -34,7 +36,7 @@ part() {  # name, seconds at most, module, options
 # on the other half of the cores while the GPU trains the large model
 half=$((($(nproc) + 1) / 2)); ours="0-$((half - 1))"; others=$(($(nproc) > 1 ? half : 0))-$(($(nproc) - 1))
 case " $parts " in *" prepare "* | *" learning "*)
-    taskset -c "$others" "$python" -m benchmarks.gpu_learning --action prepare --folder "$work/learning" \
+    taskset -c "$others" timeout "$most" "$python" -m benchmarks.gpu_learning --action prepare --folder "$work/learning" \
         --num-processes "$half" > "$output/prepare.log" 2>&1 &
 esac
 
