@@ -11,7 +11,9 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builders import build
+from dataset_builders.pseudo_untrimmed.curation import prepare
 from dataset_builders.pseudo_untrimmed.settings import PRESETS
+from dataset_builders.pseudo_untrimmed.shards import build_shard
 from dataset_builders.pu_valor import PUValor
 from dataset_builders.schema import FEATURES, MEDIA, TRACKED_FEATURES, with_rejected
 from dataset_builders.sources.record_report import RecordReport
@@ -316,3 +318,20 @@ def test_an_overlay_without_a_usable_background_is_an_error_that_names_the_file(
     backgrounds.write_text('["quiet_0.000_0.100"]', encoding="utf-8")
     with pytest.raises(ValueError, match=r"backgrounds\.json has no clip of at least"):
         load(captions, overlay=True, backgrounds_file=str(backgrounds))
+
+
+def test_a_prepared_folder_that_was_replaced_is_read_again(tmp_path):
+    """Within one process: the plan and the clips of a shard must be those of one preparation."""
+    folders = []
+    for number in range(2):
+        records = [{**record, "desc": f"{record['desc']} Take {number}."} for record in make_captions(60)]
+        captions_file = tmp_path / f"{number}.json"
+        captions_file.write_text(json.dumps(records))
+        settings = quick_settings(captions_file)
+        folders.append(prepare(settings, tmp_path / "prepared").folder)
+    first, second = (build_shard(folder, "train", 0, settings=settings) for folder in folders)
+    assert first != second
+    build_shard(folders[0], "train", 0, settings=settings)
+    shutil.rmtree(folders[0])
+    shutil.copytree(folders[1], folders[0])
+    assert build_shard(folders[0], "train", 0, settings=settings) == second

@@ -44,14 +44,16 @@ def build_shard(prepared: str | Path, split: str, index: int, *, settings: Curat
         settings (`CurationSettings`):
             Settings of the build.
     """
-    clips = _read_clips(Path(prepared) / CLIPS_FILE.format(split=split))
+    clips_file = Path(prepared) / CLIPS_FILE.format(split=split)
+    clips = _read_clips(clips_file, clips_file.stat().st_mtime_ns)
     begin = index * settings.shard_rows
     plan = read_plan(Path(prepared) / PLAN_FILE.format(split=split), begin, begin + settings.shard_rows)
     return tabulate(plan, clips, split=split, settings=settings)
 
 
 @lru_cache(maxsize=1)  # a process builds many shards of a split
-def _read_clips(path: Path) -> pa.Table:
+def _read_clips(path: Path, changed_at: int) -> pa.Table:
+    """The clips in `path`, read again where the time of its last change differs."""
     return pq.read_table(path)
 
 
