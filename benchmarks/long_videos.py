@@ -150,10 +150,15 @@ def write_long_video(folder: Path, *, minutes: int, seed: int) -> Path:
     return path
 
 
+def lengths(options: LongVideoOptions) -> list[int]:
+    """Minutes of the videos of one part: that of the long video, and shorter ones."""
+    return sorted({min(minutes, options.minutes) for minutes in (1, 10, options.minutes)})
+
+
 def measure_memory(folder: Path, options: LongVideoOptions) -> list[dict[str, Any]]:
-    """Peak resident memory and time of a process that locates one class in 1, 10 and 60 minutes."""
+    """Peak resident memory and time of a process that locates one class in `lengths` minutes."""
     rows = []
-    for minutes in (1, 10, 60):
+    for minutes in lengths(options):
         path = write_long_video(folder / f"memory{minutes}", minutes=minutes, seed=options.seed)
         measured = run_worker(path, ["--parts", "memory", "--window", str(options.window)], options)
         rows.append({"minutes": minutes, "file_bytes": path.stat().st_size, **measured})
@@ -164,7 +169,7 @@ def measure_question(folder: Path, options: LongVideoOptions) -> list[dict[str, 
     """Time and peak memory of a process that asks one question about a whole video, and the time of a bare loop that
     decodes as many frames."""
     rows = []
-    for minutes in (1, options.minutes):
+    for minutes in sorted({1, options.minutes}):
         path = write_360p(folder / f"question{minutes}.mp4", minutes=minutes)
         measured = run_worker(path, ["--parts", "question"], options)
         began = time.process_time()
@@ -308,7 +313,7 @@ def measure_http(folder: Path, options: LongVideoOptions) -> dict[str, Any]:
     """Time of a client that asks vLLM about all windows of a video, then asks again, and memory of the server."""
     videos = {
         f"{minutes} min, 96 x 96": write_long_video(folder / f"http{minutes}", minutes=minutes, seed=options.seed)
-        for minutes in (1, 10, 60)
+        for minutes in lengths(options)
     }
     videos[f"{options.minutes} min, 640 x 360"] = write_360p(folder / "http360p.mp4", minutes=options.minutes)
     write_tiny_llama(folder / "model", texts=[GROUNDING_PROMPT.format(query=QUERY)])

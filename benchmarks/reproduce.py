@@ -185,7 +185,11 @@ def read_losses(step: recipe.Step) -> list[tuple[int, float]]:
 
 
 def collect(options: ReproduceOptions) -> None:
-    """Write the finished rows of the whole plan into one file, name the others in it, draw and print."""
+    """Write the finished rows of the whole plan into one file, name the others in it, draw and print.
+
+    Raises:
+        ValueError: no row is finished. Earlier results stay as they are.
+    """
     from eval.figures import draw_lines
 
     rows, missing = [], []
@@ -197,6 +201,8 @@ def collect(options: ReproduceOptions) -> None:
             rows.append(row)
         else:
             missing.append(f"{name}, seed {run.seed}")
+    if not rows:
+        raise ValueError(f"no row is finished below {options.output}")
     write_json(options.results, {"rows": rows, "not_run": missing})
     repeated = {name for name, run in read_plan(options.plan, only=[], seeds=[]) if run.seed}
     losses = {

@@ -11,6 +11,7 @@ mask of the whole row is made. `benchmarks/gpu_training.py` measures a 7B model 
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from transformers import LlamaConfig
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from modeling_avicuna import AVicunaConfig, AVicunaForConditionalGeneration
 from train.collator import IGNORED, flatten_batch
 from train.packed_attention import PACKED_SDPA
@@ -48,6 +50,10 @@ class Options:
     batch_size: int = field(default=8, metadata={"help": "Samples of a batch."})
     num_batches: int = field(default=4, metadata={"help": "Batches of mixed lengths on a CPU."})
     rounds: int = field(default=3, metadata={"help": "Passes over the batches; the median counts."})
+    output: Path = field(default=RESULTS / "train_throughput.json", metadata={"help": "File for the figures."})
+
+    def __post_init__(self):
+        check_range(self, 1, "batch_size", "num_batches", "rounds")
 
 
 def draw_lengths(num_samples: int) -> list[int]:
@@ -141,7 +147,7 @@ def compare_padding(options: Options) -> dict:
 def main(arguments: list[str] | None = None):
     options = parse_options(Options, arguments, program=PROGRAM, description=__doc__.splitlines()[0])
     conditions = describe_conditions(["torch"], torch_threads=torch.get_num_threads(), **asdict(options))
-    write_results(RESULTS / "train_throughput.json", conditions=conditions, results=compare_padding(options))
+    write_results(options.output, conditions=conditions, results=compare_padding(options))
 
 
 if __name__ == "__main__":
