@@ -82,6 +82,7 @@ def test_the_script_calls_every_part_with_known_options(device, size, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_whole_script_on_the_cpu(tmp_path):
     four_bit = importlib.util.find_spec("bitsandbytes") is not None  # optional
     parts = "training queries features learning" + " four_bit" * four_bit
