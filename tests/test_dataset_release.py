@@ -15,7 +15,7 @@ from dataset_builders.release.a5_222k_folder import write_folder
 from dataset_builders.release.pu_valor_folder import build_folder
 from dataset_builders.schema import FEATURES
 from model_card import push as push_module
-from model_card.release.dataset_release import assemble_dataset, find_dataset_problems, write_card
+from model_card.release.dataset_release import assemble_dataset, copy_parquet, find_dataset_problems, write_card
 from model_card.write import dataset_card
 from tests.curation_fixtures import quick_settings, write_captions
 from tests.hub_server import TOKEN
@@ -124,6 +124,17 @@ def test_rendered_videos_are_published_only_on_request(tmp_path):
     (tmp_path / "with" / "data" / "train-0.parquet").unlink()
     (problem,) = find_dataset_problems(tmp_path / "with", include_media=True)
     assert "README.md lists the split train" in problem
+
+
+def test_the_videos_of_a_file_with_relative_paths_are_not_read(tmp_path, monkeypatch):
+    media = [{"video": "videos/a.mp4", "audio": None}]
+    pq.write_table(pa.table({"media": media, "video": [b"0" * 100]}), tmp_path / "source.parquet")
+    read, read_table = [], pq.read_table
+    monkeypatch.setattr(
+        pq, "read_table", lambda path, columns=None: read.append(columns) or read_table(path, columns=columns)
+    )
+    copy_parquet(tmp_path / "source.parquet", tmp_path / "target.parquet")
+    assert read == [["media"]] and (tmp_path / "target.parquet").is_symlink()
 
 
 def test_an_unfinished_build_is_not_published(tmp_path):

@@ -1,8 +1,9 @@
 """The report of read, kept, dropped and repaired records."""
 
 import json
+from pathlib import Path
 
-from dataset_builders.sources.record_report import RecordReport
+from dataset_builders.sources.record_report import RecordReport, read_dropped, write_report
 
 
 def filled_report() -> RecordReport:
@@ -34,3 +35,13 @@ def test_the_written_report_lists_each_record_and_is_deterministic(tmp_path):
     assert json.loads((tmp_path / "facts" / "report.json").read_text()) == {**written, "sizes": {"train": 3}}
     lines = [json.loads(line) for line in (tmp_path / "one" / "dropped.jsonl").read_text().splitlines()]
     assert lines == filled_report().entries and lines[0]["detail"] == [1.0, 2.0]
+
+
+def test_the_list_of_dropped_records_is_copied_line_by_line(tmp_path, monkeypatch):
+    report = filled_report()
+    report.drop("clotho", "c", "no_text", detail="one\u2028line \u00e9")
+    report.write(tmp_path / "one")
+    monkeypatch.setattr(Path, "read_text", None)
+    write_report(tmp_path / "two", {}, read_dropped(tmp_path / "one"))
+    first, second = ((tmp_path / name / "dropped.jsonl").read_bytes() for name in ("one", "two"))
+    assert first == second and first.count(b"\n") == 4

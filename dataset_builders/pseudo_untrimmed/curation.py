@@ -9,6 +9,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from ..atomic_files import write_json
 from ..release.provenance import build_environment
 from ..sources.captions import SOURCE
-from ..sources.record_report import DROPPED_FILE, REPORT_FILE, RecordReport, write_report
+from ..sources.record_report import REPORT_FILE, RecordReport, read_dropped, write_report
 from .clustering import DROPPED
 from .embedding import embed_captions
 from .settings import CurationSettings
@@ -175,8 +176,6 @@ def write_account(output: str | Path, prepared: Prepared, drops: list[dict], **f
     for drop in drops:
         videos["kept"] -= 1
         videos["dropped"][drop["reason"]] = videos["dropped"].get(drop["reason"], 0) + 1
-    dropped = (prepared.folder / DROPPED_FILE).read_text(encoding="utf-8").split("\n")
-    entries = [json.loads(line) for line in dropped if line]
-    entries += [{"decision": "dropped", "source": VIDEOS, **drop} for drop in drops]
-    write_report(output, report, entries)
+    rendered = ({"decision": "dropped", "source": VIDEOS, **drop} for drop in drops)
+    write_report(output, report, chain(read_dropped(prepared.folder), rendered))
     return report

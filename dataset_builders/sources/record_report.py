@@ -7,11 +7,12 @@ The report makes no decisions itself.
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..atomic_files import write_text
+from ..atomic_files import atomic_path, write_text
 
 
 REPORT_FILE = "report.json"
@@ -97,10 +98,17 @@ class RecordReport:
         write_report(folder, {"settings": self.settings, "sources": self.counts(), **facts}, self.entries)
 
 
-def write_report(folder: str | Path, report: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+def write_report(folder: str | Path, report: dict[str, Any], entries: Iterable[dict[str, Any]]) -> None:
     """Write dropped.jsonl, then report.json: if a folder has report.json, both files are complete."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(entry, sort_keys=True, ensure_ascii=False, default=str) for entry in entries)
-    write_text(Path(folder) / DROPPED_FILE, "".join(f"{line}\n" for line in lines))
+    with atomic_path(Path(folder) / DROPPED_FILE) as path, path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
     text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, default=str)
     write_text(Path(folder) / REPORT_FILE, text + "\n")
+
+
+def read_dropped(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The entries of a folder's dropped.jsonl, one at a time."""
+    with (Path(folder) / DROPPED_FILE).open(encoding="utf-8", newline="\n") as file:
+        yield from map(json.loads, file)

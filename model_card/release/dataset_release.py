@@ -106,13 +106,13 @@ def write_card(release: Path, card: str) -> None:
 def copy_parquet(source: Path, target: Path) -> None:
     """Link a Parquet file, or rewrite it if its column `media` has absolute paths."""
     if "media" in pq.read_schema(source).names:
-        table = pq.read_table(source)
-        media = table["media"].combine_chunks()
+        media = pq.read_table(source, columns=["media"])["media"].combine_chunks()  # not gigabytes of videos
         paths = [pc.struct_field(media, field.name) for field in media.type]
         short = [
             pc.replace_substring_regex(path, FOLDERS, "") if pa.types.is_string(path.type) else path for path in paths
         ]
         if any(not new.equals(old) for new, old in zip(short, paths)):
+            table = pq.read_table(source)
             column = pa.StructArray.from_arrays(short, fields=list(media.type), mask=media.is_null())
             index = table.schema.get_field_index("media")
             pq.write_table(table.set_column(index, table.schema.field(index), column), target, compression="zstd")
