@@ -54,7 +54,7 @@ def video_indices(queries: Sequence[Query]) -> dict[str, int]:
 def bootstrap(score: Score, *, num_videos: int, num_resamples: int, seed: int) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals: the videos are drawn with replacement; a video drawn twice counts as two videos."""
     generator = np.random.default_rng(seed)
-    drawn = generator.integers(num_videos, size=(num_resamples, num_videos))
+    drawn = (generator.integers(num_videos, size=num_videos) for _ in range(num_resamples))  # one at a time in memory
     rows = [score(np.bincount(videos, minlength=num_videos)) for videos in drawn]
     names = rows[0] if rows else ()
     # a resample without a query of a kind has no value of it

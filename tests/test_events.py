@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from eval import events
 from eval.events_reading import read_queries
+from eval.events_scoring import bootstrap
 from eval.metrics.event_localization.average_precision import mean_average_precision
 from eval.metrics.temporal_grounding.spans import score_spans
 
@@ -408,3 +410,13 @@ def test_it_runs_with_only_numpy_and_scipy(annotations, tmp_path, project_dir, t
     picture = [*command, str(path), "--output", str(tmp_path), "--figure"]
     wrong = subprocess.run(picture, cwd=project_dir, capture_output=True, text=True, timeout=120)
     assert wrong.returncode == 2 and "--figure needs matplotlib" in wrong.stderr
+
+
+def test_the_resamples_of_a_bootstrap_are_not_all_in_memory():
+    tracemalloc.start()
+    limits = bootstrap(lambda weights: {"first": weights[0]}, num_videos=10_001, num_resamples=100, seed=3)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 * 8 * 10_001
+    drawn = np.random.default_rng(3).integers(10_001, size=(100, 10_001))  # the same numbers
+    assert limits["first"] == tuple(np.percentile((drawn == 0).sum(axis=1), [2.5, 97.5]))
