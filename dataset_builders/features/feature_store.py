@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ..atomic_files import atomic_path, write_json, write_text
 from ..sources.annotation_files import read_json
@@ -66,6 +66,7 @@ class FeatureStore:
         if not self._positions:
             raise ValueError(f"{self.folder} holds no cached features: no finished part-*.jsonl there")
         self._parts: dict[int, Any] = {}  # open safetensors files
+        self._single_rows: dict[str, np.ndarray | None] = {}
         settings = self.folder / SETTINGS_FILE
         known = read_json(settings) if settings.exists() else {}
         self.settings = {**PUBLISHED_SETTINGS, **known}
@@ -128,11 +129,10 @@ class FeatureStore:
         return self._single_row(DARKNESS)
 
     def _single_row(self, name: str) -> np.ndarray | None:
-        path = self.folder / f"{name}.safetensors"
-        if not path.exists():
-            return None
-        with safe_open(path, framework="numpy") as file:
-            return file.get_tensor(name).astype(np.float32)
+        if name not in self._single_rows:  # every composed row asks for it
+            path = self.folder / f"{name}.safetensors"
+            self._single_rows[name] = load_file(path)[name].astype(np.float32) if path.exists() else None
+        return self._single_rows[name]
 
     def _entry(self, media_id: str) -> np.void:
         if media_id not in self._positions:
