@@ -298,7 +298,7 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         self.lm_head = build_head(config.text_config, self.model.language_model)
         tied = find_tied_weight(self.model.language_model)
         self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{tied}"}
-        self._logit_scaling = logit_scaling(config.text_config)
+        self._scales_logits = logit_scaling(config.text_config) != (1.0, None)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -384,7 +384,9 @@ class AVicunaForConditionalGeneration(AVicunaPreTrainedModel, MediaGenerationMix
         )
         hidden_states = outputs.last_hidden_state  # [B, T, hidden_size]
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = scale_logits(self.lm_head(hidden_states[:, kept, :]), *self._logit_scaling)  # [B, T, vocab_size]
+        logits = self.lm_head(hidden_states[:, kept, :])  # [B, T, vocab_size]
+        if self._scales_logits:  # read again: a soft cap can be switched off after loading
+            logits = scale_logits(logits, *logit_scaling(self.config.text_config))
         logits = self._mask_unused(logits)
         loss = None
         if labels is not None:

@@ -125,6 +125,19 @@ def test_logits_of_text_equal_those_of_the_source_model(source_and_model):
     torch.testing.assert_close(logits[..., :VIDEO_ID], expected[..., :VIDEO_ID], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text"])
+def test_a_soft_cap_can_be_switched_off_after_loading(name):
+    source = source_model(name)
+    model = inside_avicuna(source)
+    ids = left_padded_ids()["input_ids"][:1]
+    capped = model(input_ids=ids).logits
+    source.config.final_logit_softcapping = model.config.text_config.final_logit_softcapping = None
+    expected, logits = source(input_ids=ids).logits, model(input_ids=ids).logits
+    torch.testing.assert_close(logits[..., :VIDEO_ID], expected[..., :VIDEO_ID], atol=1e-5, rtol=0)
+    assert not torch.allclose(capped, logits)
+
+
 def test_a_padded_batch_generates_the_tokens_of_the_source_model(source_and_model):
     source, model = source_and_model
     settings = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [VIDEO_ID, AUDIO_ID]}
