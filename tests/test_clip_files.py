@@ -1,19 +1,22 @@
 """Clips that are parts of longer videos: events of UnAV-100 and ActivityNet, rendered, and composed of features."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from dataset_builders.features.feature_store import FeatureFolders, FeatureWriter
+from dataset_builders.pseudo_untrimmed import usable_clips
 from dataset_builders.pseudo_untrimmed.planning import Segment
 from dataset_builders.pseudo_untrimmed.rendering import render_video
 from dataset_builders.schema import FEATURES
-from dataset_builders.sources.captions import read_clips
+from dataset_builders.sources.captions import Clip, read_clips
 from dataset_builders.sources.clip_files import ClipFile, locate_clip
 from dataset_builders.sources.media_folder import MediaFolder
 from dataset_builders.sources.record_report import RecordReport
+from dataset_builders.sources.records import UnusableRecord
 from modeling_avicuna.media_avicuna import decode_audio, decode_video
 from train.extract_features import list_parts
 
@@ -134,3 +137,19 @@ def test_features_of_a_part_are_found_by_the_name_of_the_clip(video, tmp_path, m
     store, key = FeatureFolders([tmp_path / "features"]).find(["v_some_6.500_9.000"])
     assert key == "v_some@6.500-9.000" and store.duration(key) == 2.5
     assert FeatureFolders([tmp_path / "features"]).find(["v_some_6.000_9.000"]) is None
+
+
+def test_clips_are_measured_in_parallel_and_reported_in_their_order(tmp_path, monkeypatch):
+    both = threading.Barrier(2, timeout=30)
+
+    def measure(media, clip):
+        both.wait()  # one thread alone would wait in vain
+        return float(clip.clip_id) if clip.clip_id != "2" else UnusableRecord("at 1 s", "unreadable_media_file")
+
+    monkeypatch.setattr(usable_clips, "measure_clip", measure)
+    monkeypatch.setattr(usable_clips.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(usable_clips, "CLIPS_AT_ONCE", 4)
+    clips, report = [Clip(str(number), "It rains.", 10.0) for number in range(1, 9)], RecordReport()
+    kept = usable_clips.measure_clips(clips, str(tmp_path), source="captions", report=report)
+    assert [(clip.clip_id, clip.duration) for clip in kept] == [(str(n), float(n)) for n in (1, 3, 4, 5, 6, 7, 8)]
+    assert [entry["detail"] for entry in report.entries] == ["at 1 s"] and report.num_kept["captions"] == 7

@@ -8,6 +8,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -19,11 +20,13 @@ from ..sources.clip_ids import split_clip_id
 from ..sources.excluded_ids import read_excluded_ids
 from ..sources.media_folder import MediaFolder
 from ..sources.record_report import RecordReport
+from ..sources.records import UnusableRecord
 from .rendering import CLIP_TOLERANCE
 from .settings import CurationSettings
 
 
 BACKGROUNDS = "backgrounds"
+CLIPS_AT_ONCE = 10_000  # measured in threads before the next ones; bounds the memory
 
 
 def read_usable_clips(settings: CurationSettings, report: RecordReport) -> tuple[list[Clip], list[Clip]]:
@@ -72,33 +75,39 @@ def read_backgrounds(settings: CurationSettings, report: RecordReport) -> list[C
 def measure_clips(clips: list[Clip], clips_dir: str, *, source: str, report: RecordReport) -> list[Clip]:
     """Clips whose file, or whose part of a video's file, exists and can be read, with its own length; the others are
     dropped by reason."""
-    from modeling_avicuna.media_avicuna import MediaError, probe
-
     media = MediaFolder(clips_dir, kind="video")
     kept = []
-    for clip in clips:
-        file = locate_clip(media, clip.clip_id)
-        if file is None:
-            report.drop(source, clip.clip_id, "no_media_file")
-            continue
-        try:
-            info = probe(file.path)
-        except MediaError as error:
-            report.drop(source, clip.clip_id, "unreadable_media_file", detail=str(error))
-            continue
-        if not info.has_video:
-            report.drop(source, clip.clip_id, "no_video_stream")
-            continue
-        duration = round(file.measure(info.duration), 3)
-        if file.end is not None and duration < file.end - (file.start or 0.0) - CLIP_TOLERANCE:
-            detail = f"{info.duration:.2f} s of file"
-            report.drop(source, clip.clip_id, "ends_after_its_file", detail=detail)
-            continue
-        kept.append(dataclasses.replace(clip, duration=duration))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(clips), CLIPS_AT_ONCE):
+            chunk = clips[first : first + CLIPS_AT_ONCE]
+            for clip, found in zip(chunk, pool.map(partial(measure_clip, media), chunk)):
+                if isinstance(found, UnusableRecord):
+                    report.drop(source, clip.clip_id, found.reason, detail=found.detail)
+                else:
+                    kept.append(dataclasses.replace(clip, duration=found))
     report.num_kept[source] = len(kept)
     if clips and not kept:
         raise ValueError(f"{clips_dir} has no usable media file for any of {len(clips)} clips: {report.counts()}")
     return kept
+
+
+def measure_clip(media: MediaFolder, clip: Clip) -> float | UnusableRecord:
+    """Seconds of a clip's file, or of its part of a video's file; or why it cannot be used."""
+    from modeling_avicuna.media_avicuna import MediaError, probe
+
+    file = locate_clip(media, clip.clip_id)
+    if file is None:
+        return UnusableRecord(None, "no_media_file")
+    try:
+        info = probe(file.path)
+    except MediaError as error:
+        return UnusableRecord(str(error), "unreadable_media_file")
+    if not info.has_video:
+        return UnusableRecord(None, "no_video_stream")
+    duration = round(file.measure(info.duration), 3)
+    if file.end is not None and duration < file.end - (file.start or 0.0) - CLIP_TOLERANCE:
+        return UnusableRecord(f"{info.duration:.2f} s of file", "ends_after_its_file")
+    return duration
 
 
 class DecodedClips:
