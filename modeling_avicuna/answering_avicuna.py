@@ -114,6 +114,7 @@ def answer_questions(
     ):
         found = _answers(outputs, processor=processor, durations=[duration] * len(numbers), score=score)
         answers.update(zip(numbers, found))
+        del outputs  # its logits would be kept while the next batch is generated
     return [answers[number] for number in range(len(questions))]
 
 
@@ -235,6 +236,7 @@ def generate_shared(
         waiting = waiting[len(numbers) :]
         outputs.past_key_values = None  # it would be kept while the next batch is generated
         yield numbers, outputs
+        del outputs
 
 
 def _takes_padding(cache: DynamicCache) -> bool:

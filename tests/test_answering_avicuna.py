@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import weakref
 
 import numpy as np
 import pytest
@@ -211,6 +212,21 @@ def test_questions_that_do_not_fit_the_memory_are_asked_in_smaller_batches(proce
     answers = answer_questions(model, processor=processor, **asked)
     assert [answer.text for answer in answers] == [answer.text for answer in expected]
     assert sizes == {1: [5, 2, 1, 1, 1, 1, 1], 2: [5, 2, 2, 1], 4: [5, 2, 2, 1]}[most]
+
+
+def test_the_logits_of_a_batch_are_freed_before_the_next(processor, model, monkeypatch):
+    original, logits = model.generate, []
+
+    def watched(**kwargs):
+        assert [kept() for kept in logits] == [None] * len(logits)
+        outputs = original(**kwargs)
+        logits.append(weakref.ref(outputs.logits[0]))
+        return outputs
+
+    monkeypatch.setattr(model, "generate", watched)
+    asked = {"media": media(), "questions": QUESTIONS, "duration": 50.0, "batch_size": 2, "max_new_tokens": 4}
+    answer_questions(model, processor=processor, do_sample=False, **asked)
+    assert len(logits) == 3
 
 
 def test_the_video_is_encoded_and_prefilled_once(processor, model, monkeypatch):
