@@ -108,3 +108,14 @@ def test_the_mean_cosine_is_over_all_pairs_of_a_cluster():
     rows, owners = make_blobs([5, 7])
     pairs = [rows[i] @ rows[j] for i in range(12) for j in range(12) if i != j and owners[i] == owners[j]]
     assert measure_clusters(rows, owners)["mean_cosine"] == pytest.approx(np.mean(pairs), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_labels", [1, 7, 900])
+def test_rows_are_summed_with_the_bits_of_the_plain_loop(monkeypatch, num_labels):
+    monkeypatch.setattr(clustering, "SUMMED_ROWS", 128)
+    rng = np.random.default_rng(num_labels)
+    rows, labels = rng.normal(size=(1000, 24)).astype(np.float32), rng.integers(num_labels, size=1000)
+    expected = np.zeros((labels.max() + 1, 24))
+    for row, label in zip(rows, labels):
+        expected[label] += row
+    assert np.array_equal(clustering.sum_by_label(rows, labels), expected)

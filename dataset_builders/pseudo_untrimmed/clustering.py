@@ -24,6 +24,7 @@ BUCKET_SIZE = 2000  # captions; agglomerative clustering is quadratic, so it run
 # within clusters of 0.630 without buckets (21 CPU-s) and of 0.628 with them (5 CPU-s)
 DIRECT_CLIPS = 40_000
 BUCKET_SAMPLE = 100_000  # captions used to fit the buckets
+SUMMED_ROWS = 16_384  # embeddings in double precision at a time
 MAX_ITER = 100  # passes of mini-batch k-means over the captions
 BUCKET_ITER = 20  # passes within a bucket of a large set
 DROPPED = -1
@@ -161,8 +162,7 @@ def remove_small(
 ) -> tuple[np.ndarray, int]:
     """Merge clusters below the minimum into the one with the nearest mean, smallest first, or label them -1."""
     labels = labels.copy()
-    sums = np.zeros((labels.max() + 1, embeddings.shape[1]))
-    np.add.at(sums, labels, embeddings)
+    sums = sum_by_label(embeddings, labels)
     sizes = np.bincount(labels)
     num_small = int((sizes < min_cluster_size).sum())
     if small_clusters == "drop":
@@ -212,8 +212,23 @@ def measure_clusters(embeddings: np.ndarray, labels: np.ndarray, *, seed: int = 
 
 def mean_pair_cosine(embeddings: np.ndarray, labels: np.ndarray) -> float:
     """Mean cosine over all pairs of rows with the same label: |sum|^2 contains each pair twice and each row once."""
-    sums = np.zeros((labels.max() + 1, embeddings.shape[1]))
-    np.add.at(sums, labels, embeddings)
+    sums = sum_by_label(embeddings, labels)
     sizes = np.bincount(labels)
     num_pairs = (sizes * (sizes - 1)).sum()
     return float(((sums**2).sum() - len(labels)) / num_pairs) if num_pairs else 1.0
+
+
+def sum_by_label(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sums of the rows with each label, `(num_labels, embedding_size)`, in double precision.
+
+    The rows are added in their order, as by `np.add.at`, which gives the same bits in six times the time.
+    """
+    from scipy.sparse import csr_array
+
+    sums = np.zeros((labels.max() + 1, embeddings.shape[1]))
+    for first in range(0, len(labels), SUMMED_ROWS):
+        used, places = np.unique(labels[first : first + SUMMED_ROWS], return_inverse=True)
+        places = np.concatenate([np.arange(len(used)), places])  # the sums so far come first
+        rows = np.concatenate([sums[used], embeddings[first : first + SUMMED_ROWS]])
+        sums[used] = csr_array((np.ones(len(places)), (places, np.arange(len(places))))) @ rows
+    return sums
