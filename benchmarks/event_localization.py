@@ -35,6 +35,8 @@ class LocalizationOptions:
 
     def __post_init__(self):
         check_range(self, 1, "rounds")
+        if min(self.num_predictions, default=0) < 1:
+            raise ValueError(f"num_predictions must be counts of at least 1, got {self.num_predictions}")
 
 
 def make_sets(num_predictions: int, *, seed: int = 0) -> tuple[list[list[dict]], list[list[dict]]]:

@@ -65,7 +65,9 @@ class Options:
         default_factory=lambda: list(COMMANDS), metadata={"help": "Which commands to kill: all by default."}
     )
     num_kills: int = field(default=100, metadata={"help": "Kills of each command."})
-    start_method: str = field(default="fork", metadata={"help": "fork or spawn: how builds start their workers."})
+    start_method: str = field(
+        default="fork", metadata={"choices": ["fork", "spawn"], "help": "How builds start their workers."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the moments."})
     output: Path = field(default=RESULT, metadata={"help": "File that the figures are added to."})
 

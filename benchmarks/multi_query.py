@@ -38,12 +38,14 @@ class QueryOptions:
     num_queries: int = field(default=100, metadata={"help": "Queries about the video."})
     seconds: float = field(default=20.0, metadata={"help": "Length of the video."})
     max_new_tokens: int = field(default=16, metadata={"help": "A grounding answer with two spans has 14."})
-    language_model: str = field(default="llama", metadata={"help": "llama or lfm2."})
+    language_model: str = field(
+        default="llama", metadata={"choices": ["llama", "lfm2"], "help": "Kind of the language model."}
+    )
     rounds: int = field(default=3, metadata={"help": "Measurements of each way; the median counts."})
     output: Path = field(default=RESULTS / "multi_query.json", metadata={"help": "File for the figures."})
 
     def __post_init__(self):
-        check_range(self, 1, "num_queries", "max_new_tokens", "rounds")
+        check_range(self, 1, "num_queries", "seconds", "max_new_tokens", "rounds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,6 +32,7 @@ from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
 from dataset_builders.image_text import ImageTextConfig
 from dataset_builders.image_text import read_rows as read_image_rows
+from dataset_builders.input_settings import check_range
 from dataset_builders.instruction import InstructionConfig
 from dataset_builders.instruction import read_rows as read_instruction_rows
 from dataset_builders.schema import FEATURES
@@ -95,6 +96,9 @@ class Options:
     seed: int = field(default=0, metadata={"help": "of the mutations"})
     only: str | None = field(default=None, metadata={"help": "readers whose name begins so"})
 
+    def __post_init__(self):
+        check_range(self, 1, "num_files")
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -109,6 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_options(Options, arguments, program="python benchmarks/mutated_annotations.py")
     started, outcomes, failures = time.monotonic(), {}, []
     readers = [one for one in list_readers(Path(options.data_dir)) if one.name.startswith(options.only or "")]
+    if not readers:
+        raise ValueError(f"no reader has a name that begins with {options.only!r}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for reader in readers:

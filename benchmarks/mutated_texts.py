@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dataset_builders.atomic_files import write_json
 from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from modeling_avicuna.timestamp_avicuna import TimeCodec, read_events
 
 
@@ -83,6 +84,9 @@ class Options:
     )
     num_texts: int = field(default=1_000_000, metadata={"help": "texts to make and read"})
     seed: int = 0
+
+    def __post_init__(self):
+        check_range(self, 1, "num_texts")
 
 
 def make_text(rng: random.Random) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
 from dataset_builders.command_line import one_line_errors, parse_options
+from dataset_builders.input_settings import check_range
 from dataset_builders.media_writer import MediaWriter
 from dataset_builders.pseudo_untrimmed import rendering
 from dataset_builders.pseudo_untrimmed.planning import Segment
@@ -132,7 +133,10 @@ class Options:
 
     clips_dir: Path = field(metadata={"help": "folder of mp4 clips, all of which are used"})
     output: Path = field(default=RESULTS / "rendering.json", metadata={"help": "JSON file to write"})
-    repeats: int = 3
+    repeats: int = field(default=3, metadata={"help": "measurements of each part; the one with least CPU time counts"})
+
+    def __post_init__(self):
+        check_range(self, 1, "repeats")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -143,6 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not clip_paths:
         raise ValueError(f"no mp4 clips in {options.clips_dir}")
     infos = {clip_id: probe(path) for clip_id, path in clip_paths.items()}
+    if without := [str(clip_paths[clip_id]) for clip_id, info in infos.items() if info.fps is None]:
+        raise ValueError(f"{without[0]} has no video stream")
     conditions = describe_conditions(
         ["av"],
         clips={name: f"{i.width}x{i.height} at {i.fps:.2f}, {i.duration:.2f} s" for name, i in infos.items()},

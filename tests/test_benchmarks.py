@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import rendering, reproduce
 from benchmarks.conditions import RESULTS, describe_conditions, write_results
+from dataset_builders.command_line import one_line_errors
 from dataset_builders.sandbox.world import make_world
 from tests.curation_fixtures import write_captions
 from tests.media_files import pictures, tone, write_media
@@ -71,6 +72,33 @@ def test_a_wrong_option_of_a_benchmark_is_one_line(name, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"benchmarks.{name}").main(["--wrong-option", "1"])
     assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("event_localization", "--num-predictions 0"),
+        ("killed_commands", "--start-method foo"),
+        ("multi_query", "--language-model foo"),
+        ("multi_query", "--seconds 0"),
+        ("mutated_annotations", "--num-files 0"),
+        ("mutated_texts", "--num-texts 0"),
+        ("rendering", "--clips-dir . --repeats 0"),
+        ("train_throughput", "--num-batches 0"),
+    ],
+)
+def test_a_wrong_value_of_a_benchmark_is_one_line(tmp_path, name, options, capsys):
+    """They ran with nothing to measure, ended in a traceback, or took another value in silence."""
+    output = tmp_path / "figures.json"
+    with pytest.raises(SystemExit) as ended, one_line_errors("benchmark"):
+        importlib.import_module(f"benchmarks.{name}").main([*options.split(), "--output", str(output)])
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1 and not output.exists()
+
+
+def test_a_clip_without_pictures_is_named(tmp_path):
+    write_media(tmp_path / "sound.mp4", waveform=tone(1))
+    with pytest.raises(ValueError, match=r"sound\.mp4 has no video stream"):
+        rendering.main(["--clips-dir", str(tmp_path), "--output", str(tmp_path / "figures.json")])
 
 
 def test_results_are_written_with_their_conditions(tmp_path):
