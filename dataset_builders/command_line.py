@@ -7,6 +7,7 @@ same convention.
 
 import logging
 import signal
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -117,8 +118,9 @@ def one_line_errors(program: str) -> Iterator[None]:
     """
     Exits with status 2 and one line on stderr, as for an unknown option, if the body raises `ValueError`, `OSError`,
     `FloatingPointError` (a training that diverges) or what safetensors and `torch.save` raise on a full disk, whose
-    messages name the invalid value or file. The traceback goes to the log at level DEBUG. Ctrl-C exits with status
-    130. A command that another one started ends with it (`workers.end_with_starter`).
+    messages name the invalid value or file, or if a command that it started failed and has printed why. The traceback
+    goes to the log at level DEBUG. Ctrl-C exits with status 130. A command that another one started ends with it
+    (`workers.end_with_starter`).
 
     Example:
 
@@ -129,7 +131,7 @@ def one_line_errors(program: str) -> Iterator[None]:
     end_with_starter()
     try:
         yield
-    except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
+    except (ValueError, OSError, SafetensorError, FloatingPointError, subprocess.CalledProcessError) as error:
         exit_with(program, error)
     except RuntimeError as error:
         if TORCH_WRITER not in str(error):

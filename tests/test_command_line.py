@@ -1,5 +1,7 @@
 """Errors of commands are one line with status 2: empty values, a full disk."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,3 +41,10 @@ def test_an_error_of_the_user_or_of_the_disk_is_one_line(error, capsys):
     with pytest.raises(SystemExit, match="2"), one_line_errors("python -m command"):
         raise error("No space left\non device")
     assert capsys.readouterr().err == "python -m command: error: No space left on device\n"
+
+
+def test_a_failed_command_that_another_one_started_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"), one_line_errors("python -m command"):
+        subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=True)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "raise SystemExit(3)" in message and "exit status 3" in message
