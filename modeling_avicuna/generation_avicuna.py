@@ -69,7 +69,7 @@ class TimeSpanLogitsProcessor(LogitsProcessor):
                 forbidden += [(row, i) for i in self._forbidden_after(rest)]
         if not inside and not forbidden:
             return scores
-        # all rows at once: on a GPU each assignment has a price
+        # all rows at once: on a GPU each assignment is a copy and several kernels
         constrained = scores.clone()
         if inside:
             constrained[torch.tensor(inside, device=scores.device)] = -math.inf

@@ -221,7 +221,7 @@ def mean_pair_cosine(embeddings: np.ndarray, labels: np.ndarray) -> float:
 def sum_by_label(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Sums of the rows with each label, `(num_labels, embedding_size)`, in double precision.
 
-    The rows are added in their order, as by `np.add.at`, which gives the same bits in six times the time.
+    The rows are added in their order, so the bits are those of `np.add.at`, which takes six times as long.
     """
     from scipy.sparse import csr_array
 
